@@ -1,0 +1,52 @@
+"""monolex learns the monosemantic lexicon of a language model.
+
+Public names are loaded on first use, so that ``import monolex`` and ``monolex --help`` do not wait for torch.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+PUBLIC = {
+    "UserError": "monolex.errors",
+    "ModelConfig": "monolex.config",
+    "CorpusConfig": "monolex.config",
+    "HarvestConfig": "monolex.config",
+    "TrainConfig": "monolex.config",
+    "BaselineConfig": "monolex.config",
+    "EvalConfig": "monolex.config",
+    "LanguageModel": "monolex.model",
+    "load_model": "monolex.model",
+    "wrap": "monolex.model",
+    "Site": "monolex.sites",
+    "capture": "monolex.hooks",
+    "edit": "monolex.hooks",
+    "run_from": "monolex.hooks",
+    "harvest": "monolex.activations",
+    "Reader": "monolex.reader",
+    "Stream": "monolex.reader",
+    "ModelStream": "monolex.reader",
+    "Dictionary": "monolex.dictionaries.base",
+    "load_dictionary": "monolex.dictionaries.base",
+    "train": "monolex.training.trainer",
+    "fit_baselines": "monolex.dictionaries.baselines",
+    "evaluate": "monolex.evals.evaluate",
+    "report": "monolex.report",
+    "execute": "monolex.pipeline",
+}
+"""Every public name and the module it lives in."""
+
+__all__ = ["PUBLIC", "__version__"]
+
+_RENAMED = {"load_model": "load", "load_dictionary": "load", "fit_baselines": "fit_folder"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'monolex' has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLIC[name]), _RENAMED.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted([*PUBLIC, "__version__"])

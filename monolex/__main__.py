@@ -1,0 +1,7 @@
+"""``python -m monolex``."""
+
+import sys
+
+from monolex.cli import main
+
+sys.exit(main())

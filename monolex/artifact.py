@@ -1,0 +1,196 @@
+"""Artefact folders: what a stage leaves on disk and by which the next stage knows that it is whole.
+
+A folder is done when its manifest, written last, answers the request (kind, schema, hashed config, content hashes of
+the parents), never because the folder exists. Every file is written to a temporary name and renamed.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monolex.errors import UserError
+
+MANIFEST = "manifest.json"
+TIMINGS = "timings.json"
+"""Of a run: seconds that each stage took when it last did anything."""
+SCHEMAS = {"activations": 1, "sweep": 1, "baselines": 1, "eval": 1}
+PACKAGES = ("monolex", "torch", "transformers", "safetensors", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and hash of one file of an artefact."""
+
+    bytes: int
+    """Length of the file."""
+    sha256: str
+    """Hash of its content."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artefact is, what it was made of, and what lies in its folder."""
+
+    kind: str
+    """One of :data:`SCHEMAS`."""
+    schema: int
+    """Version of the kind's layout."""
+    config: dict[str, Any]
+    """The hashed fields of the stage's configuration."""
+    parents: dict[str, str]
+    """Name and content hash of every artefact or model this one was made of."""
+    files: dict[str, FileEntry]
+    """Every file of the folder but the manifest, by path relative to it."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Counts and facts of the kind; not part of the request."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Packages the artefact was made with; recorded, never compared."""
+
+    @property
+    def request(self) -> str:
+        """Hash of what was asked for."""
+        return request_hash(self.kind, self.config, self.parents)
+
+    @property
+    def content(self) -> str:
+        """Hash of what was made: the request and every file's hash; children name it as their parent."""
+        return digest([self.request, {name: entry.sha256 for name, entry in sorted(self.files.items())}])
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of ``value`` as canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def request_hash(kind: str, config: Mapping[str, Any], parents: Mapping[str, str]) -> str:
+    """Hash of a request: two requests with the same hash are answered by the same artefact."""
+    return digest([kind, SCHEMAS[kind], dict(config), dict(parents)])
+
+
+def write_bytes(path: Path, content: bytes) -> FileEntry:
+    """Write ``content`` under a temporary name and rename it.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
+    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
+
+
+def write_json(path: Path, value: Any) -> FileEntry:
+    """Write ``value`` as indented JSON, atomically. NaN is refused: a missing number is ``null`` with a reason."""
+    return write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path, or run the stage that writes it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run its stage again") from error
+
+
+def finish(
+    folder: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    parents: Mapping[str, str],
+    files: Mapping[str, FileEntry],
+    data: Mapping[str, Any],
+) -> Manifest:
+    """Write the manifest: the artefact is done."""
+    versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    manifest = Manifest(kind, SCHEMAS[kind], dict(config), dict(parents), dict(files), dict(data), versions)
+    write_json(folder / MANIFEST, {**asdict(manifest), "content": manifest.content})
+    return manifest
+
+
+def open_artifact(folder: Path, kind: str | None = None) -> Manifest:
+    """Read and check a finished artefact (presence and size of its files; :func:`verify` checks hashes).
+
+    Raises:
+        UserError: not finished, of another kind or schema, or a file is missing or truncated.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        what = f"{kind} artefact" if kind else "artefact"
+        raise UserError(f"{folder} holds no finished {what} (no {MANIFEST}); run its stage first")
+    raw = read_json(path)
+    try:
+        entries = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
+        names = ("kind", "schema", "config", "parents", "data", "versions")
+        manifest = Manifest(files=entries, **{name: raw[name] for name in names})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no manifest of monolex ({error}); run its stage again") from error
+    if kind is not None and manifest.kind != kind:
+        raise UserError(f"{folder} holds a {manifest.kind} artefact where a {kind} artefact is needed")
+    if manifest.schema != SCHEMAS.get(manifest.kind):
+        raise UserError(f"{folder} has schema {manifest.schema} of {manifest.kind!r}; make it again with this version")
+    for name, entry in manifest.files.items():
+        file = folder / name
+        found = file.stat().st_size if file.exists() else None
+        if found != entry.bytes:
+            state = "is missing" if found is None else f"has {found} bytes instead of {entry.bytes}"
+            raise UserError(f"{file} {state}; delete {path} and run its stage again")
+    return manifest
+
+
+def verify(folder: Path) -> Manifest:
+    """Like :func:`open_artifact`, and recompute every hash.
+
+    Raises:
+        UserError: a file's content is not what was written.
+    """
+    manifest = open_artifact(folder)
+    for name, entry in manifest.files.items():
+        if file_hash(folder / name) != entry.sha256:
+            raise UserError(f"{folder / name} has changed since it was written; run its stage again")
+    return manifest
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_done(folder: Path, kind: str, config: Mapping[str, Any], parents: Mapping[str, str]) -> bool:
+    """Whether ``folder`` holds the whole answer to this request."""
+    try:
+        manifest = open_artifact(folder, kind)
+    except UserError:
+        return False
+    return manifest.request == request_hash(kind, config, parents)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,188 @@
+"""The command line: a verb is a function; its config dataclasses are the flags, their field strings the help.
+
+Importing this module, and ``--help``, need no torch. A :class:`UserError` becomes one line on stderr and exit code 2.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from monolex import __version__
+from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig
+from monolex.errors import UserError
+from monolex.runtime import setup_logging
+
+arg = tyro.conf.arg
+Positional = tyro.conf.Positional
+Activations = Annotated[Positional[Path], arg(metavar="ACTIVATIONS")]
+Out = Annotated[Positional[Path], arg(metavar="OUT")]
+
+
+def run(
+    config: Annotated[Positional[Path], arg(metavar="RUN.TOML")],
+    out: Path | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Do everything a run.toml says: harvest, train, baselines, controls, eval, report; what is done is skipped.
+
+    Args:
+        config: Path of the run.toml.
+        out: Folder of the run; by default the run.toml's own name without its ending, beside it.
+        dry_run: Print the plan with disk, memory and rough minutes, and do nothing.
+    """
+    from monolex.pipeline import execute
+
+    folder = out or (config.parent if config.name == "run.toml" else config.with_suffix(""))
+    page = execute(config, folder, dry_run=dry_run)
+    if page:
+        _say(f"look at {page} in a browser, or try: monolex show {folder}")
+
+
+def demo(out: Path = Path("demo-run"), dry_run: bool = False) -> None:
+    """The whole pipeline on the bundled model over the text of this Python installation; a few minutes on two cores.
+
+    Args:
+        out: Folder of the run.
+        dry_run: Print the plan and do nothing.
+    """
+    from monolex.pipeline import demo_toml, execute
+
+    page = execute(demo_toml(), out, dry_run=dry_run)
+    if page:
+        _say(f"open {page} in a browser: every dictionary beside its baselines and controls")
+        _say(f"`monolex show {out}` prints the tables; {out / 'run.toml'} is where to change things")
+
+
+def harvest(
+    out: Out,
+    model: ModelConfig,
+    corpus: CorpusConfig,
+    config: HarvestConfig,
+) -> None:
+    """Store a model's activations over a corpus.
+
+    Args:
+        out: Folder of the activations.
+        model: The language model.
+        corpus: The text.
+        config: What is stored.
+    """
+    from monolex.activations import harvest
+
+    harvest(out, model, corpus, config)
+    _say(f"look at it with: monolex show {out}")
+
+
+def train(activations: Activations, out: Out, config: TrainConfig) -> None:
+    """Train a sweep of sparse dictionaries in one pass over stored activations.
+
+    Args:
+        activations: Folder that `monolex harvest` wrote.
+        out: Folder of the sweep.
+        config: What is trained.
+    """
+    from monolex.training.trainer import train
+
+    train(out, activations, config)
+    _say(f"look at it with: monolex show {out}")
+
+
+def baselines(activations: Activations, out: Out, config: BaselineConfig) -> None:
+    """Fit PCA, ICA, NMF, random directions and the neuron basis on stored activations.
+
+    Args:
+        activations: Folder that `monolex harvest` wrote.
+        out: Folder of the baselines.
+        config: What is fitted.
+    """
+    from monolex.dictionaries.baselines import fit_folder
+
+    fit_folder(out, activations, config)
+    _say(f"look at it with: monolex show {out}")
+
+
+def evaluate(
+    activations: Activations,
+    out: Out,
+    sources: tuple[Path, ...],
+    config: EvalConfig,
+) -> None:
+    """Measure dictionaries on held-out text. (Control models are compared by `monolex run`.)
+
+    Args:
+        activations: Folder that `monolex harvest` wrote.
+        out: Folder of the evaluation.
+        sources: Folders that `monolex train` and `monolex baselines` wrote.
+        config: What is measured.
+    """
+    from monolex.evals.evaluate import evaluate as measure
+
+    measure(out, activations, sources, {}, config)
+    _say(f"look at it with: monolex show {out}")
+
+
+def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
+    """Write RUN/report.html, one page that opens from disk.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+    """
+    from monolex.report import report
+
+    _say(f"open {report(run)} in a browser")
+
+
+def show(path: Annotated[Positional[Path], arg(metavar="PATH")]) -> None:
+    """Print what lies at a path: a run, an artefact, a dictionary, a shard, a metrics.jsonl.
+
+    Args:
+        path: Anything monolex wrote.
+    """
+    from monolex.show import show
+
+    _say(show(path))
+
+
+def version() -> None:
+    """Print the version."""
+    _say(__version__)
+
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "run": run,
+    "harvest": harvest,
+    "train": train,
+    "baselines": baselines,
+    "eval": evaluate,
+    "report": report,
+    "show": show,
+    "version": version,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    setup_logging()
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            VERBS,
+            prog="monolex",
+            description="Learn the monosemantic lexicon of a language model.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
+    except UserError as error:
+        sys.stderr.write(f"monolex: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("monolex: stopped; the same command goes on from here\n")
+        return 130
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,319 @@
+"""One flat frozen dataclass a stage. The string under a field is its ``--help``.
+
+A field marked ``how(...)`` says only *how* to compute a result (device, batch of the forward pass), never *which*
+result: it is left out of :func:`identity` and therefore of the hash that decides whether a stage is done.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from monolex.errors import UserError
+
+T = TypeVar("T")
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+Control = Literal["none", "random", "shuffled"]
+Preset = Literal["paper", "paper-effective", "modern"]
+Kind = Literal["tied", "untied", "topk", "batchtopk"]
+BaselineKind = Literal[
+    "neurons", "neurons-pm", "random", "random-topk", "pca", "pca-pm", "pca-topk", "ica", "ica-pm", "ica-topk", "nmf"
+]
+
+
+def how(default: Any) -> Any:
+    """A field that changes how a result is computed but not what it is: not hashed."""
+    return field(default=default, metadata={"hashed": False})
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise :class:`UserError` with ``sentence`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(sentence)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which language model, and which control of it."""
+
+    model: str = "demo"
+    """`demo` (bundled), a folder in the Hugging Face layout, or a hub name."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    model_dtype: Dtype = "fp32"
+    """Precision of the model's weights and forward pass (fp16 gives NaNs in Pythia-70M)."""
+    control: Control = "none"
+    """`random`: the architecture's own seeded initialisation; `shuffled`: every weight matrix shuffled elementwise."""
+    control_seed: int = 0
+    """Seed of the control model."""
+    device: str = how("auto")
+    """`auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    device_map: str | None = how(None)
+    """Spread a large model with accelerate's `device_map` (for example `auto`) instead of one device."""
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Which text, and how it is cut into rows of tokens."""
+
+    corpus: str = "stdlib"
+    """`stdlib` (the running Python's documentation and source), a text file, a folder, a .jsonl file, or `hf:NAME`."""
+    corpus_format: Literal["auto", "text", "jsonl", "chat"] = "auto"
+    """How files are read; `auto` goes by the ending and, for .jsonl, by whether the first line has `messages`."""
+    text_field: str = "text"
+    """Field of a JSONL line or of a dataset that holds the text."""
+    subset: str | None = None
+    """Configuration name of a Hugging Face dataset."""
+    dataset_split: str = "train"
+    """Split of a Hugging Face dataset."""
+    roles: tuple[str, ...] = ("assistant",)
+    """Chat: rows are kept only at tokens inside messages of these roles (the whole chat stays as context)."""
+    context_length: int = 256
+    """Tokens in a packed row."""
+    max_tokens: int = 2_000_000
+    """Stop reading text after this many tokens, held-out ones included."""
+    document_tokens: int | None = None
+    """Take at most this many tokens of a document, its beginning, so that more documents fit into `max_tokens`."""
+    positions: str = ":"
+    """Python slice of the positions of a row that are kept, e.g. `1:` or `:128`."""
+    held_out: float = 0.1
+    """Fraction of documents kept apart for evaluation."""
+    corpus_seed: int = 0
+    """Seed of the order of documents and of the held-out split."""
+
+    def __post_init__(self) -> None:
+        require(self.context_length >= 2, f"context_length = {self.context_length}: a row needs at least 2 tokens")
+        require(self.max_tokens >= 1, f"max_tokens = {self.max_tokens}: give a positive number of tokens")
+        require(
+            self.document_tokens is None or self.document_tokens >= 1,
+            f"document_tokens = {self.document_tokens}: give a positive number of tokens, or leave it out",
+        )
+        require(0 <= self.held_out < 1, f"held_out = {self.held_out}: give a fraction of documents in [0, 1)")
+        require(len(self.position_slice()) > 0, f"positions = {self.positions!r} keeps no position of a row")
+
+    def position_slice(self) -> range:
+        """The kept positions of a row."""
+        parts = self.positions.split(":")
+        try:
+            bounds = [int(part) if part.strip() else None for part in parts]
+        except ValueError:
+            bounds = []
+        if len(bounds) not in (2, 3) or (len(bounds) == 3 and bounds[2] == 0):
+            raise UserError(f"positions = {self.positions!r}: write a Python slice such as `1:` or `:128`")
+        return range(self.context_length)[slice(*bounds)]
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    """Which activations are stored."""
+
+    sites: tuple[str, ...] = ()
+    """Sites such as `resid_post.3` or `mlp_act.2`; `resid_post.*` means every layer."""
+    dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    """Stored precision; `auto` takes fp16 if the sampled maximum leaves room, else bf16."""
+    drop_bos: bool = True
+    """Leave out the document separator, whose norm is often far above the rest."""
+    max_norm: float | None = None
+    """Leave out rows whose norm at any site exceeds this multiple of that site's median norm."""
+    shard_mb: int = 128
+    """Size of a shard over all sites, in MB; a killed harvest loses at most one shard of work."""
+    batch_rows: int = how(16)
+    """Packed rows in a forward pass."""
+
+    def __post_init__(self) -> None:
+        require(len(self.sites) > 0, "sites is empty: name at least one site, for example resid_post.3")
+        require(self.max_norm is None or self.max_norm > 1, f"max_norm = {self.max_norm}: give a multiple above 1")
+        require(self.shard_mb >= 1, f"shard_mb = {self.shard_mb}: give at least 1")
+        require(self.batch_rows >= 1, f"batch_rows = {self.batch_rows}: give at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One sweep: every combination of site, kind, sparsity, ratio, seed and learning rate, in one pass."""
+
+    sites: tuple[str, ...] = ()
+    """Sites to train on; empty means every harvested site."""
+    kinds: tuple[Kind, ...] = ("tied",)
+    """`tied` (the paper's), `untied`, `topk`, `batchtopk`."""
+    alphas: tuple[float, ...] = (8.6e-4,)
+    """L1 coefficients of the ReLU kinds, in the paper's code convention: MSE averaged over batch and dimensions, |c|
+    summed over features (so 8.6e-4 is 0.44 in the literal Eq. 4 at d=512)."""
+    ks: tuple[int, ...] = (32,)
+    """Active features a row of the TopK kinds (the mean over the batch for `batchtopk`)."""
+    ratios: tuple[float, ...] = (4.0,)
+    """R = d_sae / d_in; below 1 is allowed."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the initialisation."""
+    lrs: tuple[float, ...] = ()
+    """Learning rates; empty takes the preset's."""
+    preset: Preset = "paper-effective"
+    """`paper` (Adam 1e-3 as printed), `paper-effective` (3.2e-4, what the released code really does), `modern`."""
+    steps: int | None = None
+    """Optimiser steps; None means `epochs` passes over the stored rows."""
+    epochs: float = 1.0
+    """Passes over the rows when `steps` is not given."""
+    batch_size: int = 1024
+    """Activations in a step."""
+    data_seed: int = 0
+    """Seed of the order of rows, the same for every member."""
+    buffer_rows: int = 262_144
+    """Rows of a shuffle window; larger mixes better and needs more memory."""
+    warmup: float | None = None
+    """Fraction of the steps over which the learning rate rises; None takes the preset's."""
+    decay: float | None = None
+    """Last fraction of the steps over which the learning rate falls to 0; None takes the preset's."""
+    scale: bool | None = None
+    """Train in units in which a site's mean squared entry is 1, so that an alpha and a learning rate mean the same at
+    every site; the factor is folded back into what is saved. None takes the preset's (only `modern` scales)."""
+    auxk: float | None = None
+    """Weight of the auxiliary loss that revives dead features of the TopK kinds; 0 is none, None is 1/32."""
+    dead_after: int = 1_000_000
+    """Activations without firing after which AuxK counts a feature as dead."""
+    init: str | None = None
+    """Folder of a dictionary to continue from; kind, width and site of every member must match it."""
+    keep_checkpoints: int = 0
+    """Dictionaries kept along the way, at steps spaced evenly in the logarithm."""
+    save_every: int = how(500)
+    """Steps between states from which a killed run resumes."""
+    log_every: int = how(50)
+    """Steps between lines of metrics.jsonl."""
+    train_device: str = how("auto")
+    """Where the dictionaries are trained."""
+
+    def __post_init__(self) -> None:
+        for name in ("kinds", "ratios", "seeds"):
+            require(len(getattr(self, name)) > 0, f"{name} is empty: give at least one")
+        relu, topk = {"tied", "untied"} & set(self.kinds), {"topk", "batchtopk"} & set(self.kinds)
+        require(not relu or len(self.alphas) > 0, "alphas is empty: the ReLU kinds need at least one")
+        require(not topk or len(self.ks) > 0, "ks is empty: the TopK kinds need at least one")
+        for alpha in self.alphas:
+            require(alpha >= 0, f"alphas holds {alpha}: an L1 coefficient cannot be negative")
+        for k in self.ks:
+            require(k >= 1, f"ks holds {k}: at least one feature must be active")
+        for ratio in self.ratios:
+            require(ratio > 0, f"ratios holds {ratio}: R = d_sae / d_in must be positive")
+        for lr in self.lrs:
+            require(lr > 0, f"lrs holds {lr}: a learning rate must be positive")
+        require(self.steps is None or self.steps >= 1, f"steps = {self.steps}: give at least 1")
+        require(self.epochs > 0, f"epochs = {self.epochs}: give a positive number")
+        require(self.batch_size >= 1, f"batch_size = {self.batch_size}: give at least 1")
+        require(self.buffer_rows >= self.batch_size, f"buffer_rows = {self.buffer_rows} is below the batch size")
+        for name in ("warmup", "decay"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"{name} = {value}: give a fraction in [0, 1]")
+        require(self.auxk is None or self.auxk >= 0, f"auxk = {self.auxk}: a weight cannot be negative; 0 is none")
+        for name in ("dead_after", "save_every", "log_every"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
+        require(self.keep_checkpoints >= 0, f"keep_checkpoints = {self.keep_checkpoints}: cannot be negative")
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """Dictionaries nobody trained by gradient descent: what every claim is compared with."""
+
+    sites: tuple[str, ...] = ()
+    """Sites to fit on; empty means every harvested site."""
+    kinds: tuple[BaselineKind, ...] = ("neurons", "neurons-pm", "random", "random-topk", "pca", "pca-pm", "pca-topk")
+    """`-pm`: both directions of each axis with a ReLU; `-topk`: the same with only the k largest kept."""
+    ks: tuple[int, ...] = (32,)
+    """Active features of the `-topk` kinds (the L0 of the dictionaries they are compared with)."""
+    ratio: float = 4.0
+    """d_sae / d_in of the random directions."""
+    fit_rows: int = 1_000_000
+    """Rows that PCA streams over."""
+    ica_rows: int = 100_000
+    """Rows that ICA is fitted on (in memory)."""
+    nmf_rows: int = 20_000
+    """Rows that NMF is fitted on (in memory)."""
+    nmf_features: int = 128
+    """Number of NMF components."""
+    baseline_seed: int = 0
+    """Seed of the random directions, of ICA and of NMF."""
+
+    def __post_init__(self) -> None:
+        require(len(self.kinds) > 0, "kinds is empty: give at least one baseline")
+        require(all(k >= 1 for k in self.ks), f"ks = {self.ks}: at least one feature must be active")
+        require(self.ratio > 0, f"ratio = {self.ratio}: must be positive")
+        for name in ("fit_rows", "ica_rows", "nmf_rows", "nmf_features"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured of every dictionary, on held-out text."""
+
+    rows: int = 100_000
+    """Held-out activations for FVU, L0, densities and the rest."""
+    contexts: int = 64
+    """Held-out packed rows for cross-entropy, KL and perplexity with the site replaced."""
+    resamples: int = 1000
+    """Bootstrap resamples of an interval."""
+    level: float = 0.95
+    """Coverage of the intervals."""
+    eval_seed: int = 0
+    """Seed of the bootstrap."""
+    batch_contexts: int = how(16)
+    """Packed rows in a forward pass."""
+    eval_device: str = how("auto")
+    """Where the evaluation runs."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "resamples", "batch_contexts"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
+        require(self.contexts >= 0, f"contexts = {self.contexts}: give 0 (no fidelity) or more")
+        require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """The fields that identify the result, as plain JSON values; what is hashed."""
+    hashed = [f.name for f in dataclasses.fields(config) if f.metadata.get("hashed", True)]
+    return {name: plain(getattr(config, name)) for name in hashed}
+
+
+def plain(value: Any) -> Any:
+    """``value`` with tuples as lists: what JSON gives back."""
+    return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Build a config from a TOML table or JSON object.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one) or a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(fields)}"
+            raise UserError(f"{where}: unknown key {key!r}; {hint}")
+        values[key] = _coerce(value, hints[key], f"{where}.{key}")
+    return cls(**values)
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _coerce(value, next(a for a in args if a is not type(None)), where)
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{where} = {value!r}: write a list")
+        return tuple(_coerce(v, args[0], where) for v in value)
+    if origin is Literal:
+        require(value in args, f"{where} = {value!r}: choose one of {', '.join(map(str, args))}")
+        return value
+    if origin is dict:
+        require(isinstance(value, dict), f"{where} = {value!r}: write a table")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    fits = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
+    require(fits, f"{where} = {value!r}: expected {hint.__name__}, got {type(value).__name__}")
+    return value

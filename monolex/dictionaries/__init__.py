@@ -1,0 +1,1 @@
+"""Everything that decomposes activations, behind one contract (``base``)."""

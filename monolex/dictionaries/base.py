@@ -1,0 +1,258 @@
+"""The one contract of everything that decomposes activations: trained dictionaries, PCA, ICA, NMF, random, neurons.
+
+A dictionary is linear–activation–linear: ``pre = (x - centre) W_encᵀ + b_enc``, ``code = activation(pre)``,
+``x̂ = code W_dec + b_dec``. What differs between kinds is the weights and the name of the activation, so one final
+class with a table of activations serves all; only NMF, whose codes solve a small optimisation, brings an encoder of
+its own (:data:`ENCODERS`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from monolex.artifact import FileEntry, read_json, write_bytes, write_json
+from monolex.config import from_table
+from monolex.dictionaries import nmf
+from monolex.errors import UserError
+
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class DictionaryConfig:
+    """All that is needed, beside the weights, to use a dictionary and to know where it comes from."""
+
+    kind: str
+    """`tied`, `untied`, `topk`, `batchtopk`, or a baseline's name."""
+    activation: str
+    """Key of :data:`ACTIVATIONS` (or of :data:`ENCODERS`)."""
+    d_in: int
+    """Width of the activations it reads."""
+    d_out: int
+    """Width of what it reconstructs (differs from d_in only for transcoders)."""
+    d_sae: int
+    """Number of features."""
+    k: int | None = None
+    """Active features of the TopK kinds (mean over a batch for BatchTopK)."""
+    threshold: float | None = None
+    """BatchTopK: the pre-activation above which a feature is active outside training."""
+    site: str = ""
+    """Where the activations were read."""
+    model: str = ""
+    """Name of the language model."""
+    model_fingerprint: str = ""
+    """Hash of its weights."""
+    loss_convention: str = ""
+    """How the numbers of the training loss are to be read."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """How it was trained or fitted."""
+    schema: int = SCHEMA
+    """Version of this file's layout."""
+
+
+class SparseCodes(NamedTuple):
+    """Codes of some rows as row offsets, features and values (compressed sparse rows); signs are kept."""
+
+    offsets: Int[Tensor, "rows+1"]
+    """Row r's entries are ``offsets[r]:offsets[r + 1]``."""
+    features: Int[Tensor, "nonzero"]
+    """Feature of every entry, ascending within a row."""
+    values: Float[Tensor, "nonzero"]
+    """Its activation."""
+    d_sae: int
+    """Number of features."""
+
+    def dense(self) -> Float[Tensor, "rows d_sae"]:
+        """The same codes as a matrix."""
+        rows = len(self.offsets) - 1
+        out = self.values.new_zeros(rows, self.d_sae)
+        row = torch.repeat_interleave(torch.arange(rows, device=out.device), self.offsets.diff())
+        out[row, self.features] = self.values
+        return out
+
+
+def relu(pre: Tensor, _config: DictionaryConfig) -> Tensor:
+    """Non-negative codes."""
+    return pre.relu()
+
+
+def linear(pre: Tensor, _config: DictionaryConfig) -> Tensor:
+    """Signed codes, as PCA's and ICA's."""
+    return pre
+
+
+def topk(pre: Tensor, config: DictionaryConfig) -> Tensor:
+    """The k largest pre-activations of a row, those above zero (as OpenAI's TopK)."""
+    assert config.k is not None, config
+    values, features = pre.topk(config.k, dim=-1, sorted=False)
+    return torch.zeros_like(pre).scatter_(-1, features, values.relu())
+
+
+def above_threshold(pre: Tensor, config: DictionaryConfig) -> Tensor:
+    """BatchTopK outside training: pre-activations above the threshold learned as a mean over batches."""
+    assert config.threshold is not None, config
+    return pre.relu() * (pre > config.threshold)
+
+
+Activation = Callable[[Tensor, DictionaryConfig], Tensor]
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": relu,
+    "linear": linear,
+    "topk": topk,
+    "threshold": above_threshold,
+}
+Encoder = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+ENCODERS: dict[str, Encoder] = {
+    "nmf": lambda x, weights: nmf.codes(x, weights["H"]),
+}
+
+
+class Dictionary:
+    """A decomposition of activations into features.
+
+    Weights are float32 (float64 is kept for tests): ``W_enc`` and ``W_dec`` ``(d_sae, d_in)`` and ``(d_sae, d_out)``
+    with features as rows, ``b_enc (d_sae,)``, ``b_dec (d_out,)``, ``centre (d_in,)``. Inputs are cast to the weights'
+    dtype, so encoding is done in full precision whatever the model's.
+    """
+
+    def __init__(self, config: DictionaryConfig, weights: Mapping[str, Tensor]) -> None:
+        shapes = {
+            "W_enc": (config.d_sae, config.d_in),
+            "b_enc": (config.d_sae,),
+            "centre": (config.d_in,),
+            "W_dec": (config.d_sae, config.d_out),
+            "b_dec": (config.d_out,),
+        }
+        if config.activation == "nmf":
+            shapes["H"] = (config.d_sae, 2 * config.d_in)
+        for name, shape in shapes.items():
+            found = tuple(weights[name].shape) if name in weights else "nothing"
+            if found != shape:
+                raise UserError(f"dictionary {config.kind!r}: weight {name} should be {shape} but is {found}")
+        for name, tensor in weights.items():
+            if not tensor.isfinite().all():
+                raise UserError(f"dictionary {config.kind!r}: weight {name} holds NaN or infinity; train it again")
+        if config.activation not in ACTIVATIONS and config.activation not in ENCODERS:
+            known = ", ".join([*ACTIVATIONS, *ENCODERS])
+            raise UserError(f"dictionary {config.kind!r}: activation {config.activation!r} is none of {known}")
+        if config.activation == "topk" and not 1 <= (config.k or 0) <= config.d_sae:
+            raise UserError(
+                f"k = {config.k} does not fit a dictionary of {config.d_sae} features; choose 1 ≤ k ≤ d_sae"
+            )
+        if config.activation == "threshold" and config.threshold is None:
+            raise UserError(f"dictionary {config.kind!r}: threshold is missing; train it again")
+        self.config = config
+        self.weights = dict(weights)
+
+    def __repr__(self) -> str:
+        c = self.config
+        return f"Dictionary({c.kind}, {c.site or 'no site'}, d_in={c.d_in}, d_sae={c.d_sae})"
+
+    @property
+    def d_sae(self) -> int:
+        """Number of features."""
+        return self.config.d_sae
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_sae d_in"]:
+        """Encoder rows."""
+        return self.weights["W_enc"]
+
+    @property
+    def W_dec(self) -> Float[Tensor, "d_sae d_out"]:
+        """Decoder rows: the features' directions, as they enter the reconstruction."""
+        return self.weights["W_dec"]
+
+    @property
+    def signed(self) -> bool:
+        """Whether codes can be negative."""
+        return self.config.activation == "linear"
+
+    def directions(self) -> Float[Tensor, "d_sae d_out"]:
+        """Decoder rows scaled to unit length (a zero row stays zero)."""
+        return self.W_dec / self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8)
+
+    def pre_activations(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_sae"]:
+        """What the activation function is applied to."""
+        w = self.weights
+        centred = self._input(x) - w["centre"]
+        return centred @ w["W_enc"].T + w["b_enc"]
+
+    def _input(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_in"]:
+        # a last dimension of 1 would otherwise be broadcast against the centre
+        if x.shape[-1:] != (self.config.d_in,):
+            raise UserError(f"{self} cannot read activations of shape {tuple(x.shape)}; give rows of its own site")
+        return x.to(self.W_enc.dtype)
+
+    def encode(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_sae"]:
+        """Codes of ``x``, dense."""
+        if self.config.activation in ENCODERS:
+            return ENCODERS[self.config.activation](self._input(x), self.weights)
+        return ACTIVATIONS[self.config.activation](self.pre_activations(x), self.config)
+
+    def encode_sparse(self, x: Float[Tensor, "rows d_in"]) -> SparseCodes:
+        """Codes of ``x`` as row offsets, features and values; :meth:`SparseCodes.dense` gives :meth:`encode` back."""
+        codes = self.encode(x)
+        row, feature = codes.nonzero(as_tuple=True)
+        offsets = torch.zeros(len(codes) + 1, dtype=torch.int64, device=codes.device)
+        offsets[1:] = torch.bincount(row, minlength=len(codes)).cumsum(0)
+        return SparseCodes(offsets, feature, codes[row, feature], self.d_sae)
+
+    def decode(self, codes: Float[Tensor, "*rows d_sae"]) -> Float[Tensor, "*rows d_out"]:
+        """The reconstruction that ``codes`` stand for."""
+        return codes @ self.W_dec + self.weights["b_dec"]
+
+    def reconstruct(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
+        """``decode(encode(x))``."""
+        return self.decode(self.encode(x))
+
+    def to(self, target: torch.device | torch.dtype | str) -> "Dictionary":
+        """The same dictionary on another device or in another precision."""
+        return Dictionary(self.config, {name: w.to(target) for name, w in self.weights.items()})
+
+    def save(self, folder: Path) -> dict[str, FileEntry]:
+        """Write ``weights.safetensors`` and, last, ``config.json``; return their sizes and hashes."""
+        tensors = {name: w.detach().cpu().contiguous().clone() for name, w in self.weights.items()}
+        return {
+            WEIGHTS: write_bytes(folder / WEIGHTS, save_tensors(tensors)),
+            CONFIG: write_json(folder / CONFIG, dataclasses.asdict(self.config)),
+        }
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Dictionary:
+    """Load a dictionary by path alone.
+
+    Raises:
+        UserError: the folder holds no dictionary, or a damaged one.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} holds no dictionary (no {CONFIG}); give the folder of one member")
+    config = _read_config(folder / CONFIG)
+    try:
+        weights = load_tensors((folder / WEIGHTS).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS} is missing or damaged ({error}); train this dictionary again") from error
+    return Dictionary(config, weights).to(device)
+
+
+def _read_config(path: Path) -> DictionaryConfig:
+    raw = read_json(path)
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if schema != SCHEMA:
+        raise UserError(f"{path} has dictionary schema {schema!r}, this version reads {SCHEMA}; make it again")
+    for required in ("kind", "activation", "d_in", "d_out", "d_sae"):
+        if required not in raw:
+            raise UserError(f"{path} lacks {required!r}; make this dictionary again")
+    return from_table(DictionaryConfig, raw, str(path))

@@ -1,0 +1,165 @@
+"""What a run will cost before it is started: disk, memory and rough minutes of every stage.
+
+Minutes are floating-point operations divided by the speed of a matrix product measured here and now, times a factor
+for everything that is not one; they are right within a factor of two or so.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig
+from monolex.model import source
+from monolex.pipeline import RunConfig, Stage
+from monolex.runtime import device, size
+from monolex.sites import Structure, expand, resolve
+
+OVERHEAD = 2.5
+"""Measured on the demo: wall time over the time of the matrix products alone."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage takes."""
+
+    disk: int
+    """Bytes it writes."""
+    memory: int
+    """Bytes it holds at its peak, beside the interpreter and libraries (about 0.6 GB)."""
+    flops: float
+    """Floating-point operations."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the estimate needs to know of the model; taken from its configuration, no weights are read."""
+
+    parameters: int
+    """All parameters."""
+    block: int
+    """Parameters that every token passes through before the unembedding."""
+    vocab: int
+    """Number of logits."""
+    widths: dict[str, int]
+    """``d_in`` of every site of every layer."""
+    layers: int
+    """Number of blocks."""
+
+
+def describe(run: RunConfig, stages: Sequence[Stage]) -> str:
+    """The plan as a table: stage, state, disk, memory, minutes."""
+    shape, speed = model_shape(run.model), gemm_speed(device(run.model.device))
+    lines = [f"{'stage':<20} {'state':<8} {'disk':>9} {'memory':>9} {'minutes':>8}"]
+    disk, minutes = 0, 0.0
+    for stage, cost in zip(stages, costs(run, stages, shape), strict=True):
+        done = (stage.folder / "manifest.json").exists()
+        spent = cost.flops / speed * OVERHEAD / 60
+        state = "there" if done else "to do"
+        lines.append(f"{stage.name:<20} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
+        disk, minutes = disk + cost.disk, minutes + (0.0 if done else spent)
+    lines.append(f"{'in all':<20} {'':<8} {size(disk):>9} {'':>9} {minutes:>8.1f}")
+    lines.append("a stage that is there is checked against its request and skipped if it answers it")
+    return "\n".join(lines)
+
+
+def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cost]:
+    """The cost of every stage, in order."""
+    tokens = run.corpus.max_tokens
+    dictionaries: list[tuple[str, int]] = []
+    for stage in stages:
+        config = stage.config
+        if isinstance(config, tuple):
+            yield _harvest(*config, shape=shape)
+        elif isinstance(config, TrainConfig):
+            members = list(_members(config, run.harvest, shape))
+            dictionaries += members
+            yield _train(config, members, int(tokens * (1 - run.corpus.held_out)), shape)
+        elif isinstance(config, BaselineConfig):
+            yield _baselines(config, run.harvest, shape)
+        else:
+            yield _eval(config, dictionaries, run.corpus, shape)
+
+
+def model_shape(config: ModelConfig) -> Shape:
+    """Sizes of a model from its configuration alone."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source(config), revision=config.revision))
+    text = model.config.get_text_config()
+    structure: Structure = resolve(model, text.num_hidden_layers, text.hidden_size)
+    places = {f"{kind}.{n}": place.width for n, layer in enumerate(structure.places) for kind, place in layer.items()}
+    return Shape(
+        parameters=sum(p.numel() for p in model.parameters()),
+        block=sum(p.numel() for p in structure.blocks.parameters()),
+        vocab=text.vocab_size,
+        widths=places,
+        layers=text.num_hidden_layers,
+    )
+
+
+def gemm_speed(where: torch.device) -> float:
+    """Floating-point operations a second of a float32 matrix product here."""
+    a = torch.randn(1024, 512, device=where)
+    b = torch.randn(512, 1024, device=where)
+    best = float("inf")
+    for _ in range(8):
+        started = time.perf_counter()
+        float((a @ b)[0, 0])
+        best = min(best, time.perf_counter() - started)
+    return 2 * 1024 * 512 * 1024 / best
+
+
+def _sites(names: Sequence[str], harvest: HarvestConfig, shape: Shape) -> list[str]:
+    return [str(site) for site in expand(names or harvest.sites, shape.layers)]
+
+
+def _harvest(model: ModelConfig, corpus: CorpusConfig, harvest: HarvestConfig, *, shape: Shape) -> Cost:
+    item, weights = (4 if harvest.dtype == "fp32" else 2), (4 if model.model_dtype == "fp32" else 2)
+    width = sum(shape.widths[site] for site in _sites((), harvest, shape))
+    batch = harvest.batch_rows * corpus.context_length * (4 * width + 16 * max(shape.widths.values()))
+    memory = shape.parameters * weights + 3 * harvest.shard_mb * 10**6 + batch + corpus.max_tokens * 12
+    return Cost(corpus.max_tokens * (width * item + 14), memory, 2.0 * shape.block * corpus.max_tokens)
+
+
+def _members(config: TrainConfig, harvest: HarvestConfig, shape: Shape) -> Iterator[tuple[str, int]]:
+    sparsities = sum(len(config.alphas if kind in ("tied", "untied") else config.ks) for kind in config.kinds)
+    copies = sparsities * len(config.seeds) * max(1, len(config.lrs))
+    for site in _sites(config.sites, harvest, shape):
+        for ratio in config.ratios:
+            for _ in range(copies):
+                yield site, max(1, round(ratio * shape.widths[site]))
+
+
+def _train(config: TrainConfig, members: list[tuple[str, int]], rows: int, shape: Shape) -> Cost:
+    weights = sum(2 * shape.widths[site] * features for site, features in members)
+    steps = config.steps or max(1, int(config.epochs * rows / config.batch_size))
+    widths = sum({site: shape.widths[site] for site, _ in members}.values())
+    largest = max((features for _, features in members), default=0)
+    window = min(config.buffer_rows, rows) * widths * 2
+    memory = 16 * weights + 24 * config.batch_size * largest + window
+    # Five products a step: encode, decode, and the gradients of both weights and of the codes.
+    kept = len(members) and 4 * weights * (1 + config.keep_checkpoints)
+    return Cost(kept, memory, 5.0 * weights * config.batch_size * steps)
+
+
+def _baselines(config: BaselineConfig, harvest: HarvestConfig, shape: Shape) -> Cost:
+    widths = [shape.widths[site] for site in _sites(config.sites, harvest, shape)]
+    copies = sum(len(config.ks) if kind.endswith("topk") else 1 for kind in config.kinds)
+    disk = sum(int(8 * width * width * 2 * copies) for width in widths)
+    ica = any(kind.startswith("ica") for kind in config.kinds)
+    flops = sum(2.0 * config.fit_rows * w * w + (100 * 4.0 * config.ica_rows * w * w if ica else 0) for w in widths)
+    memory = max(24 * (config.ica_rows if ica else 8192) * w + 40 * w * w for w in widths)
+    return Cost(disk, memory, flops)
+
+
+def _eval(config: EvalConfig, dictionaries: list[tuple[str, int]], corpus: CorpusConfig, shape: Shape) -> Cost:
+    encode = sum(4.0 * config.rows * shape.widths[site] * features for site, features in dictionaries)
+    tokens = config.contexts * corpus.context_length
+    forward = 2.0 * (shape.block / 2 + shape.vocab * max(shape.widths.values()) / 4) * tokens * len(dictionaries)
+    largest = max((features for _, features in dictionaries), default=0)
+    memory = (
+        4 * shape.parameters + 12 * 8192 * largest + 12 * config.batch_contexts * corpus.context_length * shape.vocab
+    )
+    return Cost(len(dictionaries) * 20_000, memory, encode + forward)

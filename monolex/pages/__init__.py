@@ -1,0 +1,1 @@
+"""How anything is drawn for a browser: charts, tables, templates; shared by every page."""

@@ -1,0 +1,178 @@
+"""The report's charts: which dictionary gets which colour and marker, frontiers over L0, density histograms.
+
+The look is decided once a page over all its dictionaries, so that a colour means the same at every site. Colour is
+the kind (a family of baselines shares one), the marker tells kinds and widths apart without colour, and a broken line
+means that a control model lies underneath.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, get_args
+
+from markupsafe import Markup
+
+from monolex.config import BaselineKind, Kind
+from monolex.pages.html import interval, number
+from monolex.pages.svg import Axis, Point, Series, axis, histogram, plot
+from monolex.pages.tables import Row
+
+SUBJECT = "subject"
+TRAINED: tuple[str, ...] = get_args(Kind)
+BASELINES: tuple[str, ...] = get_args(BaselineKind)
+TRAINED_COLOURS = {"tied": "blue", "untied": "sky", "topk": "vermilion", "batchtopk": "orange"}
+BASELINE_COLOURS = {"neurons": "olive", "random": "ink", "pca": "green", "ica": "purple", "nmf": "ink"}
+TRAINED_MARKERS = ("circle", "square", "triangle", "hexagon")
+CONTROL_VARIANTS = {"random": "dashed", "shuffled": "dotted"}
+CONTROL_LABELS = {"random": "randomly initialised model", "shuffled": "model with shuffled weights"}
+ARROW_ROOM = 0.25
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One evaluated dictionary (or reference, pair or group of seeds) with its rows of metrics.json by metric."""
+
+    head: Row
+    """What identifies it, as any of its rows does."""
+    rows: dict[str, Row] = field(default_factory=dict)
+    """By flat metric name."""
+
+    @property
+    def model(self) -> str:
+        """`subject`, or the control model it was trained on."""
+        return self.head["model"]
+
+    @property
+    def site(self) -> str:
+        """Where its activations were read."""
+        return self.head["site"]
+
+    @property
+    def name(self) -> str:
+        """Unique within model and site; of a pair, both names."""
+        return f"{self.head['name']} and {self.head['other']}" if self.head["other"] else self.head["name"]
+
+    @property
+    def kind(self) -> str:
+        """Of the dictionary."""
+        return self.head["kind"]
+
+    @property
+    def key(self) -> str:
+        """Its name in densities.safetensors."""
+        return f"{self.model}/{self.site}/{self.name}"
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one dictionary."""
+        return bool(self.head["path"]) and not self.head["other"]
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is one dictionary trained by gradient descent."""
+        return self.single and self.kind in TRAINED
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is one baseline."""
+        return self.single and self.kind in BASELINES
+
+    @property
+    def curve(self) -> tuple[Any, ...]:
+        """Dictionaries that differ only in their sparsity share a curve."""
+        source = str(PurePosixPath(self.head["path"]).parent)
+        return (self.model, self.site, source, *(self.head[f] for f in ("kind", "ratio", "seed", "lr")))
+
+    def value(self, metric: str) -> float | None:
+        """The number, if there is one."""
+        row = self.rows.get(metric)
+        return row["value"] if row else None
+
+
+def entries(rows: Iterable[Row]) -> list[Entry]:
+    """Rows of metrics.json gathered by what they are about, in order of first appearance."""
+    found: dict[tuple[Any, ...], Entry] = {}
+    for row in rows:
+        key = tuple(row[f] for f in ("model", "site", "path", "name", "other"))
+        found.setdefault(key, Entry(row)).rows[row["metric"]] = row
+    return list(found.values())
+
+
+class Looks:
+    """Label, colour and marker of every curve of a page."""
+
+    def __init__(self, shown: Sequence[Entry]) -> None:
+        widths = {(e.kind, e.head["ratio"]) for e in shown if e.trained}
+        order = sorted(widths, key=lambda kind_ratio: (TRAINED.index(kind_ratio[0]), kind_ratio[1] or 0))
+        self._markers = {one: TRAINED_MARKERS[i % len(TRAINED_MARKERS)] for i, one in enumerate(order)}
+        self._one_width = len({ratio for _, ratio in widths}) <= 1
+
+    def series(self, entry: Entry, points: Iterable[Point]) -> Series:
+        """The series of the curve that ``entry`` belongs to."""
+        if entry.trained:
+            width = "" if self._one_width else f" R={entry.head['ratio']:g}"
+            control = "" if entry.model == SUBJECT else f" on the {CONTROL_LABELS.get(entry.model, entry.model)}"
+            variant = "" if entry.model == SUBJECT else CONTROL_VARIANTS.get(entry.model, "dashed")
+            marker = self._markers[entry.kind, entry.head["ratio"]]
+            colour = TRAINED_COLOURS[entry.kind]
+            return Series(entry.kind + width + control, tuple(points), colour, marker, variant=variant)
+        family, _, form = entry.kind.partition("-")
+        colour = BASELINE_COLOURS[family]
+        marker = "square" if family == "nmf" else "cross" if form == "topk" else "diamond"
+        variant = "open" if form == "pm" else ""
+        return Series(entry.kind, tuple(points), colour, marker, joined=form == "topk", variant=variant)
+
+
+def curves(shown: Iterable[Entry], metric: str, name: str, looks: Looks) -> list[Series]:
+    """``metric`` over L0, one series a curve, joined by ascending L0; entries without either number are left out."""
+    grouped: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in shown:
+        if (entry.trained or entry.baseline) and entry.value("l0") and entry.value(metric) is not None:
+            grouped.setdefault(entry.curve, []).append(entry)
+    return [looks.series(group[0], sorted(_point(e, metric, name) for e in group)) for group in grouped.values()]
+
+
+def axes(series: Sequence[Series], name: str) -> tuple[Axis, Axis]:
+    """Axes for :func:`curves`: L0 logarithmic; 0 to 1 in sight, and little beyond them."""
+    points = [point for one in series for point in one.points]
+    low = max(-ARROW_ROOM, min([0.0, *(p.y for p in points)]))
+    high = min(1 + ARROW_ROOM, max([1.0, *(p.y for p in points)]))
+    return axis("L0, active features an activation", [p.x for p in points], log=True), axis(
+        name, [], low=low, high=high
+    )
+
+
+def frontier(series: Sequence[Series], scales: tuple[Axis, Axis], label: str, width: int, height: int) -> Markup:
+    """The chart of :func:`curves`."""
+    return plot(series, *scales, label, width, height)
+
+
+def density_chart(counts: Sequence[int], rows: int, title: str, colour: str) -> Markup:
+    """Histogram of log10 of the fraction of ``rows`` in which each feature fires; the silent ones stand apart."""
+    low = -math.ceil(math.log10(max(rows, 10)))
+    bins = [0] * (-low * 4)
+    for count in counts:
+        if count:
+            at = (math.log10(count / rows) - low) * 4
+            bins[min(len(bins) - 1, max(0, math.floor(at)))] += 1
+    silent = sum(1 for count in counts if not count)
+    scale = Axis("log₁₀ density", low, 0)
+    said = f"{title}: densities of {len(counts)} features, {silent} of them never active"
+    return histogram(bins, scale, said, (silent, "−∞", "never active"), colour)
+
+
+def nearest_l0(candidates: Iterable[Entry], l0: float) -> Entry | None:
+    """The candidate whose L0 is the least factor away from ``l0``."""
+    known = [(abs(math.log(value / l0)), i, e) for i, e in enumerate(candidates) if (value := e.value("l0"))]
+    return min(known)[2] if known else None
+
+
+def _point(entry: Entry, metric: str, name: str) -> Point:
+    rows = {"l0": entry.rows["l0"], metric: entry.rows[metric]}
+    spans: Mapping[str, tuple[float, float] | None] = {
+        key: (row["low"], row["high"]) if row["low"] is not None else None for key, row in rows.items()
+    }
+    said = {key: f"{number(row['value'])} {interval(row['low'], row['high'])}".rstrip() for key, row in rows.items()}
+    title = f"{entry.name}\nL0 {said['l0']}\n{name} {said[metric]}"
+    return Point(rows["l0"]["value"], rows[metric]["value"], title, spans["l0"], spans[metric])

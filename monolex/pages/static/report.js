@@ -1,0 +1,19 @@
+"use strict";
+// Marks the first section in view in the navigation. The page needs no script for anything else.
+const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+const visible = new Set();
+const spy = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) visible.add(entry.target.id);
+      else visible.delete(entry.target.id);
+    }
+    const current = [...links.keys()].find((id) => visible.has(id));
+    for (const [id, link] of links) {
+      if (id === current) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+  },
+  { rootMargin: "-15% 0px -80% 0px" },
+);
+document.querySelectorAll("main > section").forEach((section) => spy.observe(section));

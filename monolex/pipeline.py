@@ -1,0 +1,237 @@
+"""run.toml: one table a stage, each that stage's flat config; the plan, its execution, and what is skipped.
+
+A run is a folder of artefacts::
+
+    RUN/run.toml  activations/  train/NAME/  baselines/NAME/  controls/CONTROL/{activations,train}/  eval/  report.html
+
+Every stage asks its own artefact whether it is done (see ``artifact``), so a run that was killed goes on where it was,
+and a changed table redoes its stage and those that stand on it.
+"""
+
+import dataclasses
+import os
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monolex.artifact import MANIFEST, TIMINGS, read_json, write_bytes, write_json
+from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig, from_table
+from monolex.errors import UserError
+from monolex.runtime import log, peak_memory, size
+
+
+@dataclass(frozen=True)
+class ControlsConfig:
+    """Control models: what the same dictionaries look like where there is nothing to find."""
+
+    models: tuple[str, ...] = ("random", "shuffled")
+    """Controls of the language model (see ``ModelConfig.control``)."""
+    control_seed: int = 0
+    """Seed of the control models."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run.toml."""
+
+    model: ModelConfig
+    """Table ``[model]``."""
+    corpus: CorpusConfig
+    """Table ``[corpus]``."""
+    harvest: HarvestConfig
+    """Table ``[harvest]``."""
+    train: dict[str, TrainConfig]
+    """Tables ``[train.NAME]``, one sweep each."""
+    baselines: dict[str, BaselineConfig]
+    """Tables ``[baselines.NAME]``, one folder of fitted dictionaries each."""
+    controls: ControlsConfig | None = None
+    """Table ``[controls]``; left out: none."""
+    control_train: TrainConfig | None = None
+    """Table ``[controls.train]``: the sweep trained on every control model; its sites are all that is harvested."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Table ``[eval]``."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a plan."""
+
+    name: str
+    """As printed: ``train residual``."""
+    folder: Path
+    """Its artefact."""
+    run: Callable[[], Any]
+    """Does it, or finds it done."""
+    config: Any
+    """Its configuration, for the estimate."""
+
+
+def read_run(path: Path) -> RunConfig:
+    """Parse a run.toml.
+
+    Raises:
+        UserError: no such file, not TOML, an unknown table or key, or a value out of range.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a run.toml") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    known = ("model", "corpus", "harvest", "train", "baselines", "controls", "eval")
+    for name, value in table.items():
+        if name not in known or not isinstance(value, dict):
+            raise UserError(f"{path}: unknown entry {name!r}; a run has the tables {', '.join(known)}")
+    for stage in ("train", "baselines"):
+        for name, value in table.get(stage, {}).items():
+            if not isinstance(value, dict) or not name.replace("-", "").replace("_", "").isalnum():
+                raise UserError(f"{path}: [{stage}] holds {name!r}; write named tables, such as [{stage}.residual]")
+    controls = dict(table.get("controls", {}))
+    control_train = controls.pop("train", None)
+    run = RunConfig(
+        model=from_table(ModelConfig, table.get("model", {}), "[model]"),
+        corpus=from_table(CorpusConfig, table.get("corpus", {}), "[corpus]"),
+        harvest=from_table(HarvestConfig, table.get("harvest", {}), "[harvest]"),
+        train={name: from_table(TrainConfig, t, f"[train.{name}]") for name, t in table.get("train", {}).items()},
+        baselines={
+            name: from_table(BaselineConfig, t, f"[baselines.{name}]") for name, t in table.get("baselines", {}).items()
+        },
+        controls=from_table(ControlsConfig, controls, "[controls]") if "controls" in table else None,
+        control_train=from_table(TrainConfig, control_train, "[controls.train]") if control_train else None,
+        eval=from_table(EvalConfig, table.get("eval", {}), "[eval]"),
+    )
+    if run.controls and not run.control_train:
+        raise UserError(f"{path}: [controls] needs a table [controls.train] that says what is trained on them")
+    for control in run.controls.models if run.controls else ():
+        if control not in ("random", "shuffled"):
+            raise UserError(f"{path}: [controls] models holds {control!r}; choose from random, shuffled")
+    if not run.train and not run.baselines:
+        raise UserError(f"{path}: nothing to evaluate; add a [train.NAME] or a [baselines.NAME] table")
+    return run
+
+
+def plan(run: RunConfig, folder: Path) -> list[Stage]:
+    """The stages of a run in order; imports of torch wait until a stage runs."""
+    stages = [_harvest("harvest", folder / "activations", run.model, run.corpus, run.harvest)]
+    sources = []
+    for name, config in run.train.items():
+        sources.append(folder / "train" / name)
+        stages.append(_train(f"train {name}", sources[-1], folder / "activations", config))
+    for name, fitted in run.baselines.items():
+        sources.append(folder / "baselines" / name)
+        stages.append(_baselines(f"baselines {name}", sources[-1], folder / "activations", fitted))
+    controls = {}
+    if run.controls and run.control_train:
+        for control in run.controls.models:
+            home = folder / "controls" / control
+            seed = run.controls.control_seed
+            model = from_table(ModelConfig, {**_table(run.model), "control": control, "control_seed": seed}, control)
+            harvest = dataclasses.replace(run.harvest, sites=run.control_train.sites or run.harvest.sites)
+            stages.append(_harvest(f"harvest {control}", home / "activations", model, run.corpus, harvest))
+            stages.append(_train(f"train {control}", home / "train", home / "activations", run.control_train))
+            controls[control] = (home / "activations", [home / "train"])
+    stages.append(_eval(folder / "eval", folder / "activations", sources, controls, run.eval))
+    return stages
+
+
+def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
+    """Run what is not done of a run.toml, then write the report; with ``dry_run`` only log the plan.
+
+    Returns:
+        The report's path; None after a dry run.
+    """
+    config = read_run(path)
+    stages = plan(config, folder)
+    if dry_run:
+        from monolex.estimate import describe
+
+        log.info(describe(config, stages))
+        return None
+    _keep_toml(path, folder)
+    started = time.monotonic()
+    for number, stage in enumerate(stages, 1):
+        log.info(f"[{number}/{len(stages) + 1}] {stage.name}")
+        _timed(stage, folder)
+    log.info(f"[{len(stages) + 1}/{len(stages) + 1}] report")
+    from monolex.report import report
+
+    page = report(folder)
+    spent = time.monotonic() - started
+    log.info(f"done in {spent / 60:.1f} minutes, peak memory {size(peak_memory())}")
+    return page
+
+
+def demo_toml() -> Path:
+    """The bundled demo's run.toml."""
+    return Path(__file__).parent / "demo" / "run.toml"
+
+
+def _timed(stage: Stage, folder: Path) -> None:
+    """Run a stage and, if it did anything, keep how long it took for the report."""
+    manifest = stage.folder / MANIFEST
+    before, started = _written(manifest), time.monotonic()
+    stage.run()
+    if _written(manifest) != before:
+        path = folder / TIMINGS
+        timings = read_json(path) if path.exists() else {}
+        timings[stage.folder.relative_to(folder).as_posix()] = round(time.monotonic() - started, 1)
+        write_json(path, timings)
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _keep_toml(path: Path, folder: Path) -> None:
+    kept = folder / "run.toml"
+    if not (kept.exists() and os.path.samefile(path, kept)):
+        write_bytes(kept, path.read_bytes())
+
+
+def _table(config: Any) -> Mapping[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+
+
+def _harvest(name: str, folder: Path, model: ModelConfig, corpus: CorpusConfig, config: HarvestConfig) -> Stage:
+    def run() -> None:
+        from monolex.activations import harvest
+
+        harvest(folder, model, corpus, config)
+
+    return Stage(name, folder, run, (model, corpus, config))
+
+
+def _train(name: str, folder: Path, activations: Path, config: TrainConfig) -> Stage:
+    def run() -> None:
+        from monolex.training.trainer import train
+
+        train(folder, activations, config)
+
+    return Stage(name, folder, run, config)
+
+
+def _baselines(name: str, folder: Path, activations: Path, config: BaselineConfig) -> Stage:
+    def run() -> None:
+        from monolex.dictionaries.baselines import fit_folder
+
+        fit_folder(folder, activations, config)
+
+    return Stage(name, folder, run, config)
+
+
+def _eval(
+    folder: Path,
+    activations: Path,
+    sources: list[Path],
+    controls: Mapping[str, tuple[Path, list[Path]]],
+    config: EvalConfig,
+) -> Stage:
+    def run() -> None:
+        from monolex.evals.evaluate import evaluate
+
+        evaluate(folder, activations, sources, controls, config)
+
+    return Stage("eval", folder, run, config)

@@ -1,0 +1,156 @@
+"""Device, seeds, logging, progress bars, metrics.jsonl, memory and disk: what every stage needs of the machine.
+
+torch is imported by the functions that use it: the command line imports this module and answers ``--help`` without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tqdm import tqdm
+
+from monolex.artifact import write_bytes
+from monolex.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("monolex")
+
+
+def device(name: str = "auto") -> torch.device:
+    """The torch device called ``name``; ``auto`` prefers CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device = {name!r} is not available here; use `auto` or `cpu`") from error
+    return chosen
+
+
+def generator(*parts: Any, on: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by a hash of ``parts``, so that streams with different names never share numbers."""
+    import torch
+
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return torch.Generator(device=on).manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
+
+
+def progress(total: int | None, desc: str, unit: str = "it") -> tqdm:
+    """A progress bar on stderr with rate and time left; used as a context manager with ``.update(n)``.
+
+    Where stderr is no terminal a line is written at most every five seconds.
+    """
+    quiet = not sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        desc=desc,
+        unit=unit,
+        unit_scale=True,
+        dynamic_ncols=not quiet,
+        mininterval=5.0 if quiet else 0.1,
+        maxinterval=30.0,
+        leave=True,
+    )
+
+
+def setup_logging() -> None:
+    """Send the log of the command line to stderr, without breaking progress bars."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tqdm.write(self.format(record), file=sys.stderr)
+
+    handler = Handler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+class Metrics:
+    """metrics.jsonl: one JSON object a line, appended; a resumed run first drops what lies beyond its step."""
+
+    def __init__(self, path: Path, resume_step: int = 0) -> None:
+        kept = [row for row in read_jsonl(path) if row["step"] <= resume_step] if path.exists() else []
+        write_bytes(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append ``row``, which must have an integer ``step``."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file; a last line cut short by a kill is left out."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return
+
+
+def require_disk(folder: Path, needed: int, what: str) -> None:
+    """Refuse work whose output cannot fit.
+
+    Raises:
+        UserError: fewer than ``needed`` bytes (and a tenth more) are free where ``folder`` lies.
+    """
+    existing = next(p for p in (folder, *folder.resolve().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if needed * 1.1 > free:
+        raise UserError(
+            f"{what} needs {size(needed)} but {existing} has {size(free)} free; "
+            "lower max_tokens, store fewer sites or choose another folder"
+        )
+
+
+def size(count: float) -> str:
+    """Bytes for a person: ``1.5 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run with ``count`` CPU threads (None: leave as is)."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

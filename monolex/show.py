@@ -1,0 +1,140 @@
+"""``monolex show PATH``: anything monolex wrote, as text a person reads."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json
+from monolex.errors import UserError
+from monolex.runtime import read_jsonl, size
+
+TABLES = (
+    ("decomposition", ("fvu", "l0", "alive_paper", "dead", "norm_ratio")),
+    ("fidelity", ("ce", "kl", "loss_recovered_zero", "loss_recovered_mean")),
+)
+
+
+def show(path: Path) -> str:
+    """What lies at ``path``.
+
+    Raises:
+        UserError: nothing there, or nothing monolex wrote.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run, an artefact, a dictionary, a shard or a metrics.jsonl")
+    if path.suffix == ".safetensors":
+        return show_tensors(path)
+    if path.suffix == ".jsonl":
+        return show_metrics(path)
+    if path.suffix == ".json":
+        return json.dumps(read_json(path), indent=1, ensure_ascii=False)
+    if (path / MANIFEST).exists():
+        manifest = open_artifact(path)
+        return "\n".join([_head(path, manifest), *KINDS[manifest.kind](path, manifest)])
+    if (path / "weights.safetensors").exists():
+        return show_dictionary(path)
+    inner = sorted(p.parent for p in path.rglob(MANIFEST)) if path.is_dir() else []
+    if not inner:
+        raise UserError(f"{path} is nothing monolex wrote; give a run, an artefact, a dictionary or a shard")
+    return "\n\n".join(show(folder) for folder in inner)
+
+
+def show_activations(_path: Path, manifest: Manifest) -> list[str]:
+    """Sites, rows and what was dropped."""
+    data = manifest.data
+    sites = [[s, str(v["d_in"]), v["dtype"], f"{v['sampled_max']:.3g}"] for s, v in data["sites"].items()]
+    model = data["model"]
+    return [
+        f"model    {model['name']} ({model['architecture']}), fingerprint {model['fingerprint'][:12]}",
+        f"rows     {', '.join(f'{split} {rows:,}' for split, rows in data['rows'].items())}",
+        f"dropped  {json.dumps(data['dropped'])}",
+        f"corpus   {json.dumps(data['corpus']['report'])[:400]}",
+        columns([["site", "d_in", "stored as", "sampled maximum"], *sites]),
+    ]
+
+
+def show_members(_path: Path, manifest: Manifest) -> list[str]:
+    """The dictionaries of a sweep or of a folder of baselines."""
+    return [f"{len(manifest.data['members'])} dictionaries", _records(manifest.data["members"])]
+
+
+def show_eval(path: Path, _manifest: Manifest) -> list[str]:
+    """The metrics as tables, one row a dictionary."""
+    from monolex.evals.table import table
+
+    rows = read_json(path / "metrics.json")
+    return [f"\n{title}\n{table(rows, metrics)}" for title, metrics in TABLES]
+
+
+KINDS: dict[str, Callable[[Path, Manifest], list[str]]] = {
+    "activations": show_activations,
+    "sweep": show_members,
+    "baselines": show_members,
+    "eval": show_eval,
+}
+
+
+def show_dictionary(path: Path) -> str:
+    """One dictionary: its configuration and the sizes of its weights."""
+    from monolex.dictionaries.base import load
+
+    dictionary = load(path)
+    norms = dictionary.W_dec.norm(dim=1)
+    shapes = [[name, " × ".join(map(str, w.shape)), f"{w.norm():.4g}"] for name, w in dictionary.weights.items()]
+    return "\n".join(
+        [
+            f"{path}: {dictionary}",
+            json.dumps(read_json(path / "config.json"), indent=1, ensure_ascii=False),
+            f"decoder row norms {norms.min():.3g} to {norms.max():.3g}",
+            columns([["weight", "shape", "norm"], *shapes]),
+        ]
+    )
+
+
+def show_tensors(path: Path) -> str:
+    """The tensors of a safetensors file, with their first values."""
+    from safetensors import SafetensorError, safe_open
+
+    rows = [["tensor", "dtype", "shape", "first values"]]
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                part = file.get_slice(name)
+                first = part[:1].flatten()[:6].tolist() if part.get_shape() else []
+                shape = " × ".join(map(str, part.get_shape()))
+                rows.append([name, part.get_dtype(), shape, " ".join(f"{v:.4g}" for v in first)])
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); run its stage again") from error
+    return f"{path}: {size(path.stat().st_size)}\n{columns(rows)}"
+
+
+def show_metrics(path: Path) -> str:
+    """The last line of every member in a metrics.jsonl."""
+    last = {(row.get("site"), row.get("member")): row for row in read_jsonl(path)}
+    return f"{path}: last values of {len(last)} members\n{_records(list(last.values()))}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, aligned; the first row is the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _records(records: Sequence[dict[str, Any]]) -> str:
+    keys = [key for key in dict.fromkeys(k for r in records for k in r) if key != "path"]
+    return columns([keys, *[[_cell(record.get(key)) for key in keys] for record in records]]) if records else ""
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _head(path: Path, manifest: Manifest) -> str:
+    total = sum(entry.bytes for entry in manifest.files.values())
+    files = len(manifest.files)
+    return f"{path}: {manifest.kind}, {files} files, {size(total)}, content {manifest.content[:12]}"

@@ -1,0 +1,79 @@
+"""The members of a sweep: every combination of site, kind, sparsity, ratio, seed and learning rate.
+
+A member says everything that its numbers depend on beside the batches, so one taken out of a sweep and trained alone
+is the same dictionary.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from monolex.config import Kind, TrainConfig, require
+from monolex.errors import UserError
+from monolex.training.optim import TOPK_KINDS, learning_rate, recipe
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dictionary of a sweep."""
+
+    name: str
+    """Unique within the site, for example `tied-a8.6e-4-r4-s0`; the learning rate is added where there are several."""
+    site: str
+    """Where its activations are read."""
+    kind: Kind
+    """`tied`, `untied`, `topk` or `batchtopk`."""
+    d_in: int
+    """Width of the activations."""
+    d_sae: int
+    """Number of features."""
+    alpha: float | None
+    """L1 coefficient of the ReLU kinds."""
+    k: int | None
+    """Active features of the TopK kinds."""
+    ratio: float
+    """d_sae / d_in as it was asked for."""
+    seed: int
+    """Seed of the initialisation."""
+    lr: float
+    """Peak learning rate."""
+
+
+def members(config: TrainConfig, sites: Mapping[str, int]) -> tuple[Member, ...]:
+    """The members of ``config`` at ``sites`` (name to d_in).
+
+    Raises:
+        UserError: k above the number of features, or a value listed twice.
+    """
+    found: dict[tuple[str, str], Member] = {}
+    for site, kind, ratio, seed, lr in product(sites, config.kinds, config.ratios, config.seeds, config.lrs or (None,)):
+        for alpha, k in _sparsities(config, kind):
+            d_sae = max(1, round(ratio * sites[site]))
+            require(
+                k is None or k <= d_sae,
+                f"k = {k} is more than the {d_sae} features of ratio {ratio} at {site}; lower k or raise the ratio",
+            )
+            name = f"{kind}-{f'k{k}' if alpha is None else f'a{short(alpha)}'}-r{short(ratio)}-s{seed}"
+            if lr is not None and len(config.lrs) > 1:
+                name += f"-lr{short(lr)}"
+            rate = learning_rate(recipe(config, kind), d_sae) if lr is None else lr
+            if (site, name) in found:
+                raise UserError(f"the sweep has two members {name} at {site}; list every value once")
+            found[site, name] = Member(name, site, kind, sites[site], d_sae, alpha, k, ratio, seed, rate)
+    return tuple(found.values())
+
+
+def _sparsities(config: TrainConfig, kind: Kind) -> list[tuple[float | None, int | None]]:
+    """Pairs of alpha and k, one of them None."""
+    if kind in TOPK_KINDS:
+        return [(None, k) for k in config.ks]
+    return [(alpha, None) for alpha in config.alphas]
+
+
+def short(value: float) -> str:
+    """The shortest exact spelling of a number in a name: `8.6e-4`, `0.5`, `4`."""
+    if value == 0 or 1e-2 <= abs(value) < 1e4:
+        return np.format_float_positional(value, trim="-")
+    return np.format_float_scientific(value, trim="-", exp_digits=1)

@@ -1,0 +1,80 @@
+"""Recipes and schedules: which learning rate a member has at a step, and what else a preset decides.
+
+A preset is a row of plain numbers, resolved once per kind (:func:`recipe`), so that nothing downstream asks for the
+preset's name. The kinds the paper does not have (TopK, BatchTopK) always use a decoder bias, centring at the start,
+unit rows and AuxK; under the paper's presets they take only its learning rate and flat schedule.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from monolex.config import Kind, Preset, TrainConfig
+
+TOPK_KINDS: tuple[Kind, ...] = ("topk", "batchtopk")
+AUXK = 1 / 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a preset decides for the members of one kind."""
+
+    lr: float
+    """Learning rate, at 2^14 features if it is scaled."""
+    scaled: bool
+    """Whether the learning rate goes with 1 / sqrt(d_sae / 2^14)."""
+    warmup: float
+    """Fraction of the steps over which the learning rate rises."""
+    decay: float
+    """Last fraction of the steps over which it falls to 0."""
+    bias: bool
+    """A learned decoder bias, subtracted before encoding, that starts at the mean of the first batch."""
+    unit: bool
+    """Set decoder rows back to unit length after every step, which leaves the function as it is but keeps the turn of
+    a row per step from shrinking as its stored length grows."""
+    scale: bool
+    """Train in units in which the site's mean squared entry is 1."""
+    auxk: float = 0.0
+    """Weight of the auxiliary loss of dead features; the ReLU kinds have none."""
+
+
+# The released code of the paper writes Adam's new step counter into a copy, so the bias correction stays at that of
+# step 1: after an early spike the step settles at sqrt(0.001) / 0.1 = 0.32 of the nominal rate. `paper-effective` is a
+# correct Adam at the rate that code really had.
+RECIPES: dict[Preset, Recipe] = {
+    "paper": Recipe(lr=1e-3, scaled=False, warmup=0.0, decay=0.0, bias=False, unit=False, scale=False),
+    "paper-effective": Recipe(lr=3.2e-4, scaled=False, warmup=0.0, decay=0.0, bias=False, unit=False, scale=False),
+    "modern": Recipe(lr=2e-4, scaled=True, warmup=0.05, decay=0.2, bias=True, unit=True, scale=True),
+}
+
+
+def recipe(config: TrainConfig, kind: Kind) -> Recipe:
+    """The preset as it holds for ``kind``, with the fields that ``config`` overrides."""
+    base = RECIPES[config.preset]
+    warmup = base.warmup if config.warmup is None else config.warmup
+    decay = base.decay if config.decay is None else config.decay
+    scale = base.scale if config.scale is None else config.scale
+    base = replace(base, warmup=warmup, decay=decay, scale=scale)
+    if kind not in TOPK_KINDS:
+        return base
+    auxk = AUXK if config.auxk is None else config.auxk
+    return replace(base, bias=True, unit=True, auxk=auxk)
+
+
+def learning_rate(chosen: Recipe, d_sae: int) -> float:
+    """The preset's learning rate for a dictionary of ``d_sae`` features (law of Gao et al. 2024, section 3)."""
+    return chosen.lr / (d_sae / 2**14) ** 0.5 if chosen.scaled else chosen.lr
+
+
+def schedule(step: int, steps: int, warmup: float, decay: float) -> float:
+    """Factor of the learning rate at ``step`` (from 0): linear rise, 1, linear fall that reaches 0 after the last."""
+    rising, falling = round(warmup * steps), round(decay * steps)
+    up = (step + 1) / rising if step < rising else 1.0
+    down = (steps - step) / falling if step >= steps - falling else 1.0
+    return min(up, down)
+
+
+def adam(groups: list[list[Tensor]]) -> torch.optim.Adam:
+    """One fused Adam (betas 0.9 and 0.999, eps 1e-8) with a group, hence a learning rate, per member."""
+    return torch.optim.Adam([{"params": group} for group in groups], lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)

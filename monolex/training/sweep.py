@@ -1,0 +1,273 @@
+"""All members of a sweep, one step at a time: parameters, Adam, counters of dead features, metrics.
+
+Every member has its own small graph over the shared batch, and one Adam with a group per member updates them all.
+Metrics gather on the device; the host reads them (and whether every loss was finite) only when it is asked to.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monolex.config import TrainConfig
+from monolex.dictionaries.base import Dictionary, DictionaryConfig
+from monolex.errors import UserError
+from monolex.training.members import Member
+from monolex.training.optim import TOPK_KINDS, Recipe, adam, recipe, schedule
+from monolex.training.parameters import BIASES, exported, from_dictionary, initial
+from monolex.training.steps import LOSSES, PARTS, Loss, Revival, unit
+
+ACTIVATION = {"tied": "relu", "untied": "relu", "topk": "topk", "batchtopk": "threshold"}
+RELU_CONVENTION = (
+    "mean over batch and dimensions of (x - x̂)² + alpha · mean over batch of Σ|c|; "
+    "multiply alpha by d_in for the literal Eq. 4 of arXiv 2309.08600"
+)
+TOPK_CONVENTION = "mean over batch and dimensions of (x - x̂)² + auxk · the same of the dead features' error"
+# The threshold's memory grows with the run, so that a short one forgets its first steps too.
+LONGEST_MEMORY = 0.999
+
+
+class Trainer:
+    """Trains ``members`` on batches of activations by site.
+
+    Numbers are what each member would have alone. ``dtype`` is float32 but in tests, ``start`` a dictionary that every
+    member continues from, read from ``config.init``.
+
+    Raises:
+        UserError: ``start`` does not match a member.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        config: TrainConfig,
+        steps: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        start: Dictionary | None = None,
+    ) -> None:
+        self.members, self.config, self.steps, self.done = tuple(members), config, steps, 0
+        self._device, self._dtype, self._started = torch.device(device), dtype, start is not None
+        self._recipes = [recipe(config, member.kind) for member in members]
+        self.params = [
+            self._first(member, chosen, start) for member, chosen in zip(members, self._recipes, strict=True)
+        ]
+        self._adam = adam([list(params.values()) for params in self.params])
+        threshold = 0.0 if start is None else start.config.threshold or 0.0
+        self._threshold = torch.full((len(members),), threshold, device=device, dtype=dtype)
+        self._idle = [torch.zeros(m.d_sae, dtype=torch.int64, device=device) for m in members]
+        self._sites = list(dict.fromkeys(m.site for m in members))
+        self._sums = torch.zeros(len(members), 1 + len(PARTS), device=device, dtype=dtype)
+        self._variance = torch.zeros(len(self._sites), device=device, dtype=dtype)
+        self._scale = torch.ones(len(self._sites), device=device, dtype=dtype)
+        self._read_at = 0
+        self._bad_step = torch.full((len(members),), -1, dtype=torch.int64, device=device)
+
+    @property
+    def n_parameters(self) -> int:
+        """Trained numbers of all members."""
+        return sum(tensor.numel() for params in self.params for tensor in params.values())
+
+    def step(self, batch: Mapping[str, Float[Tensor, "batch d_in"]]) -> None:
+        """One optimiser step of every member."""
+        inputs = {site: batch[site].to(self._device, self._dtype, non_blocking=True) for site in self._sites}
+        if self.done == 0:
+            self._measure(inputs)
+        inputs = {site: inputs[site] * self._scale[number] for number, site in enumerate(self._sites)}
+        if self.done == 0 and not self._started:
+            self._centre(inputs)
+        for number, member in enumerate(self.members):
+            x = inputs[member.site]
+            loss = LOSSES[member.kind](self.params[number], x, member, self._revival(number))
+            loss.total.backward()
+            self._record(number, loss, len(x))
+        for number, site in enumerate(self._sites):
+            self._variance[number] += (inputs[site] - inputs[site].mean(0)).square().mean()
+        self._update()
+        self.done += 1
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Means since the last call, one row a member, and the count starts again; one read by the host.
+
+        ``fvu`` is the summed squared error over the summed squared distance from the batch means; ``dead`` counts the
+        features that have not fired for ``dead_after`` activations.
+
+        Raises:
+            UserError: a loss was not finite.
+        """
+        dead = torch.stack([(idle >= self.config.dead_after).sum() for idle in self._idle])
+        host = torch.cat([self._sums.flatten(), self._variance, dead, self._bad_step]).tolist()
+        n, width, count = len(self.members), 1 + len(PARTS), self.done - self._read_at
+        sums, variance, counters = host[: n * width], host[n * width : -2 * n], host[-2 * n :]
+        self._require_finite([int(bad) for bad in counters[n:]])
+        spread = dict(zip(self._sites, variance, strict=True))
+        rows = []
+        for number, member in enumerate(self.members):
+            total = dict(zip(("loss", *PARTS), sums[number * width : (number + 1) * width], strict=True))
+            means = {name: value / count for name, value in total.items()}
+            fvu = total["mse"] / spread[member.site] if spread[member.site] > 0 else None
+            rows.append(
+                {"site": member.site, "member": member.name, **means, "fvu": fvu, "dead": int(counters[number])}
+            )
+        self._sums.zero_()
+        self._variance.zero_()
+        self._read_at = self.done
+        return rows
+
+    def verify(self) -> None:
+        """Refuse to go on (or to save anything) with numbers that are not finite.
+
+        Raises:
+            UserError: names the step, the member and its learning rate.
+        """
+        finite = torch.stack([torch.stack([p.isfinite().all() for p in ps.values()]).all() for ps in self.params])
+        bad = torch.where((self._bad_step < 0) & ~finite, self.done, self._bad_step)
+        self._require_finite(bad.tolist())
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next steps and metrics depend on, beside the batches; loses nothing."""
+        tensors = {
+            "step": torch.tensor([self.done, self._read_at]),
+            "threshold": self._threshold,
+            "sums": self._sums,
+            "variance": self._variance,
+            "scale": self._scale,
+        }
+        for number, params in enumerate(self.params):
+            tensors[f"{number}.idle"] = self._idle[number]
+            for name, tensor in params.items():
+                tensors[f"{number}.{name}"] = tensor.detach()
+                for key, value in self._adam.state[tensor].items():
+                    tensors[f"{number}.{name}.{key}"] = value
+        return {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what :meth:`state` gave, bit by bit."""
+        self.done, self._read_at = state["step"].tolist()
+        self._threshold.copy_(state["threshold"])
+        self._sums.copy_(state["sums"])
+        self._variance.copy_(state["variance"])
+        self._scale.copy_(state["scale"])
+        for number, params in enumerate(self.params):
+            self._idle[number].copy_(state[f"{number}.idle"])
+            for name, tensor in params.items():
+                tensor.copy_(state[f"{number}.{name}"])
+                prefix = f"{number}.{name}."
+                moments = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+                self._adam.state[tensor] = {key: value.to(self._device) for key, value in moments.items()}
+
+    def dictionaries(self, model: str = "", fingerprint: str = "") -> list[Dictionary]:
+        """Every member as it is now, in order."""
+        thresholds, scales = self._threshold.tolist(), dict(zip(self._sites, self._scale.tolist(), strict=True))
+        made = []
+        for number, (member, params) in enumerate(zip(self.members, self.params, strict=True)):
+            scale = scales[member.site]
+            config = self._describe(number, thresholds[number], scale, model, fingerprint)
+            made.append(Dictionary(config, exported(params, scale)))
+        return made
+
+    def _first(self, member: Member, chosen: Recipe, start: Dictionary | None) -> dict[str, Tensor]:
+        where = str(self.config.init)
+        params = initial(member, chosen) if start is None else from_dictionary(start, member, chosen, where)
+        return {n: t.to(self._device, self._dtype, copy=True).requires_grad_() for n, t in params.items()}
+
+    @torch.no_grad()
+    def _measure(self, inputs: Mapping[str, Tensor]) -> None:
+        """Fix the units by the first batch, and bring what a dictionary to continue from has into them."""
+        if not self._recipes[0].scale:
+            return
+        squares = torch.stack([inputs[site].square().mean() for site in self._sites])
+        self._scale.copy_(torch.where(squares > 0, squares.rsqrt(), 1.0))
+        place = {site: number for number, site in enumerate(self._sites)}
+        for number, (member, params) in enumerate(zip(self.members, self.params, strict=True)):
+            factor = self._scale[place[member.site]]
+            self._threshold[number] *= factor
+            for name in BIASES:
+                if name in params:
+                    params[name] *= factor
+
+    @torch.no_grad()
+    def _centre(self, inputs: Mapping[str, Tensor]) -> None:
+        for member, params in zip(self.members, self.params, strict=True):
+            if "b_dec" in params:
+                params["b_dec"].copy_(inputs[member.site].mean(0))
+
+    def _revival(self, number: int) -> Revival | None:
+        weight, after = self._recipes[number].auxk, self.config.dead_after
+        # Counted on the host: before this many rows nothing can be dead, and the auxiliary loss costs nothing.
+        if weight == 0 or self.done * self.config.batch_size < after:
+            return None
+        return Revival(weight, self._idle[number] >= after)
+
+    @torch.no_grad()
+    def _record(self, number: int, loss: Loss, rows: int) -> None:
+        total = loss.total.detach()
+        self._sums[number] += torch.stack([total, *(loss.parts[name] for name in PARTS)])
+        first = (self._bad_step[number] < 0) & ~total.isfinite()
+        self._bad_step[number].masked_fill_(first, self.done + 1)
+        self._idle[number].add_(rows).masked_fill_(loss.fired, 0)
+        if loss.threshold is not None:
+            memory = min(LONGEST_MEMORY, self.done / (self.done + 10))
+            old = self._threshold[number]
+            new = memory * old + (1 - memory) * loss.threshold
+            self._threshold[number] = torch.where(loss.threshold.isfinite(), new, old)
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        for group, member, chosen in zip(self._adam.param_groups, self.members, self._recipes, strict=True):
+            group["lr"] = member.lr * schedule(self.done, self.steps, chosen.warmup, chosen.decay)
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        for params, chosen in zip(self.params, self._recipes, strict=True):
+            if chosen.unit:
+                params["W_dec"].copy_(unit(params["W_dec"]))
+
+    def _require_finite(self, bad_steps: Sequence[int]) -> None:
+        for member, step in zip(self.members, bad_steps, strict=True):
+            if step >= 0:
+                raise UserError(
+                    f"the loss of {member.name} at {member.site} is not finite at step {step} "
+                    f"(lr = {member.lr:g}); lower its learning rate or leave the member out"
+                )
+
+    def _describe(self, number: int, threshold: float, scale: float, model: str, fingerprint: str) -> DictionaryConfig:
+        member, chosen, config = self.members[number], self._recipes[number], self.config
+        assert math.isfinite(threshold), (member, threshold)
+        made = {
+            "name": member.name,
+            "alpha": member.alpha,
+            "ratio": member.ratio,
+            "seed": member.seed,
+            "lr": member.lr,
+            "preset": config.preset,
+            "steps": self.steps,
+            "steps_done": self.done,
+            "batch_size": config.batch_size,
+            "rows_seen": self.done * config.batch_size,
+            "data_seed": config.data_seed,
+            "warmup": chosen.warmup,
+            "decay": chosen.decay,
+            "scale": scale,
+            "auxk": chosen.auxk,
+            "dead_after": config.dead_after,
+            "init": config.init,
+        }
+        return DictionaryConfig(
+            kind=member.kind,
+            activation=ACTIVATION[member.kind],
+            d_in=member.d_in,
+            d_out=member.d_in,
+            d_sae=member.d_sae,
+            k=member.k,
+            threshold=threshold / scale if member.kind == "batchtopk" else None,
+            site=member.site,
+            model=model,
+            model_fingerprint=fingerprint,
+            loss_convention=TOPK_CONVENTION if member.kind in TOPK_KINDS else RELU_CONVENTION,
+            recipe=made,
+        )

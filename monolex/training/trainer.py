@@ -1,0 +1,294 @@
+"""Train a sweep into a folder: one pass over the stream, checkpoints, metrics.jsonl, exact resume.
+
+The state from which a killed run resumes is one safetensors file, replaced whole by a rename, so there is always a
+complete one. Batches are a pure function of their number; nothing about the data needs to be saved. On a CPU with the
+same number of threads a resumed run writes the same bytes as an uninterrupted one.
+
+    FOLDER/SITE/NAME/           the dictionaries
+    FOLDER/members.json         one row a member: what it is, where it lies, its last metrics
+    FOLDER/metrics.jsonl        one row a member every `log_every` steps
+    FOLDER/checkpoints/STEP/SITE/NAME/
+    FOLDER/state/state.safetensors   only until the sweep is done
+"""
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from monolex import runtime
+from monolex.artifact import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    digest,
+    file_hash,
+    finish,
+    is_done,
+    open_artifact,
+    read_json,
+    request_hash,
+    write_bytes,
+    write_json,
+)
+from monolex.config import TrainConfig, identity, require
+from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
+from monolex.errors import UserError
+from monolex.reader import Reader, Stream, stored_sites
+from monolex.training.members import members
+from monolex.training.sweep import Trainer
+
+KIND = "sweep"
+STATE = Path("state") / "state.safetensors"
+CHECKPOINTS = "checkpoints"
+
+
+class Batches(Protocol):
+    """What training needs of a stream: batch number i is a pure function of i."""
+
+    steps_per_epoch: int
+
+    def batches(self, start_step: int = 0) -> Iterator[Mapping[str, Float[Tensor, "batch d_in"]]]: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the activations of a sweep come from."""
+
+    stream: Batches
+    """Serves all sites in step."""
+    sites: Mapping[str, int]
+    """Every site with its d_in."""
+    content: str
+    """Content hash of what the stream reads; changes when the batches do."""
+    model: str = ""
+    """Name of the language model."""
+    fingerprint: str = ""
+    """Hash of its weights."""
+    mixing: Mapping[str, float] = field(default_factory=dict)
+    """How many documents a batch draws from beside the ideal, for the manifest."""
+
+
+def train(folder: str | Path, activations: str | Path, config: TrainConfig) -> Manifest:
+    """Train ``config`` on stored activations; what is done is left alone, what was interrupted is resumed.
+
+    Raises:
+        UserError: an unknown site, fewer rows than a batch, k above d_sae, an ``init`` that does not match, a loss
+            that is not finite.
+    """
+    folder, activations = Path(folder), Path(activations)
+    sites = stored_sites(activations, config.sites)
+    readers = {site: Reader(activations, site, "train") for site in sites}
+    first = readers[sites[0]]
+    require(
+        first.n_rows >= config.batch_size,
+        f"batch_size = {config.batch_size} but {activations} has {first.n_rows} training rows; "
+        "lower batch_size or harvest more text",
+    )
+    stream = Stream(readers, config.batch_size, config.data_seed, config.buffer_rows)
+    widths = {site: reader.d_in for site, reader in readers.items()}
+    mixing = stream.mixing()
+    runtime.log.info(
+        "a batch of %d rows draws from %.0f documents, an ideal one from %.0f",
+        config.batch_size, mixing.distinct, mixing.ideal,
+    )  # fmt: skip
+    model = first.model
+    source = Source(stream, widths, first.content, model["name"], model["fingerprint"], mixing._asdict())
+    return train_from(folder, source, config)
+
+
+def train_from(folder: Path, source: Source, config: TrainConfig) -> Manifest:
+    """Like :func:`train`, from any stream."""
+    parents = {"activations": source.content}
+    start = None
+    if config.init is not None:
+        start = load(config.init)
+        parents["init"] = digest([file_hash(Path(config.init) / name) for name in (WEIGHTS, CONFIG)])
+    if is_done(folder, KIND, identity(config), parents):
+        runtime.log.info("%s is done", folder)
+        return open_artifact(folder, KIND)
+    return _Run(folder, source, config, parents, start).train()
+
+
+def checkpoint_steps(steps: int, keep: int) -> list[int]:
+    """At most ``keep`` steps between the first and the last, evenly spaced in the logarithm."""
+    inner = np.geomspace(1, steps, keep + 2)[1:-1].round().astype(int).tolist()
+    return sorted({step for step in inner if step < steps})
+
+
+class _Run:
+    """One run of a sweep in its folder, from its state or from the beginning."""
+
+    def __init__(
+        self, folder: Path, source: Source, config: TrainConfig, parents: dict[str, str], start: Dictionary | None
+    ) -> None:
+        self.folder, self.source, self.config, self.parents = folder, source, config, parents
+        self.request = request_hash(KIND, identity(config), parents)
+        self.steps = config.steps or max(1, round(config.epochs * source.stream.steps_per_epoch))
+        self.kept = checkpoint_steps(self.steps, config.keep_checkpoints)
+        self.members = members(config, source.sites)
+        device = runtime.device(config.train_device)
+        self.trainer = Trainer(self.members, config, self.steps, device=device, start=start)
+
+    def train(self) -> Manifest:
+        saved = self._saved_state()
+        if saved is None:
+            self._clear()
+        else:
+            self.trainer.load_state(saved)
+            runtime.log.info("%s: resumed at step %d of %d", self.folder, self.trainer.done, self.steps)
+        runtime.log.info(
+            "sweep: %d members at %d sites, %s parameters, %d steps of %d rows",
+            len(self.members), len(self.source.sites), f"{self.trainer.n_parameters:,}", self.steps,
+            self.config.batch_size,
+        )  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with closing(runtime.Metrics(self.folder / "metrics.jsonl", self.trainer.done)) as metrics:
+            self._loop(metrics)
+        return self._finish()
+
+    def _loop(self, metrics: runtime.Metrics) -> None:
+        trainer, config = self.trainer, self.config
+        batches = self.source.stream.batches(trainer.done)
+        with runtime.progress(self.steps * config.batch_size, "train", " rows") as bar, interruptible() as interrupted:
+            # Rows of an earlier process count as done but not towards the rate.
+            bar.n = bar.initial = trainer.done * config.batch_size
+            while trainer.done < self.steps:
+                trainer.step(next(batches))
+                bar.update(config.batch_size)
+                self._after_step(metrics)
+                if interrupted.is_set():
+                    self._save_state()
+                    raise KeyboardInterrupt
+
+    def _after_step(self, metrics: runtime.Metrics) -> None:
+        done, config = self.trainer.done, self.config
+        last = done == self.steps
+        if last or done % config.log_every == 0:
+            with self._naming_last_good():
+                rows = self.trainer.metrics()
+            for row in rows:
+                metrics.write({"step": done, "rows": done * config.batch_size, **row})
+        if done in self.kept:
+            self._save_dictionaries(self.folder / CHECKPOINTS / str(done))
+        if not last and done % config.save_every == 0:
+            self._save_state()
+
+    def _save_dictionaries(self, folder: Path) -> dict[str, FileEntry]:
+        with self._naming_last_good():
+            self.trainer.verify()
+        entries = {}
+        trained = self.trainer.dictionaries(self.source.model, self.source.fingerprint)
+        for member, dictionary in zip(self.members, trained, strict=True):
+            path = folder / member.site / member.name
+            for name, entry in dictionary.save(path).items():
+                entries[(path / name).relative_to(self.folder).as_posix()] = entry
+        return entries
+
+    def _save_state(self) -> None:
+        with self._naming_last_good():
+            self.trainer.verify()
+        metadata = {"request": self.request, "step": str(self.trainer.done)}
+        write_bytes(self.folder / STATE, save_tensors(self.trainer.state(), metadata))
+
+    def _saved_state(self) -> dict[str, Tensor] | None:
+        path = self.folder / STATE
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                if file.metadata()["request"] == self.request:
+                    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except SafetensorError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it to train from the beginning") from error
+        runtime.log.info("%s: the saved state answers another configuration; starting again", self.folder)
+        return None
+
+    def _clear(self) -> None:
+        """Remove what an earlier request left, so that the folder never mixes two sweeps."""
+        manifest = self.folder / MANIFEST
+        if manifest.exists():
+            stale = read_json(manifest)
+            require(
+                stale.get("kind") == KIND,
+                f"{self.folder} holds an artefact of kind {stale.get('kind')!r}; choose another folder for the sweep",
+            )
+            manifest.unlink()
+            for name in stale["files"]:
+                (self.folder / name).unlink(missing_ok=True)
+        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        for name in (CHECKPOINTS, STATE.parent):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _finish(self) -> Manifest:
+        files = self._save_dictionaries(self.folder)
+        log = self.folder / "metrics.jsonl"
+        last = {(r["site"], r["member"]): r for r in runtime.read_jsonl(log) if r["step"] == self.steps}
+        table: list[dict[str, Any]] = []
+        for member in self.members:
+            final = last[member.site, member.name]
+            numbers = {name: value for name, value in final.items() if name not in ("step", "rows", "site", "member")}
+            table.append({"path": f"{member.site}/{member.name}", **asdict(member), **numbers})
+        files["members.json"] = write_json(self.folder / "members.json", table)
+        for path in [log, *sorted((self.folder / CHECKPOINTS).rglob("*.*"))]:
+            if path.is_file() and not path.name.startswith("."):
+                name = path.relative_to(self.folder).as_posix()
+                files[name] = FileEntry(path.stat().st_size, file_hash(path))
+        facts = {
+            "members": table,
+            "sites": dict(self.source.sites),
+            "steps": self.steps,
+            "rows": self.steps * self.config.batch_size,
+            "parameters": self.trainer.n_parameters,
+            "checkpoints": self.kept,
+            "mixing": dict(self.source.mixing),
+        }
+        manifest = finish(self.folder, KIND, identity(self.config), self.parents, files, facts)
+        shutil.rmtree(self.folder / STATE.parent, ignore_errors=True)
+        return manifest
+
+    @contextmanager
+    def _naming_last_good(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{error}; last good checkpoint: {self._last_good()}") from error
+
+    def _last_good(self) -> str:
+        folder = self.folder / CHECKPOINTS
+        written = [int(path.name) for path in folder.iterdir()] if folder.exists() else []
+        found = [(step, str(folder / str(step))) for step in written if step < self.trainer.done]
+        if (state := self.folder / STATE).exists():
+            with safe_open(state, framework="pt") as file:
+                found.append((int(file.metadata()["step"]), str(state)))
+        return "{1} (step {0})".format(*max(found)) if found else "none"
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, so that a step is never cut in two; a second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(_signal: int, _frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

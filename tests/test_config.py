@@ -1,0 +1,82 @@
+import dataclasses
+
+import pytest
+
+from monolex.config import (
+    BaselineConfig,
+    CorpusConfig,
+    EvalConfig,
+    HarvestConfig,
+    ModelConfig,
+    TrainConfig,
+    from_table,
+    identity,
+)
+from monolex.errors import UserError
+
+CONFIGS = (ModelConfig, CorpusConfig, HarvestConfig, TrainConfig, BaselineConfig, EvalConfig)
+
+
+def test_lists_become_tuples_and_integers_floats():
+    config = from_table(TrainConfig, {"alphas": [0, 1e-3], "seeds": [1, 2], "epochs": 2}, "[train]")
+    assert config.alphas == (0.0, 1e-3) and isinstance(config.alphas[0], float)
+    assert config.seeds == (1, 2)
+    assert config.epochs == 2.0
+
+
+def test_a_config_survives_its_own_table():
+    config = TrainConfig(sites=("resid_post.1",), alphas=(0.0,), lrs=(1e-3,), steps=5, init="x")
+    assert from_table(TrainConfig, dataclasses.asdict(config), "x") == config
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ({"alpha": [1e-3]}, r"unknown key 'alpha'; did you mean 'alphas'\?"),
+        ({"zzz": 1}, "unknown key 'zzz'; known keys: sites"),
+        ({"alphas": 1e-3}, "write a list"),
+        ({"batch_size": "many"}, "expected int, got str"),
+        ({"batch_size": True}, "expected int, got bool"),
+        ({"preset": "best"}, "choose one of paper, paper-effective, modern"),
+        ({"alphas": [-1e-3]}, "cannot be negative"),
+        ({"ks": [0]}, "at least one feature"),
+        ({"ratios": []}, "ratios is empty"),
+        ({"warmup": 2}, r"fraction in \[0, 1\]"),
+    ],
+)
+def test_a_wrong_table_is_one_sentence(table, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        from_table(TrainConfig, table, "[train.residual]")
+    assert "\n" not in str(caught.value)
+
+
+def test_how_fields_are_not_part_of_the_identity():
+    assert "device" not in identity(ModelConfig(device="cpu"))
+    assert identity(HarvestConfig(sites=("resid_post.0",), batch_rows=2)) == identity(
+        HarvestConfig(sites=("resid_post.0",), batch_rows=4)
+    )
+    assert identity(TrainConfig(seeds=(1,))) != identity(TrainConfig(seeds=(2,)))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_field_has_help(config):
+    import inspect
+
+    source = inspect.getsource(config)
+    for field in dataclasses.fields(config):
+        after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1].lstrip()
+        assert after.startswith('"""'), f"{config.__name__}.{field.name} has no help string under it"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [(":", range(8)), ("1:", range(1, 8)), (":4", range(4)), ("-2:", range(6, 8)), ("::2", range(0, 8, 2))],
+)
+def test_positions_are_a_python_slice(text, kept):
+    assert CorpusConfig(context_length=8, positions=text).position_slice() == kept
+
+
+@pytest.mark.parametrize("text", ["", "3", "a:b", "8:", "::0", "1:2:3:4"])
+def test_a_slice_that_is_none_or_keeps_nothing_is_refused(text):
+    with pytest.raises(UserError, match="positions"):
+        CorpusConfig(context_length=8, positions=text)

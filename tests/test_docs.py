@@ -1,0 +1,71 @@
+"""What the documents promise is so."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monolex.cli import VERBS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TREE = README.split("```text\n", 1)[1].split("```", 1)[0]
+
+
+def tree_paths() -> dict[str, str]:
+    """Path -> description of every line of the README's tree; two spaces of indent a level."""
+    found, folders = {}, []
+    for line in TREE.splitlines():
+        name, _, about = line.strip().partition("  ")
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders = [*folders[:depth], name]
+        found["".join(folders)] = about.strip()
+    return found
+
+
+def test_every_line_of_the_tree_exists_and_says_something():
+    for path, about in tree_paths().items():
+        assert (ROOT / path).exists(), path
+        assert path.endswith("/") == (ROOT / path).is_dir(), path
+        assert about, f"{path} has no description"
+
+
+def test_every_module_is_in_the_tree():
+    listed = tree_paths()
+    for file in (ROOT / "monolex").rglob("*.py"):
+        if file.name != "__init__.py" or file.parent == ROOT / "monolex":
+            assert file.relative_to(ROOT).as_posix() in listed
+
+
+def test_every_verb_is_in_the_readme():
+    for verb in VERBS:
+        assert f"| `{verb}" in README or verb == "version"
+
+
+def test_the_page_of_verbs_is_up_to_date():
+    code = "import runpy; print(runpy.run_path('docs/verbs.py')['text'](), end='')"
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert made == (ROOT / "docs" / "verbs.md").read_text(encoding="utf-8")
+
+
+def test_links_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_as_printed(tmp_path):
+    code = README.split("```python\n", 1)[1].split("```", 1)[0]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "indices=" in done.stdout
+
+
+def test_the_version_is_one():
+    import monolex
+
+    assert f'version = "{monolex.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"## {monolex.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

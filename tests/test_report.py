@@ -1,0 +1,247 @@
+"""The report: complete, self-contained, escaped, and equal to metrics.json."""
+
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_run import AT_CHANCE, SITES, fake_run
+
+from monolex.artifact import read_json, write_json
+from monolex.errors import UserError
+from monolex.pages.html import interval, number
+from monolex.report import report
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags balance and gathers ids, links, attributes and the rows of tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.attributes: set[tuple[str, str]] = set()
+        self.rows: dict[str, dict[str, list[str]]] = {}
+        self._table, self._line, self._cell = "", [], False
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        known = {name: value or "" for name, value in attrs}
+        self.attributes |= {(name, value) for name, value in known.items()}
+        self.ids += [known["id"]] if "id" in known else []
+        self.links += [known["href"]] if "href" in known else []
+        if tag == "table":
+            self._table = known.get("id", "")
+        elif tag == "tr":
+            self._line = []
+        elif tag in ("td", "th"):
+            self._line.append("")
+            self._cell = True
+        elif tag == "span" and self._cell:
+            self._line[-1] += " "
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        assert tag in {"path", "rect"}, f"<{tag}/> is not closed by this in HTML"
+        self.attributes |= {(name, value or "") for name, value in attrs}
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes {self.open[-3:]}"
+        if tag in ("td", "th"):
+            self._cell = False
+        elif tag == "tr" and self._line:
+            self.rows.setdefault(self._table, {}).setdefault(self._line[0], self._line[1:])
+
+    def handle_data(self, data):
+        if self._cell and self.open[-1] != "a":
+            self._line[-1] += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return fake_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def text(run) -> str:
+    path = report(run)
+    assert path == run / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text) -> Page:
+    return Page(text)
+
+
+def test_page_is_self_contained(text, page):
+    assert "://" not in text and "@import" not in text and "url(" not in text
+    assert not [name for name, _ in page.attributes if name in ("src", "srcset", "action", "data")]
+    assert all(link.startswith("#") for link in page.links)
+
+
+def test_links_and_ids_agree(page):
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links} <= set(page.ids)
+
+
+def test_page_says_what_was_run(text):
+    said = ("tiny-neox", "GPTNeoXForCausalLM", "ab12ab12ab12", "812 documents", "215,040 tokens", "190,000 train")
+    assert [
+        s for s in (*said, *SITES, "train bos 741", "notes.jsonl:17: not JSON", "20,000", "torch ") if s not in text
+    ] == []
+    assert "14 dictionaries trained at 2 sites" in text and "12 baselines and 2 control models" in text
+    assert "42 s" in text and "model = &#34;demo&#34;" in text
+
+
+def test_numbers_equal_metrics_json(run, page):
+    rows = {(r["model"], r["site"], r["name"], r["metric"]): r for r in read_json(run / "eval" / "metrics.json")}
+    columns = ("l0", "fvu", "loss_recovered_zero", "loss_recovered_mean", "ce", "kl", "perplexity")
+    for i, site in enumerate(SITES, 1):
+        for name in ("topk-k8-r4-s0", "pca-topk-k32", "random", "batchtopk-k32-r4-s0"):
+            shown = page.rows[f"site-{i}-fidelity"][name]
+            wanted = [rows["subject", site, name, metric] for metric in columns]
+            assert shown == [f"{number(r['value'])} {interval(r['low'], r['high'])}" for r in wanted]
+
+
+def test_alive_fractions_are_shown_as_counts(page):
+    features, alive_paper, alive = page.rows["site-1-health"]["topk-k8-r4-s0"][:3]
+    assert (features, alive_paper.split()[0], alive.split()[0]) == ("512", str(round(0.855 * 512)), "448")
+
+
+def test_references_baselines_controls_and_seeds_stand_beside(page):
+    shown = page.rows["site-1-fidelity"]
+    assert {"Trained", "Baselines", "References", "Control: randomly initialised model"} <= set(shown)
+    assert shown["zero-ablation"][4].startswith("7.90") and shown["clean"][5].startswith("0")
+    assert page.rows["site-1-seeds"]["tied-a8.6e-4-r4-s*"][0].startswith("0.620")
+    assert any("and tied-a8.6e-4-r4-s1" in name for name in page.rows["site-1-similarity"])
+
+
+def test_equal_l0_pairs_the_nearest_dictionaries(page):
+    shown = page.rows["equal"]
+    assert shown["topk-k32-r4-s0"][0].split()[0] == shown["pca-topk-k32"][0].split()[0] == "32.0"
+    assert "topk-k8-r4-s0" not in shown and "random-topk-k32" in shown
+    assert any(name.endswith("model with shuffled weights") for name in shown)
+
+
+def test_every_missing_cell_has_its_reason(text, page):
+    cells = re.findall(r"<td([^>]*)>n/a(.{0,80})", text)
+    assert len(cells) > 10
+    for attributes, rest in cells:
+        assert 'title="' in attributes and 'class="na"' in attributes
+        target = re.match(r'<a class="note" href="#([^"]+)"', rest)
+        assert target and target[1] in page.ids
+    assert f">{AT_CHANCE}</li>" in text
+
+
+def test_names_from_data_are_escaped(tmp_path):
+    bad = '<script>alert("x")</script>'
+    content = report(fake_run(tmp_path, model=bad)).read_text(encoding="utf-8")
+    assert "<script>alert" not in content and "&lt;script&gt;alert(1)" in content
+    assert content.count("<script") == 1
+    Page(content)
+
+
+def test_control_and_baselines_may_be_missing(tmp_path):
+    content = report(fake_run(tmp_path, controls=False, baselines=False)).read_text(encoding="utf-8")
+    assert "no baselines and no control models" in content and "Control:" not in content
+    assert "nearest to L0" in content
+    Page(content)
+
+
+def test_activations_may_be_gone(tmp_path):
+    run = fake_run(tmp_path)
+    shutil.rmtree(run / "activations")
+    Page(report(run).read_text(encoding="utf-8"))
+
+
+def test_dictionaries_without_numbers(tmp_path):
+    run = fake_run(tmp_path, controls=False)
+    rows = [
+        r | {"value": None, "low": None, "high": None, "reason": "lost"}
+        for r in read_json(run / "eval" / "metrics.json")
+    ]
+    replace_metrics(run, rows)
+    content = report(run).read_text(encoding="utf-8")
+    assert "no data" in content and ">lost</li>" in content
+    Page(content)
+
+
+def test_unknown_metrics_are_shown_too(tmp_path):
+    run = fake_run(tmp_path, controls=False)
+    rows = read_json(run / "eval" / "metrics.json")
+    replace_metrics(run, [*rows, rows[0] | {"metric": "sparse_probing_f1", "value": 0.625}])
+    content = report(run).read_text(encoding="utf-8")
+    assert "sparse probing f1" in content and "0.625" in content
+
+
+def replace_metrics(run: Path, rows: list) -> None:
+    """Write other rows and the manifest that goes with them."""
+    entry = write_json(run / "eval" / "metrics.json", rows)
+    manifest = read_json(run / "eval" / "manifest.json")
+    manifest["files"]["metrics.json"] = {"bytes": entry.bytes, "sha256": entry.sha256}
+    write_json(run / "eval" / "manifest.json", manifest)
+
+
+def test_several_widths_get_looks_of_their_own(tmp_path):
+    run = fake_run(tmp_path, controls=False)
+    rows = read_json(run / "eval" / "metrics.json")
+    wider = [r | {"name": f"{r['name']}-wide", "ratio": 8.0} for r in rows if r["kind"] == "tied"]
+    replace_metrics(run, rows + wider)
+    content = report(run).read_text(encoding="utf-8")
+    assert "tied R=4.00" in content and "tied R=8.00" in content
+
+
+def test_same_artefacts_give_the_same_page(run, text):
+    assert report(run).read_text(encoding="utf-8") == text
+
+
+def test_not_evaluated(tmp_path):
+    with pytest.raises(UserError, match="no finished eval artefact"):
+        report(tmp_path)
+
+
+def test_no_rows(tmp_path):
+    run = fake_run(tmp_path)
+    replace_metrics(run, [])
+    with pytest.raises(UserError, match="holds no rows"):
+        report(run)
+
+
+def test_damaged_densities(tmp_path):
+    run = fake_run(tmp_path)
+    path = run / "eval" / "densities.safetensors"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(UserError, match="is damaged"):
+        report(run)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0 "
+    "--virtual-time-budget=1000 --window-size=1200,4000 --dump-dom"
+)
+
+
+def test_browser_shows_the_page_without_errors(run, text, tmp_path):
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
+    broken = tmp_path / "broken.html"
+    broken.write_text(text.replace("const links", "none.such; const links"), encoding="utf-8")
+    for path, errors in ((run / "report.html", False), (broken, True)):
+        command = [browser, *FLAGS.split(), f"--user-data-dir={tmp_path}", path.as_uri()]
+        home = {**os.environ, "HOME": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=home)
+        assert ("CONSOLE" in done.stderr) == errors
+        assert ('aria-current="true"' in done.stdout) == (not errors)

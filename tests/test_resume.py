@@ -1,0 +1,285 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from planted import MemoryStream, planted
+from safetensors import safe_open
+from safetensors.torch import save
+
+from monolex.artifact import MANIFEST, finish, open_artifact, verify, write_bytes
+from monolex.config import TrainConfig
+from monolex.dictionaries.base import load
+from monolex.errors import UserError
+from monolex.training.trainer import Source, checkpoint_steps, interruptible, train, train_from
+
+CONFIG = TrainConfig(
+    kinds=("tied", "untied", "topk", "batchtopk"),
+    alphas=(1e-2,),
+    ks=(2,),
+    ratios=(2.0,),
+    preset="modern",
+    steps=23,
+    batch_size=16,
+    dead_after=64,
+    keep_checkpoints=2,
+    save_every=4,
+    log_every=6,
+    train_device="cpu",
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def source(before=lambda _step: None, scale: float = 1.0) -> Source:
+    x = {site: planted(512, d_in=d, seed=d).x * scale for site, d in (("a", 7), ("b", 8))}
+    return Source(MemoryStream(x, 16, before), {"a": 7, "b": 8}, content=f"toy{scale}", model="toy", fingerprint="f")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def dying_at(*steps: int):
+    left = set(steps)
+
+    def before(step: int) -> None:
+        if step in left:
+            left.remove(step)
+            raise Killed
+
+    return before
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    train_from(folder, source(), CONFIG)
+    return folder
+
+
+def test_folder_is_a_whole_sweep(whole):
+    manifest = verify(whole)
+    assert manifest.parents == {"activations": "toy1.0"}
+    assert not (whole / "state").exists()
+    assert set(contents(whole)) == {*manifest.files, MANIFEST}
+    table = json.loads((whole / "members.json").read_text())
+    assert table == manifest.data["members"] and len(table) == 8
+    for row in table:
+        found = load(whole / row["path"])
+        assert (found.config.site, found.config.kind, found.d_sae) == (row["site"], row["kind"], row["d_sae"])
+        assert (found.config.model, found.config.model_fingerprint) == ("toy", "f")
+        assert found.config.recipe["rows_seen"] == 23 * 16
+        assert 0 < row["mse"] < 1 and row["path"] == f"{row['site']}/{row['name']}"
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert sorted({row["step"] for row in lines}) == [6, 12, 18, 23]
+    assert len(lines) == 4 * 8 and lines[0]["rows"] == 6 * 16
+
+
+@pytest.mark.parametrize("steps", [(3,), (5, 6, 22), (4, 8, 17)])
+def test_interrupted_run_writes_the_same_bytes(whole, tmp_path, steps):
+    stream = source(dying_at(*steps))
+    for _ in steps:
+        with pytest.raises(Killed):
+            train_from(tmp_path, stream, CONFIG)
+        assert not (tmp_path / MANIFEST).exists()
+    train_from(tmp_path, stream, CONFIG)
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_resume_does_not_repeat_what_was_saved(tmp_path):
+    served: list[int] = []
+    with pytest.raises(Killed):
+        train_from(tmp_path, source(dying_at(11)), CONFIG)
+    train_from(tmp_path, source(served.append), CONFIG)
+    assert served == list(range(8, 23))
+
+
+def test_killed_process_resumes_to_the_same_bytes(whole, tmp_path):
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[1])
+        import test_resume as t
+        def before(step):
+            if step == 14:
+                os.kill(os.getpid(), signal.SIGKILL)
+        t.train_from(Path(sys.argv[2]), t.source(before), t.CONFIG)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(Path(__file__).parent), str(tmp_path)]
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    killed = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert (tmp_path / "state" / "state.safetensors").exists()
+    train_from(tmp_path, source(), CONFIG)
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_ctrl_c_saves_the_state_of_that_step(whole, tmp_path):
+    def before(step: int) -> None:
+        if step == 9:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_from(tmp_path, source(before), CONFIG)
+    served: list[int] = []
+    train_from(tmp_path, source(served.append), CONFIG)
+    assert served[0] == 10
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_second_ctrl_c_interrupts_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interruptible() as event:
+        signal.raise_signal(signal.SIGINT)
+        assert event.is_set()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_done_is_skipped_and_another_request_starts_afresh(tmp_path):
+    served: list[int] = []
+    train_from(tmp_path, source(served.append), CONFIG)
+    first = contents(tmp_path)
+    train_from(tmp_path, source(served.append), CONFIG)
+    assert len(served) == 23 and contents(tmp_path) == first
+    manifest = train_from(tmp_path, source(served.append, scale=2.0), CONFIG)
+    assert len(served) == 46
+    assert manifest.parents == {"activations": "toy2.0"}
+    assert set(contents(tmp_path)) == {*manifest.files, MANIFEST}
+
+
+def test_state_of_another_request_is_not_resumed(tmp_path):
+    with pytest.raises(Killed):
+        train_from(tmp_path, source(dying_at(10)), CONFIG)
+    served: list[int] = []
+    train_from(tmp_path, source(served.append, scale=2.0), CONFIG)
+    assert served[0] == 0
+
+
+def test_folder_of_another_kind_is_left_alone(tmp_path):
+    (tmp_path / "keep").write_text("x")
+    entry = {"kind": "activations", "files": {"keep": {"bytes": 1, "sha256": ""}}}
+    (tmp_path / MANIFEST).write_text(json.dumps(entry))
+    with pytest.raises(UserError, match="holds an artefact of kind 'activations'"):
+        train_from(tmp_path, source(), CONFIG)
+    assert (tmp_path / "keep").exists()
+
+
+def test_damaged_state_says_what_to_do(tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "state.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="delete it to train from the beginning"):
+        train_from(tmp_path, source(), CONFIG)
+
+
+def test_checkpoints_are_loadable_and_spaced_in_the_logarithm(whole):
+    assert checkpoint_steps(10_000, 3) == [10, 100, 1000]
+    assert checkpoint_steps(1, 5) == [] and checkpoint_steps(100, 0) == []
+    assert len(checkpoint_steps(4, 50)) == 3
+    steps = checkpoint_steps(23, 2)
+    assert sorted(int(p.name) for p in (whole / "checkpoints").iterdir()) == steps
+    name = json.loads((whole / "members.json").read_text())[0]["path"]
+    early, late = load(whole / "checkpoints" / str(steps[0]) / name), load(whole / name)
+    assert early.config.recipe["steps_done"] == steps[0]
+    assert not torch.equal(early.W_dec, late.W_dec)
+
+
+def test_not_finite_keeps_the_last_good_state_and_names_it(tmp_path):
+    def spoil(step: int) -> None:
+        if step == 10:
+            for x in stream.stream.x.values():
+                x.fill_(torch.inf)
+
+    stream = source(spoil)
+    message = r"tied-a0.01-r2-s0 at a is not finite at step 11 .*checkpoint: .*state.safetensors \(step 8\)"
+    with pytest.raises(UserError, match=message):
+        train_from(tmp_path, stream, CONFIG)
+    assert not (tmp_path / MANIFEST).exists()
+    steps = {json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()}
+    assert steps == {6}
+    fresh = tmp_path / "fresh"
+    bad = source()
+    bad.stream.x["a"].fill_(torch.inf)
+    with pytest.raises(UserError, match="at step 1 .*last good checkpoint: none"):
+        train_from(fresh, bad, CONFIG)
+
+
+def test_state_is_never_overwritten_with_numbers_that_are_not_finite(tmp_path):
+    def spoil(step: int) -> None:
+        if step == 10:
+            stream.stream.x["b"].fill_(torch.nan)
+
+    stream = source(spoil)
+    with pytest.raises(UserError, match=r"at b is not finite at step 11 .*\(step 8\)"):
+        train_from(tmp_path, stream, replace(CONFIG, log_every=1000, keep_checkpoints=0))
+    with safe_open(tmp_path / "state" / "state.safetensors", framework="pt") as file:
+        assert file.metadata()["step"] == "8"
+        assert all(file.get_tensor(name).isfinite().all() for name in file.keys())  # noqa: SIM118 (not a mapping)
+
+
+def test_init_continues_from_a_dictionary(whole, tmp_path):
+    start = whole / "b" / "topk-k2-r2-s0"
+    fields = {"kinds": ("topk",), "preset": "modern", "ks": (2,), "ratios": (2.0,), "steps": 1, "batch_size": 16}
+    made = TrainConfig(**fields, lrs=(1e-9,), init=str(start), train_device="cpu")
+    only_b = source()
+    only_b = Source(only_b.stream, {"b": 8}, content="toy")
+    manifest = train_from(tmp_path, only_b, made)
+    assert set(manifest.parents) == {"activations", "init"}
+    made_of, continued = load(start), load(tmp_path / "b" / "topk-k2-r2-s0")
+    torch.testing.assert_close(continued.weights, made_of.weights, rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match=r"is topk at b .* but member topk-k2-r2-s0 is topk at a"):
+        train_from(tmp_path / "x", source(), made)
+    with pytest.raises(UserError, match="holds no dictionary"):
+        train_from(tmp_path / "y", only_b, TrainConfig(**fields, init=str(tmp_path / "nowhere"), train_device="cpu"))
+
+
+def test_epochs_set_the_steps(tmp_path):
+    made = TrainConfig(alphas=(1e-3,), ratios=(1.0,), epochs=0.25, batch_size=16, train_device="cpu")
+    assert train_from(tmp_path, source(), made).data["steps"] == 512 // 16 // 4
+    assert open_artifact(tmp_path, "sweep").data["rows"] == 8 * 16
+
+
+def stored(folder: Path, rows: int) -> Path:
+    """An activations artefact of one site, as the harvest writes it."""
+    folder.mkdir()
+    tensors = {"resid_post.0/train-00000.safetensors": {"activations": planted(rows, d_in=8).x.half()}}
+    ids, part = torch.arange(rows, dtype=torch.int32), "rows/train-00000.safetensors"
+    tensors[part] = {
+        "tokens": ids,
+        "docs": ids // 8,
+        "positions": ids % 8,
+        "contexts": ids // 4,
+    }
+    data = {
+        "model": {"name": "toy", "fingerprint": "f"},
+        "sites": {"resid_post.0": {"d_in": 8, "dtype": "fp16", "sampled_max": 1.0}},
+        "rows": {"train": rows, "held_out": 0},
+        "shards": {"train": [rows], "held_out": []},
+    }
+    files = {name: write_bytes(folder / name, save(values)) for name, values in tensors.items()}
+    finish(folder, "activations", {}, {}, files, data)
+    return folder
+
+
+def test_train_reads_a_stored_harvest(tmp_path):
+    activations = stored(tmp_path / "activations", 128)
+    made = TrainConfig(alphas=(1e-3,), ratios=(1.0,), batch_size=32, buffer_rows=64, epochs=2, train_device="cpu")
+    manifest = train(tmp_path / "sweep", activations, made)
+    assert manifest.parents == {"activations": open_artifact(activations).content}
+    assert manifest.data["steps"] == 8 and manifest.data["sites"] == {"resid_post.0": 8}
+    found = load(tmp_path / "sweep" / manifest.data["members"][0]["path"])
+    assert (found.config.model, found.config.site) == ("toy", "resid_post.0")
+    with pytest.raises(UserError, match="batch_size = 129 but .* has 128 training rows"):
+        train(tmp_path / "x", activations, TrainConfig(batch_size=129))
+    with pytest.raises(UserError, match="holds no site 'mlp_out.9'"):
+        train(tmp_path / "x", activations, TrainConfig(sites=("mlp_out.9",)))
