@@ -1,7 +1,5 @@
 """What the evals' tests share: dictionaries built by hand, and rows in memory that know their documents."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -20,10 +18,8 @@ class DocumentRows:
     def docs(self, start: int, stop: int) -> Tensor:
         return self._docs[start:stop].int()
 
-    def chunks(self, size: int = 8192, limit: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        end = min(self.n_rows, limit or self.n_rows)
-        for start in range(0, end, size):
-            yield start, self.rows[start : min(start + size, end)]
+    def read(self, start: int, stop: int) -> Tensor:
+        return self.rows[start:stop]
 
 
 def make(

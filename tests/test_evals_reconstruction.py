@@ -187,3 +187,16 @@ def test_intervals_are_reproducible_and_follow_the_seed():
     assert (first.low, first.high) != (other.low, other.high)
     assert narrow.high - narrow.low < first.high - first.low
     assert np.isfinite([first.low, first.high]).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "n_rows", "size"), [(10, 100, 3), (100, 100, 7), (1, 50, 8), (8, 9, 8), (99, 100, 10)]
+)
+def test_blocks_are_disjoint_in_order_and_reach_both_ends(rows, n_rows, size):
+    blocks = list(module.spread_blocks(rows, n_rows, size))
+    covered = [row for start, stop in blocks for row in range(start, stop)]
+    assert len(covered) == rows == len(set(covered))
+    assert covered == sorted(covered) and covered[0] == 0 and covered[-1] < n_rows
+    assert max(stop - start for start, stop in blocks) <= size
+    if len(blocks) > 1:
+        assert n_rows - covered[-1] <= size

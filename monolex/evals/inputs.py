@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -90,13 +91,16 @@ def open_inputs(model: str, activations: Path, sources: Sequence[Path], folder: 
 
 
 def held_out_rows(inputs: Inputs, contexts: int) -> Rows:
-    """The first ``contexts`` held-out packed rows of tokens."""
+    """``contexts`` held-out packed rows of tokens, spread evenly so that they come from many documents."""
     path = inputs.activations / "corpus.safetensors"
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); delete its manifest and harvest again") from error
-    return Rows(*(tensors[f"held_out.{name}"][:contexts] for name in ("tokens", "docs", "keep")))
+    available = len(tensors["held_out.tokens"])
+    count = min(contexts, available)
+    chosen = torch.arange(count) * available // max(count, 1)
+    return Rows(*(tensors[f"held_out.{name}"][chosen] for name in ("tokens", "docs", "keep")))
 
 
 def neighbours(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:

@@ -20,6 +20,8 @@ from monolex.reader import Reader
 from monolex.stats import Estimate, not_applicable
 
 PAPER_ALIVE = 10
+BLOCK = 256
+"""Rows that are read together where only some of a split are evaluated."""
 CODES_AT_ONCE = 2**25
 
 Advance = Callable[[float], object]
@@ -65,18 +67,21 @@ def reconstructions(
     chunk: int = 8192,
     advance: Advance = lambda _: None,
 ) -> dict[str, Reconstruction]:
-    """Statistics of every dictionary over the first ``rows`` rows of ``reader``, each row read once.
+    """Statistics of every dictionary over ``rows`` rows of ``reader``, each read once.
 
-    ``dictionaries`` lie on ``device``; ``advance`` is told the share of the rows done.
+    The rows are blocks of neighbours spread evenly over the split, so that they come from as many documents as they
+    can. ``dictionaries`` lie on ``device``; ``advance`` is told the share of the rows done.
     """
     rows = min(rows, reader.n_rows)
     assert rows > 0, f"no rows to evaluate at {reader.site}"
-    documents, index = reader.docs(0, rows).long().unique(return_inverse=True)
+    blocks = list(spread_blocks(rows, reader.n_rows, BLOCK if rows < reader.n_rows else chunk))
+    ids = torch.cat([reader.docs(start, stop) for start, stop in blocks])
+    documents, index = ids.long().unique(return_inverse=True)
     spread = _Spread(len(documents), reader.d_in)
     sums = {name: torch.zeros(5, len(documents), dtype=torch.float64) for name in dictionaries}
     counts = {name: torch.zeros(d.d_sae, dtype=torch.int64, device=device) for name, d in dictionaries.items()}
-    for start, x in reader.chunks(chunk, rows):
-        docs = index[start : start + len(x)]
+    for (start, stop), docs in zip(blocks, index.split([stop - start for start, stop in blocks]), strict=True):
+        x = reader.read(start, stop)
         spread.add(x, docs)
         x = x.to(device)
         for name, dictionary in dictionaries.items():
@@ -87,6 +92,15 @@ def reconstructions(
     return {
         name: Reconstruction(rows, mean, counts[name].cpu(), doc_rows, spreads, *sums[name]) for name in dictionaries
     }
+
+
+def spread_blocks(rows: int, n_rows: int, size: int) -> Iterator[tuple[int, int]]:
+    """``rows`` of ``n_rows`` rows as (start, stop) blocks of at most ``size``, evenly apart, in order."""
+    count = -(-rows // size)
+    for number in range(count):
+        taken = number * size
+        start = taken + (n_rows - rows) * number // max(count - 1, 1)
+        yield start, start + min(size, rows - taken)
 
 
 def row_slices(rows: int, d_sae: int) -> Iterator[slice]:

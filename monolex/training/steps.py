@@ -139,4 +139,4 @@ def _statistics(codes: Tensor, mse: Tensor, auxk: Tensor) -> tuple[dict[str, Ten
     active = codes > 0
     l0 = active.sum(1).to(codes.dtype).mean()
     parts = {"mse": mse.detach(), "l1": codes.sum(1).mean(), "l0": l0, "auxk": auxk.detach()}
-    return parts, active.any(0)
+    return parts, codes.amax(0) > 0

@@ -1,0 +1,181 @@
+"""A whole run on a tiny model: stages, skipping, redoing what changed, the plan, and what `show` prints of it."""
+
+import json
+import shutil
+
+import pytest
+from folders import tiny_folder
+
+from monolex.artifact import open_artifact, verify
+from monolex.cli import main
+from monolex.errors import UserError
+from monolex.pipeline import demo_toml, plan, read_run
+from monolex.show import show
+
+TOML = """
+[model]
+model = "{model}"
+[corpus]
+corpus = "{text}"
+context_length = 16
+max_tokens = 6000
+held_out = 0.3
+[harvest]
+sites = ["resid_post.*", "mlp_act.1"]
+[train.residual]
+sites = ["resid_post.1"]
+kinds = ["tied", "batchtopk"]
+alphas = [0.0, 0.01]
+ks = [4]
+ratios = [2.0]
+seeds = [0, 1]
+batch_size = 64
+steps = 6
+[train.mlp]
+sites = ["mlp_act.*"]
+kinds = ["untied"]
+ratios = [0.5]
+batch_size = 64
+steps = 3
+[baselines.all]
+kinds = ["neurons", "pca", "pca-topk", "random-topk"]
+ks = [4]
+ratio = 2.0
+[controls]
+models = ["random", "shuffled"]
+[controls.train]
+sites = ["resid_post.1"]
+ratios = [2.0]
+batch_size = 64
+steps = 3
+[eval]
+rows = 400
+contexts = 6
+resamples = 20
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    home = tmp_path_factory.mktemp("run")
+    lines = [{"text": f"document {n} says that {n * 37 % 11} cats sat on {n % 5} mats . " * 6} for n in range(60)]
+    (home / "text.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    model = tiny_folder(home / "model")
+    (home / "run.toml").write_text(TOML.format(model=model, text=home / "text.jsonl"))
+    assert main(["run", str(home / "run.toml"), "--out", str(home / "out")]) == 0
+    return home
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of the finished run that a test may change."""
+    shutil.copytree(made / "out", tmp_path / "out")
+    shutil.copy(made / "run.toml", tmp_path / "run.toml")
+    return tmp_path
+
+
+def stamps(folder):
+    return {p.parent.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("manifest.json")}
+
+
+def test_every_stage_is_there_and_whole(made):
+    out = made / "out"
+    kinds = {name: verify(out / name).kind for name in stamps(out)}
+    assert kinds == {
+        "activations": "activations",
+        "train/residual": "sweep",
+        "train/mlp": "sweep",
+        "baselines/all": "baselines",
+        "controls/random/activations": "activations",
+        "controls/random/train": "sweep",
+        "controls/shuffled/activations": "activations",
+        "controls/shuffled/train": "sweep",
+        "eval": "eval",
+    }
+    assert (out / "report.html").stat().st_size > 10_000
+    assert set(json.loads((out / "timings.json").read_text())) == set(kinds)
+    control = open_artifact(out / "controls" / "random" / "activations")
+    assert list(control.data["sites"]) == ["resid_post.1"]
+    assert control.data["model"]["fingerprint"] != open_artifact(out / "activations").data["model"]["fingerprint"]
+
+
+def test_a_second_run_does_nothing_again(run):
+    before = stamps(run / "out")
+    assert main(["run", str(run / "run.toml"), "--out", str(run / "out")]) == 0
+    assert stamps(run / "out") == before
+
+
+def test_a_changed_table_redoes_its_stage_and_what_stands_on_it(run):
+    before = stamps(run / "out")
+    toml = (run / "run.toml").read_text().replace("ratios = [0.5]", "ratios = [0.25]")
+    (run / "run.toml").write_text(toml)
+    assert main(["run", str(run / "run.toml"), "--out", str(run / "out")]) == 0
+    after = stamps(run / "out")
+    assert {name for name in before if before[name] != after[name]} == {"train/mlp", "eval"}
+    assert (run / "out" / "run.toml").read_text() == toml
+
+
+def test_a_run_can_be_moved_and_run_from_its_own_folder(run):
+    shutil.move(run / "out", run / "moved")
+    before = stamps(run / "moved")
+    assert main(["run", str(run / "moved" / "run.toml")]) == 0
+    assert stamps(run / "moved") == before
+
+
+def test_a_dry_run_says_what_it_costs_and_does_nothing(made, tmp_path, capsys):
+    assert main(["run", str(made / "run.toml"), "--out", str(tmp_path / "new"), "--dry-run"]) == 0
+    plan = capsys.readouterr().err
+    for stage in ("harvest", "train residual", "train mlp", "baselines all", "harvest shuffled", "eval", "in all"):
+        assert f"\n{stage} " in plan
+    assert "to do" in plan and not (tmp_path / "new").exists()
+    assert main(["run", str(made / "run.toml"), "--out", str(made / "out"), "--dry-run"]) == 0
+    assert "to do" not in capsys.readouterr().err
+
+
+def test_the_estimate_of_disk_is_near_what_is_written(made):
+    from monolex.estimate import costs, model_shape
+
+    config = read_run(made / "run.toml")
+    stages = plan(config, made / "out")
+    for stage, cost in zip(stages, costs(config, stages, model_shape(config.model)), strict=True):
+        written = sum(p.stat().st_size for p in stage.folder.rglob("*") if p.is_file())
+        if "train" in stage.name or stage.name.startswith("harvest"):
+            assert cost.disk > 0.3 * written, stage.name
+        if stage.name.startswith("harvest"):
+            assert cost.disk < 3 * written, stage.name
+
+
+def test_show_prints_everything_a_run_wrote(made):
+    out = made / "out"
+    text = show(out)
+    for words in (
+        "activations, ",
+        "sweep, ",
+        "baselines, ",
+        "eval, ",
+        "tied-a0.01-r2-s0",
+        "pca-topk-k4",
+        "resid_post.1",
+    ):
+        assert words in text
+    member = out / "train" / "residual" / "resid_post.1" / "batchtopk-k4-r2-s1"
+    assert "d_sae=64" in show(member) and '"threshold"' in show(member)
+    assert "W_dec" in show(member / "weights.safetensors")
+    assert "fvu" in show(out / "train" / "residual" / "metrics.jsonl")
+    assert '"metric"' in show(out / "eval" / "metrics.json")
+    assert "activations" in show(out / "activations" / "resid_post.1" / "train-00000.safetensors")
+
+
+def test_show_refuses_what_monolex_did_not_write(tmp_path):
+    with pytest.raises(UserError, match="nothing monolex wrote"):
+        show(tmp_path)
+    (tmp_path / "x.safetensors").write_bytes(b"not a tensor")
+    with pytest.raises(UserError, match="is damaged"):
+        show(tmp_path / "x.safetensors")
+
+
+def test_the_demo_is_a_valid_run():
+    config = read_run(demo_toml())
+    names = [stage.name for stage in plan(config, demo_toml().parent)]
+    assert names[0] == "harvest" and names[-1] == "eval"
+    assert {"train residual", "train mlp", "train seeds", "train random", "train shuffled"} <= set(names)
