@@ -15,7 +15,7 @@ from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConf
 from monolex.model import source
 from monolex.pipeline import RunConfig, Stage
 from monolex.runtime import device, size
-from monolex.sites import Structure, expand, resolve
+from monolex.sites import Structure, expand, resolve, select
 
 OVERHEAD = 2.5
 """Measured on the demo: wall time over the time of the matrix products alone."""
@@ -67,7 +67,7 @@ def describe(run: RunConfig, stages: Sequence[Stage]) -> str:
 
 def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cost]:
     """The cost of every stage, in order."""
-    tokens = run.corpus.max_tokens
+    rows = int(run.corpus.max_tokens * (1 - run.corpus.held_out))
     dictionaries: list[tuple[str, int]] = []
     for stage in stages:
         config = stage.config
@@ -76,9 +76,9 @@ def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cos
         elif isinstance(config, TrainConfig):
             members = list(_members(config, run.harvest, shape))
             dictionaries += members
-            yield _train(config, members, int(tokens * (1 - run.corpus.held_out)), shape)
+            yield _train(config, members, rows, shape)
         elif isinstance(config, BaselineConfig):
-            yield _baselines(config, run.harvest, shape)
+            yield _baselines(config, run.harvest, rows, shape)
         else:
             yield _eval(config, dictionaries, run.corpus, shape)
 
@@ -112,7 +112,8 @@ def gemm_speed(where: torch.device) -> float:
 
 
 def _sites(names: Sequence[str], harvest: HarvestConfig, shape: Shape) -> list[str]:
-    return [str(site) for site in expand(names or harvest.sites, shape.layers)]
+    harvested = tuple(map(str, expand(harvest.sites, shape.layers)))
+    return list(select(names, harvested, "the harvest"))
 
 
 def _harvest(model: ModelConfig, corpus: CorpusConfig, harvest: HarvestConfig, *, shape: Shape) -> Cost:
@@ -144,13 +145,13 @@ def _train(config: TrainConfig, members: list[tuple[str, int]], rows: int, shape
     return Cost(kept, memory, 5.0 * weights * config.batch_size * steps)
 
 
-def _baselines(config: BaselineConfig, harvest: HarvestConfig, shape: Shape) -> Cost:
+def _baselines(config: BaselineConfig, harvest: HarvestConfig, rows: int, shape: Shape) -> Cost:
     widths = [shape.widths[site] for site in _sites(config.sites, harvest, shape)]
     copies = sum(len(config.ks) if kind.endswith("topk") else 1 for kind in config.kinds)
     disk = sum(int(8 * width * width * 2 * copies) for width in widths)
-    ica = any(kind.startswith("ica") for kind in config.kinds)
-    flops = sum(2.0 * config.fit_rows * w * w + (100 * 4.0 * config.ica_rows * w * w if ica else 0) for w in widths)
-    memory = max(24 * (config.ica_rows if ica else 8192) * w + 40 * w * w for w in widths)
+    ica = config.ica_rows if any(kind.startswith("ica") for kind in config.kinds) else 0
+    flops = sum(2.0 * min(config.fit_rows, rows) * w * w + 200 * 4.0 * min(ica, rows) * w * w for w in widths)
+    memory = max(24 * max(ica, 8192) * w + 40 * w * w for w in widths)
     return Cost(disk, memory, flops)
 
 

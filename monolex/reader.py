@@ -24,7 +24,7 @@ from monolex.errors import UserError
 from monolex.hooks import capture
 from monolex.model import LanguageModel
 from monolex.shuffle import Loaded, Loader, Mixing, Window
-from monolex.sites import expand
+from monolex.sites import expand, select
 
 KIND = "activations"
 BLOCK = 16
@@ -44,14 +44,7 @@ def stored_sites(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UserError: not a finished artefact, or a name that matches no stored site.
     """
-    stored: dict[str, Any] = artifact.open_artifact(folder, KIND).data["sites"]
-    found: dict[str, None] = {}
-    for name in names or stored:
-        kind, star = name.removesuffix("*"), name.endswith(".*")
-        matching = [site for site in stored if (site.startswith(kind) if star else site == name)]
-        require(bool(matching), f"{folder} holds no site {name!r}; it holds {', '.join(stored)}")
-        found |= dict.fromkeys(matching)
-    return tuple(found)
+    return select(names, tuple(artifact.open_artifact(folder, KIND).data["sites"]), str(folder))
 
 
 class Source(Protocol):

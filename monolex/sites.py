@@ -96,6 +96,22 @@ def expand(names: Sequence[str], n_layers: int) -> tuple[Site, ...]:
     return tuple(sites)
 
 
+def select(names: Sequence[str], available: Sequence[str], holder: str) -> tuple[str, ...]:
+    """Those of the ``available`` sites that ``names`` mean: all for none, `resid_post.*` for every one of a kind.
+
+    Raises:
+        UserError: a name that matches none; ``holder`` is what the message says holds them.
+    """
+    found: dict[str, None] = {}
+    for name in names or available:
+        kind = name.removesuffix("*") if name.endswith(".*") else None
+        matching = [site for site in available if (site == name if kind is None else site.startswith(kind))]
+        if not matching:
+            raise UserError(f"{holder} holds no site {name!r}; it holds {', '.join(available)}")
+        found |= dict.fromkeys(matching)
+    return tuple(found)
+
+
 def _require_layer(name: str, layer: int, n_layers: int) -> None:
     if not 0 <= layer < n_layers:
         raise UserError(f"site {name!r}: the model has layers 0 to {n_layers - 1}, there is no layer {layer}")

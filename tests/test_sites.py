@@ -7,7 +7,7 @@ from transformers import GraniteConfig, GraniteForCausalLM, OPTConfig, OPTForCau
 
 from monolex.errors import UserError
 from monolex.model import wrap
-from monolex.sites import KINDS, Site, expand, resolve
+from monolex.sites import KINDS, Site, expand, resolve, select
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,3 +114,13 @@ def test_a_residual_stream_that_does_not_add_up_is_refused() -> None:
     )
     with pytest.raises(UserError, match="architecture granite .* resid_pre \\+ attn_out \\+ mlp_out .* layer 0"):
         wrap(GraniteForCausalLM(config))
+
+
+def test_select_takes_all_some_or_one() -> None:
+    available = ("resid_post.0", "resid_post.10", "mlp_act.1")
+    assert select((), available, "x") == available
+    assert select(("resid_post.*",), available, "x") == available[:2]
+    assert select(("mlp_act.1", "resid_post.*", "mlp_act.1"), available, "x") == ("mlp_act.1", *available[:2])
+    for wrong in ("resid_post.1", "resid_pre.*", "resid"):
+        with pytest.raises(UserError, match="the shelf holds no site"):
+            select((wrong,), available, "the shelf")
