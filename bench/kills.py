@@ -3,7 +3,8 @@
     python bench/kills.py --kills 20
 
 Each round starts a fresh folder, kills the command (SIGKILL, nothing can be cleaned up) after a random fraction of the
-time an uninterrupted run takes, runs it again to its end, and compares the hash of every file. Exits 1 if any differ.
+time an uninterrupted run takes (above a third of it: before that it only loads), runs it again to its end, and compares
+the hash of every file. Exits 1 if any differ.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 from monolex.artifact import verify
 
 HARVEST = "--corpus stdlib --max-tokens 60000 --context-length 128 --shard-mb 2 --sites resid_post.1 mlp_act.3"
-TRAIN = "--kinds tied batchtopk --ks 8 --ratios 1 --batch-size 256 --epochs 4 --save-every 20 --keep-checkpoints 2"
+TRAIN = "--kinds tied batchtopk --ks 8 --ratios 1 --batch-size 256 --epochs 3 --save-every 10 --keep-checkpoints 2"
 
 
 def command(verb: str, folder: Path, activations: Path) -> list[str]:
@@ -70,7 +71,7 @@ def main() -> int:
             while killed < options.kills:
                 folder = home / "round"
                 arguments = command(verb, folder, home / "harvest")
-                moment = chance.uniform(0.1, 1.0) * took
+                moment = chance.uniform(0.35, 1.0) * took
                 if not kill_at(arguments, moment):
                     shutil.rmtree(folder)
                     continue

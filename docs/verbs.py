@@ -1,7 +1,10 @@
 """Write docs/verbs.md: every verb's help, from the code. Run after changing a config: ``python docs/verbs.py``."""
 
 import contextlib
+import dataclasses
+import inspect
 import io
+import json
 import os
 import re
 from pathlib import Path
@@ -9,6 +12,25 @@ from pathlib import Path
 os.environ["COLUMNS"] = "100"
 
 from monolex.cli import VERBS, main
+from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig, plain
+from monolex.pipeline import ControlsConfig
+
+TABLES = {
+    "[model]": ModelConfig,
+    "[corpus]": CorpusConfig,
+    "[harvest] (`sites` is needed)": HarvestConfig,
+    "[train.NAME] and [controls.train]": TrainConfig,
+    "[baselines.NAME]": BaselineConfig,
+    "[controls]": ControlsConfig,
+    "[eval]": EvalConfig,
+}
+RUN_TOML = """## run.toml
+
+One table a stage. `[harvest]` and at least one `[train.NAME]` or `[baselines.NAME]` are needed; there may be several of
+each, under names of your choice. `[controls]`, if it is there, needs `[controls.train]`: the sweep trained on every
+control model, whose sites are all that is harvested of them. What is left out has its default. Relative paths are
+relative to where the command is run. A worked example is `monolex/demo/run.toml`.
+"""
 
 
 def text() -> str:
@@ -21,6 +43,20 @@ def text() -> str:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).strip()
         lines = "\n".join(line.rstrip() for line in plain.splitlines())
         parts.append(f"## monolex {verb}\n\n```text\n{lines}\n```\n")
+    return "\n".join([*parts, run_toml()])
+
+
+def run_toml() -> str:
+    """The reference of run.toml: every table's fields with defaults and help."""
+    parts = [RUN_TOML]
+    for table, config in TABLES.items():
+        source, lines = inspect.getsource(config), []
+        for field in dataclasses.fields(config):
+            about = source.split(f"    {field.name}: ", 1)[1].split('"""')[1]
+            about = " ".join(about.split()).replace("|", "\\|")
+            default = json.dumps(plain(field.default), ensure_ascii=False).replace("null", "left out")
+            lines.append(f"| `{field.name}` | `{default}` | {about} |")
+        parts.append(f"### {table}\n\n| key | default | |\n|---|---|---|\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 

@@ -7,6 +7,7 @@ the parents), never because the folder exists. Every file is written to a tempor
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import tempfile
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from monolex.errors import UserError
+
+log = logging.getLogger("monolex")
 
 MANIFEST = "manifest.json"
 TIMINGS = "timings.json"
@@ -149,7 +152,7 @@ def open_artifact(folder: Path, kind: str | None = None) -> Manifest:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no manifest of monolex ({error}); run its stage again") from error
     if kind is not None and manifest.kind != kind:
-        raise UserError(f"{folder} holds a {manifest.kind} artefact where a {kind} artefact is needed")
+        raise UserError(f"{folder} holds {manifest.kind}, and {kind} is needed here")
     if manifest.schema != SCHEMAS.get(manifest.kind):
         raise UserError(f"{folder} has schema {manifest.schema} of {manifest.kind!r}; make it again with this version")
     for name, entry in manifest.files.items():
@@ -187,6 +190,12 @@ def is_done(folder: Path, kind: str, config: Mapping[str, Any], parents: Mapping
     except UserError:
         return False
     return manifest.request == request_hash(kind, config, parents)
+
+
+def warn_replacing(folder: Path) -> None:
+    """Say that a finished artefact gives way to another request."""
+    if (folder / MANIFEST).exists():
+        log.warning("%s holds the answer to another request, which is replaced", folder)
 
 
 def _version(package: str) -> str:

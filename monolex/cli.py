@@ -3,6 +3,7 @@
 Importing this module, and ``--help``, need no torch. A :class:`UserError` becomes one line on stderr and exit code 2.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,12 +30,13 @@ def run(
     """Do everything a run.toml says: harvest, train, baselines, controls, eval, report; what is done is skipped.
 
     Args:
-        config: Path of the run.toml.
+        config: Path of the run.toml, or of a run's folder.
         out: Folder of the run; by default the run.toml's own name without its ending, beside it.
         dry_run: Print the plan with disk, memory and rough minutes, and do nothing.
     """
     from monolex.pipeline import execute
 
+    config = config / "run.toml" if config.is_dir() else config
     folder = out or (config.parent if config.name == "run.toml" else config.with_suffix(""))
     page = execute(config, folder, dry_run=dry_run)
     if page:
@@ -107,7 +109,7 @@ def baselines(activations: Activations, out: Out, config: BaselineConfig) -> Non
 def evaluate(
     activations: Activations,
     out: Out,
-    sources: tuple[Path, ...],
+    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCE...")],
     config: EvalConfig,
 ) -> None:
     """Measure dictionaries on held-out text. (Control models are compared by `monolex run`.)
@@ -166,6 +168,8 @@ VERBS: dict[str, Callable[..., Any]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    # Spinning threads cost 25 times the work where a core is shared (docs/log.md); read once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     setup_logging()
     try:
         tyro.extras.subcommand_cli_from_dict(
@@ -178,6 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"monolex: {error}\n")
         return 2
+    except BrokenPipeError:
+        # Whoever read our output has had enough; Python must not try to flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("monolex: stopped; the same command goes on from here\n")
         return 130

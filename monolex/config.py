@@ -125,7 +125,8 @@ class HarvestConfig:
     """Packed rows in a forward pass."""
 
     def __post_init__(self) -> None:
-        require(len(self.sites) > 0, "sites is empty: name at least one site, for example resid_post.3")
+        require(not isinstance(self.sites, str), f"sites = {self.sites!r}: give a list of sites")
+        require(len(self.sites) > 0, "[harvest] sites is empty: name at least one site, for example resid_post.3")
         require(self.max_norm is None or self.max_norm > 1, f"max_norm = {self.max_norm}: give a multiple above 1")
         require(self.shard_mb >= 1, f"shard_mb = {self.shard_mb}: give at least 1")
         require(self.batch_rows >= 1, f"batch_rows = {self.batch_rows}: give at least 1")
@@ -185,8 +186,14 @@ class TrainConfig:
     """Where the dictionaries are trained."""
 
     def __post_init__(self) -> None:
-        for name in ("kinds", "ratios", "seeds"):
-            require(len(getattr(self, name)) > 0, f"{name} is empty: give at least one")
+        for name in ("sites", "kinds", "alphas", "ks", "ratios", "seeds", "lrs"):
+            value = getattr(self, name)
+            require(isinstance(value, tuple | list), f"{name} = {value!r}: give a list, ({value!r},)")
+            require(len(value) > 0 or name not in ("kinds", "ratios", "seeds"), f"{name} is empty: give at least one")
+        for kind in self.kinds:
+            require(
+                kind in typing.get_args(Kind), f"kinds holds {kind!r}: choose from {', '.join(typing.get_args(Kind))}"
+            )
         relu, topk = {"tied", "untied"} & set(self.kinds), {"topk", "batchtopk"} & set(self.kinds)
         require(not relu or len(self.alphas) > 0, "alphas is empty: the ReLU kinds need at least one")
         require(not topk or len(self.ks) > 0, "ks is empty: the TopK kinds need at least one")

@@ -132,6 +132,13 @@ def build(config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, *, max_conte
     for split in (train, held_out):
         _require_kept(split, config, report)
     log.info("corpus %s: %s; %d rows to train on, %d held out", config.corpus, report, len(train), len(held_out))
+    share = held_out.n_tokens / (train.n_tokens + held_out.n_tokens)
+    if config.held_out > 0 and not 0.5 <= share / config.held_out <= 2:
+        log.warning(
+            "held_out = %g of the documents is %.0f %% of the tokens: documents are few or long; set document_tokens "
+            "to take less of each, or read more",
+            config.held_out, 100 * share,
+        )  # fmt: skip
     return Corpus(train, held_out, report, _digest(train, held_out))
 
 

@@ -7,6 +7,7 @@ for everything that is not one; they are right within a factor of two or so.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -53,15 +54,18 @@ def describe(run: RunConfig, stages: Sequence[Stage]) -> str:
     """The plan as a table: stage, state, disk, memory, minutes."""
     shape, speed = model_shape(run.model), gemm_speed(device(run.model.device))
     lines = [f"{'stage':<20} {'state':<8} {'disk':>9} {'memory':>9} {'minutes':>8}"]
-    disk, minutes = 0, 0.0
+    disk, minutes, redone = 0, 0.0, set[Path]()
     for stage, cost in zip(stages, costs(run, stages, shape), strict=True):
-        done = (stage.folder / "manifest.json").exists()
+        # A stage stands on the harvest beside it, the evaluation on everything.
+        stale = any(isinstance(stage.config, EvalConfig) or home in stage.folder.parents for home in redone)
+        done = stage.answered and not stale
+        if not done:
+            redone.add(stage.folder.parent if isinstance(stage.config, tuple) else stage.folder)
         spent = cost.flops / speed * OVERHEAD / 60
         state = "there" if done else "to do"
         lines.append(f"{stage.name:<20} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
         disk, minutes = disk + cost.disk, minutes + (0.0 if done else spent)
     lines.append(f"{'in all':<20} {'':<8} {size(disk):>9} {'':>9} {minutes:>8.1f}")
-    lines.append("a stage that is there is checked against its request and skipped if it answers it")
     return "\n".join(lines)
 
 

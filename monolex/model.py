@@ -146,8 +146,8 @@ def wrap(
     return lm
 
 
-def load(config: ModelConfig) -> LanguageModel:
-    """The model a configuration names, or a control of it, verified and in eval mode.
+def load(config: ModelConfig | str) -> LanguageModel:
+    """The model a configuration (or just a name) says, or a control of it, verified and in eval mode.
 
     ``random`` is the architecture's own initialisation, drawn in float32 under ``control_seed`` (so that every dtype
     gets the same numbers); ``shuffled`` permutes every parameter of two or more dimensions elementwise.
@@ -155,6 +155,7 @@ def load(config: ModelConfig) -> LanguageModel:
     Raises:
         UserError: no such model, an incomplete folder, weights that do not fit, or an unreadable architecture.
     """
+    config = ModelConfig(model=config) if isinstance(config, str) else config
     if config.device_map is not None and config.control != "none":
         raise UserError(f"device_map = {config.device_map!r} cannot make control = {config.control!r}: use device")
     if config.device_map is not None and importlib.util.find_spec("accelerate") is None:

@@ -17,8 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import MANIFEST, TIMINGS, read_json, write_bytes, write_json
-from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig, from_table
+from monolex.artifact import MANIFEST, TIMINGS, open_artifact, read_json, write_bytes, write_json
+from monolex.config import (
+    BaselineConfig,
+    CorpusConfig,
+    EvalConfig,
+    HarvestConfig,
+    ModelConfig,
+    TrainConfig,
+    from_table,
+    identity,
+)
 from monolex.errors import UserError
 from monolex.runtime import log, peak_memory, size
 
@@ -66,7 +75,17 @@ class Stage:
     run: Callable[[], Any]
     """Does it, or finds it done."""
     config: Any
-    """Its configuration, for the estimate."""
+    """Its configuration, for the estimate; of a harvest the model's, the corpus' and its own."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the folder holds a finished artefact of this configuration (its parents are not looked at)."""
+        configs = self.config if isinstance(self.config, tuple) else (self.config,)
+        wanted = {name: value for config in configs for name, value in identity(config).items()}
+        try:
+            return open_artifact(self.folder).config == wanted
+        except UserError:
+            return False
 
 
 def read_run(path: Path) -> RunConfig:
@@ -108,6 +127,8 @@ def read_run(path: Path) -> RunConfig:
     for control in run.controls.models if run.controls else ():
         if control not in ("random", "shuffled"):
             raise UserError(f"{path}: [controls] models holds {control!r}; choose from random, shuffled")
+    if run.corpus.held_out == 0:
+        raise UserError(f"{path}: [corpus] held_out = 0 leaves nothing to evaluate on; keep some documents apart")
     if not run.train and not run.baselines:
         raise UserError(f"{path}: nothing to evaluate; add a [train.NAME] or a [baselines.NAME] table")
     return run

@@ -68,6 +68,7 @@ class Reader:
 
     def __init__(self, folder: str | Path, site: str, split: Split = "train") -> None:
         folder = Path(folder)
+        require(split in ("train", "held_out"), f"split = {split!r}: choose train or held_out")
         manifest = artifact.open_artifact(folder, KIND)
         stored: dict[str, Any] = manifest.data["sites"]
         require(site in stored, f"{folder} holds no site {site!r}; it holds {', '.join(stored)}")
@@ -80,6 +81,12 @@ class Reader:
         self.n_rows = int(self._bounds[-1])
         require(self.n_rows > 0, f"{folder} holds no {split} rows; harvest more text or raise held_out")
         self._open: dict[tuple[str, int], dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __repr__(self) -> str:
+        return f"Reader({self.folder}, {self.site}, {self.split}: {self.n_rows} rows of {self.d_in}, {self.dtype})"
 
     def read(self, start: int, stop: int) -> Float[Tensor, "rows d_in"]:
         """Rows ``start`` to ``stop`` in document order, as float32."""

@@ -9,6 +9,7 @@ from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json
 from monolex.errors import UserError
 from monolex.runtime import read_jsonl, size
 
+UNFINISHED = {"progress.json": "harvest or fit", "state": "training", "partial": "evaluation"}
 TABLES = (
     ("decomposition", ("fvu", "l0", "alive_paper", "dead", "norm_ratio")),
     ("fidelity", ("ce", "kl", "loss_recovered_zero", "loss_recovered_mean")),
@@ -34,6 +35,9 @@ def show(path: Path) -> str:
         return "\n".join([_head(path, manifest), *KINDS[manifest.kind](path, manifest)])
     if (path / "weights.safetensors").exists():
         return show_dictionary(path)
+    for name, what in UNFINISHED.items():
+        if (path / name).exists():
+            raise UserError(f"{path} is an unfinished {what} ({name}); repeat its command and it goes on from there")
     inner = sorted(p.parent for p in path.rglob(MANIFEST)) if path.is_dir() else []
     if not inner:
         raise UserError(f"{path} is nothing monolex wrote; give a run, an artefact, a dictionary or a shard")

@@ -86,6 +86,8 @@ def expand(names: Sequence[str], n_layers: int) -> tuple[Site, ...]:
     Raises:
         UserError: a malformed name, an unknown kind, or a layer that does not exist.
     """
+    if isinstance(names, str):
+        raise UserError(f"sites = {names!r}: give a list of sites, [{names!r}]")
     sites: dict[Site, None] = {}
     for name in names:
         kind, layer = _split(name)

@@ -69,7 +69,7 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path, text):
 
 def test_another_kind_or_schema_is_refused(tmp_path):
     make(tmp_path)
-    with pytest.raises(UserError, match="holds a eval artefact where a sweep"):
+    with pytest.raises(UserError, match="holds eval, and sweep is needed"):
         open_artifact(tmp_path, "sweep")
     raw = json.loads((tmp_path / "manifest.json").read_text())
     write_json(tmp_path / "manifest.json", raw | {"schema": 99})

@@ -139,7 +139,7 @@ CASES: dict[str, tuple[Callable[[World], list[str]], str]] = {
         lambda w: train(w, acts=truncated(w, w.acts, "resid_post.1/*.safetensors")),
         "bytes instead of",
     ),
-    "not activations": (lambda w: train(w, acts=w.sweep), "holds a sweep artefact"),
+    "not activations": (lambda w: train(w, acts=w.sweep), "holds sweep, and activations is needed"),
     "nothing harvested": (lambda w: train(w, acts=w.here), "run its stage first"),
     "truncated weights": (lambda w: ["show", str(truncated(w, w.sweep, "weights.safetensors"))], "bytes instead of"),
     "weights that do not fit": (lambda w: ["show", str(inconsistent(w))], "should be (65, 32)"),
@@ -152,7 +152,7 @@ CASES: dict[str, tuple[Callable[[World], list[str]], str]] = {
         "999",
     ),
     "eval without dictionaries": (
-        lambda w: ["eval", str(w.acts), str(w.here / "out"), "--sources", str(w.here)],
+        lambda w: ["eval", str(w.acts), str(w.here / "out"), str(w.here)],
         "run its stage first",
     ),
     "report without eval": (lambda w: ["report", str(w.here)], "eval"),

@@ -238,7 +238,7 @@ def test_refusals(run, tmp_path):
     refused("no dictionaries to evaluate", run / "none", [], {})
     refused("is an artefact of kind activations", run / "none", [run / "random"], {})
     refused("no finished", run / "none", [run / "model"], {})
-    refused("holds a baselines artefact", run / "baselines", [run / "sweep"], {})
+    refused("holds baselines, and activations is needed", run / "baselines", [run / "sweep"], {})
     refused("given twice", run / "none", [run / "sweep"] * 3, {})
 
 

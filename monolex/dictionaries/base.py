@@ -204,6 +204,8 @@ class Dictionary:
     def encode_sparse(self, x: Float[Tensor, "rows d_in"]) -> SparseCodes:
         """Codes of ``x`` as row offsets, features and values; :meth:`SparseCodes.dense` gives :meth:`encode` back."""
         codes = self.encode(x)
+        if codes.ndim != 2:
+            raise UserError(f"sparse codes are of rows: give x as [rows, d_in], not {list(x.shape)} (x.flatten(0, -2))")
         row, feature = codes.nonzero(as_tuple=True)
         offsets = torch.zeros(len(codes) + 1, dtype=torch.int64, device=codes.device)
         offsets[1:] = torch.bincount(row, minlength=len(codes)).cumsum(0)

@@ -21,6 +21,7 @@ from monolex.artifact import (
     open_artifact,
     read_json,
     request_hash,
+    warn_replacing,
     write_json,
 )
 from monolex.config import BaselineConfig, identity, require
@@ -77,6 +78,7 @@ def fit_readers(
         _check(reader, config)
     request = request_hash("baselines", identity(config), parents)
     # an older answer must not pass for whole while its files are being replaced
+    warn_replacing(folder)
     (folder / MANIFEST).unlink(missing_ok=True)
     done = _finished_sites(folder, request)
     for site, reader in readers.items():

@@ -17,6 +17,7 @@ from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
 from monolex.evals.intervals import exact, over_documents, over_features
 from monolex.reader import Reader
+from monolex.runtime import log
 from monolex.stats import Estimate, not_applicable
 
 PAPER_ALIVE = 10
@@ -72,6 +73,10 @@ def reconstructions(
     The rows are blocks of neighbours spread evenly over the split, so that they come from as many documents as they
     can. ``dictionaries`` lie on ``device``; ``advance`` is told the share of the rows done.
     """
+    if rows > reader.n_rows:
+        log.warning(
+            "rows = %d asked for, but %s holds %d held-out rows: all are used", rows, reader.site, reader.n_rows
+        )
     rows = min(rows, reader.n_rows)
     assert rows > 0, f"no rows to evaluate at {reader.site}"
     blocks = list(spread_blocks(rows, reader.n_rows, BLOCK if rows < reader.n_rows else chunk))

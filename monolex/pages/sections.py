@@ -192,7 +192,8 @@ def _matched(here: Sequence[Entry]) -> list[Entry]:
         return []
     middle = statistics.median_low(e.value("l0") or 0 for e in trained)
     targets = [e.value("l0") or 0 for e in topk] or [middle]
-    pairs = [(nearest_l0(trained, l0), l0) for l0 in targets]
+    pairs = [(near, l0) for l0 in targets if (near := nearest_l0(trained, l0))]
+    pairs = pairs or [(nearest_l0(trained, middle), middle)]
     reference = min((e for e, _ in pairs if e), key=lambda e: min(abs((e.value("l0") or 0) / l0 - 1) for l0 in targets))
     l0 = reference.value("l0") or middle
     kinds = [k for k in TRAINED if k != reference.kind] + list(dict.fromkeys(e.kind for e in topk))

@@ -38,6 +38,7 @@ from monolex.artifact import (
     open_artifact,
     read_json,
     request_hash,
+    warn_replacing,
     write_bytes,
     write_json,
 )
@@ -223,6 +224,7 @@ class _Run:
                 stale.get("kind") == KIND,
                 f"{self.folder} holds an artefact of kind {stale.get('kind')!r}; choose another folder for the sweep",
             )
+            warn_replacing(self.folder)
             manifest.unlink()
             for name in stale["files"]:
                 (self.folder / name).unlink(missing_ok=True)
