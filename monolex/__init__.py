@@ -30,6 +30,9 @@ PUBLIC = {
     "Dictionary": "monolex.dictionaries.base",
     "load_dictionary": "monolex.dictionaries.base",
     "train": "monolex.training.trainer",
+    "train_from": "monolex.training.trainer",
+    "Source": "monolex.training.trainer",
+    "build_corpus": "monolex.corpus",
     "fit_baselines": "monolex.dictionaries.baselines",
     "evaluate": "monolex.evals.evaluate",
     "report": "monolex.report",
@@ -39,7 +42,7 @@ PUBLIC = {
 
 __all__ = ["PUBLIC", "__version__"]
 
-_RENAMED = {"load_model": "load", "load_dictionary": "load", "fit_baselines": "fit_folder"}
+_RENAMED = {"load_model": "load", "load_dictionary": "load", "build_corpus": "build", "fit_baselines": "fit_folder"}
 
 
 def __getattr__(name: str) -> Any:

@@ -57,11 +57,13 @@ def test_links_lead_somewhere():
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs_as_printed(tmp_path):
-    code = README.split("```python\n", 1)[1].split("```", 1)[0]
+@pytest.mark.parametrize(("page", "printed"), [("README.md", "indices="), ("docs/python.md", "Mixing(")])
+def test_the_python_of_a_page_runs_as_printed(page, printed, tmp_path):
+    blocks = (ROOT / page).read_text(encoding="utf-8").split("```python\n")[1:]
+    code = "\n".join(block.split("```", 1)[0] for block in blocks)
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "indices=" in done.stdout
+    assert printed in done.stdout
 
 
 def test_the_version_is_one():

@@ -108,8 +108,9 @@ def train(folder: str | Path, activations: str | Path, config: TrainConfig) -> M
     return train_from(folder, source, config)
 
 
-def train_from(folder: Path, source: Source, config: TrainConfig) -> Manifest:
+def train_from(folder: str | Path, source: Source, config: TrainConfig) -> Manifest:
     """Like :func:`train`, from any stream."""
+    folder = Path(folder)
     parents = {"activations": source.content}
     start = None
     if config.init is not None:
