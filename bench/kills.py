@@ -19,7 +19,10 @@ from pathlib import Path
 from monolex.artifact import verify
 
 HARVEST = "--corpus stdlib --max-tokens 60000 --context-length 128 --shard-mb 2 --sites resid_post.1 mlp_act.3"
-TRAIN = "--sites resid_post.1 --kinds tied batchtopk --ks 8 --ratios 1 --batch-size 256 --epochs 3 --save-every 10 --keep-checkpoints 2"
+TRAIN = (
+    "--sites resid_post.1 --kinds tied batchtopk --ks 8 --ratios 1 --batch-size 256 --epochs 3 --save-every 10 "
+    "--keep-checkpoints 2"
+)
 
 
 def command(verb: str, folder: Path, activations: Path) -> list[str]:
