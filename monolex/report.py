@@ -82,6 +82,7 @@ def _subject(activations: Manifest | None, everything: Sequence[Entry]) -> dict[
     beside = [_some(n, word) for n, word in ((baselines, "baseline"), (controls, "control model")) if n]
     lead += f", beside {' and '.join(beside)}." if beside else "; no baselines and no control models."
     model = activations.data["model"]["name"] if activations else "a language model"
+    model = Path(model).name if Path(model).is_absolute() else model
     return {"model": model, "lead": lead}
 
 

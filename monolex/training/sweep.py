@@ -94,13 +94,13 @@ class Trainer:
         """Means since the last call, one row a member, and the count starts again; one read by the host.
 
         ``fvu`` is the summed squared error over the summed squared distance from the batch means; ``dead`` counts the
-        features that have not fired for ``dead_after`` activations.
+        features that have not fired for ``dead_after`` activations (None before that many).
 
         Raises:
             UserError: a loss was not finite.
         """
-        dead = torch.stack([(idle >= self.config.dead_after).sum() for idle in self._idle])
-        host = torch.cat([self._sums.flatten(), self._variance, dead, self._bad_step]).tolist()
+        idle_for_long = torch.stack([(idle >= self.config.dead_after).sum() for idle in self._idle])
+        host = torch.cat([self._sums.flatten(), self._variance, idle_for_long, self._bad_step]).tolist()
         n, width, count = len(self.members), 1 + len(PARTS), self.done - self._read_at
         sums, variance, counters = host[: n * width], host[n * width : -2 * n], host[-2 * n :]
         self._require_finite([int(bad) for bad in counters[n:]])
@@ -110,9 +110,9 @@ class Trainer:
             total = dict(zip(("loss", *PARTS), sums[number * width : (number + 1) * width], strict=True))
             means = {name: value / count for name, value in total.items()}
             fvu = total["mse"] / spread[member.site] if spread[member.site] > 0 else None
-            rows.append(
-                {"site": member.site, "member": member.name, **means, "fvu": fvu, "dead": int(counters[number])}
-            )
+            # Before dead_after rows nothing can count as dead, which is not the same as none being dead.
+            dead = int(counters[number]) if self.done * self.config.batch_size >= self.config.dead_after else None
+            rows.append({"site": member.site, "member": member.name, **means, "fvu": fvu, "dead": dead})
         self._sums.zero_()
         self._variance.zero_()
         self._read_at = self.done
