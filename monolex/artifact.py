@@ -192,9 +192,16 @@ def is_done(folder: Path, kind: str, config: Mapping[str, Any], parents: Mapping
     return manifest.request == request_hash(kind, config, parents)
 
 
-def warn_replacing(folder: Path) -> None:
-    """Say that a finished artefact gives way to another request."""
+def warn_replacing(folder: Path, kind: str) -> None:
+    """Say that a finished artefact gives way to another request.
+
+    Raises:
+        UserError: the folder holds an artefact of another kind, which is left alone.
+    """
     if (folder / MANIFEST).exists():
+        found = read_json(folder / MANIFEST).get("kind")
+        if found != kind:
+            raise UserError(f"{folder} holds an artefact of kind {found!r}; choose another folder for the {kind}")
         log.warning("%s holds the answer to another request, which is replaced", folder)
 
 

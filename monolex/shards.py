@@ -61,7 +61,7 @@ def resume(folder: Path, request: str, batch_rows: int) -> Progress:
 
     Whatever else an earlier harvest left in the folder is deleted; files of other names are not touched.
     """
-    artifact.warn_replacing(folder)
+    artifact.warn_replacing(folder, "activations")
     (folder / artifact.MANIFEST).unlink(missing_ok=True)
     progress = _recorded(folder, request)
     if progress is None:

@@ -155,6 +155,10 @@ CASES: dict[str, tuple[Callable[[World], list[str]], str]] = {
         lambda w: ["eval", str(w.acts), str(w.here / "out"), str(w.here)],
         "run its stage first",
     ),
+    "another kind of artefact is there": (
+        lambda w: ["baselines", str(w.acts), str(w.sweep), "--kinds", "pca"],
+        "holds an artefact of kind 'sweep'",
+    ),
     "report without eval": (lambda w: ["report", str(w.here)], "eval"),
     "show nothing": (lambda w: ["show", str(w.here / "nothing")], "does not exist"),
     "run.toml missing": (lambda w: ["run", str(w.here / "no.toml")], "cannot be read"),

@@ -78,7 +78,7 @@ def fit_readers(
         _check(reader, config)
     request = request_hash("baselines", identity(config), parents)
     # an older answer must not pass for whole while its files are being replaced
-    warn_replacing(folder)
+    warn_replacing(folder, "baselines")
     (folder / MANIFEST).unlink(missing_ok=True)
     done = _finished_sites(folder, request)
     for site, reader in readers.items():

@@ -83,6 +83,7 @@ def evaluate(
 
 def _partial(folder: Path, request: str) -> Path:
     """Where finished sites of this request are kept; those of other requests are dropped."""
+    artifact.warn_replacing(folder, KIND)
     partial = folder / PARTIAL / request[:16]
     for stale in set((folder / PARTIAL).glob("*")) - {partial}:
         shutil.rmtree(stale)

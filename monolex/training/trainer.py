@@ -225,7 +225,7 @@ class _Run:
                 stale.get("kind") == KIND,
                 f"{self.folder} holds an artefact of kind {stale.get('kind')!r}; choose another folder for the sweep",
             )
-            warn_replacing(self.folder)
+            warn_replacing(self.folder, KIND)
             manifest.unlink()
             for name in stale["files"]:
                 (self.folder / name).unlink(missing_ok=True)
