@@ -220,14 +220,10 @@ class _Run:
         """Remove what an earlier request left, so that the folder never mixes two sweeps."""
         manifest = self.folder / MANIFEST
         if manifest.exists():
-            stale = read_json(manifest)
-            require(
-                stale.get("kind") == KIND,
-                f"{self.folder} holds an artefact of kind {stale.get('kind')!r}; choose another folder for the sweep",
-            )
             warn_replacing(self.folder, KIND)
+            stale = read_json(manifest)["files"]
             manifest.unlink()
-            for name in stale["files"]:
+            for name in stale:
                 (self.folder / name).unlink(missing_ok=True)
         (self.folder / "metrics.jsonl").unlink(missing_ok=True)
         for name in (CHECKPOINTS, STATE.parent):
