@@ -19,17 +19,19 @@ TABLES = {
     "[model]": ModelConfig,
     "[corpus]": CorpusConfig,
     "[harvest] (`sites` is needed)": HarvestConfig,
-    "[train.NAME] and [controls.train]": TrainConfig,
-    "[baselines.NAME]": BaselineConfig,
+    "[train.NAME] and [controls.train.NAME]": TrainConfig,
+    "[baselines.NAME] and [controls.baselines.NAME]": BaselineConfig,
     "[controls]": ControlsConfig,
     "[eval]": EvalConfig,
 }
 RUN_TOML = """## run.toml
 
 One table a stage. `[harvest]` and at least one `[train.NAME]` or `[baselines.NAME]` are needed; there may be several of
-each, under names of your choice. `[controls]`, if it is there, needs `[controls.train]`: the sweep trained on every
-control model, whose sites are all that is harvested of them. What is left out has its default. Relative paths are
-relative to where the command is run. A worked example is `monolex/demo/run.toml`.
+each, under names of your choice. A value directly in `[train]` holds for every `[train.NAME]` and
+`[controls.train.NAME]` that does not say otherwise; `[baselines]` likewise. `[controls]`, if it is there, needs a
+`[controls.train.NAME]`: what is trained on every control model, of which only the sites that these tables name are
+harvested. What is left out has its default. Relative paths are relative to where the command is run. A worked example
+is `monolex/demo/run.toml`.
 """
 
 
@@ -52,6 +54,8 @@ def run_toml() -> str:
     for table, config in TABLES.items():
         source, lines = inspect.getsource(config), []
         for field in dataclasses.fields(config):
+            if field.default is dataclasses.MISSING:
+                continue  # tables in the table, which have their own heading
             about = source.split(f"    {field.name}: ", 1)[1].split('"""')[1]
             about = " ".join(about.split()).replace("|", "\\|")
             default = json.dumps(plain(field.default), ensure_ascii=False).replace("null", "left out")

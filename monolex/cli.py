@@ -111,18 +111,20 @@ def evaluate(
     out: Out,
     sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCE...")],
     config: EvalConfig,
+    controls: Annotated[tuple[str, ...], arg(metavar="NAME=ACTIVATIONS,SOURCE[,SOURCE...]")] = (),
 ) -> None:
-    """Measure dictionaries on held-out text. (Control models are compared by `monolex run`.)
+    """Measure dictionaries on held-out text, beside those of control models.
 
     Args:
         activations: Folder that `monolex harvest` wrote.
         out: Folder of the evaluation.
         sources: Folders that `monolex train` and `monolex baselines` wrote.
         config: What is measured.
+        controls: Control models: a name (`random`), the activations of that model, and what was made of them.
     """
     from monolex.evals.evaluate import evaluate as measure
 
-    measure(out, activations, sources, {}, config)
+    measure(out, activations, sources, dict(map(_control, controls)), config)
     _say(f"look at it with: monolex show {out}")
 
 
@@ -190,6 +192,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("monolex: stopped; the same command goes on from here\n")
         return 130
     return 0
+
+
+def _control(text: str) -> tuple[str, tuple[Path, list[Path]]]:
+    """``NAME=ACTIVATIONS,SOURCE[,SOURCE...]`` in parts."""
+    name, equals, paths = text.partition("=")
+    activations, *sources = map(Path, paths.split(","))
+    if not (name and equals and sources):
+        raise UserError(f"--controls {text!r}: write NAME=ACTIVATIONS,SOURCE, as random=acts-random,sweep-random")
+    return name, (activations, sources)
 
 
 def _say(text: str) -> None:

@@ -226,8 +226,11 @@ class BaselineConfig:
     """Sites to fit on; empty means every harvested site."""
     kinds: tuple[BaselineKind, ...] = ("neurons", "neurons-pm", "random", "random-topk", "pca", "pca-pm", "pca-topk")
     """`-pm`: both directions of each axis with a ReLU; `-topk`: the same with only the k largest kept."""
-    ks: tuple[int, ...] = (32,)
-    """Active features of the `-topk` kinds (the L0 of the dictionaries they are compared with)."""
+    ks: tuple[int, ...] | None = None
+    """Active features of the `-topk` kinds; left out: those of `match`, or 32 at a site where nothing is."""
+    match: tuple[str, ...] = how(())
+    """Sweeps (folders; in a run.toml names of `[train.NAME]`) whose dictionaries the `-topk` kinds are compared with:
+    there is one for the measured L0, rounded, of each of them at the same site."""
     ratio: float = 4.0
     """d_sae / d_in of the random directions."""
     fit_rows: int = 1_000_000
@@ -243,7 +246,7 @@ class BaselineConfig:
 
     def __post_init__(self) -> None:
         require(len(self.kinds) > 0, "kinds is empty: give at least one baseline")
-        require(all(k >= 1 for k in self.ks), f"ks = {self.ks}: at least one feature must be active")
+        require(all(k >= 1 for k in self.ks or ()), f"ks = {self.ks}: at least one feature must be active")
         require(self.ratio > 0, f"ratio = {self.ratio}: must be positive")
         for name in ("fit_rows", "ica_rows", "nmf_rows", "nmf_features"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")

@@ -56,11 +56,9 @@ def describe(run: RunConfig, stages: Sequence[Stage]) -> str:
     lines = [f"{'stage':<20} {'state':<8} {'disk':>9} {'memory':>9} {'minutes':>8}"]
     disk, minutes, redone = 0, 0.0, set[Path]()
     for stage, cost in zip(stages, costs(run, stages, shape), strict=True):
-        # A stage stands on the harvest beside it, the evaluation on everything.
-        stale = any(isinstance(stage.config, EvalConfig) or home in stage.folder.parents for home in redone)
-        done = stage.answered and not stale
+        done = stage.answered and not redone.intersection(stage.needs)
         if not done:
-            redone.add(stage.folder.parent if isinstance(stage.config, tuple) else stage.folder)
+            redone.add(stage.folder)
         spent = cost.flops / speed * OVERHEAD / 60
         state = "there" if done else "to do"
         lines.append(f"{stage.name:<20} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
@@ -73,6 +71,7 @@ def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cos
     """The cost of every stage, in order."""
     rows = int(run.corpus.max_tokens * (1 - run.corpus.held_out))
     dictionaries: list[tuple[str, int]] = []
+    sweeps: dict[Path, TrainConfig] = {}
     for stage in stages:
         config = stage.config
         if isinstance(config, tuple):
@@ -80,9 +79,13 @@ def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cos
         elif isinstance(config, TrainConfig):
             members = list(_members(config, run.harvest, shape))
             dictionaries += members
+            sweeps[stage.folder] = config
             yield _train(config, members, rows, shape)
         elif isinstance(config, BaselineConfig):
-            yield _baselines(config, run.harvest, rows, shape)
+            matched = [sweeps[path] for path in stage.needs if path in sweeps]
+            fitted = list(_fitted(config, matched, run.harvest, shape))
+            dictionaries += fitted
+            yield _baselines(config, fitted, rows, shape)
         else:
             yield _eval(config, dictionaries, run.corpus, shape)
 
@@ -149,10 +152,20 @@ def _train(config: TrainConfig, members: list[tuple[str, int]], rows: int, shape
     return Cost(kept, memory, 5.0 * weights * config.batch_size * steps)
 
 
-def _baselines(config: BaselineConfig, harvest: HarvestConfig, rows: int, shape: Shape) -> Cost:
-    widths = [shape.widths[site] for site in _sites(config.sites, harvest, shape)]
-    copies = sum(len(config.ks) if kind.endswith("topk") else 1 for kind in config.kinds)
-    disk = sum(int(8 * width * width * 2 * copies) for width in widths)
+def _fitted(
+    config: BaselineConfig, matched: Sequence[TrainConfig], harvest: HarvestConfig, shape: Shape
+) -> Iterator[tuple[str, int]]:
+    for site in _sites(config.sites, harvest, shape):
+        like = sum(member == site for sweep in matched for member, _ in _members(sweep, harvest, shape))
+        ks = len(config.ks or ()) + like or 1
+        for kind in config.kinds:
+            for _ in range(ks if kind.endswith("-topk") else 1):
+                yield site, round((config.ratio if kind.startswith("random") else 2) * shape.widths[site])
+
+
+def _baselines(config: BaselineConfig, fitted: list[tuple[str, int]], rows: int, shape: Shape) -> Cost:
+    widths = [shape.widths[site] for site in dict.fromkeys(site for site, _ in fitted)]
+    disk = sum(8 * shape.widths[site] * features for site, features in fitted)
     ica = config.ica_rows if any(kind.startswith("ica") for kind in config.kinds) else 0
     flops = sum(2.0 * min(config.fit_rows, rows) * w * w + 200 * 4.0 * min(ica, rows) * w * w for w in widths)
     memory = max(24 * max(ica, 8192) * w + 40 * w * w for w in widths)

@@ -2,7 +2,8 @@
 
 A run is a folder of artefacts::
 
-    RUN/run.toml  activations/  train/NAME/  baselines/NAME/  controls/CONTROL/{activations,train}/  eval/  report.html
+    RUN/run.toml  activations/  train/NAME/  baselines/NAME/  eval/  report.html
+    RUN/controls/CONTROL/{activations/,train/NAME/,baselines/NAME/}
 
 Every stage asks its own artefact whether it is done (see ``artifact``), so a run that was killed goes on where it was,
 and a changed table redoes its stage and those that stand on it.
@@ -12,10 +13,10 @@ import dataclasses
 import os
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from monolex.artifact import MANIFEST, TIMINGS, open_artifact, read_json, write_bytes, write_json
 from monolex.config import (
@@ -31,6 +32,8 @@ from monolex.config import (
 from monolex.errors import UserError
 from monolex.runtime import log, peak_memory, size
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class ControlsConfig:
@@ -40,6 +43,10 @@ class ControlsConfig:
     """Controls of the language model (see ``ModelConfig.control``)."""
     control_seed: int = 0
     """Seed of the control models."""
+    train: dict[str, TrainConfig] = field(default_factory=dict)
+    """Tables `[controls.train.NAME]`: the sweeps trained on every control model."""
+    baselines: dict[str, BaselineConfig] = field(default_factory=dict)
+    """Tables `[controls.baselines.NAME]`: what is fitted on every control model."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,6 @@ class RunConfig:
     """Tables ``[baselines.NAME]``, one folder of fitted dictionaries each."""
     controls: ControlsConfig | None = None
     """Table ``[controls]``; left out: none."""
-    control_train: TrainConfig | None = None
-    """Table ``[controls.train]``: the sweep trained on every control model; its sites are all that is harvested."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """Table ``[eval]``."""
 
@@ -76,6 +81,8 @@ class Stage:
     """Does it, or finds it done."""
     config: Any
     """Its configuration, for the estimate; of a harvest the model's, the corpus' and its own."""
+    needs: tuple[Path, ...] = ()
+    """Artefacts it is made of."""
 
     @property
     def answered(self) -> bool:
@@ -104,26 +111,19 @@ def read_run(path: Path) -> RunConfig:
     for name, value in table.items():
         if name not in known or not isinstance(value, dict):
             raise UserError(f"{path}: unknown entry {name!r}; a run has the tables {', '.join(known)}")
-    for stage in ("train", "baselines"):
-        for name, value in table.get(stage, {}).items():
-            if not isinstance(value, dict) or not name.replace("-", "").replace("_", "").isalnum():
-                raise UserError(f"{path}: [{stage}] holds {name!r}; write named tables, such as [{stage}.residual]")
-    controls = dict(table.get("controls", {}))
-    control_train = controls.pop("train", None)
+    defaults, sweeps = _named(TrainConfig, table.get("train", {}), "train", {})
+    _, fitted = _named(BaselineConfig, table.get("baselines", {}), "baselines", {})
     run = RunConfig(
         model=from_table(ModelConfig, table.get("model", {}), "[model]"),
         corpus=from_table(CorpusConfig, table.get("corpus", {}), "[corpus]"),
         harvest=from_table(HarvestConfig, table.get("harvest", {}), "[harvest]"),
-        train={name: from_table(TrainConfig, t, f"[train.{name}]") for name, t in table.get("train", {}).items()},
-        baselines={
-            name: from_table(BaselineConfig, t, f"[baselines.{name}]") for name, t in table.get("baselines", {}).items()
-        },
-        controls=from_table(ControlsConfig, controls, "[controls]") if "controls" in table else None,
-        control_train=from_table(TrainConfig, control_train, "[controls.train]") if control_train else None,
+        train=sweeps,
+        baselines=fitted,
+        controls=_controls(table["controls"], defaults) if "controls" in table else None,
         eval=from_table(EvalConfig, table.get("eval", {}), "[eval]"),
     )
-    if run.controls and not run.control_train:
-        raise UserError(f"{path}: [controls] needs a table [controls.train] that says what is trained on them")
+    if run.controls and not run.controls.train:
+        raise UserError(f"{path}: [controls] needs a table [controls.train.NAME] that says what is trained on them")
     for control in run.controls.models if run.controls else ():
         if control not in ("random", "shuffled"):
             raise UserError(f"{path}: [controls] models holds {control!r}; choose from random, shuffled")
@@ -137,25 +137,71 @@ def read_run(path: Path) -> RunConfig:
 def plan(run: RunConfig, folder: Path) -> list[Stage]:
     """The stages of a run in order; imports of torch wait until a stage runs."""
     stages = [_harvest("harvest", folder / "activations", run.model, run.corpus, run.harvest)]
-    sources = []
-    for name, config in run.train.items():
-        sources.append(folder / "train" / name)
-        stages.append(_train(f"train {name}", sources[-1], folder / "activations", config))
-    for name, fitted in run.baselines.items():
-        sources.append(folder / "baselines" / name)
-        stages.append(_baselines(f"baselines {name}", sources[-1], folder / "activations", fitted))
-    controls = {}
-    if run.controls and run.control_train:
-        for control in run.controls.models:
-            home = folder / "controls" / control
-            seed = run.controls.control_seed
-            model = from_table(ModelConfig, {**_table(run.model), "control": control, "control_seed": seed}, control)
-            harvest = dataclasses.replace(run.harvest, sites=run.control_train.sites or run.harvest.sites)
-            stages.append(_harvest(f"harvest {control}", home / "activations", model, run.corpus, harvest))
-            stages.append(_train(f"train {control}", home / "train", home / "activations", run.control_train))
-            controls[control] = (home / "activations", [home / "train"])
+    stages += _decompositions("", folder, run.train, run.baselines)
+    sources = [stage.folder for stage in stages[1:]]
+    controls: dict[str, tuple[Path, list[Path]]] = {}
+    for control in run.controls.models if run.controls else ():
+        assert run.controls is not None
+        home = folder / "controls" / control
+        seed = run.controls.control_seed
+        model = from_table(ModelConfig, {**_table(run.model), "control": control, "control_seed": seed}, control)
+        harvest = dataclasses.replace(run.harvest, sites=_control_sites(run.controls, run.harvest.sites))
+        stages.append(_harvest(f"harvest {control}", home / "activations", model, run.corpus, harvest))
+        made = _decompositions(f"{control} ", home, run.controls.train, run.controls.baselines)
+        stages += made
+        controls[control] = (home / "activations", [stage.folder for stage in made])
     stages.append(_eval(folder / "eval", folder / "activations", sources, controls, run.eval))
     return stages
+
+
+def _decompositions(
+    prefix: str, home: Path, sweeps: Mapping[str, TrainConfig], baselines: Mapping[str, BaselineConfig]
+) -> list[Stage]:
+    """The sweeps and the baselines of one model, whose activations lie in ``home``."""
+    activations = home / "activations"
+    stages = [_train(f"train {prefix}{n}", home / "train" / n, activations, config) for n, config in sweeps.items()]
+    for name, config in baselines.items():
+        for matched in config.match:
+            if matched not in sweeps:
+                raise UserError(f"match of [baselines.{name}] names {matched!r}; the sweeps are {', '.join(sweeps)}")
+        matched = [home / "train" / name for name in config.match]
+        stages.append(_baselines(f"baselines {prefix}{name}", home / "baselines" / name, activations, config, matched))
+    return stages
+
+
+def _control_sites(controls: ControlsConfig, harvested: tuple[str, ...]) -> tuple[str, ...]:
+    """What is harvested of the control models: the sites that their tables name, all of them where one names none."""
+    tables = [*controls.train.values(), *controls.baselines.values()]
+    if any(not config.sites for config in tables):
+        return harvested
+    found: dict[str, None] = {}
+    for name in (name for config in tables for name in config.sites):
+        kind = name.removesuffix(".*")
+        same = [site for site in harvested if name.endswith(".*") and site.rpartition(".")[0] == kind]
+        found |= dict.fromkeys(same or [name])
+    return tuple(found)
+
+
+def _named(
+    cls: type[T], table: Mapping[str, Any], where: str, defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, T]]:
+    """The values directly in a table, which hold for all tables in it, and those by name."""
+    common = {**defaults, **{key: value for key, value in table.items() if not isinstance(value, dict)}}
+    from_table(cls, common, f"[{where}]")
+    found = {}
+    for name, inner in table.items():
+        if isinstance(inner, dict):
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise UserError(f"[{where}] holds {name!r}; write named tables, such as [{where}.residual]")
+            found[name] = from_table(cls, {**common, **inner}, f"[{where}.{name}]")
+    return common, found
+
+
+def _controls(table: Mapping[str, Any], defaults: Mapping[str, Any]) -> ControlsConfig:
+    rest = {key: value for key, value in table.items() if key not in ("train", "baselines")}
+    _, sweeps = _named(TrainConfig, table.get("train", {}), "controls.train", defaults)
+    _, fitted = _named(BaselineConfig, table.get("baselines", {}), "controls.baselines", {})
+    return dataclasses.replace(from_table(ControlsConfig, rest, "[controls]"), train=sweeps, baselines=fitted)
 
 
 def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
@@ -231,16 +277,16 @@ def _train(name: str, folder: Path, activations: Path, config: TrainConfig) -> S
 
         train(folder, activations, config)
 
-    return Stage(name, folder, run, config)
+    return Stage(name, folder, run, config, (activations,))
 
 
-def _baselines(name: str, folder: Path, activations: Path, config: BaselineConfig) -> Stage:
+def _baselines(name: str, folder: Path, activations: Path, config: BaselineConfig, matched: Sequence[Path]) -> Stage:
     def run() -> None:
         from monolex.dictionaries.baselines import fit_folder
 
-        fit_folder(folder, activations, config)
+        fit_folder(folder, activations, config, matched)
 
-    return Stage(name, folder, run, config)
+    return Stage(name, folder, run, config, (activations, *matched))
 
 
 def _eval(
@@ -255,4 +301,5 @@ def _eval(
 
         evaluate(folder, activations, sources, controls, config)
 
-    return Stage("eval", folder, run, config)
+    needs = [activations, *sources, *(path for made, inner in controls.values() for path in (made, *inner))]
+    return Stage("eval", folder, run, config, tuple(needs))

@@ -63,7 +63,15 @@ def _fire_counts(path: Path) -> dict[str, list[int]]:
 
 def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
     """Finished artefacts of the run by their path in it, in the order in which they were made."""
-    stages = ("activations", "train/*", "baselines/*", "controls/*/activations", "controls/*/train", "eval")
+    stages = (
+        "activations",
+        "train/*",
+        "baselines/*",
+        "controls/*/activations",
+        "controls/*/train/*",
+        "controls/*/baselines/*",
+        "eval",
+    )
     for pattern in stages:
         for path in sorted(run.glob(f"{pattern}/{MANIFEST}")):
             yield path.parent.relative_to(run).as_posix(), open_artifact(path.parent)

@@ -1,4 +1,4 @@
-"""Bootstrap intervals and matching.
+"""Intervals and matching.
 
 Rows of one document are not independent, so intervals resample whole *units* (documents, features or seeds); every
 interval carries the name of its unit.
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import t as student_t
 
 
 class Estimate(NamedTuple):
@@ -39,6 +40,22 @@ def mean(values: ArrayLike, over: str, *, resamples: int = 1000, level: float = 
     """Mean of one value a unit with its percentile bootstrap interval."""
     array = np.asarray(values, dtype=np.float64)
     return ratio(array, np.ones_like(array), over, resamples=resamples, level=level, seed=seed)
+
+
+def small_mean(values: ArrayLike, over: str, *, level: float = 0.95) -> Estimate:
+    """Mean of one value a unit with Student's t interval: for a handful of units, where a bootstrap is far too narrow.
+
+    The percentile bootstrap over three values covers 75 % instead of 95 %; the t interval supposes that the values
+    are near normal and is wide, as it should be.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) == 0 or not np.isfinite(array).all():
+        return Estimate(None, n=len(array), over=over, reason="not finite" if len(array) else "no data")
+    value = float(array.mean())
+    if len(array) < 2:
+        return Estimate(value, n=1, over=over, reason=f"one of {over} only: no interval")
+    half = float(student_t.ppf((1 + level) / 2, len(array) - 1) * array.std(ddof=1) / len(array) ** 0.5)
+    return Estimate(value, value - half, value + half, len(array), over)
 
 
 def ratio(

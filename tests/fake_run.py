@@ -71,7 +71,7 @@ def _subject(site: str, rows: list, counts: dict, baselines: bool) -> None:
         fvu = 0.55 / (1 + l0 / 12) + (0.03 if kind == "tied" else 0) + 0.004 * seed
         _dictionary("subject", site, (kind, alpha, k, seed), l0, fvu, 1 - 0.6 * fvu, rows, counts)
     seeds = _head("subject", site, ("tied", 8.6e-4, None, None)) | {"name": "tied-a8.6e-4-r4-s*", "path": None}
-    rows += [_row(seeds, f"seed_overlap_{t}", v, (v, v), "seed pairs", 1) for t, v in ((0.7, 0.62), (0.9, 0.41))]
+    rows += [_row(seeds, f"seed_overlap_{t}", v, (v, v), "pairs of seeds", 1) for t, v in ((0.7, 0.62), (0.9, 0.41))]
     pair = _head("subject", site, ("tied", 8.6e-4, None, 0)) | {"other": "tied-a8.6e-4-r4-s1"}
     rows += [_row(pair, m, v, (v - 0.01, v + 0.01), "features", 512) for m, v in (("mmcs", 0.71), ("mmcs_back", 0.7))]
     rows.append(_row(pair, "matched_cosine", None, None, "", 0, "Hungarian matching is done up to 8192 features"))
@@ -129,7 +129,11 @@ def _head(model: str, site: str, recipe: tuple) -> dict[str, Any]:
     sparsity = f"a{alpha:.2g}" if alpha else f"k{k}"
     name = f"{kind}-{sparsity}-r4-s{seed}" if trained else kind + (f"-k{k}" if k else "")
     home = (
-        f"../controls/{model}/train" if model != "subject" else "../train/residual" if trained else "../baselines/plain"
+        f"../controls/{model}/train/small"
+        if model != "subject"
+        else "../train/residual"
+        if trained
+        else "../baselines/plain"
     )
     ratio = 4.0 if trained else None
     known = {"model": model, "site": site, "name": name, "kind": kind, "d_sae": d_sae, "alpha": alpha, "k": k}

@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from scipy.optimize import nnls
 from torch import Tensor
 
-from monolex.artifact import FileEntry, file_hash, finish, verify
+from monolex.artifact import FileEntry, file_hash, finish, open_artifact, verify
 from monolex.config import BaselineConfig, BaselineKind
 from monolex.dictionaries import axes, baselines, families, nmf
-from monolex.dictionaries.base import Dictionary, load
+from monolex.dictionaries.base import Dictionary, DictionaryConfig, load
 from monolex.errors import UserError
+from monolex.reader import Reader
 
 D_IN = 6
 DATA = gaussian_rows(400, D_IN)
@@ -380,3 +381,39 @@ def test_recipes_are_plain_json():
 def test_scales_come_from_all_chunks():
     one = families.least_squares_scales(DATA.split(7), [fitted("neurons")["neurons"]])
     assert one == pytest.approx(families.least_squares_scales([DATA], [fitted("neurons")["neurons"]]))
+
+
+def test_top_k_baselines_take_their_k_from_the_l0_of_a_sweep(tmp_path):
+    source = activations(tmp_path / "acts")
+    reader = Reader(source, SITES[0])
+    stored = reader.read(0, reader.n_rows)
+    content = open_artifact(source).content
+    biases = (-0.3, 0.0)
+    made = [dictionary_with_bias(bias) for bias in biases]
+    rows = []
+    for number, dictionary in enumerate(made):
+        dictionary.save(tmp_path / "sweep" / SITES[0] / f"d{number}")
+        rows.append({"path": f"{SITES[0]}/d{number}", "site": SITES[0]})
+    finish(tmp_path / "sweep", "sweep", {}, {"activations": content}, {}, {"members": rows})
+    config = BaselineConfig(kinds=("pca-topk",), sites=SITES[:1], match=(str(tmp_path / "sweep"),))
+    manifest = baselines.fit_folder(tmp_path / "out", source, config)
+    wanted = sorted(round(float(d.encode(stored).count_nonzero(1).double().mean())) for d in made)
+    assert [member["k"] for member in manifest.data["members"]] == wanted and len(set(wanted)) == 2
+    assert manifest.parents["match.0"] == open_artifact(tmp_path / "sweep").content
+    finish(tmp_path / "sweep", "sweep", {}, {"activations": "another"}, {}, {"members": rows})
+    with pytest.raises(UserError, match="was not trained on"):
+        baselines.fit_folder(tmp_path / "out", source, config)
+
+
+def dictionary_with_bias(bias: float) -> Dictionary:
+    """A ReLU dictionary of the rows' width."""
+    d = DATA.shape[1]
+    weights = {
+        "W_enc": torch.cat([torch.eye(d), -torch.eye(d)]),
+        "b_enc": torch.full((2 * d,), bias),
+        "centre": torch.zeros(d),
+        "W_dec": torch.cat([torch.eye(d), -torch.eye(d)]),
+        "b_dec": torch.zeros(d),
+    }
+    config = DictionaryConfig(kind="tied", activation="relu", d_in=d, d_out=d, d_sae=2 * d, site=SITES[0])
+    return Dictionary(config, weights)

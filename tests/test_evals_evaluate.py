@@ -114,7 +114,7 @@ def test_every_dictionary_has_every_metric_with_a_value_or_a_reason(result):
         assert len(mine) == len(metrics)
     for row in rows:
         assert row["value"] is not None or row["reason"], row
-        assert row["low"] is None or row["over"] in ("documents", "features", "seeds", "seed pairs")
+        assert row["low"] is None or row["over"] in ("documents", "features", "seeds")
 
 
 def test_manifest_densities_and_paths(run, result):
@@ -172,13 +172,15 @@ def test_seeds_and_pairs(result):
         (r["name"], r["other"]) for r in rows if r["other"] and r["model"] == "subject" and r["site"] == at["site"]
     }
     names = [name_of(member) for member in MEMBERS]
-    assert pairs == {(names[0], names[1]), (names[0], names[2]), *((name, "random") for name in names)}
+    assert pairs == {(names[0], names[1]), (names[0], names[2]), *((name, "random directions") for name in names)}
 
 
 def test_control_has_its_own_rows(result):
     rows = pick(result[2], model="random")
-    assert {row["site"] for row in rows} == {"resid_post.1"}
     assert one(rows, name=name_of(MEMBERS[0]), metric="fvu")["value"] is not None
+    assert {row["site"] for row in rows if row["value"] is not None} == {"resid_post.1"}
+    absent = one(rows, site="mlp_act.0", metric="fvu")
+    assert absent["reason"] == "nothing was trained on the random model at mlp_act.0"
     assert one(rows, name="clean", metric="ce")["value"] is not None
 
 

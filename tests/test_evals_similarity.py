@@ -108,20 +108,28 @@ def test_wide_dictionaries_are_not_matched_but_say_so(monkeypatch):
     for name in ("matched_cosine", "matched_above_0.7", "matched_above_0.9"):
         assert found[name].value is None
         assert "up to 10 features" in found[name].reason
-    overlap = seed_overlap([make(unit(11)), make(unit(11))], CONFIG)
+    overlap = seed_overlap([make(unit(11)), make(unit(11))])
     assert all(e.value is None and "up to 10" in e.reason for e in overlap.values())
+
+
+def test_random_directions_take_a_dictionarys_place():
+    d = make(unit(40))
+    floor = similarity.random_like(d, seed=0)
+    assert floor.W_dec.shape == d.W_dec.shape and torch.equal(floor.W_dec, similarity.random_like(d, seed=0).W_dec)
+    torch.testing.assert_close(floor.W_dec.norm(dim=1), torch.ones(40))
+    assert torch.equal(floor.W_enc, d.W_enc) and not torch.equal(floor.W_dec, similarity.random_like(d, seed=1).W_dec)
 
 
 def test_seed_overlap():
     w = unit(20)
     same = [make(w), make(w.flip(0)), make(w.roll(3, 0))]
-    found = seed_overlap(same, CONFIG)
+    found = seed_overlap(same)
     assert [e.value for e in found.values()] == [1, 1]
     assert found["seed_overlap_0.7"].n == 3
-    assert found["seed_overlap_0.7"].over == "seed pairs"
+    assert found["seed_overlap_0.7"].low is None and "1 to 1 over 3 pairs of seeds" in found["seed_overlap_0.7"].reason
     half = [make(w), make(torch.cat([w[:10], unit(10, 16, seed=9)]))]
-    assert seed_overlap(half, CONFIG)["seed_overlap_0.9"].value == pytest.approx(0.5, abs=0.05)
-    alone = seed_overlap(same[:1], CONFIG)
+    assert seed_overlap(half)["seed_overlap_0.9"].value == pytest.approx(0.5, abs=0.05)
+    alone = seed_overlap(same[:1])
     assert all(e.value is None and e.reason == "one seed only" for e in alone.values())
 
 

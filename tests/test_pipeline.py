@@ -39,11 +39,11 @@ batch_size = 64
 steps = 3
 [baselines.all]
 kinds = ["neurons", "pca", "pca-topk", "random-topk"]
-ks = [4]
+match = ["residual", "mlp"]
 ratio = 2.0
 [controls]
 models = ["random", "shuffled"]
-[controls.train]
+[controls.train.small]
 sites = ["resid_post.1"]
 ratios = [2.0]
 batch_size = 64
@@ -87,9 +87,9 @@ def test_every_stage_is_there_and_whole(made):
         "train/mlp": "sweep",
         "baselines/all": "baselines",
         "controls/random/activations": "activations",
-        "controls/random/train": "sweep",
+        "controls/random/train/small": "sweep",
         "controls/shuffled/activations": "activations",
-        "controls/shuffled/train": "sweep",
+        "controls/shuffled/train/small": "sweep",
         "eval": "eval",
     }
     assert (out / "report.html").stat().st_size > 10_000
@@ -111,7 +111,7 @@ def test_a_changed_table_redoes_its_stage_and_what_stands_on_it(run):
     (run / "run.toml").write_text(toml)
     assert main(["run", str(run / "run.toml"), "--out", str(run / "out")]) == 0
     after = stamps(run / "out")
-    assert {name for name in before if before[name] != after[name]} == {"train/mlp", "eval"}
+    assert {name for name in before if before[name] != after[name]} == {"train/mlp", "baselines/all", "eval"}
     assert (run / "out" / "run.toml").read_text() == toml
 
 
@@ -178,4 +178,4 @@ def test_the_demo_is_a_valid_run():
     config = read_run(demo_toml())
     names = [stage.name for stage in plan(config, demo_toml().parent)]
     assert names[0] == "harvest" and names[-1] == "eval"
-    assert {"train residual", "train mlp", "train seeds", "train random", "train shuffled"} <= set(names)
+    assert {"train residual", "train mlp", "train seeds", "train random mlp", "baselines shuffled pca"} <= set(names)

@@ -126,7 +126,7 @@ def test_references_baselines_controls_and_seeds_stand_beside(page):
     assert any("and tied-a8.6e-4-r4-s1" in name for name in page.rows["site-1-similarity"])
 
 
-def test_equal_l0_pairs_the_nearest_dictionaries(page):
+def test_equal_l0_holds_only_dictionaries_of_that_l0(page):
     shown = page.rows["equal"]
     assert shown["topk-k32-r4-s0"][0].split()[0] == shown["pca-topk-k32"][0].split()[0] == "32.0"
     assert "topk-k8-r4-s0" not in shown and "random-topk-k32" in shown
@@ -154,7 +154,7 @@ def test_names_from_data_are_escaped(tmp_path):
 def test_control_and_baselines_may_be_missing(tmp_path):
     content = report(fake_run(tmp_path, controls=False, baselines=False)).read_text(encoding="utf-8")
     assert "no baselines and no control models" in content and "Control:" not in content
-    assert "nearest to L0" in content
+    assert "± 10 %" in content
     Page(content)
 
 

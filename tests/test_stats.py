@@ -53,3 +53,14 @@ def test_match_recovers_a_permutation():
     order = np.random.default_rng(3).permutation(20)
     rows, columns = stats.match(np.eye(20)[order])
     assert (columns[np.argsort(rows)] == order).all()
+
+
+def test_small_mean_covers_what_it_says():
+    rng = np.random.default_rng(0)
+    drawn = [stats.small_mean(rng.normal(3, 1, size=3), "seeds") for _ in range(2000)]
+    covered = np.mean([e.low <= 3 <= e.high for e in drawn])
+    assert 0.935 < covered < 0.965
+    exact = stats.small_mean([1.0, 2.0, 3.0], "seeds")
+    assert exact.value == 2 and exact.high == pytest.approx(2 + 4.302653 / 3**0.5)
+    assert stats.small_mean([5.0], "seeds").low is None and stats.small_mean([], "seeds").reason == "no data"
+    assert stats.small_mean([1.0, np.nan], "seeds").reason == "not finite"

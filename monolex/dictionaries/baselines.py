@@ -3,11 +3,11 @@
 Each is a plain :class:`~monolex.dictionaries.base.Dictionary`, so whatever is measured of a trained one is measured of
 these too. Kinds of one family share one fit: the three of PCA one pass over the rows, the three of ICA one FastICA.
 ``-pm`` holds both directions of every axis with a ReLU, which reconstructs what the signed axes do; ``-topk`` keeps
-only the k largest of those (paper, appendix G).
+only the k largest of those (paper, appendix G), k being given or measured as the L0 of the dictionaries of a sweep.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,16 @@ from monolex.artifact import (
     write_json,
 )
 from monolex.config import BaselineConfig, identity, require
-from monolex.dictionaries.axes import ActivationRows
-from monolex.dictionaries.base import Dictionary
+from monolex.dictionaries.axes import ActivationRows, sample
+from monolex.dictionaries.base import Dictionary, load
 from monolex.dictionaries.families import FAMILIES, random_width
+from monolex.errors import UserError
 from monolex.reader import Reader, stored_sites
 
 PROGRESS = "progress.json"
+DEFAULT_K = 32
+MATCH_ROWS = 8192
+"""Training rows over which the L0 of a matched dictionary is measured."""
 
 
 def fit(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary]:
@@ -39,6 +43,7 @@ def fit(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary]
     Raises:
         UserError: too few rows, or a number of features that the site cannot have.
     """
+    config = _with_ks(reader, config, ())
     _check(reader, config)
     families = dict.fromkeys(kind.partition("-")[0] for kind in config.kinds)
     fitted: dict[str, Dictionary] = {}
@@ -47,24 +52,53 @@ def fit(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary]
     return fitted
 
 
-def fit_folder(folder: str | Path, activations: str | Path, config: BaselineConfig) -> Manifest:
+def fit_folder(
+    folder: str | Path, activations: str | Path, config: BaselineConfig, sweeps: Sequence[Path] | None = None
+) -> Manifest:
     """Fit on the training rows of the artefact ``activations`` and write the artefact ``folder``, unless it is done.
 
+    ``sweeps`` are the folders that ``config.match`` names, where those are not folders themselves.
+
     Raises:
-        UserError: a site is not stored, or as :func:`fit`.
+        UserError: a site is not stored, a sweep is not finished or was made from other activations, or as :func:`fit`.
     """
     folder, activations = Path(folder), Path(activations)
     source = open_artifact(activations, "activations")
-    parents = {"activations": source.content}
+    sweeps = [Path(name) for name in config.match] if sweeps is None else sweeps
+    parents = {"activations": source.content, **_matched(sweeps, activations, source.content)}
     if is_done(folder, "baselines", identity(config), parents):
         runtime.log.info("baselines: %s is done", folder)
         return open_artifact(folder, "baselines")
     sites = stored_sites(activations, config.sites)
-    return fit_readers(folder, {site: Reader(activations, site) for site in sites}, parents, config)
+    return fit_readers(folder, {site: Reader(activations, site) for site in sites}, parents, config, sweeps)
+
+
+def matched_ks(reader: ActivationRows, sweeps: Sequence[Path], seed: int) -> tuple[int, ...]:
+    """The mean L0 over a sample of rows, rounded and at least 1, of every dictionary of ``sweeps`` at this site."""
+    members = [(sweep, row) for sweep in sweeps for row in open_artifact(sweep, "sweep").data["members"]]
+    here = [load(sweep / row["path"]) for sweep, row in members if row["site"] == reader.site]
+    chunks = sample(reader, MATCH_ROWS, seed).split(1024) if here else ()
+    counts = [sum(int(dictionary.encode(x).count_nonzero()) for x in chunks) for dictionary in here]
+    return tuple(sorted({max(1, round(count / sum(map(len, chunks)))) for count in counts}))
+
+
+def _matched(sweeps: Sequence[Path], activations: Path, content: str) -> dict[str, str]:
+    """Content hashes of the sweeps that are matched."""
+    parents = {}
+    for number, sweep in enumerate(sweeps):
+        made = open_artifact(sweep, "sweep")
+        if made.parents["activations"] != content:
+            raise UserError(f"match: {sweep} was not trained on {activations}; name a sweep that was")
+        parents[f"match.{number}"] = made.content
+    return parents
 
 
 def fit_readers(
-    folder: Path, readers: Mapping[str, ActivationRows], parents: Mapping[str, str], config: BaselineConfig
+    folder: Path,
+    readers: Mapping[str, ActivationRows],
+    parents: Mapping[str, str],
+    config: BaselineConfig,
+    sweeps: Sequence[Path] = (),
 ) -> Manifest:
     """Fit on every reader and write ``SITE/NAME/`` dictionaries and the manifest.
 
@@ -74,8 +108,9 @@ def fit_readers(
     Raises:
         UserError: as :func:`fit`, before anything is fitted.
     """
-    for reader in readers.values():
-        _check(reader, config)
+    configs = {site: _with_ks(reader, config, sweeps) for site, reader in readers.items()}
+    for site, reader in readers.items():
+        _check(reader, configs[site])
     request = request_hash("baselines", identity(config), parents)
     # an older answer must not pass for whole while its files are being replaced
     warn_replacing(folder, "baselines")
@@ -83,13 +118,30 @@ def fit_readers(
     done = _finished_sites(folder, request)
     for site, reader in readers.items():
         if site not in done:
-            done[site] = _fit_site(folder, reader, config)
+            done[site] = _fit_site(folder, reader, configs[site])
             write_json(folder / PROGRESS, {"request": request, "sites": done})
     members = [member for site in readers for member in done[site]["members"]]
     files = {name: FileEntry(**entry) for site in readers for name, entry in done[site]["files"].items()}
     manifest = finish(folder, "baselines", identity(config), parents, files, {"members": members})
     (folder / PROGRESS).unlink()
     return manifest
+
+
+def _with_ks(reader: ActivationRows, config: BaselineConfig, sweeps: Sequence[Path]) -> BaselineConfig:
+    """The config with the k of this site: those asked for and those matched."""
+    if not any(kind.endswith("-topk") for kind in config.kinds):
+        return config
+    matched = matched_ks(reader, sweeps, config.baseline_seed)
+    most = min(features for kind, features in _topk_features(reader, config).items() if kind in config.kinds)
+    if beyond := [k for k in matched if k > most]:
+        runtime.log.warning("%s has %d directions: no baseline is matched to an L0 of %s", reader.site, most, beyond)
+    given = config.ks if config.ks is not None else () if matched else (DEFAULT_K,)
+    return replace(config, ks=tuple(sorted({*given, *(k for k in matched if k <= most)})))
+
+
+def _topk_features(reader: ActivationRows, config: BaselineConfig) -> dict[str, int]:
+    """Directions that each `-topk` kind chooses its k from."""
+    return {"random-topk": random_width(reader.d_in, config), "pca-topk": 2 * reader.d_in, "ica-topk": 2 * reader.d_in}
 
 
 def _finished_sites(folder: Path, request: str) -> dict[str, Any]:
@@ -124,10 +176,10 @@ def _check(reader: ActivationRows, config: BaselineConfig) -> None:
             rows >= 2 or not families & families_of,
             f"{name} = {getattr(config, name)} and {site} stores {reader.n_rows} rows: a fit needs at least 2 rows",
         )
-    features = {"random-topk": random_width(d_in, config), "pca-topk": 2 * d_in, "ica-topk": 2 * d_in}
+    features = _topk_features(reader, config)
     for kind in sorted(set(config.kinds) & set(features)):
-        require(len(config.ks) > 0, f"ks is empty: {kind} needs at least one")
-        for k in config.ks:
+        require(bool(config.ks), f"ks is empty: {kind} needs at least one")
+        for k in config.ks or ():
             fits = f"choose k ≤ {features[kind]} or leave out {kind}"
             require(k <= features[kind], f"ks holds {k} but {kind} of {site} has {features[kind]} features; {fits}")
     most = min(2 * d_in, config.nmf_rows, reader.n_rows)

@@ -48,7 +48,7 @@ def _random(reader: ActivationRows, config: BaselineConfig) -> dict[str, Diction
     if "random" in config.kinds:
         unscaled["random"] = _dictionary(reader, "random", "relu", directions, directions)
     if "random-topk" in config.kinds:
-        for k in config.ks:
+        for k in config.ks or ():
             unscaled[f"random-topk-k{k}"] = _dictionary(reader, "random-topk", "topk", directions, directions, k=k)
     rows = axes.sample(reader, min(SCALAR_ROWS, config.fit_rows), config.baseline_seed)
     scales = least_squares_scales(rows.split(2048), list(unscaled.values()))
@@ -103,7 +103,7 @@ def _axes_kinds(
     if f"{family}-pm" in config.kinds:
         fitted[f"{family}-pm"] = _dictionary(reader, f"{family}-pm", "relu", *both, **common)
     if f"{family}-topk" in config.kinds:
-        for k in config.ks:
+        for k in config.ks or ():
             kind = f"{family}-topk"
             fitted[f"{kind}-k{k}"] = _dictionary(reader, kind, "topk", *both, k=k, **common)
     return fitted

@@ -23,7 +23,7 @@ from monolex.dictionaries.base import Dictionary, load
 from monolex.errors import UserError
 from monolex.evals import fidelity, reconstruction, similarity
 from monolex.evals.inputs import Entry, Inputs, describe, held_out_rows, neighbours, open_inputs, seed_groups
-from monolex.evals.intervals import mean_over
+from monolex.evals.intervals import over_seeds
 from monolex.model import LanguageModel
 from monolex.model import load as load_model
 from monolex.reader import Reader
@@ -34,6 +34,7 @@ log = logging.getLogger("monolex")
 
 KIND = "eval"
 SUBJECT = "subject"
+RANDOM = "random directions"
 METRICS = "metrics.json"
 DENSITIES = "densities.safetensors"
 PARTIAL = "partial"
@@ -72,6 +73,7 @@ def evaluate(
         for one in inputs:
             _evaluate_model(one, partial, config, bar.update)
     rows, counts = _collect(inputs, partial)
+    rows += _missing_rows(inputs, rows)
     files = {
         METRICS: artifact.write_json(folder / METRICS, rows),
         DENSITIES: artifact.write_bytes(folder / DENSITIES, save_tensors(counts)),
@@ -98,6 +100,20 @@ def _collect(inputs: Sequence[Inputs], partial: Path) -> tuple[list[Row], dict[s
             rows += artifact.read_json(partial / f"{one.model}.{site}.json")
             counts |= load_tensors((partial / f"{one.model}.{site}.safetensors").read_bytes())
     return rows, counts
+
+
+def _missing_rows(inputs: Sequence[Inputs], rows: Sequence[Row]) -> list[Row]:
+    """Cells of the control models at sites where nothing was trained on them, so that no table leaves them out."""
+    metrics = list(dict.fromkeys(row["metric"] for row in rows if row["path"] and not row["other"]))
+    subject, *controls = inputs
+    missing: list[Row] = []
+    for control in controls:
+        for site in subject.entries:
+            if site not in control.entries:
+                reason = not_applicable(f"nothing was trained on the {control.model} model at {site}")
+                head = _nameless(control.model, site) | {"name": "no dictionary", "kind": "missing"}
+                missing += _rows(head, dict.fromkeys(metrics, reason))
+    return missing
 
 
 def _evaluate_model(inputs: Inputs, partial: Path, config: EvalConfig, advance: Callable[[int], Any]) -> None:
@@ -209,13 +225,13 @@ def _nameless(model: str, site: str) -> Row:
 
 def _pair_rows(entries: Sequence[Entry], dictionaries: Mapping[str, Dictionary], config: EvalConfig) -> list[Row]:
     """Similarity of neighbours in the sweep, and of every trained dictionary to random directions (the floor)."""
-    floor = next((entry for entry in entries if entry.row["kind"] == "random"), None)
-    pairs = list(neighbours(entries))
-    pairs += [(entry, floor) for entry in entries if entry.trained and floor]
+    pairs = [(a, b.name, dictionaries[b.name]) for a, b in neighbours(entries)]
+    for a in entries:
+        if a.trained:
+            pairs.append((a, RANDOM, similarity.random_like(dictionaries[a.name], config.eval_seed)))
     rows: list[Row] = []
-    for a, b in pairs:
-        metrics = similarity.pair_metrics(dictionaries[a.name], dictionaries[b.name], config)
-        rows += _rows(a.row, metrics, other=b.name)
+    for a, name, b in pairs:
+        rows += _rows(a.row, similarity.pair_metrics(dictionaries[a.name], b, config), other=name)
     return rows
 
 
@@ -228,7 +244,7 @@ def _seed_rows(
         first = group[0].row
         name = first["name"].replace(f"-s{first['seed']}", "-s*")
         identification = {**first, "name": name, "seed": None, "path": None}
-        rows += _rows(identification, similarity.seed_overlap([dictionaries[e.name] for e in group], config))
+        rows += _rows(identification, similarity.seed_overlap([dictionaries[e.name] for e in group]))
         if len(group) > 1:
             rows += _rows(identification, _over_seeds([found[entry.name] for entry in group], config))
     return rows
@@ -239,5 +255,5 @@ def _over_seeds(members: Sequence[Metrics], config: EvalConfig) -> Metrics:
     for metric in members[0]:
         missing = next((member[metric] for member in members if member[metric].value is None), None)
         values = [value for member in members if (value := member[metric].value) is not None]
-        result[metric] = missing or mean_over(values, "seeds", config)
+        result[metric] = missing or over_seeds(values, config)
     return result

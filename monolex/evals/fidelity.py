@@ -2,7 +2,8 @@
 
 At every position but the first (whose activations are far from all others in most models) the activation becomes x̂, or
 zero, or the mean: the two ablations are the scale on which a loss means something. Predictions made at the first
-position cannot change and are not counted, nor are those at positions the corpus leaves out. At residual sites the
+position cannot change and are not counted, nor are those at positions the corpus leaves out. Document separators
+inside a row are replaced like any other position, though `drop_bos` keeps them out of training. At residual sites the
 forward resumes behind the site, so that earlier layers are computed once for all dictionaries.
 """
 

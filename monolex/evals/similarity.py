@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monolex import stats
+from monolex import runtime, stats
 from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
-from monolex.evals.intervals import exact, mean_over, over_features
+from monolex.evals.intervals import exact, over_features, over_pairs
 from monolex.stats import Estimate, not_applicable
 
 THRESHOLDS = (0.7, 0.9)
@@ -106,10 +106,17 @@ def pair_metrics(a: Dictionary, b: Dictionary, config: EvalConfig) -> dict[str, 
     return result | {"matched_cosine": over_features(cosines, config)} | shares
 
 
-def seed_overlap(dictionaries: Sequence[Dictionary], config: EvalConfig) -> dict[str, Estimate]:
+def random_like(dictionary: Dictionary, seed: int) -> Dictionary:
+    """As many random directions of the same width in its place: the floor of every similarity."""
+    shape = dictionary.W_dec.shape
+    rows = torch.randn(shape, generator=runtime.generator("random-like", seed, *shape)).to(dictionary.W_dec)
+    return Dictionary(dictionary.config, {**dictionary.weights, "W_dec": unit_rows(rows)})
+
+
+def seed_overlap(dictionaries: Sequence[Dictionary]) -> dict[str, Estimate]:
     """Fraction of features whose Hungarian partner under another seed has a cosine above .7 and .9.
 
-    Mean over the pairs of seeds, with the interval over those pairs.
+    Mean over the pairs of seeds; the reason names the range over them.
     """
     names = [f"seed_overlap_{threshold}" for threshold in THRESHOLDS]
     if len(dictionaries) < 2:
@@ -118,7 +125,7 @@ def seed_overlap(dictionaries: Sequence[Dictionary], config: EvalConfig) -> dict
         return dict.fromkeys(names, not_applicable(f"Hungarian matching is done up to {MATCH_LIMIT} features"))
     cosines = [matching(a, b).cosines for a, b in itertools.combinations(dictionaries, 2)]
     return {
-        name: mean_over([float((c > threshold).float().mean()) for c in cosines], "seed pairs", config)
+        name: over_pairs([float((c > threshold).float().mean()) for c in cosines], "pairs of seeds")
         for name, threshold in zip(names, THRESHOLDS, strict=True)
     }
 

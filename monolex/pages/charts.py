@@ -163,10 +163,10 @@ def density_chart(counts: Sequence[int], rows: int, title: str, colour: str) -> 
 
 
 def nearest_l0(candidates: Iterable[Entry], l0: float) -> Entry | None:
-    """The candidate whose L0 is the least factor away from ``l0``; None if none is within a factor of two."""
-    known = [(abs(math.log(value / l0)), i, e) for i, e in enumerate(candidates) if (value := e.value("l0"))]
+    """The candidate whose L0 is nearest to ``l0``; None if none is within 10 % (or half a feature)."""
+    known = [(abs(value - l0), i, e) for i, e in enumerate(candidates) if (value := e.value("l0"))]
     best = min(known, default=None)
-    return best[2] if best and best[0] <= math.log(2) else None
+    return best[2] if best and best[0] <= max(0.1 * l0, 0.5) else None
 
 
 def _point(entry: Entry, metric: str, name: str) -> Point:

@@ -178,29 +178,34 @@ def _equal_l0(everything: Sequence[Entry], sites: Sequence[str]) -> Table:
     columns = (*CODES, FIDELITY[2], FIDELITY[5])
     shown = []
     for site in sites:
-        chosen = _matched(_at(everything, site))
-        label = f"{site}, nearest to L0 = {number(chosen[0].value('l0'))}" if chosen else site
-        shown.append((label, [(_full_name(e), partial(_look_up, e)) for e in chosen]))
-    return table("equal", "Dictionaries at nearly equal L0", "Dictionary", columns, shown)
+        for chosen in _matched(_at(everything, site)):
+            label = f"{site}, L0 = {number(chosen[0].value('l0'))} ± 10 %"
+            shown.append((label, [(_full_name(e), partial(_look_up, e)) for e in chosen]))
+    return table("equal", "Dictionaries at equal L0: within 10 %, or half a feature", "Dictionary", columns, shown)
 
 
-def _matched(here: Sequence[Entry]) -> list[Entry]:
-    """The trained dictionary whose L0 is nearest to a top-k baseline's (else the median one), then its like."""
-    subject = [e for e in here if e.model == SUBJECT and e.value("l0")]
-    trained, topk = [e for e in subject if e.trained], [e for e in subject if e.baseline and e.kind.endswith("-topk")]
-    if not trained:
-        return []
-    middle = statistics.median_low(e.value("l0") or 0 for e in trained)
-    targets = [e.value("l0") or 0 for e in topk] or [middle]
-    pairs = [(near, l0) for l0 in targets if (near := nearest_l0(trained, l0))]
-    pairs = pairs or [(nearest_l0(trained, middle), middle)]
-    reference = min((e for e, _ in pairs if e), key=lambda e: min(abs((e.value("l0") or 0) / l0 - 1) for l0 in targets))
-    l0 = reference.value("l0") or middle
-    kinds = [k for k in TRAINED if k != reference.kind] + list(dict.fromkeys(e.kind for e in topk))
-    pools = [[e for e in subject if e.kind == kind] for kind in kinds]
-    controls = dict.fromkeys(e.model for e in here if e.model != SUBJECT)
-    pools += [[e for e in here if e.model == control and e.trained] for control in controls]
-    return [reference, *(e for pool in pools if (e := nearest_l0(pool, l0)))]
+def _matched(here: Sequence[Entry]) -> list[list[Entry]]:
+    """For one dictionary of every trained kind, the one of median L0 that has most of its like, those at the same L0.
+
+    Its like are the other trained kinds, the top-k baselines, and the kinds of the control models.
+    """
+    trained = [e for e in here if e.trained and e.head["path"] and e.value("l0")]
+    rest = [e for e in here if e.baseline and e.kind.endswith("-topk") and e.value("l0")]
+    found = []
+    for kind in dict.fromkeys(e.kind for e in trained if e.model == SUBJECT):
+        pools: dict[tuple[str, str], list[Entry]] = {}
+        for entry in (*trained, *rest):
+            if (entry.model, entry.kind) != (SUBJECT, kind):
+                pools.setdefault((entry.model, entry.kind), []).append(entry)
+        own = [e for e in trained if (e.model, e.kind) == (SUBJECT, kind)]
+        middle = statistics.median_low(e.value("l0") or 0 for e in own)
+        groups = [[e, *_alike(pools.values(), e.value("l0") or 0)] for e in own]
+        found.append(max(groups, key=lambda group: (len(group), -abs((group[0].value("l0") or 0) - middle))))
+    return found
+
+
+def _alike(pools: Iterable[Sequence[Entry]], l0: float) -> list[Entry]:
+    return [entry for pool in pools if (entry := nearest_l0(pool, l0))]
 
 
 def _full_name(entry: Entry) -> str:
