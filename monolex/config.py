@@ -278,6 +278,61 @@ class EvalConfig:
         require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")
 
 
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """The evidence that is kept of every feature."""
+
+    dictionaries: tuple[str, ...] = ()
+    """Names of the dictionaries, or patterns as `batchtopk-*`; empty means every one of the given sources."""
+    sites: tuple[str, ...] = ()
+    """Sites; empty means every one at which the sources have dictionaries."""
+    split: Literal["train", "held_out"] = "train"
+    """Which documents are read."""
+    feature_rows: int | None = None
+    """Activations that are read, from the beginning; left out: all."""
+    fragment_tokens: int = 64
+    """Longest context: packed rows are cut at multiples of this and where a document ends."""
+    top: int = 20
+    """Contexts with the largest maxima."""
+    quantiles: int = 5
+    """Equal groups of a feature's active contexts, by rank of their maximum."""
+    per_quantile: int = 4
+    """Contexts from each of them."""
+    near_zero: int = 5
+    """Active contexts with the smallest maxima."""
+    random: int = 10
+    """Active contexts chosen at random."""
+    inactive: int = 10
+    """Contexts in which the feature was seen to be silent, chosen at random."""
+    disjoint: bool = False
+    """Keep at most one context of a document for a feature, that with the largest maximum."""
+    tokens: int = 10
+    """Tokens (and preceding tokens) kept with their share of the activation."""
+    direct: int = 10
+    """Promoted and suppressed tokens, each."""
+    neighbours: int = 10
+    """Decoder neighbours and co-activating features, each."""
+    coactive_rows: int = 20_000
+    """Rows over which co-activation is counted."""
+    features_seed: int = 0
+    """Seed of the random contexts and rows."""
+    memory_mb: int = how(512)
+    """Working memory, beside the row table (20 bytes a row), the model and the dictionaries."""
+    features_device: str = how("auto")
+    """Where rows are encoded."""
+
+    def __post_init__(self) -> None:
+        for name in ("fragment_tokens", "quantiles", "coactive_rows", "tokens", "direct", "neighbours"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
+        require(self.fragment_tokens <= 65_535, f"fragment_tokens = {self.fragment_tokens}: give at most 65535")
+        for name in ("top", "per_quantile", "near_zero", "random", "inactive"):
+            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)}: give 0 or more")
+        require(
+            self.feature_rows is None or self.feature_rows >= 1, f"feature_rows = {self.feature_rows}: give 1 or more"
+        )
+        require(self.memory_mb >= 64, f"memory_mb = {self.memory_mb}: give at least 64")
+
+
 def identity(config: Any) -> dict[str, Any]:
     """The fields that identify the result, as plain JSON values; what is hashed."""
     hashed = [f.name for f in dataclasses.fields(config) if f.metadata.get("hashed", True)]
