@@ -132,9 +132,11 @@ def _with_ks(reader: ActivationRows, config: BaselineConfig, sweeps: Sequence[Pa
     if not any(kind.endswith("-topk") for kind in config.kinds):
         return config
     matched = matched_ks(reader, sweeps, config.baseline_seed)
-    most = min(features for kind, features in _topk_features(reader, config).items() if kind in config.kinds)
+    features = _topk_features(reader, config)
+    # d_in of the 2 d_in directions of PCA and ICA are the whole basis, which `pca` and `ica` are
+    most = min([reader.d_in, *(features[kind] for kind in config.kinds if kind in features)])
     if beyond := [k for k in matched if k > most]:
-        runtime.log.warning("%s has %d directions: no baseline is matched to an L0 of %s", reader.site, most, beyond)
+        runtime.log.info("%s: no top-k baseline is matched to an L0 of %s, above %d", reader.site, beyond, most)
     given = config.ks if config.ks is not None else () if matched else (DEFAULT_K,)
     return replace(config, ks=tuple(sorted({*given, *(k for k in matched if k <= most)})))
 
