@@ -75,12 +75,17 @@ def test_identity_is_bit_exact_and_rotation_nearly(lm, site):
     assert found.divergence[ZERO].sum() > 0
 
 
-@pytest.mark.parametrize("site", ["resid_pre.0", "resid_pre.2", "resid_post.0", "resid_post.2"])
+@pytest.mark.parametrize(
+    "site", ["resid_pre.0", "resid_pre.2", "resid_post.0", "resid_post.2", "mlp_out.2", "attn_z.1"]
+)
 def test_resuming_equals_editing(lm, site):
     rows = text()
-    x = activations(lm, site, rows) + 0.3 * noise(len(rows), CONTEXT, D)
+    x = activations(lm, site, rows)
+    x = x + 0.3 * noise(*x.shape)
+    before = activations(lm, f"resid_pre.{Site.parse(site).layer}", rows)
     edited = hooks.logits(lm, rows.tokens, {site: lambda _: x})
-    torch.testing.assert_close(replaced_logits(lm, Site.parse(site), rows.tokens, x), edited, rtol=0, atol=1e-6)
+    resumed = replaced_logits(lm, Site.parse(site), rows.tokens, x, before)
+    torch.testing.assert_close(resumed, edited, rtol=0, atol=1e-6)
 
 
 def test_ablations_are_dictionaries_that_never_fire(lm):

@@ -3,8 +3,8 @@
 At every position but the first (whose activations are far from all others in most models) the activation becomes x̂, or
 zero, or the mean: the two ablations are the scale on which a loss means something. Predictions made at the first
 position cannot change and are not counted, nor are those at positions the corpus leaves out. Document separators
-inside a row are replaced like any other position, though `drop_bos` keeps them out of training. At residual sites the
-forward resumes behind the site, so that earlier layers are computed once for all dictionaries.
+inside a row are replaced like any other position, though `drop_bos` keeps them out of training. The forward resumes at
+the site's block, so that earlier layers are computed once for all dictionaries.
 """
 
 import math
@@ -136,13 +136,20 @@ def loss_recovered(result: Fidelity, name: str, ablation: str, config: EvalConfi
 
 
 def replaced_logits(
-    lm: LanguageModel, site: Site, tokens: Int[Tensor, "batch tokens"], x: Float[Tensor, "batch tokens width"]
+    lm: LanguageModel,
+    site: Site,
+    tokens: Int[Tensor, "batch tokens"],
+    x: Float[Tensor, "batch tokens width"],
+    before: Float[Tensor, "batch tokens d_model"],
 ) -> Float[Tensor, "batch tokens vocab"]:
-    """Logits of a forward with ``x`` at ``site``; at residual sites only what lies behind is computed."""
-    layer = {"resid_pre": site.layer, "resid_post": site.layer + 1}.get(site.kind)
-    if layer is None:
-        return hooks.logits(lm, tokens, {site: lambda _: x})
-    logits = hooks.run_from(lm, layer, x, tokens).logits
+    """Logits of a forward with ``x`` at ``site``, of which only the blocks from the site's on are computed.
+
+    ``before`` is the residual stream in front of the site's block.
+    """
+    if site.kind == "resid_post":
+        logits = hooks.run_from(lm, site.layer + 1, x, tokens).logits
+    else:
+        logits = hooks.run_from(lm, site.layer, before, tokens, edits={site: lambda _: x}).logits
     assert logits is not None, "run_from gives logits"
     return logits
 
@@ -152,7 +159,8 @@ def _losses(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield, for the clean forward and every replacement, cross-entropy and KL ``[2, batch, context − 2]``."""
     tokens = tokens.to(lm.device)
-    captured = hooks.capture(lm, tokens, [site], logits=True)
+    before = Site("resid_pre", site.layer)
+    captured = hooks.capture(lm, tokens, list(dict.fromkeys((before, site))), logits=True)
     x, logits = captured.activations[str(site)], captured.logits
     assert logits is not None, "logits were asked for"
     clean = logits.float()
@@ -163,7 +171,10 @@ def _losses(
     for name, replace in replacements.items():
         replaced = x.clone()
         replaced[:, 1:] = replace(x[:, 1:])
-        yield name, _compare(clean, replaced_logits(lm, site, tokens, replaced), tokens)
+        yield (
+            name,
+            _compare(clean, replaced_logits(lm, site, tokens, replaced, captured.activations[str(before)]), tokens),
+        )
 
 
 def _compare(clean: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
