@@ -31,6 +31,7 @@ PUBLIC = {
     "load_dictionary": "monolex.dictionaries.base",
     "train": "monolex.training.trainer",
     "train_from": "monolex.training.trainer",
+    "model_source": "monolex.training.trainer",
     "Source": "monolex.training.trainer",
     "build_corpus": "monolex.corpus",
     "fit_baselines": "monolex.dictionaries.baselines",

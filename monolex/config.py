@@ -142,7 +142,7 @@ class TrainConfig:
     """`tied` (the paper's), `untied`, `topk`, `batchtopk`."""
     alphas: tuple[float, ...] = (8.6e-4,)
     """L1 coefficients of the ReLU kinds, in the paper's code convention: MSE averaged over batch and dimensions, |c|
-    summed over features (so 8.6e-4 is 0.44 in the literal Eq. 4 at d=512)."""
+    summed over features (so without `scale` 8.6e-4 is 0.44 in the literal Eq. 4 at d=512)."""
     ks: tuple[int, ...] = (32,)
     """Active features a row of the TopK kinds (the mean over the batch for `batchtopk`)."""
     ratios: tuple[float, ...] = (4.0,)
@@ -172,8 +172,9 @@ class TrainConfig:
     every site; the factor is folded back into what is saved. None takes the preset's (only `modern` scales)."""
     auxk: float | None = None
     """Weight of the auxiliary loss that revives dead features of the TopK kinds; 0 is none, None is 1/32."""
-    dead_after: int = 1_000_000
-    """Activations without firing after which AuxK counts a feature as dead."""
+    dead_after: int | None = None
+    """Activations without firing after which AuxK counts a feature as dead; None is a tenth of the run's, at most
+    1,000,000."""
     init: str | None = None
     """Folder of a dictionary to continue from; kind, width and site of every member must match it."""
     keep_checkpoints: int = 0
@@ -213,8 +214,13 @@ class TrainConfig:
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"{name} = {value}: give a fraction in [0, 1]")
         require(self.auxk is None or self.auxk >= 0, f"auxk = {self.auxk}: a weight cannot be negative; 0 is none")
+        require(
+            bool(topk) or not self.auxk,
+            f"auxk = {self.auxk} acts on topk and batchtopk only, and kinds holds neither; leave it out or add one",
+        )
         for name in ("dead_after", "save_every", "log_every"):
-            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} = {value}: give at least 1")
         require(self.keep_checkpoints >= 0, f"keep_checkpoints = {self.keep_checkpoints}: cannot be negative")
 
 

@@ -139,7 +139,7 @@ def build(config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, *, max_conte
             "to take less of each, or read more",
             config.held_out, 100 * share,
         )  # fmt: skip
-    return Corpus(train, held_out, report, _digest(train, held_out))
+    return Corpus(train, held_out, report, rows_digest(train, held_out))
 
 
 def _nothing_read(config: CorpusConfig, report: Report) -> UserError:
@@ -319,7 +319,8 @@ def _pack(encoded: list[Encoded], chosen: np.ndarray, filler: int, config: Corpu
     return Rows(shaped[0], shaped[1], shaped[2] & torch.from_numpy(kept_positions))
 
 
-def _digest(*splits: Rows) -> str:
+def rows_digest(*splits: Rows) -> str:
+    """SHA-256 of tokens, documents and kept places, in hexadecimal."""
     digest = hashlib.sha256()
     for rows in splits:
         for tensor in (rows.tokens, rows.docs, rows.keep):

@@ -17,6 +17,8 @@ from monolex.model import source
 from monolex.pipeline import RunConfig, Stage
 from monolex.runtime import device, size
 from monolex.sites import Structure, expand, resolve, select
+from monolex.training.members import Member, members
+from monolex.training.optim import recipe
 
 OVERHEAD = 2.5
 """Measured on the demo: wall time over the time of the matrix products alone."""
@@ -27,9 +29,10 @@ class Cost:
     """What one stage takes."""
 
     disk: int
-    """Bytes it writes."""
+    """Bytes it has on disk at most; the state of a sweep goes when the sweep is done."""
     memory: int
-    """Bytes it holds at its peak, beside the interpreter and libraries (about 0.6 GB)."""
+    """Bytes it holds at its peak, beside the interpreter and libraries (about 0.6 GB) and the mapped pages of stored
+    activations, which the system takes back when it needs them."""
     flops: float
     """Floating-point operations."""
 
@@ -77,10 +80,10 @@ def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cos
         if isinstance(config, tuple):
             yield _harvest(*config, shape=shape)
         elif isinstance(config, TrainConfig):
-            members = list(_members(config, run.harvest, shape))
-            dictionaries += members
+            sweep = _members(config, run.harvest, shape)
+            dictionaries += [(member.site, member.d_sae) for member in sweep]
             sweeps[stage.folder] = config
-            yield _train(config, members, rows, shape)
+            yield _train(config, sweep, rows, 4 if run.harvest.dtype == "fp32" else 2)
         elif isinstance(config, BaselineConfig):
             matched = [sweeps[path] for path in stage.needs if path in sweeps]
             fitted = list(_fitted(config, matched, run.harvest, shape))
@@ -131,32 +134,39 @@ def _harvest(model: ModelConfig, corpus: CorpusConfig, harvest: HarvestConfig, *
     return Cost(corpus.max_tokens * (width * item + 14), memory, 2.0 * shape.block * corpus.max_tokens)
 
 
-def _members(config: TrainConfig, harvest: HarvestConfig, shape: Shape) -> Iterator[tuple[str, int]]:
-    sparsities = sum(len(config.alphas if kind in ("tied", "untied") else config.ks) for kind in config.kinds)
-    copies = sparsities * len(config.seeds) * max(1, len(config.lrs))
-    for site in _sites(config.sites, harvest, shape):
-        for ratio in config.ratios:
-            for _ in range(copies):
-                yield site, max(1, round(ratio * shape.widths[site]))
+def _members(config: TrainConfig, harvest: HarvestConfig, shape: Shape) -> tuple[Member, ...]:
+    return members(config, {site: shape.widths[site] for site in _sites(config.sites, harvest, shape)})
 
 
-def _train(config: TrainConfig, members: list[tuple[str, int]], rows: int, shape: Shape) -> Cost:
-    weights = sum(2 * shape.widths[site] * features for site, features in members)
+def _train(config: TrainConfig, sweep: Sequence[Member], rows: int, item: int) -> Cost:
+    """``item``: bytes of a stored number."""
+    weights = sum(2 * m.d_in * m.d_sae for m in sweep)
+    trained = sum((1 if m.kind == "tied" else 2) * m.d_in * m.d_sae for m in sweep)
     steps = config.steps or max(1, int(config.epochs * rows / config.batch_size))
-    widths = sum({site: shape.widths[site] for site, _ in members}.values())
-    largest = max((features for _, features in members), default=0)
-    window = min(config.buffer_rows, rows) * widths * 2
-    memory = 16 * weights + 24 * config.batch_size * largest + window
+    widths = sum({m.site: m.d_in for m in sweep}.values())
+    # The current window and the next, with the order of their rows; or all rows at once.
+    windows = (1 if rows <= config.buffer_rows else 2) * min(config.buffer_rows, rows) * (widths * item + 16)
+    # Parameters, gradients, two moments; then, without gradients, three copies of the other three on their way to disk.
+    step = 16 * trained + max((_work(config, m) for m in sweep), default=0)
+    saves = min((steps - 1) // config.save_every, 2)
+    memory = max(step, 48 * trained if saves else 0) + windows + 12 * config.batch_size * widths
+    # A state is written beside the one before it.
+    disk = 4 * weights * (1 + config.keep_checkpoints) + 12 * trained * saves
     # Five products a step: encode, decode, and the gradients of both weights and of the codes.
-    kept = len(members) and 4 * weights * (1 + config.keep_checkpoints)
-    return Cost(kept, memory, 5.0 * weights * config.batch_size * steps)
+    return Cost(disk, memory, 5.0 * weights * config.batch_size * steps)
+
+
+def _work(config: TrainConfig, member: Member) -> int:
+    """Bytes of a member's graph: matrices of the batch's codes and of the decoder, float32 (measured)."""
+    codes = 6 + (member.kind == "batchtopk") + 2 * (recipe(config, member.kind).auxk > 0)
+    return 4 * member.d_sae * (codes * config.batch_size + 4 * member.d_in)
 
 
 def _fitted(
     config: BaselineConfig, matched: Sequence[TrainConfig], harvest: HarvestConfig, shape: Shape
 ) -> Iterator[tuple[str, int]]:
     for site in _sites(config.sites, harvest, shape):
-        like = sum(member == site for sweep in matched for member, _ in _members(sweep, harvest, shape))
+        like = sum(member.site == site for sweep in matched for member in _members(sweep, harvest, shape))
         ks = len(config.ks or ()) + like or 1
         for kind in config.kinds:
             for _ in range(ks if kind.endswith("-topk") else 1):

@@ -7,6 +7,7 @@ lets each of them contribute evenly to every batch. Every batch is a pure functi
 killed training run resumes exactly without any saved state of the data.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, final
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from monolex import artifact, runtime, shuffle
 from monolex.config import require
-from monolex.corpus import Rows, separator
+from monolex.corpus import Rows, rows_digest, separator
 from monolex.errors import UserError
 from monolex.hooks import capture
 from monolex.model import LanguageModel
@@ -209,10 +210,11 @@ class ModelStream:
     """Shuffled batches of one or several sites in step, straight from the model: nothing is stored.
 
     A window is a forward pass over some packed rows in random order. Batches take from all of a window's packed rows
-    evenly, because a window holds far fewer of them than it holds tokens. Resuming recomputes one window.
+    evenly, because a window holds far fewer of them than it holds tokens. Resuming recomputes one window. Rows are
+    not filtered by norm, as a harvest with ``max_norm`` does: how many there are must be known before the model runs.
 
     Raises:
-        UserError: an unknown site, or fewer kept tokens than one batch.
+        UserError: no site or an unknown one, or fewer kept tokens than one batch.
     """
 
     def __init__(
@@ -227,12 +229,20 @@ class ModelStream:
         drop_bos: bool = True,
     ) -> None:
         self._lm, self._rows, self._batch, self._seed, self._batch_rows = lm, rows, batch_size, seed, batch_rows
-        self._sites = tuple(map(str, expand(sites, lm.n_layers)))
+        self.sites = tuple(map(str, expand(sites, lm.n_layers)))
+        require(len(self.sites) > 0, "sites is empty: a stream from the model needs at least one, such as resid_post.3")
         self._keep = kept(lm, rows, drop_bos)
         self._counts = self._keep.sum(1)
         self._n = int(self._counts.sum())
         self.steps_per_epoch = shuffle.steps(self._n, batch_size, window_rows)
         self._n_windows = -(-self._n // window_rows)
+
+    @property
+    def content(self) -> str:
+        """Hash of all that the batches follow from: weights, tokens that are kept, sites, seed and sizes."""
+        served = rows_digest(dataclasses.replace(self._rows, keep=self._keep))
+        facts = [self._lm.fingerprint, served, self.sites, self._batch, self._seed, self._n_windows]
+        return artifact.digest(facts)
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, Float[Tensor, "batch d_in"]]]:
         """Endless batches by site, float32; an epoch serves each token once and drops its last partial batch."""
@@ -269,7 +279,7 @@ class ModelStream:
         for part in numbers.split(self._batch_rows):
             if not bool(self._keep[part].any()):
                 continue
-            values = forward(self._lm, self._rows, self._keep, part, self._sites).values
+            values = forward(self._lm, self._rows, self._keep, part, self.sites).values
             for site, x in values.items():
                 if site not in window:
                     window[site] = torch.empty(size, x.shape[1], dtype=x.dtype)

@@ -41,6 +41,8 @@ def test_a_config_survives_its_own_table():
         ({"alphas": [-1e-3]}, "cannot be negative"),
         ({"ks": [0]}, "at least one feature"),
         ({"ratios": []}, "ratios is empty"),
+        ({"kinds": ["untied"], "auxk": 0.1}, "auxk = 0.1 acts on topk and batchtopk only"),
+        ({"dead_after": 0}, "dead_after = 0: give at least 1"),
         ({"warmup": 2}, r"fraction in \[0, 1\]"),
     ],
 )

@@ -253,6 +253,27 @@ def test_a_batch_from_the_model_follows_from_seed_and_number(window: int, lm: La
     assert not torch.equal(take(1, seed=1)[0], expected[0])
 
 
+def test_the_content_of_a_stream_from_the_model_follows_what_it_serves(lm: LanguageModel, rows: Rows) -> None:
+    def content(
+        sites: tuple[str, ...] = ("resid_post.0",), batch: int = 32, seed: int = 0, window: int = 100,
+        *, of: Rows = rows, lm: LanguageModel = lm, batch_rows: int = 16, drop_bos: bool = True,
+    ) -> str:  # fmt: skip
+        return ModelStream(lm, of, sites, batch, seed, window, batch_rows, drop_bos).content
+
+    changed = [
+        content(("resid_post.1",)),
+        content(batch=16),
+        content(seed=1),
+        content(window=200),
+        content(drop_bos=False),
+        content(of=Rows(rows.tokens.flip(0), rows.docs.flip(0), rows.keep.flip(0))),
+        content(of=Rows(rows.tokens, rows.docs, rows.keep & (torch.arange(16) > 0))),
+        content(lm=make_lm("llama")),
+    ]
+    assert len({content(), *changed}) == 1 + len(changed)
+    assert content(batch_rows=4) == content(batch_rows=8) == content()
+
+
 def test_batches_from_the_model_mix_documents(lm: LanguageModel, rows: Rows) -> None:
     spread = model_stream(lm, rows, 600).mixing()
     assert 0.9 <= spread.ratio <= 1.3 and spread.distinct == spread.ratio * spread.ideal

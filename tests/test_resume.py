@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from harvests import corpus_of, make_lm
 from planted import MemoryStream, planted
 from safetensors import safe_open
 from safetensors.torch import save
 
 from monolex.artifact import MANIFEST, finish, open_artifact, verify, write_bytes
 from monolex.config import TrainConfig
+from monolex.corpus import build
 from monolex.dictionaries.base import load
 from monolex.errors import UserError
-from monolex.training.trainer import Source, checkpoint_steps, interruptible, train, train_from
+from monolex.training.trainer import Source, checkpoint_steps, interruptible, model_source, train, train_from
 
 CONFIG = TrainConfig(
     kinds=("tied", "untied", "topk", "batchtopk"),
@@ -194,33 +196,63 @@ def test_checkpoints_are_loadable_and_spaced_in_the_logarithm(whole):
     assert not torch.equal(early.W_dec, late.W_dec)
 
 
-def test_not_finite_keeps_the_last_good_state_and_names_it(tmp_path):
+def rows(stream: Source) -> dict[str, torch.Tensor]:
+    """The activations that :func:`source` serves, to be spoiled."""
+    assert isinstance(stream.stream, MemoryStream)
+    return stream.stream.x
+
+
+def spoiled_at(at: int) -> Source:
+    """Activations that are infinite from batch number ``at`` on."""
+
     def spoil(step: int) -> None:
-        if step == 10:
-            for x in stream.stream.x.values():
+        if step == at:
+            for x in rows(stream).values():
                 x.fill_(torch.inf)
 
     stream = source(spoil)
-    message = r"tied-a0.01-r2-s0 at a is not finite at step 11 .*checkpoint: .*state.safetensors \(step 8\)"
+    return stream
+
+
+def test_not_finite_keeps_the_last_good_state_and_names_it(tmp_path):
+    message = r"tied-a0.01-r2-s0 at a is not finite at step 11 .*; the dictionaries of step 8 are kept in .*last_good"
     with pytest.raises(UserError, match=message):
-        train_from(tmp_path, stream, CONFIG)
+        train_from(tmp_path, spoiled_at(10), CONFIG)
     assert not (tmp_path / MANIFEST).exists()
     steps = {json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()}
     assert steps == {6}
     fresh = tmp_path / "fresh"
     bad = source()
-    bad.stream.x["a"].fill_(torch.inf)
-    with pytest.raises(UserError, match="at step 1 .*last good checkpoint: none"):
+    rows(bad)["a"].fill_(torch.inf)
+    with pytest.raises(UserError, match="at step 1 .*; nothing had been saved before"):
         train_from(fresh, bad, CONFIG)
+    assert not (fresh / "last_good").exists()
+
+
+@pytest.mark.parametrize("save_every", [4, 100], ids=["state", "checkpoint"])
+def test_the_last_good_dictionaries_outlive_the_advice_that_they_are_for(whole, tmp_path, save_every):
+    with pytest.raises(UserError, match="dictionaries of step 8 are kept"):
+        train_from(tmp_path, spoiled_at(10), replace(CONFIG, save_every=save_every))
+    good = contents(tmp_path / "last_good")
+    assert good == contents(whole / "checkpoints" / "8")
+    path = tmp_path / "last_good" / "a" / "untied-a0.01-r2-s0"
+    only_a = replace(CONFIG, kinds=("untied",), lrs=(1e-4,), init=str(path), steps=5)
+    stream = Source(source().stream, {"a": 7}, content="toy")
+    assert train_from(tmp_path, stream, only_a).data["steps"] == 5
+    assert contents(tmp_path / "last_good") == good
+    verify(tmp_path)
+    with pytest.raises(UserError, match=r"dictionaries of step 4 are kept"):
+        train_from(tmp_path, spoiled_at(5), replace(CONFIG, keep_checkpoints=0, data_seed=1))
+    assert load(path).config.recipe["steps_done"] == 4
 
 
 def test_state_is_never_overwritten_with_numbers_that_are_not_finite(tmp_path):
     def spoil(step: int) -> None:
         if step == 10:
-            stream.stream.x["b"].fill_(torch.nan)
+            rows(stream)["b"].fill_(torch.nan)
 
     stream = source(spoil)
-    with pytest.raises(UserError, match=r"at b is not finite at step 11 .*\(step 8\)"):
+    with pytest.raises(UserError, match=r"at b is not finite at step 11 .* of step 8 "):
         train_from(tmp_path, stream, replace(CONFIG, log_every=1000, keep_checkpoints=0))
     with safe_open(tmp_path / "state" / "state.safetensors", framework="pt") as file:
         assert file.metadata()["step"] == "8"
@@ -269,6 +301,23 @@ def stored(folder: Path, rows: int) -> Path:
     files = {name: write_bytes(folder / name, save(values)) for name, values in tensors.items()}
     finish(folder, "activations", {}, {}, files, data)
     return folder
+
+
+def test_train_straight_from_the_model(tmp_path):
+    lm = make_lm()
+    text = build(corpus_of(tmp_path, held_out=0.0), lm.tokenizer)  # pyright: ignore[reportArgumentType]
+    made = TrainConfig(sites=("resid_post.0", "mlp_act.*"), ratios=(1.0,), batch_size=32, buffer_rows=256, steps=6)
+    stream = model_source(lm, text.train, made, batch_rows=4)
+    assert dict(stream.sites) == {"resid_post.0": 32, "mlp_act.0": 48, "mlp_act.1": 48, "mlp_act.2": 48}
+    manifest = train_from(tmp_path / "sweep", stream, made)
+    assert manifest.data["mixing"]["ratio"] > 0.5 and len(manifest.data["members"]) == 4
+    found = load(tmp_path / "sweep" / "mlp_act.1" / "tied-a8.6e-4-r1-s0").config
+    assert (found.model, found.model_fingerprint) == (lm.name, lm.fingerprint)
+    again = model_source(lm, text.train, made, batch_rows=8)
+    assert train_from(tmp_path / "sweep", again, made) == manifest
+    assert model_source(lm, text.train, replace(made, data_seed=1)).content != again.content
+    with pytest.raises(UserError, match="sites is empty"):
+        model_source(lm, text.train, TrainConfig())
 
 
 def test_train_reads_a_stored_harvest(tmp_path):

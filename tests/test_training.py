@@ -8,7 +8,7 @@ from planted import ALL, SITE, MemoryStream, batch, config, one, planted, traine
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
 from monolex.training.members import members, short
-from monolex.training.optim import RECIPES, adam, learning_rate, recipe, schedule
+from monolex.training.optim import RECIPES, adam, dead_after, learning_rate, recipe, schedule
 from monolex.training.parameters import from_dictionary, initial
 from monolex.training.steps import LOSSES
 from monolex.training.sweep import Trainer
@@ -26,6 +26,16 @@ def test_auxk_revives_dead_features(auxk):
         trainer.step(stream.at(step))
     fired = (trainer.dictionaries()[0].encode(data.x)[:, :16] > 0).any(0)
     assert (int(fired.sum()) > 8) == (auxk > 0), fired
+
+
+def test_auxk_acts_in_a_run_of_any_length():
+    assert dead_after(config(batch_size=16), 20) == 32
+    assert dead_after(config(batch_size=1), 1) == 1
+    assert dead_after(config(batch_size=1024), 10**6) == 1_000_000
+    assert dead_after(config(dead_after=7), 20) == 7
+    trainer = trained(config(kinds=("topk",), ks=(1,)), {SITE: planted().x}, 20)
+    assert trainer.metrics()[0]["auxk"] > 0
+    assert trainer.dictionaries()[0].config.recipe["dead_after"] == 32
 
 
 def test_schedule_rises_stays_and_falls_to_zero():
@@ -207,7 +217,7 @@ def test_stored_rows_stay_unit_in_modern_and_are_free_in_paper():
 
 @pytest.mark.parametrize("kind", ALL)
 def test_one_feature_of_an_odd_width(kind):
-    made = config(kinds=(kind,), ratios=(0.1,), ks=(1,), auxk=1.0, dead_after=1)
+    made = config(kinds=(kind,), ratios=(0.1,), ks=(1,), auxk=1.0 if kind.endswith("topk") else None, dead_after=1)
     trainer = trained(made, {SITE: planted(64, d_in=7).x}, 3)
     rows = trainer.metrics()
     assert trainer.dictionaries()[0].W_dec.shape == (1, 7)
@@ -316,3 +326,47 @@ def test_a_scaled_start_computes_what_the_dictionary_computed():
     trainer.step({SITE: 9 * x[:64]})
     again = trainer.dictionaries()[0]
     torch.testing.assert_close(again.pre_activations(9 * x), first.pre_activations(9 * x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_scaled_metrics_and_convention_are_in_the_units_of_the_model(kind):
+    x = (40 * planted(64).x).double()
+    chosen = config(kinds=(kind,), preset="modern", scale=True, lrs=(1e-30,), batch_size=64, steps=1)
+    trainer = Trainer(members(chosen, {SITE: 16}), chosen, 1, dtype=torch.float64)
+    trainer.step({SITE: x})
+    row, saved, member = trainer.metrics()[0], trainer.dictionaries()[0], trainer.members[0]
+    scale = saved.config.recipe["scale"]
+    assert scale < 0.2
+    if member.alpha is not None:
+        member = dataclasses.replace(member, alpha=member.alpha / scale)
+        assert row["loss"] == pytest.approx(row["mse"] + member.alpha * row["l1"])
+        assert "alpha / scale ·" in saved.config.loss_convention
+        assert row["mse"] == pytest.approx(float((x - saved.reconstruct(x)).square().mean()))
+        assert row["l1"] == pytest.approx(float(saved.encode(x).sum(1).mean()))
+    params = {name: tensor for name, tensor in saved.weights.items() if name in trainer.params[0]}
+    plain = LOSSES[kind](params, x, member, None)
+    assert row["loss"] == pytest.approx(float(plain.total))
+    assert {name: row[name] for name in plain.parts} == pytest.approx({n: float(v) for n, v in plain.parts.items()})
+    assert row["fvu"] == pytest.approx(float(plain.parts["mse"] / (x - x.mean(0)).square().mean()))
+
+
+@pytest.mark.parametrize("parts", [(25, 15), (25, 5, 10)])
+def test_a_start_continues_the_threshold_as_if_nothing_had_been_between(parts):
+    stream = MemoryStream({SITE: 9 * planted(2048).x}, 16)
+    # Nothing moves but the threshold.
+    still = config(kinds=("batchtopk",), preset="modern", scale=True, lrs=(1e-30,))
+    whole = trained(still, stream.x, sum(parts)).dictionaries()[0]
+    found, step = None, 0
+    for part in parts:
+        trainer = Trainer(members(still, {SITE: 16}), still, part, start=found)
+        for _ in range(part):
+            trainer.step(stream.at(step))
+            step += 1
+        found = trainer.dictionaries()[0]
+    assert found is not None and whole.config.threshold is not None
+    assert found.config.threshold == pytest.approx(whole.config.threshold, rel=1e-4)
+    other = dataclasses.replace(still, ks=(5,))
+    trainer = Trainer(members(other, {SITE: 16}), other, 1, start=found)
+    trainer.step(stream.at(0))
+    codes = found.pre_activations(stream.at(0)[SITE]).relu().flatten().topk(5 * 16).values
+    assert trainer.dictionaries()[0].config.threshold == pytest.approx(float(codes.min()), rel=1e-3)

@@ -14,6 +14,7 @@ from monolex.config import Kind, Preset, TrainConfig
 
 TOPK_KINDS: tuple[Kind, ...] = ("topk", "batchtopk")
 AUXK = 1 / 32
+LONGEST_DEAD = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ def recipe(config: TrainConfig, kind: Kind) -> Recipe:
 def learning_rate(chosen: Recipe, d_sae: int) -> float:
     """The preset's learning rate for a dictionary of ``d_sae`` features (law of Gao et al. 2024, section 3)."""
     return chosen.lr / (d_sae / 2**14) ** 0.5 if chosen.scaled else chosen.lr
+
+
+def dead_after(config: TrainConfig, steps: int) -> int:
+    """Activations without firing after which a feature counts as dead in a run of ``steps``."""
+    # A fixed number would keep AuxK out of every run that is shorter.
+    return config.dead_after or min(max(steps * config.batch_size // 10, 1), LONGEST_DEAD)
 
 
 def schedule(step: int, steps: int, warmup: float, decay: float) -> float:

@@ -16,16 +16,19 @@ from monolex.config import TrainConfig
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.errors import UserError
 from monolex.training.members import Member
-from monolex.training.optim import TOPK_KINDS, Recipe, adam, recipe, schedule
+from monolex.training.optim import TOPK_KINDS, Recipe, adam, dead_after, recipe, schedule
 from monolex.training.parameters import BIASES, exported, from_dictionary, initial
 from monolex.training.steps import LOSSES, PARTS, Loss, Revival, unit
 
 ACTIVATION = {"tied": "relu", "untied": "relu", "topk": "topk", "batchtopk": "threshold"}
+# On s·x with codes s·c the loss is s² · (mse + alpha / s · Σ|c|).
 RELU_CONVENTION = (
-    "mean over batch and dimensions of (x - x̂)² + alpha · mean over batch of Σ|c|; "
-    "multiply alpha by d_in for the literal Eq. 4 of arXiv 2309.08600"
+    "mean over batch and dimensions of (x - x̂)² + alpha / scale · mean over batch of Σ|c|, alpha and scale as in the "
+    "recipe; alpha · d_in / scale is the coefficient of the literal Eq. 4 of arXiv 2309.08600"
 )
 TOPK_CONVENTION = "mean over batch and dimensions of (x - x̂)² + auxk · the same of the dead features' error"
+POWERS = {"loss": 2, "mse": 2, "l1": 1, "auxk": 2}
+"""Powers of the scale that a metric carries while training."""
 # The threshold's memory grows with the run, so that a short one forgets its first steps too.
 LONGEST_MEMORY = 0.999
 
@@ -57,8 +60,13 @@ class Trainer:
             self._first(member, chosen, start) for member, chosen in zip(members, self._recipes, strict=True)
         ]
         self._adam = adam([list(params.values()) for params in self.params])
+        self._dead_after = dead_after(config, steps)
         threshold = 0.0 if start is None else start.config.threshold or 0.0
         self._threshold = torch.full((len(members),), threshold, device=device, dtype=dtype)
+        past = {} if start is None else start.config.recipe
+        self._before = past.get("steps_before", 0) + past.get("steps_done", 0)
+        # The threshold of another k is no beginning.
+        self._remembered = [self._before if start is not None and start.config.k == m.k else 0 for m in members]
         self._idle = [torch.zeros(m.d_sae, dtype=torch.int64, device=device) for m in members]
         self._sites = list(dict.fromkeys(m.site for m in members))
         self._sums = torch.zeros(len(members), 1 + len(PARTS), device=device, dtype=dtype)
@@ -93,25 +101,28 @@ class Trainer:
     def metrics(self) -> list[dict[str, Any]]:
         """Means since the last call, one row a member, and the count starts again; one read by the host.
 
+        All are in the model's own units, also where training is not: ``mse`` and ``l1`` are those of the dictionary
+        that would be saved, and ``loss`` is its ``loss_convention``, that is, what is minimised, divided by scale².
         ``fvu`` is the summed squared error over the summed squared distance from the batch means; ``dead`` counts the
         features that have not fired for ``dead_after`` activations (None before that many).
 
         Raises:
             UserError: a loss was not finite.
         """
-        idle_for_long = torch.stack([(idle >= self.config.dead_after).sum() for idle in self._idle])
-        host = torch.cat([self._sums.flatten(), self._variance, idle_for_long, self._bad_step]).tolist()
-        n, width, count = len(self.members), 1 + len(PARTS), self.done - self._read_at
-        sums, variance, counters = host[: n * width], host[n * width : -2 * n], host[-2 * n :]
+        idle_for_long = torch.stack([(idle >= self._dead_after).sum() for idle in self._idle])
+        host = torch.cat([self._sums.flatten(), self._variance, self._scale, idle_for_long, self._bad_step]).tolist()
+        n, m, width, count = len(self.members), len(self._sites), 1 + len(PARTS), self.done - self._read_at
+        sums, by_site, counters = host[: n * width], host[n * width : -2 * n], host[-2 * n :]
         self._require_finite([int(bad) for bad in counters[n:]])
-        spread = dict(zip(self._sites, variance, strict=True))
+        spread = dict(zip(self._sites, by_site[:m], strict=True))
+        scales = dict(zip(self._sites, by_site[m:], strict=True))
         rows = []
         for number, member in enumerate(self.members):
             total = dict(zip(("loss", *PARTS), sums[number * width : (number + 1) * width], strict=True))
-            means = {name: value / count for name, value in total.items()}
+            means = {name: value / count / scales[member.site] ** POWERS.get(name, 0) for name, value in total.items()}
             fvu = total["mse"] / spread[member.site] if spread[member.site] > 0 else None
             # Before dead_after rows nothing can count as dead, which is not the same as none being dead.
-            dead = int(counters[number]) if self.done * self.config.batch_size >= self.config.dead_after else None
+            dead = int(counters[number]) if self.done * self.config.batch_size >= self._dead_after else None
             rows.append({"site": member.site, "member": member.name, **means, "fvu": fvu, "dead": dead})
         self._sums.zero_()
         self._variance.zero_()
@@ -198,7 +209,7 @@ class Trainer:
                 params["b_dec"].copy_(inputs[member.site].mean(0))
 
     def _revival(self, number: int) -> Revival | None:
-        weight, after = self._recipes[number].auxk, self.config.dead_after
+        weight, after = self._recipes[number].auxk, self._dead_after
         # Counted on the host: before this many rows nothing can be dead, and the auxiliary loss costs nothing.
         if weight == 0 or self.done * self.config.batch_size < after:
             return None
@@ -212,7 +223,8 @@ class Trainer:
         self._bad_step[number].masked_fill_(first, self.done + 1)
         self._idle[number].add_(rows).masked_fill_(loss.fired, 0)
         if loss.threshold is not None:
-            memory = min(LONGEST_MEMORY, self.done / (self.done + 10))
+            seen = self._remembered[number] + self.done
+            memory = min(LONGEST_MEMORY, seen / (seen + 10))
             old = self._threshold[number]
             new = memory * old + (1 - memory) * loss.threshold
             self._threshold[number] = torch.where(loss.threshold.isfinite(), new, old)
@@ -254,8 +266,9 @@ class Trainer:
             "decay": chosen.decay,
             "scale": scale,
             "auxk": chosen.auxk,
-            "dead_after": config.dead_after,
+            "dead_after": self._dead_after,
             "init": config.init,
+            "steps_before": self._before,
         }
         return DictionaryConfig(
             kind=member.kind,

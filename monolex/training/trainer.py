@@ -9,6 +9,7 @@ same number of threads a resumed run writes the same bytes as an uninterrupted o
     FOLDER/metrics.jsonl        one row a member every `log_every` steps
     FOLDER/checkpoints/STEP/SITE/NAME/
     FOLDER/state/state.safetensors   only until the sweep is done
+    FOLDER/last_good/SITE/NAME/      the dictionaries last saved before a loss that was not finite
 """
 
 import shutil
@@ -43,15 +44,18 @@ from monolex.artifact import (
     write_json,
 )
 from monolex.config import TrainConfig, identity, require
+from monolex.corpus import Rows
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
 from monolex.errors import UserError
-from monolex.reader import Reader, Stream, stored_sites
+from monolex.model import LanguageModel
+from monolex.reader import ModelStream, Reader, Stream, stored_sites
 from monolex.training.members import members
 from monolex.training.sweep import Trainer
 
 KIND = "sweep"
 STATE = Path("state") / "state.safetensors"
 CHECKPOINTS = "checkpoints"
+LAST_GOOD = "last_good"
 
 
 class Batches(Protocol):
@@ -98,14 +102,34 @@ def train(folder: str | Path, activations: str | Path, config: TrainConfig) -> M
     )
     stream = Stream(readers, config.batch_size, config.data_seed, config.buffer_rows)
     widths = {site: reader.d_in for site, reader in readers.items()}
+    model = first.model
+    source = Source(stream, widths, first.content, model["name"], model["fingerprint"], _mixing(stream, config))
+    return train_from(folder, source, config)
+
+
+def model_source(
+    lm: LanguageModel, rows: Rows, config: TrainConfig, *, batch_rows: int = 16, drop_bos: bool = True
+) -> Source:
+    """What :func:`train_from` needs to train ``config`` straight from the model: nothing is stored.
+
+    ``config.sites`` must name sites; ``batch_rows`` packed rows are in a forward pass.
+
+    Raises:
+        UserError: no site or one that the model does not have, or fewer kept tokens than a batch.
+    """
+    shape = (config.batch_size, config.data_seed, config.buffer_rows)
+    stream = ModelStream(lm, rows, config.sites, *shape, batch_rows=batch_rows, drop_bos=drop_bos)
+    widths = {site: lm.width(site) for site in stream.sites}
+    return Source(stream, widths, stream.content, lm.name, lm.fingerprint, _mixing(stream, config))
+
+
+def _mixing(stream: Stream | ModelStream, config: TrainConfig) -> dict[str, float]:
     mixing = stream.mixing()
     runtime.log.info(
         "a batch of %d rows draws from %.0f documents, an ideal one from %.0f",
         config.batch_size, mixing.distinct, mixing.ideal,
     )  # fmt: skip
-    model = first.model
-    source = Source(stream, widths, first.content, model["name"], model["fingerprint"], mixing._asdict())
-    return train_from(folder, source, config)
+    return mixing._asdict()
 
 
 def train_from(folder: str | Path, source: Source, config: TrainConfig) -> Manifest:
@@ -177,7 +201,7 @@ class _Run:
         done, config = self.trainer.done, self.config
         last = done == self.steps
         if last or done % config.log_every == 0:
-            with self._naming_last_good():
+            with self._keeping_last_good():
                 rows = self.trainer.metrics()
             for row in rows:
                 metrics.write({"step": done, "rows": done * config.batch_size, **row})
@@ -187,8 +211,11 @@ class _Run:
             self._save_state()
 
     def _save_dictionaries(self, folder: Path) -> dict[str, FileEntry]:
-        with self._naming_last_good():
+        with self._keeping_last_good():
             self.trainer.verify()
+        return self._write_dictionaries(folder)
+
+    def _write_dictionaries(self, folder: Path) -> dict[str, FileEntry]:
         entries = {}
         trained = self.trainer.dictionaries(self.source.model, self.source.fingerprint)
         for member, dictionary in zip(self.members, trained, strict=True):
@@ -198,7 +225,7 @@ class _Run:
         return entries
 
     def _save_state(self) -> None:
-        with self._naming_last_good():
+        with self._keeping_last_good():
             self.trainer.verify()
         metadata = {"request": self.request, "step": str(self.trainer.done)}
         write_bytes(self.folder / STATE, save_tensors(self.trainer.state(), metadata))
@@ -217,7 +244,7 @@ class _Run:
         return None
 
     def _clear(self) -> None:
-        """Remove what an earlier request left, so that the folder never mixes two sweeps."""
+        """Remove what an earlier request left but :data:`LAST_GOOD`, so that the folder never mixes two sweeps."""
         manifest = self.folder / MANIFEST
         if manifest.exists():
             warn_replacing(self.folder, KIND)
@@ -257,20 +284,27 @@ class _Run:
         return manifest
 
     @contextmanager
-    def _naming_last_good(self) -> Iterator[None]:
+    def _keeping_last_good(self) -> Iterator[None]:
         try:
             yield
         except UserError as error:
-            raise UserError(f"{error}; last good checkpoint: {self._last_good()}") from error
+            raise UserError(f"{error}; {self._keep_last_good()}") from error
 
-    def _last_good(self) -> str:
-        folder = self.folder / CHECKPOINTS
-        written = [int(path.name) for path in folder.iterdir()] if folder.exists() else []
-        found = [(step, str(folder / str(step))) for step in written if step < self.trainer.done]
-        if (state := self.folder / STATE).exists():
-            with safe_open(state, framework="pt") as file:
-                found.append((int(file.metadata()["step"]), str(state)))
-        return "{1} (step {0})".format(*max(found)) if found else "none"
+    def _keep_last_good(self) -> str:
+        """Put the dictionaries last saved, checkpoint or state, where no later request clears them; say where."""
+        written = [int(path.name) for path in self.folder.glob(f"{CHECKPOINTS}/*")]
+        step = max((step for step in written if step < self.trainer.done), default=0)
+        state, target = self._saved_state(), self.folder / LAST_GOOD
+        in_state = 0 if state is None else int(state["step"][0])
+        if max(step, in_state) == 0:
+            return "nothing had been saved before"
+        shutil.rmtree(target, ignore_errors=True)
+        if state is not None and in_state >= step:
+            self.trainer.load_state(state)
+            self._write_dictionaries(target)
+        else:
+            shutil.copytree(self.folder / CHECKPOINTS / str(step), target)
+        return f"the dictionaries of step {max(step, in_state)} are kept in {target}, for load_dictionary and for init"
 
 
 @contextmanager
