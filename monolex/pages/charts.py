@@ -110,18 +110,20 @@ class Looks:
 
     def series(self, entry: Entry, points: Iterable[Point]) -> Series:
         """The series of the curve that ``entry`` belongs to."""
+        control = "" if entry.model == SUBJECT else f" on the {CONTROL_LABELS.get(entry.model, entry.model)}"
+        variant = "" if entry.model == SUBJECT else CONTROL_VARIANTS.get(entry.model, "dashed")
         if entry.trained:
             width = "" if self._one_width else f" R={entry.head['ratio']:g}"
-            control = "" if entry.model == SUBJECT else f" on the {CONTROL_LABELS.get(entry.model, entry.model)}"
-            variant = "" if entry.model == SUBJECT else CONTROL_VARIANTS.get(entry.model, "dashed")
             marker = self._markers[entry.kind, entry.head["ratio"]]
             colour = TRAINED_COLOURS[entry.kind]
             return Series(entry.kind + width + control, tuple(points), colour, marker, variant=variant)
         family, _, form = entry.kind.partition("-")
         colour = BASELINE_COLOURS[family]
-        marker = "square" if family == "nmf" else "cross" if form == "topk" else "diamond"
-        variant = "open" if form == "pm" else ""
-        return Series(entry.kind, tuple(points), colour, marker, joined=form == "topk", variant=variant)
+        # a cross has nothing to hollow out, which is what tells a control model's marks apart
+        marker = "square" if family == "nmf" else "cross" if form == "topk" and not control else "diamond"
+        variant = variant or ("open" if form == "pm" else "")
+        label = entry.kind + control
+        return Series(label, tuple(points), colour, marker, joined=form == "topk", variant=variant)
 
 
 def curves(shown: Iterable[Entry], metric: str, name: str, looks: Looks) -> list[Series]:
