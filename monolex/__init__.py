@@ -36,8 +36,8 @@ PUBLIC = {
     "build_corpus": "monolex.corpus",
     "fit_baselines": "monolex.dictionaries.baselines",
     "evaluate": "monolex.evals.evaluate",
-    "report": "monolex.report",
     "execute": "monolex.pipeline",
+    "write_report": "monolex.pipeline",
 }
 """Every public name and the module it lives in."""
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from monolex import artifact, runtime
 from monolex.artifact import Manifest
-from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, identity
+from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, identity, located
 from monolex.corpus import Corpus, Rows, build
 from monolex.errors import UserError
 from monolex.model import LanguageModel, load
@@ -78,7 +78,9 @@ def harvest(
         UserError: the model, the corpus or a site cannot be had, the disk is too small, the model gives NaN, or a
             value does not fit into the stored precision.
     """
-    folder, lm = Path(folder), lm or load(model)
+    folder, model, corpus = Path(folder), located(model), located(corpus)
+    artifact.require_folder(folder)
+    lm = lm or load(model)
     if lm.tokenizer is None:
         raise UserError(f"{lm.name} has no tokenizer, which a corpus needs: give it one when wrapping it")
     sites = tuple(map(str, expand(config.sites, lm.n_layers)))

@@ -183,8 +183,24 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse, before any work, a place where no folder can be.
+
+    Raises:
+        UserError: there is a file at ``folder`` or above it.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{nearest} is a file where a folder is needed; choose another folder or move the file away")
+
+
 def is_done(folder: Path, kind: str, config: Mapping[str, Any], parents: Mapping[str, str]) -> bool:
-    """Whether ``folder`` holds the whole answer to this request."""
+    """Whether ``folder`` holds the whole answer to this request.
+
+    Raises:
+        UserError: as :func:`require_folder`.
+    """
+    require_folder(folder)
     try:
         manifest = open_artifact(folder, kind)
     except UserError:

@@ -1,8 +1,10 @@
 """The command line: a verb is a function; its config dataclasses are the flags, their field strings the help.
 
-Importing this module, and ``--help``, need no torch. A :class:`UserError` becomes one line on stderr and exit code 2.
+Importing this module, and ``--help``, need no torch. A :class:`UserError`, or what the system has against a file,
+becomes one line on stderr and exit code 2.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -52,6 +54,9 @@ def demo(out: Path = Path("demo-run"), dry_run: bool = False) -> None:
     """
     from monolex.pipeline import demo_toml, execute
 
+    kept = out / "run.toml"
+    if kept.exists() and kept.read_bytes() != demo_toml().read_bytes():
+        raise UserError(f"{kept} is not the demo's: go on with it by `monolex run {out}`, or give another --out")
     page = execute(demo_toml(), out, dry_run=dry_run)
     if page:
         _say(f"open {page} in a browser: every dictionary beside its baselines and controls")
@@ -134,25 +139,22 @@ def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
     Args:
         run: Folder that `monolex run` wrote.
     """
-    from monolex.report import report
+    from monolex.pipeline import write_report
 
-    _say(f"open {report(run)} in a browser")
+    _say(f"open {write_report(run)} in a browser")
 
 
-def show(path: Annotated[Positional[Path], arg(metavar="PATH")]) -> None:
+def show(path: Annotated[Positional[Path], arg(metavar="PATH")], verify: bool = False) -> None:
     """Print what lies at a path: a run, an artefact, a dictionary, a shard, a metrics.jsonl.
 
     Args:
         path: Anything monolex wrote.
+        verify: Of an artefact, or of all artefacts of a run, recompute every hash and say which are whole.
     """
-    from monolex.show import show
+    from monolex.show import check, show
 
-    _say(show(path))
-
-
-def version() -> None:
-    """Print the version."""
-    _say(__version__)
+    for text in check(path) if verify else [show(path)]:
+        _say(text)
 
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -164,7 +166,6 @@ VERBS: dict[str, Callable[..., Any]] = {
     "eval": evaluate,
     "report": report,
     "show": show,
-    "version": version,
 }
 
 
@@ -172,12 +173,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 2 for a user's mistake, 130 after Ctrl-C."""
     # Spinning threads cost 25 times the work where a core is shared (docs/log.md); read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        _say(__version__)
+        return 0
     setup_logging()
     try:
         tyro.extras.subcommand_cli_from_dict(
             VERBS,
             prog="monolex",
-            description="Learn the monosemantic lexicon of a language model.",
+            description=f"Learn the monosemantic lexicon of a language model. `--version` prints {__version__}.",
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )
@@ -188,6 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has had enough; Python must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        sys.stderr.write(f"monolex: {_refused(error)}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("monolex: stopped; the same command goes on from here\n")
         return 130
@@ -201,6 +209,19 @@ def _control(text: str) -> tuple[str, tuple[Path, list[Path]]]:
     if not (name and equals and sources):
         raise UserError(f"--controls {text!r}: write NAME=ACTIVATIONS,SOURCE, as random=acts-random,sweep-random")
     return name, (activations, sources)
+
+
+def _refused(error: OSError) -> str:
+    """What the system, or a library in its name, has against a file, and what to do, in one sentence."""
+    if error.strerror is None:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, PermissionError):
+        fix = "change its permissions or choose another path"
+    elif error.errno == errno.ENOSPC:
+        fix = "free some space or choose another folder"
+    else:
+        fix = "check the path or choose another one"
+    return f"{error.filename or 'a file'}: {error.strerror}; {fix}"
 
 
 def _say(text: str) -> None:

@@ -1,11 +1,13 @@
 """One flat frozen dataclass a stage. The string under a field is its ``--help``.
 
 A field marked ``how(...)`` says only *how* to compute a result (device, batch of the forward pass), never *which*
-result: it is left out of :func:`identity` and therefore of the hash that decides whether a stage is done.
+result: it is left out of :func:`identity` and therefore of the hash that decides whether a stage is done. A field
+marked ``place(...)`` may hold a path, which :func:`located` writes out in full.
 """
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -30,6 +32,11 @@ def how(default: Any) -> Any:
     return field(default=default, metadata={"hashed": False})
 
 
+def place(default: Any) -> Any:
+    """A field that holds a path or a name."""
+    return field(default=default, metadata={"place": True})
+
+
 def require(condition: bool, sentence: str) -> None:
     """Raise :class:`UserError` with ``sentence`` unless ``condition`` holds."""
     if not condition:
@@ -40,7 +47,7 @@ def require(condition: bool, sentence: str) -> None:
 class ModelConfig:
     """Which language model, and which control of it."""
 
-    model: str = "demo"
+    model: str = place("demo")
     """`demo` (bundled), a folder in the Hugging Face layout, or a hub name."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
@@ -60,7 +67,7 @@ class ModelConfig:
 class CorpusConfig:
     """Which text, and how it is cut into rows of tokens."""
 
-    corpus: str = "stdlib"
+    corpus: str = place("stdlib")
     """`stdlib` (the running Python's documentation and source), a text file, a folder, a .jsonl file, or `hf:NAME`."""
     corpus_format: Literal["auto", "text", "jsonl", "chat"] = "auto"
     """How files are read; `auto` goes by the ending and, for .jsonl, by whether the first line has `messages`."""
@@ -175,7 +182,7 @@ class TrainConfig:
     dead_after: int | None = None
     """Activations without firing after which AuxK counts a feature as dead; None is a tenth of the run's, at most
     1,000,000."""
-    init: str | None = None
+    init: str | None = place(None)
     """Folder of a dictionary to continue from; kind, width and site of every member must match it."""
     keep_checkpoints: int = 0
     """Dictionaries kept along the way, at steps spaced evenly in the logarithm."""
@@ -345,13 +352,27 @@ def identity(config: Any) -> dict[str, Any]:
     return {name: plain(getattr(config, name)) for name in hashed}
 
 
+def located(config: T) -> T:
+    """The same configuration with absolute paths: one request has one spelling, and a later stage finds what it names.
+
+    A default (`demo`, `stdlib`), and what is no file or folder here (the name of a hub model), stays. Links are not
+    followed: the ending of a file says how it is read.
+    """
+    full = {}
+    for f in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        value = getattr(config, f.name)
+        if f.metadata.get("place") and value != f.default and os.path.exists(os.path.expanduser(value)):
+            full[f.name] = os.path.abspath(os.path.expanduser(value))
+    return dataclasses.replace(config, **full)  # pyright: ignore[reportArgumentType]
+
+
 def plain(value: Any) -> Any:
     """``value`` with tuples as lists: what JSON gives back."""
     return [plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """Build a config from a TOML table or JSON object.
+    """Build a config from a TOML table or JSON object; its paths are those from the current folder.
 
     Raises:
         UserError: an unknown key (with the nearest known one) or a value of the wrong type.
@@ -365,7 +386,7 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
             hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(fields)}"
             raise UserError(f"{where}: unknown key {key!r}; {hint}")
         values[key] = _coerce(value, hints[key], f"{where}.{key}")
-    return cls(**values)
+    return located(cls(**values))
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:

@@ -10,7 +10,7 @@ import json
 import os
 import sysconfig
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -54,7 +54,7 @@ class Report:
     bad_lines: int = 0
     """Lines or records without usable text: no JSON, no text field, a malformed chat."""
     undecodable: int = 0
-    """Files that cannot be opened or are not UTF-8."""
+    """Files and folders that cannot be opened, and files that are not UTF-8."""
     problems: list[str] = field(default_factory=list)
     """The first of these by name, e.g. `file.jsonl:17: not JSON`."""
     fields: dict[str, int] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def documents(config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, report: 
     if config.corpus.startswith("hf:"):
         yield from _stream(config, tokenizer, report)
         return
-    sources = _stdlib(config) if config.corpus == "stdlib" else _files(config)
+    sources = _stdlib(config) if config.corpus == "stdlib" else _files(config, report)
     if any(source.kind == "chat" for source in sources):
         chats.require_template(tokenizer)
     index = _index(sources, report)
@@ -136,7 +136,7 @@ def _stdlib(config: CorpusConfig) -> list[Source]:
     return [Source(f"topics/{name}", text=topics[name]) for name in sorted(topics)] + modules
 
 
-def _files(config: CorpusConfig) -> list[Source]:
+def _files(config: CorpusConfig, report: Report) -> list[Source]:
     path = Path(config.corpus)
     require(
         path.exists(),
@@ -145,7 +145,12 @@ def _files(config: CorpusConfig) -> list[Source]:
     if not path.is_dir():
         return [Source(path.name, path, _kind(path, config))]
     endings = {"auto": TEXT_ENDINGS | JSONL_ENDINGS, "text": TEXT_ENDINGS}
-    names = walk(path, endings.get(config.corpus_format, JSONL_ENDINGS), frozenset())
+    closed: list[OSError] = []
+    names = walk(path, endings.get(config.corpus_format, JSONL_ENDINGS), frozenset(), closed.append)
+    for error in closed:
+        report.note("undecodable", f"{error.filename}: {error.strerror}")
+    if closed and not names:
+        raise closed[0]
     require(
         len(names) > 0,
         f"corpus = {config.corpus!r}: the folder holds no file to read with corpus_format = "
@@ -154,13 +159,16 @@ def _files(config: CorpusConfig) -> list[Source]:
     return [Source(name, path / name, _kind(path / name, config)) for name in names]
 
 
-def walk(root: Path, endings: frozenset[str], excluded: frozenset[str]) -> list[str]:
+def walk(
+    root: Path, endings: frozenset[str], excluded: frozenset[str], closed: Callable[[OSError], None] | None = None
+) -> list[str]:
     """Relative paths of the files below ``root`` with one of ``endings``, sorted.
 
-    Hidden files and folders, and folders named in ``excluded``, are left out.
+    Hidden files and folders, and folders named in ``excluded``, are left out; ``closed`` is told of a folder that
+    cannot be read.
     """
     names = []
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, onerror=closed):
         folders[:] = [name for name in folders if name not in excluded and not name.startswith(".")]
         here = Path(folder).relative_to(root)
         wanted = (Path(name) for name in files if not name.startswith("."))

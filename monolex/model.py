@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from jaxtyping import Float
 from safetensors import SafetensorError
@@ -235,12 +236,14 @@ def source(config: ModelConfig) -> str:
     """The folder or hub name to load from.
 
     Raises:
-        UserError: a folder that is not there, lacks what loading needs, or is given a revision.
+        UserError: a folder that is not there, lacks what loading needs, or is given a revision; a name that is neither
+            in the hub's cache nor known to the hub.
     """
     folder = DEMO if config.model == "demo" else Path(config.model).expanduser()
     if not folder.is_dir():
         if config.model == "demo" or config.model.startswith((".", "/", "~")):
             raise UserError(f"model = {config.model!r}: there is no folder {folder}")
+        _require_reachable(config)
         return config.model
     if config.revision is not None:
         raise UserError(f"revision = {config.revision!r}: {folder} is a folder; only hub models have revisions")
@@ -249,6 +252,23 @@ def source(config: ModelConfig) -> str:
     if config.control != "random":
         _require_file(folder, _WEIGHT_FILES, "safetensors weights")
     return str(folder)
+
+
+def _require_reachable(config: ModelConfig) -> None:
+    """Ask the hub once for a model that is not in its cache; loading would ask in vain for most of a minute."""
+    try:
+        if isinstance(try_to_load_from_cache(config.model, "config.json", revision=config.revision), str):
+            return
+        get_hf_file_metadata(hf_hub_url(config.model, "config.json", revision=config.revision))
+    except Exception as error:  # the hub's client lets through those of whichever HTTP library its version uses
+        reason = _first_line(error)
+        raise UserError(
+            f"model = {config.model!r} is neither a folder nor a model that could be had from the hub: {reason}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _require_file(folder: Path, names: tuple[str, ...], what: str) -> None:
@@ -305,10 +325,7 @@ def _explained(config: ModelConfig) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        is_folder = config.model == "demo" or Path(config.model).expanduser().is_dir()
-        what = "cannot be loaded" if is_folder else "is neither a folder nor a model that could be had from the hub"
-        raise UserError(f"model = {config.model!r} {what}: {first}") from error
+        raise UserError(f"model = {config.model!r} cannot be loaded: {_first_line(error)}") from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ and a changed table redoes its stage and those that stand on it.
 """
 
 import dataclasses
-import os
+import hashlib
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from monolex.artifact import MANIFEST, TIMINGS, open_artifact, read_json, write_bytes, write_json
+from monolex.artifact import MANIFEST, TIMINGS, open_artifact, read_json, require_folder, write_bytes, write_json
 from monolex.config import (
     BaselineConfig,
     CorpusConfig,
@@ -217,18 +217,31 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
 
         log.info(describe(config, stages))
         return None
+    require_folder(folder)
     _keep_toml(path, folder)
     started = time.monotonic()
     for number, stage in enumerate(stages, 1):
         log.info(f"[{number}/{len(stages) + 1}] {stage.name}")
         _timed(stage, folder)
     log.info(f"[{len(stages) + 1}/{len(stages) + 1}] report")
-    from monolex.report import report
-
-    page = report(folder)
+    page = write_report(folder)
     spent = time.monotonic() - started
     log.info(f"done in {spent / 60:.1f} minutes, peak memory {size(peak_memory())}")
     return page
+
+
+def write_report(folder: Path) -> Path:
+    """Write RUN/report.html and return its path; what the run's own run.toml does not list is no part of it.
+
+    Raises:
+        UserError: as :func:`monolex.report.report` and, where there is a run.toml, as :func:`read_run`.
+    """
+    from monolex.report import report
+
+    toml = folder / "run.toml"
+    if not toml.exists():
+        return report(folder)
+    return report(folder, [stage.folder.relative_to(folder).as_posix() for stage in plan(read_run(toml), folder)])
 
 
 def demo_toml() -> Path:
@@ -253,9 +266,16 @@ def _written(path: Path) -> int | None:
 
 
 def _keep_toml(path: Path, folder: Path) -> None:
-    kept = folder / "run.toml"
-    if not (kept.exists() and os.path.samefile(path, kept)):
-        write_bytes(kept, path.read_bytes())
+    """Copy a run.toml into the run; another one that lies there is kept under a name of its own."""
+    kept, content = folder / "run.toml", path.read_bytes()
+    if kept.exists():
+        before = kept.read_bytes()
+        if before == content:
+            return
+        aside = folder / f"run-{hashlib.sha256(before).hexdigest()[:8]}.toml"
+        write_bytes(aside, before)
+        log.warning("%s differs from %s, which takes its place; it is kept as %s", kept, path, aside.name)
+    write_bytes(kept, content)
 
 
 def _table(config: Any) -> Mapping[str, Any]:

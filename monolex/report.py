@@ -5,7 +5,8 @@ dictionaries; baselines and control models stand in the same charts and tables, 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ from monolex.pages.html import number, short
 PAGE = "report.html"
 
 
-def report(run: str | Path) -> Path:
+def report(run: str | Path, listed: Collection[str] | None = None) -> Path:
     """Write ``RUN/report.html`` and return its path. Missing baselines and controls are left out.
+
+    Args:
+        listed: paths in the run of the artefacts that its run.toml asks for; None if there is no run.toml. Others that
+            lie there are shown only if they were measured.
 
     Raises:
         UserError: the run has not been evaluated, or an artefact of it is damaged.
@@ -35,7 +40,8 @@ def report(run: str | Path) -> Path:
     looks = Looks(everything)
     counts = _fire_counts(run / "eval" / "densities.safetensors")
     names = dict.fromkeys(e.site for e in everything if e.site)
-    manifests = dict(_manifests(run))
+    measured = _measured_folders(everything)
+    manifests = {n: m for n, m in _manifests(run) if listed is None or n in listed or n in measured}
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
     content = html.page(
         "report.html",
@@ -43,6 +49,7 @@ def report(run: str | Path) -> Path:
         overview=sections.overview(everything, looks),
         sites=[sections.site_section(i, site, everything, looks, counts) for i, site in enumerate(names, 1)],
         **_subject(manifests.get("activations"), everything),
+        notice=_notice(evaluation, measured, manifests, listed),
         facts=[*_facts(manifests.get("activations")), *_measured(evaluation, everything)],
         problems=_problems(manifests.get("activations")),
         stages=[_stage(name, manifest, timings) for name, manifest in manifests.items()],
@@ -77,6 +84,32 @@ def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
             yield path.parent.relative_to(run).as_posix(), open_artifact(path.parent)
 
 
+def _measured_folders(everything: Sequence[Entry]) -> dict[str, None]:
+    """Sweeps and baselines whose dictionaries were measured, by their path in the run."""
+    paths = (Path("eval", entry.head["path"]).parents[1] for entry in everything if entry.head["path"])
+    return dict.fromkeys(Path(os.path.normpath(path)).as_posix() for path in paths)
+
+
+def _notice(
+    evaluation: Manifest, measured: Collection[str], there: Mapping[str, Manifest], listed: Collection[str] | None
+) -> str:
+    """What the numbers do not agree with, in one sentence; empty where they are of what lies beside them."""
+    contents = set(evaluation.parents.values())
+    made = {name for name, manifest in there.items() if manifest.kind in ("sweep", "baselines")}
+    homes = {name.removesuffix("activations") for name, manifest in there.items() if manifest.kind == "activations"}
+    inputs = made & set(measured) | {f"{h}activations" for h in homes if any(m.startswith(h) for m in measured)}
+    # What was measured from outside the run is not the run's to keep.
+    own = {name for name in measured if not name.startswith("../")}
+    differences = {
+        "made again since": {name for name in inputs if there[name].content not in contents},
+        "no longer there": own - made,
+        "not measured": made - set(measured),
+        "no longer in run.toml": set() if listed is None else own & made - set(listed),
+    }
+    found = [f"{what}: {', '.join(sorted(names))}" for what, names in differences.items() if names]
+    return f"The evaluation is not of what lies in this run now ({'; '.join(found)}): run it again." if found else ""
+
+
 def _subject(activations: Manifest | None, everything: Sequence[Entry]) -> dict[str, str]:
     """Title and first sentence."""
     subject = [e for e in everything if e.model == SUBJECT]
@@ -85,13 +118,17 @@ def _subject(activations: Manifest | None, everything: Sequence[Entry]) -> dict[
     sites = len({e.site for e in everything if e.site})
     lead = f"{_some(trained, 'dictionary', 'dictionaries')} trained at {_some(sites, 'site')}"
     if activations:
-        corpus = activations.config.get("corpus", "its corpus")
+        corpus = _short(activations.config.get("corpus", "its corpus"))
         lead += f" on {activations.data['rows']['train']:,} activations over {corpus}"
     beside = [_some(n, word) for n, word in ((baselines, "baseline"), (controls, "control model")) if n]
     lead += f", beside {' and '.join(beside)}." if beside else "; no baselines and no control models."
-    model = activations.data["model"]["name"] if activations else "a language model"
-    model = Path(model).name if Path(model).is_absolute() else model
+    model = _short(activations.data["model"]["name"]) if activations else "a language model"
     return {"model": model, "lead": lead}
+
+
+def _short(place: str) -> str:
+    """The last part of a path; a name as it is."""
+    return Path(place).name if Path(place).is_absolute() else place
 
 
 def _facts(activations: Manifest | None) -> list[tuple[str, str]]:

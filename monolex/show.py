@@ -1,11 +1,11 @@
 """``monolex show PATH``: anything monolex wrote, as text a person reads."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json
+from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json, verify
 from monolex.errors import UserError
 from monolex.runtime import read_jsonl, size
 
@@ -38,10 +38,33 @@ def show(path: Path) -> str:
     for name, what in UNFINISHED.items():
         if (path / name).exists():
             raise UserError(f"{path} is an unfinished {what} ({name}); repeat its command and it goes on from there")
-    inner = sorted(p.parent for p in path.rglob(MANIFEST)) if path.is_dir() else []
+    inner = _artifacts(path)
     if not inner:
         raise UserError(f"{path} is nothing monolex wrote; give a run, an artefact, a dictionary or a shard")
     return "\n\n".join(show(folder) for folder in inner)
+
+
+def check(path: Path) -> Iterator[str]:
+    """Recompute every hash of the artefact at ``path``, or of all below it; a line for each that is whole.
+
+    Raises:
+        UserError: the first that is not, after the lines of the others, or no artefact there.
+    """
+    found, broken = _artifacts(path), []
+    if not found:
+        raise UserError(f"{path} holds no finished artefact to verify; give an artefact or a run")
+    for folder in found:
+        try:
+            yield f"{_head(folder, verify(folder))}, whole"
+        except UserError as error:
+            broken.append(error)
+    if broken:
+        raise broken[0]
+
+
+def _artifacts(path: Path) -> list[Path]:
+    """The finished artefacts at or below a path."""
+    return sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
 
 
 def show_activations(_path: Path, manifest: Manifest) -> list[str]:

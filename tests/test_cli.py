@@ -29,5 +29,5 @@ def test_every_public_name_exists():
 
 
 def test_version(capsys):
-    assert main(["version"]) == 0
+    assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{monolex.__version__}\n"

@@ -43,7 +43,7 @@ from monolex.artifact import (
     write_bytes,
     write_json,
 )
-from monolex.config import TrainConfig, identity, require
+from monolex.config import TrainConfig, identity, located, require
 from monolex.corpus import Rows
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
 from monolex.errors import UserError
@@ -134,7 +134,7 @@ def _mixing(stream: Stream | ModelStream, config: TrainConfig) -> dict[str, floa
 
 def train_from(folder: str | Path, source: Source, config: TrainConfig) -> Manifest:
     """Like :func:`train`, from any stream."""
-    folder = Path(folder)
+    folder, config = Path(folder), located(config)
     parents = {"activations": source.content}
     start = None
     if config.init is not None:
