@@ -261,14 +261,10 @@ def _require_reachable(config: ModelConfig) -> None:
             return
         get_hf_file_metadata(hf_hub_url(config.model, "config.json", revision=config.revision))
     except Exception as error:  # the hub's client lets through those of whichever HTTP library its version uses
-        reason = _first_line(error)
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             f"model = {config.model!r} is neither a folder nor a model that could be had from the hub: {reason}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _require_file(folder: Path, names: tuple[str, ...], what: str) -> None:
@@ -325,7 +321,8 @@ def _explained(config: ModelConfig) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"model = {config.model!r} cannot be loaded: {_first_line(error)}") from error
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model = {config.model!r} cannot be loaded: {first}") from error
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Wrong input of every kind: one sentence on stderr, exit code 2, and what was there before is still there."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from folders import tiny_folder
 
-from monolex.artifact import verify
+from monolex.artifact import read_json, verify
 from monolex.cli import main
 
 HARVEST = ["--sites", "resid_post.1", "--context-length", "16", "--max-tokens", "3000"]
@@ -81,6 +83,23 @@ def model_without(w: World, *names: str) -> Path:
 def written(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
+
+
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def harvest_to(w: World, out: Path) -> list[str]:
+    return ["harvest", str(out), "--model", str(w.model), "--corpus", str(w.text), *HARVEST]
+
+
+def changed(w: World) -> Path:
+    """A run of which one sweep holds a file of the right length with other content."""
+    copy = w.copy(w.sweep)
+    victim = next(copy.rglob("weights.safetensors"))
+    victim.write_bytes(victim.read_bytes()[:-1] + b"\x01")
+    return copy.parent
 
 
 def truncated(w: World, folder: Path, pattern: str) -> Path:
@@ -160,6 +179,37 @@ CASES: dict[str, tuple[Callable[[World], list[str]], str]] = {
         lambda w: ["baselines", str(w.acts), str(w.sweep), "--kinds", "pca"],
         "holds an artefact of kind 'sweep'",
     ),
+    "harvest into a file": (
+        lambda w: harvest_to(w, written(w.here / "a", b"")),
+        "/a is a file where a folder is needed",
+    ),
+    "harvest below a file": (
+        lambda w: harvest_to(w, written(w.here / "a", b"") / "b" / "c"),
+        "/a is a file where a folder is needed",
+    ),
+    "train into a file": (
+        lambda w: ["train", str(w.acts), str(written(w.here / "a", b"")), *TRAIN],
+        "/a is a file where a folder is needed",
+    ),
+    "baselines into a file": (
+        lambda w: ["baselines", str(w.acts), str(written(w.here / "a", b"")), "--kinds", "pca"],
+        "/a is a file where a folder is needed",
+    ),
+    "eval into a file": (
+        lambda w: ["eval", str(w.acts), str(written(w.here / "a", b"")), str(w.sweep)],
+        "/a is a file where a folder is needed",
+    ),
+    "run into a file": (
+        lambda w: run(w, RUN + "[train.x]\n", "--out", str(written(w.here / "a", b""))),
+        "/a is a file where a folder is needed",
+    ),
+    "a folder in place of a file": (lambda w: ["show", str(folder(w.here / "a.json"))], "a.json: Is a directory;"),
+    "demo over another run.toml": (
+        lambda w: ["demo", "--out", str(written(w.here / "run.toml", b"[train.mine]").parent)],
+        "run.toml is not the demo's: go on with it by `monolex run ",
+    ),
+    "verify what was changed": (lambda w: ["show", str(changed(w)), "--verify"], "has changed since it was written"),
+    "verify nothing": (lambda w: ["show", str(w.here), "--verify"], "holds no finished artefact to verify"),
     "report without eval": (lambda w: ["report", str(w.here)], "eval"),
     "show nothing": (lambda w: ["show", str(w.here / "nothing")], "does not exist"),
     "run.toml missing": (lambda w: ["run", str(w.here / "no.toml")], "cannot be read"),
@@ -200,6 +250,28 @@ def test_a_full_disk_is_refused_before_any_work(world, monkeypatch, capsys):
     assert main(harvest(world)) == 2
     assert "has 1 kB free" in capsys.readouterr().err
     assert not (world.here / "out" / "manifest.json").exists()
+
+
+def test_what_the_system_refuses_is_one_sentence(world, monkeypatch, capsys):
+    """Permissions cannot be taken away from whoever runs the tests as root, so the system's answer is made up."""
+    shut = world.here / "shut"
+    shut.mkdir()
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path) == shut:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert main(harvest(world, text=shut)) == 2
+    error = capsys.readouterr().err
+    assert f"monolex: {shut}: Permission denied; change its permissions or choose another path" in error
+    (world.here / "a.txt").write_text("red cats sat on mats . " * 200)
+    (world.here / "b.txt").write_text("old dogs sat on mats . " * 200)
+    assert main(harvest(world, text=world.here)) == 0
+    report = read_json(world.here / "out" / "manifest.json")["data"]["corpus"]["report"]
+    assert report["undecodable"] == 1 and report["problems"] == [f"{shut}: Permission denied"]
 
 
 @pytest.mark.parametrize(

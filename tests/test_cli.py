@@ -28,6 +28,12 @@ def test_every_public_name_exists():
         _ = monolex.nothing
 
 
+def test_a_public_name_stays_what_it_is():
+    for name in monolex.PUBLIC:
+        first = getattr(monolex, name)
+        assert getattr(monolex, name) is first
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{monolex.__version__}\n"

@@ -11,6 +11,7 @@ from monolex.config import (
     TrainConfig,
     from_table,
     identity,
+    located,
 )
 from monolex.errors import UserError
 
@@ -50,6 +51,28 @@ def test_a_wrong_table_is_one_sentence(table, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
         from_table(TrainConfig, table, "[train.residual]")
     assert "\n" not in str(caught.value)
+
+
+def test_paths_are_written_in_full_however_they_are_spelled(tmp_path, monkeypatch):
+    (tmp_path / "mm").mkdir()
+    (tmp_path / "blob").write_text("{}")
+    (tmp_path / "text.jsonl").symlink_to(tmp_path / "blob")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spelled in ("mm", "./mm", "mm/../mm/", "~/mm", str(tmp_path / "mm")):
+        assert located(ModelConfig(model=spelled)).model == str(tmp_path / "mm")
+        assert from_table(ModelConfig, {"model": spelled}, "[model]").model == str(tmp_path / "mm")
+        assert from_table(TrainConfig, {"init": spelled}, "[train]").init == str(tmp_path / "mm")
+    assert located(CorpusConfig(corpus="text.jsonl")).corpus == str(tmp_path / "text.jsonl")
+
+
+def test_names_are_left_as_they_are(tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "stdlib").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for config in (ModelConfig(), ModelConfig(model="gpt2"), CorpusConfig(), CorpusConfig(corpus="hf:some/data")):
+        assert located(config) == config
+    assert located(TrainConfig()) == TrainConfig()
 
 
 def test_how_fields_are_not_part_of_the_identity():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from monolex.config import ModelConfig
 from monolex.errors import UserError
 from monolex.hooks import capture, logits
-from monolex.model import DEMO, load, wrap
+from monolex.model import DEMO, load, source, wrap
 
 IDS = torch.arange(12).reshape(2, 6)
 
@@ -197,6 +198,28 @@ def test_a_name_the_hub_cannot_be_asked_about(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="'someone/some-model' is neither a folder nor a model"):
         load(ModelConfig(model="someone/some-model"))
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9/{repo_id}/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", nobody)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(UserError, match="'someone/some-model' is neither a folder nor a model") as caught:
+        load(ModelConfig(model="someone/some-model"))
+    assert time.monotonic() - started < 5 and "\n" not in str(caught.value)
+
+
+def test_a_model_in_the_hubs_cache_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9/{repo_id}/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", nobody)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--someone--some-model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("c" * 40)
+    (cached / "snapshots" / ("c" * 40)).mkdir(parents=True)
+    (cached / "snapshots" / ("c" * 40) / "config.json").write_text("{}")
+    assert source(ModelConfig(model="someone/some-model")) == "someone/some-model"
 
 
 def test_a_revision_of_a_folder(config: ModelConfig) -> None:

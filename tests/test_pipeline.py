@@ -122,6 +122,73 @@ def test_a_run_can_be_moved_and_run_from_its_own_folder(run):
     assert stamps(run / "moved") == before
 
 
+def test_another_spelling_of_the_paths_is_the_same_request(made, run, monkeypatch):
+    before = stamps(run / "out")
+    monkeypatch.chdir(made)
+    (run / "run.toml").write_text(TOML.format(model="./model", text="../" + made.name + "/text.jsonl"))
+    assert main(["run", str(run / "run.toml"), "--out", str(run / "out")]) == 0
+    assert stamps(run / "out") == before
+    data = open_artifact(run / "out" / "activations").data
+    assert data["model"]["model_config"]["model"] == str(made / "model")
+
+
+def test_a_harvest_from_relative_paths_is_found_from_anywhere(made, tmp_path, monkeypatch):
+    sites = ["--sites", "resid_post.1", "--context-length", "16", "--max-tokens", "3000", "--held-out", "0.3"]
+    monkeypatch.chdir(made)
+    acts, found = str(tmp_path / "acts"), []
+    for model, text in (("model", "text.jsonl"), ("./model", f"{made}/text.jsonl")):
+        assert main(["harvest", acts, "--model", model, "--corpus", text, *sites]) == 0
+        found.append(stamps(tmp_path / "acts"))
+    assert found[0] == found[1]
+    monkeypatch.chdir(tmp_path)
+    assert main(["baselines", "acts", "pca", "--kinds", "pca"]) == 0
+    assert main(["eval", "acts", "eval", "pca", "--rows", "50", "--contexts", "2", "--resamples", "5"]) == 0
+
+
+def test_a_run_toml_that_was_edited_in_the_run_is_kept(run):
+    mine = (run / "run.toml").read_text() + "# by hand\n"
+    (run / "out" / "run.toml").write_text(mine)
+    assert main(["run", str(run / "run.toml"), "--out", str(run / "out")]) == 0
+    assert (run / "out" / "run.toml").read_text() == (run / "run.toml").read_text()
+    assert [path.read_text() for path in (run / "out").glob("run-*.toml")] == [mine]
+    assert main(["run", str(run / "run.toml"), "--out", str(run / "out")]) == 0
+    assert len(list((run / "out").glob("run-*.toml"))) == 1
+
+
+def test_the_demo_goes_on_with_its_own_run_toml_only(tmp_path, capsys):
+    (tmp_path / "run.toml").write_bytes(demo_toml().read_bytes())
+    assert main(["demo", "--out", str(tmp_path), "--dry-run"]) == 0
+    (tmp_path / "run.toml").write_text(mine := "# by hand\n")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert f"`monolex run {tmp_path}`" in capsys.readouterr().err
+    assert (tmp_path / "run.toml").read_text() == mine
+
+
+def test_what_run_toml_no_longer_lists_is_no_part_of_the_report(run):
+    toml = (run / "run.toml").read_text()
+    start = toml.index("[train.mlp]")
+    (run / "out" / "run.toml").write_text(toml[:start] + toml[toml.index("[baselines.all]") :])
+    assert main(["report", str(run / "out")]) == 0
+    page = (run / "out" / "report.html").read_text()
+    assert "no longer in run.toml: train/mlp)" in page and "Configuration of train/mlp" in page
+    assert main(["run", str(run / "out")]) == 0
+    page = (run / "out" / "report.html").read_text()
+    assert "The evaluation is not of" not in page and "train/mlp" not in page
+    assert "Configuration of train/residual" in page and (run / "out" / "train" / "mlp").exists()
+
+
+def test_show_verifies_every_artefact_of_a_run(run, capsys):
+    assert main(["show", str(run / "out"), "--verify"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(stamps(run / "out")) and all(line.endswith(", whole") for line in lines)
+    victim = run / "out" / "eval" / "metrics.json"
+    victim.write_bytes(victim.read_bytes().replace(b"0", b"1", 1))
+    assert main(["show", str(run / "out"), "--verify"]) == 2
+    out, error = capsys.readouterr()
+    assert len(out.splitlines()) == len(lines) - 1
+    assert error == f"monolex: {victim} has changed since it was written; run its stage again\n"
+
+
 def test_a_dry_run_says_what_it_costs_and_does_nothing(made, tmp_path, capsys):
     assert main(["run", str(made / "run.toml"), "--out", str(tmp_path / "new"), "--dry-run"]) == 0
     plan = capsys.readouterr().err

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from fake_run import AT_CHANCE, SITES, fake_run
 
-from monolex.artifact import read_json, write_json
+from monolex.artifact import finish, open_artifact, read_json, write_json
 from monolex.errors import UserError
 from monolex.pages.html import interval, number
 from monolex.report import report
 
+NOTICE = "The evaluation is not of what lies in this run now"
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
 
@@ -164,6 +165,37 @@ def test_activations_may_be_gone(tmp_path):
     Page(report(run).read_text(encoding="utf-8"))
 
 
+def again(folder: Path) -> None:
+    """Another artefact in the place of one, as a stage that was run again leaves it."""
+    manifest = open_artifact(folder)
+    parents = {"activations": "another"}
+    finish(folder, manifest.kind, manifest.config, parents, manifest.files, manifest.data)
+
+
+def test_an_evaluation_of_something_else_says_so(tmp_path):
+    run = fake_run(tmp_path)
+    lies = [path.parent.relative_to(run).as_posix() for path in run.rglob("manifest.json")]
+    assert NOTICE not in report(run).read_text(encoding="utf-8")
+    assert NOTICE not in report(run, lies).read_text(encoding="utf-8")
+    again(run / "train" / "residual")
+    shutil.copytree(run / "train" / "residual", run / "train" / "new")
+    shutil.rmtree(run / "baselines" / "plain")
+    said = "made again since: train/residual; no longer there: baselines/plain; not measured: train/new"
+    content = report(run).read_text(encoding="utf-8")
+    assert f'<p class="notice" role="note">{NOTICE} ({said}): run it again.</p>' in content
+    Page(content)
+    content = report(run, lies).read_text(encoding="utf-8")
+    assert "train/new" not in content and "; no longer there: baselines/plain): run" in content
+    content = report(run, ["activations", "eval"]).read_text(encoding="utf-8")
+    assert "no longer in run.toml: controls/random/train, controls/shuffled/train, train/residual)" in content
+
+
+def test_other_activations_beside_the_evaluation_are_said(tmp_path):
+    run = fake_run(tmp_path)
+    again(run / "activations")
+    assert "(made again since: activations): run it again" in report(run).read_text(encoding="utf-8")
+
+
 def test_dictionaries_without_numbers(tmp_path):
     run = fake_run(tmp_path, controls=False)
     rows = [
@@ -229,19 +261,37 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0 "
-    "--virtual-time-budget=1000 --window-size=1200,4000 --dump-dom"
+    "--virtual-time-budget=1000 --window-size=1400,4000 --hide-scrollbars --dump-dom"
 )
 
 
-def test_browser_shows_the_page_without_errors(run, text, tmp_path):
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+def browse(path: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """What a browser makes of a page; skips the test where there is none."""
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
+    command = [browser, *FLAGS.split(), f"--user-data-dir={home}", path.as_uri()]
+    environment = {**os.environ, "HOME": str(home)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def test_browser_shows_the_page_without_errors(run, text, tmp_path):
     broken = tmp_path / "broken.html"
     broken.write_text(text.replace("const links", "none.such; const links"), encoding="utf-8")
     for path, errors in ((run / "report.html", False), (broken, True)):
-        command = [browser, *FLAGS.split(), f"--user-data-dir={tmp_path}", path.as_uri()]
-        home = {**os.environ, "HOME": str(tmp_path)}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=home)
+        done = browse(path, tmp_path)
         assert ("CONSOLE" in done.stderr) == errors
         assert ('aria-current="true"' in done.stdout) == (not errors)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_but_boxes_scrolls_sideways(width, tmp_path):
+    """Names without a break, in a frame as wide as a phone (a window cannot be made that narrow)."""
+    long = "x" * 90
+    page = report(fake_run(tmp_path / long, model=long))
+    probe = "<script>parent.postMessage(document.scrollingElement.scrollWidth, '*')</script>"
+    page.write_text(page.read_text(encoding="utf-8").replace("over stdlib", f"over {long}") + probe, encoding="utf-8")
+    hear = "<script>addEventListener('message', e => document.body.append(`width ${e.data}.`))</script>"
+    frame = f"<!doctype html><body>{hear}<iframe src='{page.as_uri()}' width={width} style='border:0'></iframe>"
+    (tmp_path / "frame.html").write_text(frame, encoding="utf-8")
+    assert f"width {width}." in browse(tmp_path / "frame.html", tmp_path).stdout

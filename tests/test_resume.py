@@ -259,6 +259,15 @@ def test_state_is_never_overwritten_with_numbers_that_are_not_finite(tmp_path):
         assert all(file.get_tensor(name).isfinite().all() for name in file.keys())  # noqa: SIM118 (not a mapping)
 
 
+def test_init_is_the_same_however_its_path_is_spelled(whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(whole)
+    fields = {"kinds": ("topk",), "ks": (2,), "ratios": (2.0,), "steps": 1, "batch_size": 16, "train_device": "cpu"}
+    only_b = Source(source().stream, {"b": 8}, content="toy")
+    spelled = ("b/topk-k2-r2-s0", f"{whole}/b/./topk-k2-r2-s0/")
+    made = [train_from(tmp_path, only_b, TrainConfig(**fields, init=init)) for init in spelled]
+    assert made[0].request == made[1].request and made[0].config["init"] == str(whole / "b" / "topk-k2-r2-s0")
+
+
 def test_init_continues_from_a_dictionary(whole, tmp_path):
     start = whole / "b" / "topk-k2-r2-s0"
     fields = {"kinds": ("topk",), "preset": "modern", "ks": (2,), "ratios": (2.0,), "steps": 1, "batch_size": 16}
