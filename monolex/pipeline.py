@@ -26,11 +26,11 @@ from monolex.config import (
     HarvestConfig,
     ModelConfig,
     TrainConfig,
-    from_table,
     identity,
 )
 from monolex.errors import UserError
 from monolex.runtime import log, peak_memory, size
+from monolex.tables import from_table
 
 T = TypeVar("T")
 

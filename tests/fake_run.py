@@ -46,7 +46,7 @@ def fake_run(folder: Path, *, model: str = "tiny-neox", controls: bool = True, b
     }
     parents = {"subject.activations": stored}
     made = ["train/residual"] + ["baselines/plain"] * baselines
-    made += [f"controls/{control}/train" for control in ("random", "shuffled")] * controls
+    made += [f"controls/{control}/train/small" for control in ("random", "shuffled")] * controls
     for name in made:
         kind = "baselines" if name.startswith("baselines") else "sweep"
         parents[name] = finish(folder / name, kind, {}, {"activations": stored}, {}, {"members": []}).content

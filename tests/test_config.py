@@ -9,11 +9,11 @@ from monolex.config import (
     HarvestConfig,
     ModelConfig,
     TrainConfig,
-    from_table,
     identity,
     located,
 )
 from monolex.errors import UserError
+from monolex.tables import from_table
 
 CONFIGS = (ModelConfig, CorpusConfig, HarvestConfig, TrainConfig, BaselineConfig, EvalConfig)
 

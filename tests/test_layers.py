@@ -8,7 +8,7 @@ import monolex
 ROOT = Path(monolex.__file__).parent
 LAYERS = (
     ("errors",),
-    ("config", "artifact", "runtime", "stats"),
+    ("config", "tables", "artifact", "runtime", "stats"),
     ("sites", "hooks", "model", "chats", "documents", "corpus"),
     ("shuffle", "shards", "reader", "activations"),
     ("dictionaries",),

@@ -187,7 +187,9 @@ def test_an_evaluation_of_something_else_says_so(tmp_path):
     content = report(run, lies).read_text(encoding="utf-8")
     assert "train/new" not in content and "; no longer there: baselines/plain): run" in content
     content = report(run, ["activations", "eval"]).read_text(encoding="utf-8")
-    assert "no longer in run.toml: controls/random/train, controls/shuffled/train, train/residual)" in content
+    assert (
+        "no longer in run.toml: controls/random/train/small, controls/shuffled/train/small, train/residual)" in content
+    )
 
 
 def test_other_activations_beside_the_evaluation_are_said(tmp_path):

@@ -20,9 +20,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from monolex.artifact import FileEntry, read_json, write_bytes, write_json
-from monolex.config import from_table
 from monolex.dictionaries import nmf
 from monolex.errors import UserError
+from monolex.tables import from_table
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monolex import artifact, runtime
 from monolex.artifact import Manifest
-from monolex.config import EvalConfig, ModelConfig, from_table, identity
+from monolex.config import EvalConfig, ModelConfig, identity
 from monolex.dictionaries.base import Dictionary, load
 from monolex.errors import UserError
 from monolex.evals import fidelity, reconstruction, similarity
@@ -29,6 +29,7 @@ from monolex.model import load as load_model
 from monolex.reader import Reader
 from monolex.sites import Site
 from monolex.stats import Estimate, not_applicable
+from monolex.tables import from_table
 
 log = logging.getLogger("monolex")
 
