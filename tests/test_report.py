@@ -263,7 +263,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0 "
-    "--virtual-time-budget=1000 --window-size=1400,4000 --hide-scrollbars --dump-dom"
+    "--virtual-time-budget=5000 --window-size=1400,4000 --hide-scrollbars --dump-dom"
 )
 
 
