@@ -326,7 +326,7 @@ class FeaturesConfig:
     """Rows over which co-activation is counted."""
     features_seed: int = 0
     """Seed of the random contexts and rows."""
-    memory_mb: int = how(512)
+    memory_mb: int = how(1024)
     """Working memory, beside the row table (20 bytes a row), the model and the dictionaries."""
     features_device: str = how("auto")
     """Where rows are encoded."""
