@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from monolex.artifact import MANIFEST, TIMINGS, Manifest, open_artifact, read_json, write_bytes
 from monolex.errors import UserError
-from monolex.pages import html, sections
+from monolex.pages import features, html, sections
 from monolex.pages.charts import SUBJECT, Entry, Looks, entries
 from monolex.pages.html import number, short
 
@@ -22,7 +22,9 @@ PAGE = "report.html"
 
 
 def report(run: str | Path) -> Path:
-    """Write ``RUN/report.html`` and return its path. Missing baselines and controls are left out.
+    """Write ``RUN/report.html`` and return its path. Missing baselines, controls and features are left out.
+
+    Every dictionary whose features were gathered in ``RUN/features`` gets a page ``RUN/gallery/SITE/NAME.html``.
 
     Raises:
         UserError: the run has not been evaluated, or an artefact of it is damaged.
@@ -36,12 +38,19 @@ def report(run: str | Path) -> Path:
     counts = _fire_counts(run / "eval" / "densities.safetensors")
     names = dict.fromkeys(e.site for e in everything if e.site)
     manifests = dict(_manifests(run))
+    seen = {}
+    if found := manifests.get("features"):
+        features.write_galleries(run, found)
+        seen = features.sections(run, found)
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
     content = html.page(
         "report.html",
         run=run.resolve().name,
         overview=sections.overview(everything, looks),
-        sites=[sections.site_section(i, site, everything, looks, counts) for i, site in enumerate(names, 1)],
+        sites=[
+            sections.site_section(i, site, everything, looks, counts) | {"features": seen.get(site)}
+            for i, site in enumerate(names, 1)
+        ],
         **_subject(manifests.get("activations"), everything),
         facts=[*_facts(manifests.get("activations")), *_measured(evaluation, everything)],
         problems=_problems(manifests.get("activations")),
@@ -71,6 +80,7 @@ def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
         "controls/*/train/*",
         "controls/*/baselines/*",
         "eval",
+        "features",
     )
     for pattern in stages:
         for path in sorted(run.glob(f"{pattern}/{MANIFEST}")):
