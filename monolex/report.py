@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from monolex.artifact import MANIFEST, TIMINGS, Manifest, open_artifact, read_json, write_bytes
 from monolex.errors import UserError
-from monolex.pages import html, sections
+from monolex.pages import features, html, sections
 from monolex.pages.charts import SUBJECT, Entry, Looks, entries
 from monolex.pages.html import number, short
 
@@ -23,7 +23,9 @@ PAGE = "report.html"
 
 
 def report(run: str | Path, listed: Collection[str] | None = None) -> Path:
-    """Write ``RUN/report.html`` and return its path. Missing baselines and controls are left out.
+    """Write ``RUN/report.html`` and return its path. Missing baselines, controls and features are left out.
+
+    Every dictionary whose features were gathered in ``RUN/features`` gets a page ``RUN/gallery/SITE/NAME.html``.
 
     Args:
         listed: paths in the run of the artefacts that its run.toml asks for; None if there is no run.toml. Others that
@@ -42,12 +44,19 @@ def report(run: str | Path, listed: Collection[str] | None = None) -> Path:
     names = dict.fromkeys(e.site for e in everything if e.site)
     measured = _measured_folders(everything)
     manifests = {n: m for n, m in _manifests(run) if listed is None or n in listed or n in measured}
+    seen = {}
+    if found := manifests.get("features"):
+        features.write_galleries(run, found)
+        seen = features.sections(run, found)
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
     content = html.page(
         "report.html",
         run=run.resolve().name,
         overview=sections.overview(everything, looks),
-        sites=[sections.site_section(i, site, everything, looks, counts) for i, site in enumerate(names, 1)],
+        sites=[
+            sections.site_section(i, site, everything, looks, counts) | {"features": seen.get(site)}
+            for i, site in enumerate(names, 1)
+        ],
         **_subject(manifests.get("activations"), everything),
         notice=_notice(evaluation, measured, manifests, listed),
         facts=[*_facts(manifests.get("activations")), *_measured(evaluation, everything)],
@@ -78,6 +87,7 @@ def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
         "controls/*/train/*",
         "controls/*/baselines/*",
         "eval",
+        "features",
     )
     for pattern in stages:
         for path in sorted(run.glob(f"{pattern}/{MANIFEST}")):

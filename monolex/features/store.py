@@ -262,6 +262,8 @@ class FeatureStore:
         if self.meta.get("schema") != SCHEMA:
             raise UserError(f"{path} has schema {self.meta.get('schema')}, this version reads {SCHEMA}; gather again")
 
+        self._texts: dict[int, str] = {}
+
     def __len__(self) -> int:
         return self.meta["d_sae"]
 
@@ -286,8 +288,9 @@ class FeatureStore:
 
     def text(self, token: int | None) -> str:
         """The text of a token that occurs in the store."""
-        row = self._db.execute("SELECT text FROM vocabulary WHERE token = ?", (token,)).fetchone()
-        return "" if row is None else row[0]
+        if not self._texts:
+            self._texts = dict(self._db.execute("SELECT token, text FROM vocabulary"))
+        return "" if token is None else self._texts.get(token, "")
 
     def feature(self, number: int) -> Evidence:
         """All that is known of feature ``number``.
@@ -338,16 +341,13 @@ class FeatureStore:
             "WHERE example.feature = ? ORDER BY grp, part, example.rank"
         )
         found: dict[str, list[Context]] = {group: [] for group in GROUPS}
-        texts: dict[int, str] = {}
         for group, part, rank, context, doc, row, start, tokens, positions, activations in self.rows(query, (number,)):
             ids = np.frombuffer(tokens, np.int32)
             codes = np.zeros(len(ids), np.float32)
             if positions is not None:
                 codes[np.frombuffer(positions, np.uint16)] = np.frombuffer(activations, np.float32)
             names = tuple(int(token) for token in ids)
-            for token in set(names) - texts.keys():
-                texts[token] = self.text(token)
-            said = tuple(texts[token] for token in names)
+            said = tuple(self.text(token) for token in names)
             made = Context(context, doc, row, start, names, said, tuple(codes.tolist()), group, part, rank)
             found[group].append(made)
         return {group: tuple(contexts) for group, contexts in found.items()}

@@ -3,6 +3,7 @@
 Numbers are formatted here and nowhere else, so that a page, its tables and its tooltips agree.
 """
 
+import functools
 import math
 from importlib.resources import files
 from typing import Any
@@ -52,6 +53,7 @@ def asset(name: str) -> Markup:
     return Markup(files("monolex.pages").joinpath("static", name).read_text(encoding="utf-8"))
 
 
+@functools.cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("monolex.pages"),

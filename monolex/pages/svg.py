@@ -51,6 +51,17 @@ class Series:
     """A class of the style sheet: `open` (hollow markers), `dashed` or `dotted` (and a broken line)."""
 
 
+class Layer(NamedTuple):
+    """One colour of a stacked histogram."""
+
+    label: str
+    """Its name in titles and in the legend."""
+    colour: str
+    """One of :data:`COLOURS`."""
+    counts: Sequence[int]
+    """One a bin."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """A linear or logarithmic scale."""
@@ -132,6 +143,44 @@ def histogram(
         bars += [_bar(frame, left, 12, count, "c-ink", f"{count:,} {title}")]
         bars += [_text(left + 6, frame.bottom + 17, tick, "middle")]
     return _svg(width, height, label, [*_axes(frame, APART), *bars])
+
+
+def stacked(
+    layers: Sequence[Layer], x: Axis, label: str, *, log: bool = False, width: int = 330, height: int = 170
+) -> Markup:
+    """Bars of equal width over ``x``, the first layer at the bottom; one title a bin names its parts.
+
+    ``log``: a bar's height is the logarithm of its whole count, and its parts share that height in proportion: a
+    single count can be seen beside thousands, but only parts of one bar can be compared by eye.
+    """
+    totals = [sum(column) for column in zip(*(one.counts for one in layers), strict=True)]
+    y = Axis("", 0.7 if log else 0, max([*totals, 1]) * (1.15 if log else 1.02), log=log)
+    frame = _Frame(x, y, width, height, left=40.0, bottom=40.0)
+    bins = max(len(totals), 1)
+    wide = (frame.right - frame.left) / bins
+    edges = [x.low + (x.high - x.low) * i / bins for i in range(bins + 1)]
+    paths, below = [], [0] * len(totals)
+    for one in layers:
+        path = "".join(
+            _block(frame, i * wide, wide, below[i] / totals[i], (below[i] + n) / totals[i], totals[i])
+            for i, n in enumerate(one.counts)
+            if n
+        )
+        paths += [f'<path class="layer c-{one.colour}" d="{path}"/>'] if path else []
+        below = [before + n for before, n in zip(below, one.counts, strict=True)]
+    for i, total in enumerate(totals):
+        parts = [f"{one.label}: {one.counts[i]:,}" for one in layers if one.counts[i]] if len(layers) > 1 else []
+        title = "\n".join([f"{total:,} from {edges[i]:.3g} to {edges[i + 1]:.3g}", *parts])
+        paths += [_hover(frame, i * wide, wide, title)] if total else []
+    return _svg(width, height, label, [*_axes(frame), *paths])
+
+
+def swatches(layers: Iterable[tuple[Markup, str]]) -> Markup:
+    """A legend of squares: names, that may hold markup, and colours."""
+    head = '<svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true">'
+    box = head + '<path class="layer c-{}" d="M0 0h12v12H0z"/></svg>'
+    entries = [f"<li>{box.format(colour)}{name}</li>" for name, colour in layers]
+    return Markup('<ul class="legend">' + "".join(entries) + "</ul>")
 
 
 def legend(series: Iterable[Series]) -> Markup:
@@ -233,6 +282,19 @@ def _bar(frame: _Frame, left: float, width: float, count: int, style: str, title
     tall = round(frame.bottom - level, 2)
     shape = f'<rect x="{left + 0.5:.2f}" y="{level}" width="{max(width - 1, 0.5):.2f}" height="{tall}"/>'
     return f'<g class="column {style}"><title>{escape(title)}</title>{shape}</g>' if count else ""
+
+
+def _block(frame: _Frame, left: float, wide: float, start: float, stop: float, total: int) -> str:
+    """The part from ``start`` to ``stop`` (of 1) of the bar of ``total``, as a closed path."""
+    tall = frame.bottom - frame.at(frame.x.low, total)[1]
+    foot, head = (round(frame.bottom - share * tall, 1) for share in (start, stop))
+    return f"M{frame.left + left + 0.5:.1f} {foot}V{head}h{max(wide - 1, 0.5):.1f}V{foot}z"
+
+
+def _hover(frame: _Frame, left: float, wide: float, title: str) -> str:
+    """The whole height of a bin, invisible, to rest a pointer on."""
+    path = f"M{frame.left + left:.1f} {frame.top:.0f}h{wide:.1f}V{frame.bottom:.0f}h-{wide:.1f}z"
+    return f'<path class="hover" d="{path}"><title>{escape(title)}</title></path>'
 
 
 def _text(x: float, y: float, content: str, anchor: str, style: str = "tick") -> str:

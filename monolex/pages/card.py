@@ -1,0 +1,270 @@
+"""One feature as a card: all of its evidence as a piece of HTML that needs no script.
+
+The same card stands in a gallery, small in the report, and in a notebook. Its look is ``static/card.css``, which
+applies inside ``class="monolex"`` only, so a notebook keeps its own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from monolex.features.store import GROUPS, Context, Evidence, Neighbour, TokenShare, TokenWeight
+from monolex.pages import html, svg, tokens
+from monolex.pages.html import number
+from monolex.pages.svg import Axis, Layer
+
+COLOURS = ("blue", "vermilion", "green", "purple", "olive")
+"""Of the tokens in the token histogram; all others share the ink of the page."""
+OPEN = 8
+"""Contexts that are in sight without unfolding."""
+NARROW = 8
+"""Tokens on each side in the folded groups: a line each."""
+SMALL = 4
+"""Contexts of a compact card."""
+ABOUT = {
+    "top": "The contexts with the largest activations",
+    "near_zero": "Active contexts with the smallest maxima: where the feature only just fires",
+    "random": "Active contexts drawn at random",
+    "inactive": "Contexts drawn at random in which it is nowhere active",
+}
+Look = Callable[[int], str | None]
+"""The address of a feature's card, or None where it has none."""
+
+
+class Group(NamedTuple):
+    """Contexts under a common heading."""
+
+    label: str
+    """The heading."""
+    about: str
+    """How they were chosen."""
+    lines: list[tuple[str, int | None, Markup]]
+    """Largest activation, document (of those in sight), and the tokens of every context."""
+
+
+def card(
+    evidence: Evidence,
+    meta: Mapping[str, Any],
+    *,
+    text: Callable[[int | None], str] | None = None,
+    link: Look = lambda _number: None,
+    compact: bool = False,
+    anchor: str = "",
+    attributes: Mapping[str, Any] | None = None,
+) -> Markup:
+    """The card of a feature of the store that ``meta`` is of.
+
+    ``text`` gives the text of a token id (left out: of the tokens that the evidence itself names); ``link`` says where
+    other cards are; ``compact`` leaves the head, the token histogram and a few contexts; ``anchor`` is the card's id;
+    ``attributes`` are added to its element.
+    """
+    summary = evidence.summary
+    shown = compact or not summary.n_active
+    return Markup(
+        html.page(
+            "card.html",
+            anchor=anchor,
+            attributes=attributes or {},
+            compact=compact,
+            s=summary,
+            meta=meta,
+            own=link(summary.id) if compact else None,
+            said=_said(evidence),
+            stats=_stats(evidence, meta),
+            token_chart=token_chart(evidence) if summary.n_active else "",
+            legend=token_legend(evidence),
+            chart="" if shown else activation_chart(evidence),
+            tables=[] if shown else _tables(evidence),
+            groups=_groups(evidence, compact),
+            inactive_missing=not shown and not evidence.examples["inactive"],
+            direct=_direct(evidence, meta),
+            related=_related(evidence, meta, link),
+            rows=_embedding(evidence, text or _known(evidence)),
+        )
+    )
+
+
+def card_html(evidence: Evidence, meta: Mapping[str, Any], text: Callable[[int | None], str] | None = None) -> str:
+    """The card with its style, for a notebook."""
+    return str(
+        Markup(f'<div class="monolex"><style>{html.asset("card.css")}</style>{card(evidence, meta, text=text)}</div>')
+    )
+
+
+def token_chart(evidence: Evidence) -> Markup:
+    """Counts of activations by size, stacked by token (paper, Fig. 4)."""
+    said = "counts of activations by size, stacked by token"
+    return svg.stacked(_layers(evidence), _axis(evidence), said, log=True, width=340, height=165)
+
+
+def token_legend(evidence: Evidence) -> Markup:
+    """What the colours of :func:`token_chart` stand for, with each token's share of the activation."""
+    shares = evidence.tokens[: len(COLOURS)]
+    entries = [
+        (Markup("{} {}").format(tokens.token(one.text), percent(one.share)), colour)
+        for one, colour in zip(shares, COLOURS, strict=False)
+    ]
+    if evidence.summary.distinct_tokens > len(shares):
+        others = evidence.summary.distinct_tokens - len(shares)
+        rest = percent(max(0.0, 1 - sum(one.share for one in shares)))
+        entries.append((Markup(f"{others:,} other{'s' if others > 1 else ''} {rest}"), "ink"))
+    return svg.swatches(entries) if entries else Markup("")
+
+
+def activation_chart(evidence: Evidence) -> Markup:
+    """Counts of all activations above zero, by size."""
+    layer = Layer("activations", "blue", evidence.histogram.tolist())
+    return svg.stacked([layer], _axis(evidence), "counts of activations by size", log=True, width=340, height=130)
+
+
+def percent(share: float) -> str:
+    """A share as a percentage.
+
+    >>> percent(0.9996), percent(0.123), percent(0.00004321)
+    ('100 %', '12.3 %', '0.00432 %')
+    """
+    return f"{100 if share >= 0.9995 else number(100 * share)} %"
+
+
+def _layers(evidence: Evidence) -> list[Layer]:
+    shares = evidence.tokens[: len(COLOURS)]
+    own = [Layer(tokens.plain(s.text), c, s.histogram.tolist()) for s, c in zip(shares, COLOURS, strict=False)]
+    rest = evidence.token_histogram - sum(share.histogram for share in shares)
+    return [*own, Layer("all other", "ink", rest.tolist())]
+
+
+def _axis(evidence: Evidence) -> Axis:
+    return Axis("activation", 0, evidence.summary.max or 1)
+
+
+def _said(evidence: Evidence) -> Markup:
+    """What the evidence says of the feature in one sentence."""
+    if not evidence.tokens:
+        return Markup("")
+    first = evidence.tokens[0]
+    said = Markup("{} of its activation is on {}").format(percent(first.share), tokens.token(first.text))
+    if evidence.before:
+        before = evidence.before[0]
+        said += Markup(", {} comes after {}").format(percent(before.share), tokens.token(before.text))
+    return said + "."
+
+
+def _stats(evidence: Evidence, meta: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Label, value, what stands under it, and tooltip."""
+    s = evidence.summary
+    if not s.n_active:
+        return []
+    rare, mean = f"1 in {number(max(1.0, 1 / s.density))}", f"mean active {number(s.mean_active)}"
+    return [
+        ("Density", percent(s.density), rare, "share of activations in which it is above zero"),
+        ("Active", number(s.n_active), f"of {meta['rows']:,}", "activations in which it is above zero"),
+        ("Contexts", number(s.fragments), "with it active", "fragments of documents in which it is active"),
+        ("Maximum", number(s.max), mean, "its largest activation, and the mean of those above zero"),
+        ("Skew", number(s.skew), "about zero", "third moment about zero over variance^1.5, over all activations"),
+        ("Kurtosis", number(s.kurtosis), "about zero", "fourth moment about zero over variance², over all activations"),
+        ("Tokens", number(s.distinct_tokens), "different ones", "different tokens on which it is active"),
+    ]
+
+
+def _tables(evidence: Evidence) -> list[tuple[str, str, Sequence[tuple[Markup, TokenShare, str, str]]]]:
+    """Head, tooltip, and rows of the tokens it is active on and those it is active after."""
+    plans = (
+        ("On", "tokens by their share of the sum of its activations", evidence.tokens),
+        ("After", "the token before, by its share of the sum of its activations", evidence.before),
+    )
+    return [
+        (head, about, [(tokens.token(s.text), s, f"{100 * min(1.0, s.share):.0f}", percent(s.share)) for s in shares])
+        for head, about, shares in plans
+        if shares
+    ]
+
+
+def _groups(evidence: Evidence, compact: bool) -> list[Group]:
+    """Contexts as they are shown, the first group in sight and the others folded; none for a dead feature."""
+    examples, largest = evidence.examples, evidence.summary.max
+    if not evidence.summary.n_active:
+        return []
+    top = examples["top"]
+    if compact:
+        return [Group("Strongest", ABOUT["top"], _lines(top[:SMALL], largest, NARROW))]
+    found = [Group("Strongest", ABOUT["top"], _lines(top[:OPEN], largest, tokens.WINDOW))]
+    found.append(Group("Next", "The contexts that follow these", _lines(top[OPEN:], largest, NARROW)))
+    found += _quantiles(examples["quantile"], evidence)
+    names = {"near_zero": "Just above zero", "random": "At random", "inactive": "Inactive"}
+    found += [Group(names[g], ABOUT[g], _lines(examples[g], largest, NARROW)) for g in GROUPS if g in names]
+    return [group for group in found if group.lines]
+
+
+def _quantiles(contexts: Sequence[Context], evidence: Evidence) -> list[Group]:
+    """The quantiles from the strongest to the weakest, each with the ranks it was drawn from."""
+    count, active = max((one.part for one in contexts), default=-1) + 1, evidence.summary.fragments
+    found = []
+    for part in reversed(range(count)):
+        # The store ranks by rising maximum; a reader counts from the strongest.
+        first, last = active - (part + 1) * active // count + 1, active - part * active // count
+        about = (
+            f"Drawn at random from those ranked {first:,} to {last:,} of {active:,} by their maximum, strongest first"
+        )
+        lines = _lines([one for one in contexts if one.part == part], evidence.summary.max, NARROW)
+        found.append(Group(f"Quantile {part + 1} of {count}", about, lines))
+    return found
+
+
+def _lines(contexts: Sequence[Context], largest: float, window: int) -> list[tuple[str, int | None, Markup]]:
+    wide = window == tokens.WINDOW
+    return [
+        (number(max(c.activations)), c.doc if wide else None, tokens.context(c, largest, window, cut=wide))
+        for c in contexts
+    ]
+
+
+def _direct(evidence: Evidence, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Promoted and suppressed tokens, or why there are none."""
+    sides = (("Raises", evidence.promoted), ("Lowers", evidence.suppressed))
+    reason = meta.get("direct_reason") or "not computed for this dictionary"
+    shown = [(name, [_weight(one) for one in side]) for name, side in sides if side]
+    return {"sides": shown, "reason": "" if shown else reason}
+
+
+def _weight(one: TokenWeight) -> tuple[Markup, str]:
+    return tokens.token(one.text), number(one.weight)
+
+
+def _related(
+    evidence: Evidence, meta: Mapping[str, Any], link: Look
+) -> list[tuple[str, str, list[tuple[int, str | None, str]]]]:
+    """Neighbours: head, tooltip, and number, address and value of each."""
+
+    def shown(others: Sequence[Neighbour], said: Callable[[Neighbour], str]) -> list[tuple[int, str | None, str]]:
+        return [(one.feature, link(one.feature), said(one)) for one in others]
+
+    sampled = meta.get("coactive_rows")
+    over = f", over {sampled:,} sampled activations" if sampled else ""
+    together = shown(evidence.coactive, lambda one: f"{number(one.value)} ({one.both:,})")
+    near = shown(evidence.neighbours, lambda one: number(one.value))
+    plans = (
+        ("Similar direction", "features by the cosine of their decoder directions", near),
+        ("Active together", f"features by the Jaccard index of being active (times both are){over}", together),
+    )
+    return [(head, about, rows) for head, about, rows in plans if rows]
+
+
+def _embedding(evidence: Evidence, text: Callable[[int | None], str]) -> list[tuple[str, Markup, str]]:
+    """Nearest rows of the embedding and the unembedding, where the direction lives in their space."""
+    s = evidence.summary
+    plans = (
+        ("embedding", s.embedding_token, s.embedding_cosine),
+        ("unembedding", s.unembedding_token, s.unembedding_cosine),
+    )
+    return [(name, tokens.token(text(token)), number(value)) for name, token, value in plans if token is not None]
+
+
+def _known(evidence: Evidence) -> Callable[[int | None], str]:
+    """The texts of the tokens that the evidence names; another token is called by its number."""
+    named = [(one.token, one.text) for group in (evidence.tokens, evidence.before) for one in group]
+    named += [(one.token, one.text) for one in (*evidence.promoted, *evidence.suppressed)]
+    for contexts in evidence.examples.values():
+        named += [pair for one in contexts for pair in zip(one.tokens, one.texts, strict=True)]
+    texts = dict(named)
+    return lambda token: "" if token is None else texts.get(token, f"token {token}")

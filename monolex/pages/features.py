@@ -1,0 +1,138 @@
+"""What the report shows of features: a gallery page for every store, and per site the most interesting cards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from monolex.artifact import Manifest, write_bytes
+from monolex.dictionaries import base
+from monolex.features.store import Evidence, FeatureStore
+from monolex.pages.card import card, percent
+from monolex.pages.charts import TRAINED
+from monolex.pages.gallery import CARDS, gallery
+from monolex.pages.html import number
+from monolex.pages.interest import Ranked, ranked, varied
+from monolex.pages.tokens import token
+
+GALLERY = "gallery"
+SHOWN = 6
+"""Cards of a dictionary in the report."""
+AXES = "neurons"
+"""Kind of the dictionary whose features are the axes of the activations."""
+
+
+class Shown(NamedTuple):
+    """One dictionary's features in the report."""
+
+    name: str
+    """Of the dictionary."""
+    page: str
+    """Address of its gallery."""
+    said: str
+    """How many features, how many of them alive."""
+    cards: list[Markup]
+    """The most interesting ones, small."""
+
+
+class Contrast(NamedTuple):
+    """A feature beside the axis of the activations that it reads most (paper, D.1)."""
+
+    said: Markup
+    """What is compared, and what came of it."""
+    feature: Markup
+    """The feature's card."""
+    axis: Markup
+    """The axis's."""
+
+
+def write_galleries(run: Path, manifest: Manifest, cards: int = CARDS) -> None:
+    """Write ``RUN/gallery/SITE/NAME.html`` for every store of ``RUN/features``, of at most ``cards`` cards each."""
+    for entry in manifest.data["stores"]:
+        page = _page(entry["path"])
+        home = "../" * page.count("/") + "report.html"
+        store = _open(run, entry)
+        write_bytes(run / page, gallery(store, home=home, cards=cards).encode())
+        store.close()
+
+
+def sections(run: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """By site: its dictionaries' most interesting features, and one of them beside an axis of the activations."""
+    sites: dict[str, list[dict[str, Any]]] = {}
+    for entry in manifest.data["stores"]:
+        sites.setdefault(entry["site"], []).append(entry)
+    return {
+        site: {"shown": [_shown(run, entry) for entry in entries], "contrast": contrast(run, entries)}
+        for site, entries in sites.items()
+    }
+
+
+def contrast(run: Path, entries: Sequence[dict[str, Any]]) -> Contrast | None:
+    """The most interesting feature of a site's first trained dictionary beside the axis that it reads most.
+
+    Stores hold the positive side of an axis, so that is the one with the largest encoder weight, not the largest
+    absolute one. None where the site has no trained dictionary, no neurons, or nothing alive.
+    """
+    trained = next((entry for entry in entries if entry["kind"] in TRAINED), None)
+    axes = next((entry for entry in entries if entry["kind"] == AXES), None)
+    if trained is None or axes is None:
+        return None
+    store, neurons = _open(run, trained), _open(run, axes)
+    first = next((one for one in ranked(store) if one.interest > 0), None)
+    if first is None:
+        return None
+    dictionary = base.load(store.path.parent / store.meta["dictionary"])
+    row = dictionary.W_enc[first.id]
+    axis = int(row.argmax())
+    weight = float(row[axis] / row.norm())
+    evidence, other = store.feature(first.id), neurons.feature(axis)
+    said = Markup(
+        "Feature {} of {} beside axis {} of {}, the one that its encoder reads most (weight {} in a row of length 1). "
+    ).format(first.id, trained["name"], axis, trained["site"], number(weight))
+    said += _compared(evidence, other)
+    made = Contrast(
+        said,
+        _small(store, evidence, _page(trained["path"])),
+        _small(neurons, other, _page(axes["path"])),
+    )
+    store.close()
+    neurons.close()
+    return made
+
+
+def _compared(feature: Evidence, axis: Evidence) -> Markup:
+    """The token that each is most on, and on how many."""
+    said = Markup("")
+    for name, one in (("The feature", feature), ("the axis", axis)):
+        if one.tokens:
+            first = one.tokens[0]
+            said += Markup("{}: {} on {}, {:,} different tokens; ").format(
+                name, percent(first.share), token(first.text), one.summary.distinct_tokens
+            )
+    return Markup(str(said).rstrip("; ") + ".") if said else said
+
+
+def _shown(run: Path, entry: dict[str, Any]) -> Shown:
+    store = _open(run, entry)
+    page = _page(entry["path"])
+    features: list[Ranked] = varied(ranked(store), SHOWN)
+    cards = [_small(store, store.feature(one.id), page) for one in features]
+    store.close()
+    return Shown(entry["name"], page, f"{entry['alive']:,} of {entry['d_sae']:,} features alive", cards)
+
+
+def _small(store: FeatureStore, evidence: Evidence, page: str) -> Markup:
+    def link(feature: int) -> str:
+        return f"{page}#feature-{feature}"
+
+    return card(evidence, store.meta, text=store.text, link=link, compact=True)
+
+
+def _open(run: Path, entry: dict[str, Any]) -> FeatureStore:
+    return FeatureStore(run / "features" / entry["path"])
+
+
+def _page(path: str) -> str:
+    """Address of the gallery of the store at ``path``, from the run's folder."""
+    return f"{GALLERY}/{Path(path).with_suffix('.html').as_posix()}"

@@ -1,0 +1,131 @@
+"""Tokens as HTML: coloured by activation, with every character that cannot be seen replaced by a picture of it.
+
+A context costs little more than its text: silent tokens are plain text, only an active one is a ``<mark>`` with its
+value. Colour never stands alone: the strongest token of a context is bold and underlined, and every value is a title.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+from monolex.features.store import Context
+from monolex.pages.html import number
+
+WINDOW = 24
+"""Tokens shown on each side of the strongest."""
+STEPS = 10
+"""Classes a0 to a10 of the style sheet: activation over the feature's maximum, rounded."""
+SPACES = 4
+"""A run of at least so many spaces is counted rather than drawn."""
+PICTURES = {"\n": "↵", "\t": "→", "\r": "␍", "\x7f": "␡", "\xa0": "⍽"}
+ATOM = re.compile(rf"[^ !-~]| {{{SPACES},}}")
+UNSEEN = re.compile(f"(?:{ATOM.pattern})+")
+RIGHT_TO_LEFT = {"R", "AL", "AN"}
+
+
+def token(text: str) -> Markup:
+    """One token on its own: its spaces are visible too; it cannot turn the direction of what follows.
+
+    >>> str(token(" self"))
+    '<bdi><i>␣</i>self</bdi>'
+    """
+    if not text:
+        return Markup('<i title="no text">∅</i>')
+    bare = text.strip(" ")
+    left = len(text) - len(text.lstrip(" ")) if bare else len(text)
+    right = len(text) - left - len(bare)
+    return Markup(f"<bdi>{_blank(left)}{_visible(bare, alone=True)}{_blank(right)}</bdi>")
+
+
+def context(found: Context, maximum: float, window: int = WINDOW, *, cut: bool = True) -> Markup:
+    """The tokens around the strongest one; ``maximum`` is the feature's largest activation anywhere.
+
+    ``cut``: what lies beyond the window is the title of the ellipsis that stands for it.
+    """
+    values, texts = found.activations, found.texts
+    peak = max(range(len(values)), key=lambda i: values[i])
+    silent = values[peak] <= 0
+    peak = len(values) // 2 if silent else peak
+    start, stop = max(0, peak - window), min(len(values), peak + window + 1)
+    parts = [_ellipsis(texts[:start], cut)] if start else []
+    quiet: list[str] = []
+    for i in range(start, stop):
+        if values[i] <= 0:
+            quiet.append(texts[i])
+            continue
+        parts.append(_run("".join(quiet)))
+        quiet = []
+        parts.append(_mark(texts[i], values[i], maximum, found.start + i, i == peak))
+    parts.append(_run("".join(quiet)))
+    if stop < len(values):
+        parts.append(_ellipsis(texts[stop:], cut))
+    return Markup("".join(parts))
+
+
+def level(activation: float, maximum: float) -> int:
+    """Which of the classes a0 to a10 an activation has."""
+    return min(STEPS, max(0, round(STEPS * activation / maximum))) if maximum > 0 else 0
+
+
+def plain(text: str) -> str:
+    """Text for a title or an SVG: the same pictures without markup; spaces at the ends are visible.
+
+    >>> plain(" self"), plain("\\n    ")
+    ('␣self', '↵␣×4')
+    """
+    bare = text.strip(" ")
+    left = len(text) - len(text.lstrip(" ")) if bare else len(text)
+    ends = _count(left), _count(len(text) - left - len(bare))
+    return ends[0] + ATOM.sub(lambda m: _picture(m[0]) or m[0], bare) + ends[1]
+
+
+def _mark(text: str, value: float, maximum: float, position: int, strongest: bool) -> str:
+    style = f"a{level(value, maximum)}"
+    head = f'class="{style} peak"' if strongest else f"class={style}"
+    return f'<mark {head} title="{number(value)} @{position}">{_run(text, alone=True)}</mark>'
+
+
+def _run(text: str, *, alone: bool = False) -> str:
+    """Text in which nothing is invisible, isolated where it runs from right to left."""
+    shown = _visible(text, alone=alone)
+    turned = not text.isascii() and any(unicodedata.bidirectional(c) in RIGHT_TO_LEFT for c in text)
+    return f"<bdi>{shown}</bdi>" if turned else shown
+
+
+def _visible(text: str, *, alone: bool = False) -> str:
+    """Escaped text with pictures; ``alone``: an accent at its start gets a base of its own to stand on."""
+    base = "◌" if alone and text and unicodedata.combining(text[0]) else ""
+    return base + UNSEEN.sub(_pictures, str(escape(text)))
+
+
+def _pictures(found: re.Match[str]) -> str:
+    parts = [(_picture(atom), atom) for atom in ATOM.findall(found[0])]
+    shown = "".join(f"<i>{picture}</i>" if picture else atom for picture, atom in parts)
+    return shown.replace("</i><i>", "")
+
+
+def _picture(found: str) -> str:
+    """What stands for a character (or a run of spaces) that cannot be seen; nothing for one that can."""
+    if found[0] == " ":
+        return _count(len(found))
+    if found in PICTURES:
+        return PICTURES[found]
+    if found < " ":
+        return chr(0x2400 + ord(found))
+    kind = unicodedata.category(found)
+    return f"U+{ord(found):04X}" if kind in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp") else "␣" if kind == "Zs" else ""
+
+
+def _count(spaces: int) -> str:
+    return "␣" * spaces if spaces < SPACES else f"␣×{spaces}"
+
+
+def _blank(spaces: int) -> str:
+    return f"<i>{_count(spaces)}</i>" if spaces else ""
+
+
+def _ellipsis(texts: Sequence[str], cut: bool) -> str:
+    title = f' title="{escape(plain("".join(texts)))}"' if cut else ""
+    return f"<i{title}>…</i>"
