@@ -35,6 +35,7 @@ PUBLIC = {
     "build_corpus": "monolex.corpus",
     "fit_baselines": "monolex.dictionaries.baselines",
     "evaluate": "monolex.evals.evaluate",
+    "open": "monolex.lexicon",
     "report": "monolex.report",
     "execute": "monolex.pipeline",
 }
@@ -42,7 +43,13 @@ PUBLIC = {
 
 __all__ = ["PUBLIC", "__version__"]
 
-_RENAMED = {"load_model": "load", "load_dictionary": "load", "build_corpus": "build", "fit_baselines": "fit_folder"}
+_RENAMED = {
+    "load_model": "load",
+    "load_dictionary": "load",
+    "build_corpus": "build",
+    "fit_baselines": "fit_folder",
+    "open": "open_run",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ log = logging.getLogger("monolex")
 MANIFEST = "manifest.json"
 TIMINGS = "timings.json"
 """Of a run: seconds that each stage took when it last did anything."""
-SCHEMAS = {"activations": 1, "sweep": 1, "baselines": 1, "eval": 1}
+SCHEMAS = {"activations": 1, "sweep": 1, "baselines": 1, "eval": 1, "features": 1}
 PACKAGES = ("monolex", "torch", "transformers", "safetensors", "numpy", "scikit-learn")
 
 

@@ -14,6 +14,7 @@ import tyro
 from monolex import __version__
 from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig
 from monolex.errors import UserError
+from monolex.features.query import FindConfig
 from monolex.runtime import setup_logging
 
 arg = tyro.conf.arg
@@ -128,6 +129,23 @@ def evaluate(
     _say(f"look at it with: monolex show {out}")
 
 
+def find(run: Annotated[Positional[Path], arg(metavar="RUN")], config: FindConfig, json: Path | None = None) -> None:
+    """Find features of a run: by a prompt, by a token, by their numbers, or by two sets of texts.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        config: What is looked for.
+        json: Also write the answer to this file, every number in full.
+    """
+    from monolex.artifact import write_json
+    from monolex.features.find import find
+
+    found = find(run, config)
+    if json is not None:
+        write_json(json, found.to_json())
+    _say(str(found))
+
+
 def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
     """Write RUN/report.html, one page that opens from disk.
 
@@ -162,6 +180,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "baselines": baselines,
     "eval": evaluate,
+    "find": find,
     "report": report,
     "show": show,
     "version": version,
