@@ -12,7 +12,16 @@ from pathlib import Path
 os.environ["COLUMNS"] = "100"
 
 from monolex.cli import VERBS, main
-from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig, plain
+from monolex.config import (
+    BaselineConfig,
+    CorpusConfig,
+    EvalConfig,
+    FeaturesConfig,
+    HarvestConfig,
+    ModelConfig,
+    TrainConfig,
+    plain,
+)
 from monolex.pipeline import ControlsConfig
 
 TABLES = {
@@ -22,12 +31,13 @@ TABLES = {
     "[train.NAME] and [controls.train.NAME]": TrainConfig,
     "[baselines.NAME] and [controls.baselines.NAME]": BaselineConfig,
     "[controls]": ControlsConfig,
+    "[features]": FeaturesConfig,
     "[eval]": EvalConfig,
 }
 RUN_TOML = """## run.toml
 
 One table a stage. `[harvest]` and at least one `[train.NAME]` or `[baselines.NAME]` are needed; there may be several of
-each, under names of your choice. A value directly in `[train]` holds for every `[train.NAME]` and
+each, under names of your choice. `[features]` may be left out, then no evidence of single features is gathered. A value directly in `[train]` holds for every `[train.NAME]` and
 `[controls.train.NAME]` that does not say otherwise; `[baselines]` likewise. `[controls]`, if it is there, needs a
 `[controls.train.NAME]`: what is trained on every control model, of which only the sites that these tables name are
 harvested. What is left out has its default. Relative paths are relative to where the command is run. A worked example

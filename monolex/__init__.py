@@ -16,6 +16,7 @@ PUBLIC = {
     "TrainConfig": "monolex.config",
     "BaselineConfig": "monolex.config",
     "EvalConfig": "monolex.config",
+    "FeaturesConfig": "monolex.config",
     "LanguageModel": "monolex.model",
     "load_model": "monolex.model",
     "wrap": "monolex.model",
@@ -36,6 +37,8 @@ PUBLIC = {
     "build_corpus": "monolex.corpus",
     "fit_baselines": "monolex.dictionaries.baselines",
     "evaluate": "monolex.evals.evaluate",
+    "gather_features": "monolex.features.stage",
+    "open": "monolex.lexicon",
     "execute": "monolex.pipeline",
     "write_report": "monolex.pipeline",
 }
@@ -43,7 +46,14 @@ PUBLIC = {
 
 __all__ = ["PUBLIC", "__version__"]
 
-_RENAMED = {"load_model": "load", "load_dictionary": "load", "build_corpus": "build", "fit_baselines": "fit_folder"}
+_RENAMED = {
+    "load_model": "load",
+    "load_dictionary": "load",
+    "build_corpus": "build",
+    "fit_baselines": "fit_folder",
+    "gather_features": "features",
+    "open": "open_run",
+}
 
 
 def __getattr__(name: str) -> Any:

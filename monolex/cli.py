@@ -14,8 +14,17 @@ from typing import Annotated, Any
 import tyro
 
 from monolex import __version__
-from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig
+from monolex.config import (
+    BaselineConfig,
+    CorpusConfig,
+    EvalConfig,
+    FeaturesConfig,
+    HarvestConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from monolex.errors import UserError
+from monolex.features.query import FindConfig
 from monolex.runtime import setup_logging
 
 arg = tyro.conf.arg
@@ -133,6 +142,43 @@ def evaluate(
     _say(f"look at it with: monolex show {out}")
 
 
+def find(run: Annotated[Positional[Path], arg(metavar="RUN")], config: FindConfig, json: Path | None = None) -> None:
+    """Find features of a run: by a prompt, by a token, by their numbers, or by two sets of texts.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        config: What is looked for.
+        json: Also write the answer to this file, every number in full.
+    """
+    from monolex.artifact import write_json
+    from monolex.features.find import find
+
+    found = find(run, config)
+    if json is not None:
+        write_json(json, found.to_json())
+    _say(str(found))
+
+
+def features(
+    activations: Activations,
+    out: Out,
+    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCE...")],
+    config: FeaturesConfig,
+) -> None:
+    """Gather the evidence of every feature in one pass: contexts, histograms, tokens, neighbours, direct logits.
+
+    Args:
+        activations: Folder that `monolex harvest` wrote.
+        out: Folder of the evidence: one SQLite file a dictionary.
+        sources: Folders that `monolex train` and `monolex baselines` wrote.
+        config: What is kept.
+    """
+    from monolex.features.stage import features as gather
+
+    gather(out, activations, sources, config)
+    _say(f"look at it with: monolex show {out}")
+
+
 def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
     """Write RUN/report.html, one page that opens from disk.
 
@@ -164,6 +210,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "baselines": baselines,
     "eval": evaluate,
+    "features": features,
+    "find": find,
     "report": report,
     "show": show,
 }

@@ -210,7 +210,7 @@ def _encode_batch(
     roles: tuple[str, ...],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[tuple[Document, np.ndarray, np.ndarray]]:
-    texts = iter(_encode_texts([doc.text for doc in batch if doc.spans is None], room, tokenizer))
+    texts = iter(encode_texts([doc.text for doc in batch if doc.spans is None], room, tokenizer))
     for document in batch:
         if document.spans is not None:
             yield document, *_encode_chat(document, special, roles, tokenizer)
@@ -220,8 +220,8 @@ def _encode_batch(
         yield document, tokens, np.ones(len(tokens), dtype=bool)
 
 
-def _encode_texts(texts: list[str], room: int, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """At least the first ``room`` ids of every text."""
+def encode_texts(texts: list[str], room: int, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """At least the first ``room`` ids of every text, no special token among them."""
 
     def encode(some: list[str]) -> list[list[int]]:
         if not some:

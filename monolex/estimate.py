@@ -12,7 +12,15 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig
+from monolex.config import (
+    BaselineConfig,
+    CorpusConfig,
+    EvalConfig,
+    FeaturesConfig,
+    HarvestConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from monolex.model import source
 from monolex.pipeline import RunConfig, Stage
 from monolex.runtime import device, size
@@ -89,6 +97,8 @@ def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cos
             fitted = list(_fitted(config, matched, run.harvest, shape))
             dictionaries += fitted
             yield _baselines(config, fitted, rows, shape)
+        elif isinstance(config, FeaturesConfig):
+            yield _features(config, dictionaries, rows, shape)
         else:
             yield _eval(config, dictionaries, run.corpus, shape)
 
@@ -180,6 +190,14 @@ def _baselines(config: BaselineConfig, fitted: list[tuple[str, int]], rows: int,
     flops = sum(2.0 * min(config.fit_rows, rows) * w * w + 200 * 4.0 * min(ica, rows) * w * w for w in widths)
     memory = max(24 * max(ica, 8192) * w + 40 * w * w for w in widths)
     return Cost(disk, memory, flops)
+
+
+def _features(config: FeaturesConfig, dictionaries: list[tuple[str, int]], rows: int, shape: Shape) -> Cost:
+    """As if every dictionary were asked for: names are not known before the sweeps are."""
+    rows = min(rows, config.feature_rows or rows)
+    encode = sum(6.0 * rows * shape.widths[site] * features for site, features in dictionaries)
+    disk = sum(10_000 * features for _, features in dictionaries)
+    return Cost(disk, config.memory_mb * 1_000_000 + 20 * rows + 4 * shape.parameters, encode)
 
 
 def _eval(config: EvalConfig, dictionaries: list[tuple[str, int]], corpus: CorpusConfig, shape: Shape) -> Cost:

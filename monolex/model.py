@@ -162,8 +162,8 @@ def load(config: ModelConfig | str) -> LanguageModel:
     if config.device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise UserError(f"device_map = {config.device_map!r} needs accelerate: pip install accelerate")
     origin = source(config)
+    tokenizer = load_tokenizer(config)
     with _quiet(), _explained(config):
-        tokenizer = AutoTokenizer.from_pretrained(origin, revision=config.revision, trust_remote_code=False)
         model = _initialised(origin, config) if config.control == "random" else _pretrained(origin, config)
     if config.control == "shuffled":
         _shuffle(model, config.control_seed)
@@ -171,6 +171,16 @@ def load(config: ModelConfig | str) -> LanguageModel:
         model.to(runtime.device(config.device))  # pyright: ignore[reportArgumentType]
     suffix = "" if config.control == "none" else f" ({config.control}, seed {config.control_seed})"
     return wrap(model.eval(), tokenizer, config.model + suffix)
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer alone of the model that a configuration says.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    with _quiet(), _explained(config):
+        return AutoTokenizer.from_pretrained(source(config), revision=config.revision, trust_remote_code=False)
 
 
 def verify(lm: LanguageModel) -> None:

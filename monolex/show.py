@@ -26,6 +26,8 @@ def show(path: Path) -> str:
         raise UserError(f"{path} does not exist; give a run, an artefact, a dictionary, a shard or a metrics.jsonl")
     if path.suffix == ".safetensors":
         return show_tensors(path)
+    if path.suffix == ".sqlite":
+        return show_store(path)
     if path.suffix == ".jsonl":
         return show_metrics(path)
     if path.suffix == ".json":
@@ -94,11 +96,31 @@ def show_eval(path: Path, _manifest: Manifest) -> list[str]:
     return [f"\n{title}\n{table(rows, metrics)}" for title, metrics in TABLES]
 
 
+def show_stores(_path: Path, manifest: Manifest) -> list[str]:
+    """The stores of a folder of evidence."""
+    return [f"{len(manifest.data['stores'])} dictionaries", _records(manifest.data["stores"])]
+
+
+def show_store(path: Path) -> str:
+    """One store: what it was made of, and the features whose activation is most on one token."""
+    from monolex.features.store import FeatureStore
+
+    store = FeatureStore(path)
+    columns = ("id", "n_active", "density", "max", "skew", "kurtosis", "top_share")
+    rows = [
+        {**{name: getattr(one, name) for name in columns}, "top_token": json.dumps(store.text(one.top_token))}
+        for one in store.summaries("n_active > 0", order="top_share DESC", limit=20)
+    ]
+    known = {name: value for name, value in store.meta.items() if name != "config"}
+    return f"{store}\n{json.dumps(known, indent=1, ensure_ascii=False)}\n{_records(rows)}"
+
+
 KINDS: dict[str, Callable[[Path, Manifest], list[str]]] = {
     "activations": show_activations,
     "sweep": show_members,
     "baselines": show_members,
     "eval": show_eval,
+    "features": show_stores,
 }
 
 

@@ -1,6 +1,7 @@
 """The eval artefact: rows of every dictionary, control and seed, resuming, refusals, and the text table."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -244,11 +245,14 @@ def test_refusals(run, tmp_path):
     refused("given twice", run / "none", [run / "sweep"] * 3, {})
 
 
-def test_a_changed_model_is_refused(run, tmp_path, monkeypatch):
-    entry = module.open_inputs("subject", run / "none", [run / "sweep"], tmp_path)
-    entry.manifest.data["model"]["fingerprint"] = "0" * 64
+def test_a_changed_model_is_refused(run, tmp_path):
+    shutil.copytree(run / "none", tmp_path / "none")
+    path = tmp_path / "none" / "manifest.json"
+    raw = json.loads(path.read_text())
+    raw["data"]["model"]["fingerprint"] = "0" * 64
+    path.write_text(json.dumps(raw))
     with pytest.raises(UserError, match="no longer the one in"):
-        module._model(entry, CONFIG)
+        module.stored_model(tmp_path / "none")
 
 
 def test_shared_names_get_their_source(run, tmp_path):

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu, norm
+from sklearn.metrics import roc_auc_score
 
 from monolex import stats
 
@@ -64,3 +66,92 @@ def test_small_mean_covers_what_it_says():
     assert exact.value == 2 and exact.high == pytest.approx(2 + 4.302653 / 3**0.5)
     assert stats.small_mean([5.0], "seeds").low is None and stats.small_mean([], "seeds").reason == "no data"
     assert stats.small_mean([1.0, np.nan], "seeds").reason == "not finite"
+
+
+def two_samples(seed: int, columns: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Values with many ties, higher in the positive units."""
+    rng = np.random.default_rng(seed)
+    positive = np.arange(37) < 14
+    return np.round(rng.normal(size=(37, columns)) + 0.8 * positive[:, None], 1).clip(0), positive
+
+
+def test_rank_sums_equal_the_references_with_ties():
+    values, positive = two_samples(0, 20)
+    values[:, 3] = 0
+    result = stats.rank_sum(values, positive)
+    for column in range(20):
+        assert result.auroc[column] == pytest.approx(roc_auc_score(positive, values[:, column]))
+        if column != 3:
+            a, b = values[positive, column], values[~positive, column]
+            assert result.p[column] == pytest.approx(mannwhitneyu(a, b, method="asymptotic").pvalue)
+    assert (result.auroc[3], result.p[3]) == (0.5, 1)
+
+
+def test_no_p_is_below_that_of_the_rarest_labelling():
+    positive = np.arange(10) < 5
+    assert stats.rank_sum(positive[:, None] * 1.0, positive).p[0] == pytest.approx(2 / 252)
+
+
+def test_intervals_of_two_groups_are_those_of_naive_resamples():
+    values, positive = two_samples(1)
+    area, effect = stats.two_groups(values[:, 0], positive, "texts", resamples=200, seed=5)
+    a, b = values[positive, 0], values[~positive, 0]
+    areas, effects = [], []
+    counts = stats.resample_counts(len(a), 200, 5), stats.resample_counts(len(b), 200, 6)
+    for drawn_a, drawn_b in zip(*counts, strict=True):
+        again_a, again_b = np.repeat(a, drawn_a.astype(int)), np.repeat(b, drawn_b.astype(int))
+        labels = np.repeat([True, False], [len(a), len(b)])
+        areas.append(roc_auc_score(labels, np.concatenate([again_a, again_b])))
+        effects.append(cohen(again_a, again_b))
+    assert area == (
+        pytest.approx(roc_auc_score(positive, values[:, 0])),
+        *map(pytest.approx, tails(areas)),
+        37,
+        "texts",
+        "",
+    )
+    assert effect[:3] == (pytest.approx(cohen(a, b)), *map(pytest.approx, tails(effects)))
+
+
+def cohen(a: np.ndarray, b: np.ndarray) -> float:
+    pooled = ((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / (len(a) + len(b) - 2)
+    return (a.mean() - b.mean()) / pooled**0.5
+
+
+def tails(values: list[float]) -> list[float]:
+    return np.quantile(values, [0.025, 0.975]).tolist()
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.75, 0.95])
+def test_intervals_of_two_groups_contain_the_truth(truth):
+    shift, rng = 2**0.5 * norm.ppf(truth), np.random.default_rng(2)
+    positive = np.arange(80) < 40
+    hits = np.zeros(2)
+    for _ in range(200):
+        values = rng.normal(size=80) + shift * positive
+        for i, (estimate, true) in enumerate(zip(stats.two_groups(values, positive, "u"), (truth, shift), strict=True)):
+            assert estimate.low is not None and estimate.high is not None
+            hits[i] += estimate.low <= true <= estimate.high
+    assert (hits / 200 > 0.88).all() and (hits / 200 < 0.995).all()
+
+
+def test_groups_that_do_not_overlap_are_not_certain():
+    positive = np.arange(20) < 8
+    values = np.arange(20.0)
+    low, _ = stats.two_groups(values, positive, "texts")
+    high, _ = stats.two_groups(-values, positive, "texts")
+    # 8 disjoint pairs in order: 0.63^8 = 0.025
+    assert (low.value, low.low) == (0, 0) and low.high == pytest.approx(1 - 0.025 ** (1 / 8))
+    assert (high.value, high.high) == (1, 1) and high.low == pytest.approx(0.025 ** (1 / 8))
+
+
+def test_groups_without_spread_have_no_effect():
+    positive = np.arange(20) < 8
+    area, effect = stats.two_groups(np.full(20, 0.3), positive, "texts")
+    assert (area.value, area.low, effect.value, effect.reason) == (0.5, None, None, "constant")
+    _, effect = stats.two_groups(positive * 0.3, positive, "texts")
+    assert (effect.value, effect.reason) == (None, "no spread within the groups")
+    rare = np.zeros(20)
+    rare[0] = 1.0
+    _, effect = stats.two_groups(rare, positive, "texts")
+    assert effect.value is not None and effect.low is None and "too little spread" in effect.reason

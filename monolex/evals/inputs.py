@@ -3,6 +3,7 @@
 The same shape serves the subject and its control models, so that both go through the same code.
 """
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from monolex.artifact import Manifest, open_artifact, read_json
-from monolex.config import require
+from monolex.config import ModelConfig, require
 from monolex.corpus import Rows
 from monolex.errors import UserError
+from monolex.model import LanguageModel
+from monolex.model import load as load_model
+from monolex.tables import from_table
 
 RECIPE = ("kind", "d_sae", "alpha", "k", "ratio", "seed", "lr")
 AXES = ("kind", "alpha", "k", "ratio", "seed", "lr")
@@ -88,6 +92,20 @@ def open_inputs(model: str, activations: Path, sources: Sequence[Path], folder: 
     if not entries:
         raise UserError(f"no dictionaries to evaluate on {activations}; give a folder of a sweep or of baselines")
     return Inputs(model, activations, manifest, entries, parents)
+
+
+def stored_model(activations: Path, device: str = "auto") -> LanguageModel:
+    """The very model that stored activations are of.
+
+    Raises:
+        UserError: no finished activations, or what its name stands for now has other weights.
+    """
+    stored = open_artifact(activations, "activations").data["model"]
+    asked = from_table(ModelConfig, stored["model_config"], str(activations))
+    lm = load_model(dataclasses.replace(asked, device=device))
+    if lm.fingerprint != stored["fingerprint"]:
+        raise UserError(f"the model {asked.model!r} is no longer the one in {activations}; harvest again")
+    return lm
 
 
 def held_out_rows(inputs: Inputs, contexts: int) -> Rows:

@@ -21,7 +21,7 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     units = [_units([cells[metric] for cells in lines.values() if metric in cells]) for metric in metrics]
     head = [["model", "site", "dictionary", *metrics], ["", "", "", *units]]
     notes = [f"({number}) {reason}" for reason, number in reasons.items()]
-    return "\n".join([*_aligned(head + body), *notes])
+    return "\n".join([*aligned(head + body), *notes])
 
 
 def _cell(row: Row | None, reasons: dict[str, int]) -> str:
@@ -39,6 +39,7 @@ def _units(rows: Sequence[Row]) -> str:
     return f"over {', '.join(units)}" if units else ""
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]

@@ -5,7 +5,6 @@
 A killed run continues at the first site that it had not finished.
 """
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,19 +14,17 @@ from typing import Any
 
 from monolex import artifact, runtime
 from monolex.artifact import MANIFEST, FileEntry, Manifest
-from monolex.config import FeaturesConfig, ModelConfig, identity, require
+from monolex.config import FeaturesConfig, identity
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
 from monolex.errors import UserError
-from monolex.evals.inputs import Entry, open_inputs
+from monolex.evals.inputs import Entry, open_inputs, stored_model
 from monolex.features import spill
 from monolex.features.coactive import sample_rows
 from monolex.features.gather import gather
 from monolex.features.rows import RowSource, StoredRows, table
 from monolex.features.store import BINS, TOKEN_BINS
 from monolex.model import LanguageModel
-from monolex.model import load as load_model
 from monolex.sites import select
-from monolex.tables import from_table
 
 KIND = "features"
 PROGRESS = "progress.json"
@@ -61,7 +58,7 @@ def features(
     done = _finished(folder, request)
     for site, entries in chosen.items():
         if site not in done:
-            lm = lm or _model(inputs.manifest, activations, config)
+            lm = lm or stored_model(activations, config.features_device)
             done[site] = _site(folder, StoredRows(activations, site, config), entries, lm, inputs.manifest, config)
             artifact.write_json(folder / PROGRESS, {"request": request, "sites": done})
     stores = [store for site in chosen for store in done[site]["stores"]]
@@ -149,17 +146,6 @@ def _chosen(entries: Mapping[str, Sequence[Entry]], config: FeaturesConfig) -> d
     patterns = config.dictionaries or ("*",)
     found = {site: [e for e in entries[site] if any(fnmatchcase(e.name, p) for p in patterns)] for site in sites}
     return {site: chosen for site, chosen in found.items() if chosen}
-
-
-def _model(activations: Manifest, folder: Path, config: FeaturesConfig) -> LanguageModel:
-    stored = activations.data["model"]
-    asked = from_table(ModelConfig, stored["model_config"], str(folder))
-    lm = load_model(dataclasses.replace(asked, device=config.features_device))
-    require(
-        lm.fingerprint == stored["fingerprint"],
-        f"the model {asked.model!r} is no longer the one in {folder}: harvest again",
-    )
-    return lm
 
 
 def _finished(folder: Path, request: str) -> dict[str, Any]:

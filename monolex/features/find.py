@@ -1,0 +1,132 @@
+"""Find features of a run: by a prompt, by a token, by their numbers, or by two sets of texts.
+
+Codes of signed kinds (PCA, ICA) are read on their positive side, as in the stores. What a store knows of a feature
+stands beside it; dense features are flagged, since they are active on anything that is looked for.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from monolex.artifact import open_artifact
+from monolex.config import ModelConfig, from_table, require
+from monolex.errors import UserError
+from monolex.evals.inputs import stored_model
+from monolex.features.found import Found, Known, NumberHit, PromptHit, TokenHit
+from monolex.features.listing import Member, choose, knowledge, members
+from monolex.features.query import FindConfig, as_sql
+from monolex.features.texts import activations, tokenise, tokenizer_of
+from monolex.model import LanguageModel, load_tokenizer
+
+GetModel = Callable[[], LanguageModel]
+
+
+def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> Found:
+    """What ``config`` asks for in the run ``run``; ``lm`` gives its model where that is loaded already.
+
+    Raises:
+        UserError: no such run or dictionary, nothing gathered where a store is needed, a token that is none, or texts
+            that cannot be read or are too few.
+    """
+    run = Path(run)
+    chosen = choose(members(run), config.dictionary)
+    get = lm or (lambda: stored_model(run / "activations", config.find_device))
+    if config.prompt is not None:
+        return by_prompt(chosen, get(), config.prompt, config)
+    if config.on is not None:
+        return by_token(run, chosen, config.on, config)
+    if config.contrast is not None:
+        from monolex.features.contrast import by_contrast  # its scikit-learn takes a second that no other mode needs
+
+        return by_contrast(chosen, get(), config.contrast, config)
+    return by_number(chosen, config)
+
+
+def by_prompt(chosen: Sequence[Member], lm: LanguageModel, prompt: str, config: FindConfig) -> Found:
+    """Of every dictionary the ``limit`` features most active on the last token of ``prompt``, or on any.
+
+    The separator before the text, with which documents begin in the corpus, is not one of its tokens.
+    """
+    texts = tokenise(lm, [prompt])
+    (tokens,) = texts.tokens
+    require(texts.truncated == 0, f"prompt has more tokens than the {lm.max_context} that {lm.name} takes; shorten it")
+    require(len(tokens) > 0, f"prompt = {prompt!r}: the tokenizer makes no token of it; give another text")
+    names = [str(tokenizer_of(lm).decode([token])) for token in tokens]
+    (batch,) = activations(lm, texts, list(dict.fromkeys(member.site for member in chosen)), lm.max_context)
+    rows = []
+    for member in chosen:
+        dictionary = member.weights(str(lm.device))
+        codes = dictionary.encode(batch.x[member.site][0]).clamp_min(0)
+        known = knowledge(member, config.conditions)
+        last = len(tokens) - 1
+        best = codes[last:].max(0) if config.token == "last" else codes.max(0)
+        values = np.where(known.kept, best.values.cpu().numpy(), 0)
+        for feature in (-values).argsort(kind="stable")[: config.limit].tolist():
+            value, at = float(values[feature]), last if config.token == "last" else int(best.indices[feature])
+            if value > 0:
+                of_max = known.of_max(feature, value)
+                hit = PromptHit(member.site, member.name, feature, value, of_max, at, names[at], known.of(feature))
+                rows.append(hit)
+    place = "the last" if config.token == "last" else "any"
+    note = f"active on {place} of the prompt's {len(tokens)} tokens, {' '.join(map(repr, names))}"
+    return Found(tuple(rows), (note,))
+
+
+def by_token(run: Path, chosen: Sequence[Member], text: str, config: FindConfig) -> Found:
+    """The ``limit`` features with the largest share of their activation on the token ``text``; ties by count.
+
+    A store keeps the tokens with the largest share of every feature, so features to which this token is a trifle are
+    not seen.
+    """
+    token = token_id(run, text)
+    hits = []
+    for member in chosen:
+        known = knowledge(member, config.conditions)
+        query = (
+            "SELECT token.feature, token.mass / (feature.mean * ?), token.mass, token.n_active, feature.n_active "
+            "FROM token JOIN feature ON feature.id = token.feature WHERE token.token = ? ORDER BY token.feature"
+        )
+        with closing(member.store()) as store:
+            found = store.rows(query, (store.meta["rows"], token))
+        for feature, share, mass, here, everywhere in found:
+            if known.kept[feature]:
+                facts = (share, mass, here, everywhere, known.of(feature))
+                hits.append(TokenHit(member.site, member.name, feature, *facts))
+    hits.sort(key=lambda hit: (hit.share, hit.n_active), reverse=True)
+    return Found(tuple(hits[: config.limit]), (f"share of a feature's activation on token {token}, {text!r}",))
+
+
+def by_number(chosen: Sequence[Member], config: FindConfig) -> Found:
+    """The ``limit`` features with the largest (or smallest) ``sort``; without it those that ``where`` keeps, by number.
+
+    A feature that has not this number, as a dead one has no skew, is left out.
+    """
+    column = config.sort or "id"
+    descending = config.sort is not None and not config.ascending
+    where, values = as_sql(config.conditions)
+    order = f"{column} {'DESC' if descending else 'ASC'}, id"
+    hits = []
+    for member in chosen:
+        with closing(member.store()) as store:
+            for one in store.summaries(f"{where} AND {column} IS NOT NULL", values, order, config.limit):
+                top = None if one.top_token is None else store.text(one.top_token)
+                hits.append(NumberHit(member.site, member.name, one.id, one, Known(one.density, top)))
+    hits.sort(key=lambda hit: getattr(hit.summary, column), reverse=descending)
+    return Found(tuple(hits[: config.limit]))
+
+
+def token_id(run: Path, text: str) -> int:
+    """The token of the run's model that is written ``text``.
+
+    Raises:
+        UserError: it is none, or several.
+    """
+    stored = open_artifact(run / "activations", "activations").data["model"]
+    tokenizer = load_tokenizer(from_table(ModelConfig, stored["model_config"], str(run / "activations")))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) == 1:
+        return int(ids[0])
+    parts = " + ".join(repr(tokenizer.decode([one])) for one in ids)
+    raise UserError(f"on = {text!r} is not one token of {stored['name']} but {len(ids)}, {parts}; give one of them")

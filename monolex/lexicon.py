@@ -1,0 +1,206 @@
+"""A run in Python and in notebooks: sites, their dictionaries, and every feature with all that is known of it.
+
+::
+
+    lexicon = monolex.open("demo-run")
+    lexicon.site("resid_post.3").dictionary("batchtopk-k24-r2-s0").feature(17)  # its card, in a notebook
+    print(lexicon.find(prompt="def __init__(self"))
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from monolex.artifact import MANIFEST, open_artifact, read_json
+from monolex.dictionaries.base import Dictionary
+from monolex.errors import UserError
+from monolex.evals.inputs import stored_model
+from monolex.features.find import find
+from monolex.features.found import Found
+from monolex.features.listing import SUBJECT, Member, members
+from monolex.features.query import FindConfig, nearest
+from monolex.features.store import Evidence, FeatureStore, Summary
+from monolex.model import LanguageModel
+
+
+@final
+@dataclass(frozen=True)
+class Feature:
+    """One feature of a dictionary."""
+
+    entry: "Entry"
+    """Its dictionary."""
+    number: int
+    """Which one."""
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """All that was gathered of it."""
+        return self.entry.store.feature(self.number)
+
+    @property
+    def summary(self) -> Summary:
+        """Its numbers."""
+        return self.evidence.summary
+
+    @property
+    def direction(self) -> Float[Tensor, "d_out"]:
+        """Its decoder direction, of unit length."""
+        row = self.entry.weights.W_dec[self.number]
+        return row / row.norm().clamp_min(1e-8)
+
+    def __repr__(self) -> str:
+        if self.entry.member.evidence is None:
+            return f"Feature {self.number} of {self.entry.member.title}: nothing gathered"
+        top = self.entry.store.text(self.summary.top_token)
+        what = f"active in {self.summary.density:.3%} of rows, most on {top!r}" if self.summary.n_active else "dead"
+        return f"Feature {self.number} of {self.entry.member.title}: {what}"
+
+    def _repr_html_(self) -> str | None:
+        """Its card; nothing where nothing was gathered, so that a notebook falls back to the line above."""
+        if self.entry.member.evidence is None:
+            return None
+        from monolex.pages.card import card_html
+
+        return card_html(self.evidence, self.entry.store.meta)
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """One dictionary of a run; weights and evidence are read when they are first used."""
+
+    run: Path
+    """Folder of the run."""
+    member: Member
+    """Which dictionary."""
+
+    @property
+    def name(self) -> str:
+        """Unique at its site."""
+        return self.member.name
+
+    @cached_property
+    def weights(self) -> Dictionary:
+        """The dictionary itself, on the CPU."""
+        return self.member.weights()
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """The evidence of its features; :class:`UserError` if none was gathered."""
+        return self.member.store()
+
+    @cached_property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Its rows of ``eval/metrics.json`` by metric; empty if the run is not evaluated."""
+        if not (self.run / "eval" / MANIFEST).exists():
+            return {}
+        open_artifact(self.run / "eval", "eval")
+        own = {"model": SUBJECT, "site": self.member.site, "name": self.name, "other": ""}
+        rows = read_json(self.run / "eval" / "metrics.json")
+        return {row["metric"]: row for row in rows if own.items() <= row.items()}
+
+    def feature(self, number: int) -> Feature:
+        """Feature ``number``.
+
+        Raises:
+            UserError: there is no such feature.
+        """
+        if not 0 <= number < len(self):
+            raise UserError(f"feature {number}: {self.member.title} has features 0 to {len(self) - 1}")
+        return Feature(self, number)
+
+    def __len__(self) -> int:
+        return self.member.d_sae
+
+    def __repr__(self) -> str:
+        state = "with evidence" if self.member.evidence else "nothing gathered"
+        return f"{self.member.title}: {len(self)} features, {state}"
+
+
+@final
+@dataclass(frozen=True)
+class LexiconSite:
+    """One site of a run."""
+
+    name: str
+    """As in ``sites``."""
+    entries: dict[str, Entry]
+    """Its dictionaries by name."""
+
+    @property
+    def dictionaries(self) -> list[str]:
+        """Their names, in the order of the evaluation."""
+        return list(self.entries)
+
+    def dictionary(self, name: str) -> Entry:
+        """The dictionary called ``name``.
+
+        Raises:
+            UserError: there is none.
+        """
+        if name not in self.entries:
+            raise UserError(f"dictionary {name!r}: there is none at {self.name}; {nearest(name, self.dictionaries)}")
+        return self.entries[name]
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {', '.join(self.entries)}"
+
+
+@final
+class Lexicon:
+    """The dictionaries of a run; made by :func:`open_run`."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._sites: dict[str, LexiconSite] = {}
+        for member in members(run):
+            site = self._sites.setdefault(member.site, LexiconSite(member.site, {}))
+            site.entries[member.name] = Entry(run, member)
+        self._lm: LanguageModel | None = None
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites that have dictionaries."""
+        return list(self._sites)
+
+    def site(self, name: str) -> LexiconSite:
+        """The site called ``name``.
+
+        Raises:
+            UserError: the run has no dictionary there.
+        """
+        if name not in self._sites:
+            raise UserError(f"site {name!r}: {self.run} has no dictionary there; {nearest(name, self.sites)}")
+        return self._sites[name]
+
+    def model(self) -> LanguageModel:
+        """The model that was harvested, loaded once.
+
+        Raises:
+            UserError: what its name stands for now has other weights.
+        """
+        if self._lm is None:
+            self._lm = stored_model(self.run / "activations")
+        return self._lm
+
+    def find(self, **asked: Any) -> Found:
+        """Features by what is ``asked`` (fields of :class:`FindConfig`), as ``find(prompt="def f(x):", limit=5)``."""
+        return find(self.run, FindConfig(**asked), lm=self.model)
+
+    def __repr__(self) -> str:
+        dictionaries = sum(len(site.entries) for site in self._sites.values())
+        return f"Lexicon of {self.run}: {dictionaries} dictionaries at {', '.join(self.sites)}"
+
+
+def open_run(run: str | Path) -> Lexicon:
+    """The dictionaries, evidence and model of the folder that ``monolex run`` wrote.
+
+    Raises:
+        UserError: it is no run, or has no dictionary.
+    """
+    return Lexicon(Path(run))
