@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from monolex.artifact import open_artifact
-from monolex.config import ModelConfig, from_table, require
+from monolex.config import ModelConfig, require
 from monolex.errors import UserError
 from monolex.evals.inputs import stored_model
 from monolex.features.found import Found, Known, NumberHit, PromptHit, TokenHit
@@ -19,6 +19,7 @@ from monolex.features.listing import Member, choose, knowledge, members
 from monolex.features.query import FindConfig, as_sql
 from monolex.features.texts import activations, tokenise, tokenizer_of
 from monolex.model import LanguageModel, load_tokenizer
+from monolex.tables import from_table
 
 GetModel = Callable[[], LanguageModel]
 

@@ -63,10 +63,8 @@ class Codes:
 
     def add(self, start: int, codes: sparse.csr_matrix) -> None:
         """Codes of the rows from ``start`` on."""
-        chosen = self._sampled[
-            np.searchsorted(self._sampled, start) : np.searchsorted(self._sampled, start + codes.shape[0])
-        ]
-        self._sample.append(codes[chosen - start])
+        low, high = np.searchsorted(self._sampled, (start, start + len(codes.indptr) - 1))
+        self._sample.append(sparse.csr_matrix(codes[self._sampled[low:high] - start]))
         if self._waiting and (self._entries + codes.nnz) * SORTED_BYTES > self._memory:
             self._spill()
         self._waiting.append((start, codes))
