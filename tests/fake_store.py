@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from documents import make
 from numpy.typing import NDArray
 
 from monolex.artifact import finish
@@ -47,6 +49,7 @@ def fake_store(
     *,
     fragment: int = 32,
     decoder: NDArray[np.float32] | None = None,
+    directed: bool = True,
     **meta: Any,
 ) -> FeatureStore:
     """Write a store of ``codes (rows, features)`` over ``tokens (rows,)`` and open it."""
@@ -64,6 +67,8 @@ def fake_store(
     alive = 0
     for number in range(width):
         alive += _feature(writer, number, codes, tokens, fragment, unit, len(texts))
+        direct = [(s, r, (number + r) % len(texts), s * (0.9 - 0.1 * r)) for s in (-1, 1) for r in range(3)]
+        writer.insert("direct", [(number, *row) for row in direct if directed], 5)
     writer.finish(
         {
             "name": path.stem,
@@ -84,12 +89,16 @@ def fake_store(
 
 
 def fake_features(run: Path, stores: dict[str, str], **meta: Any) -> None:
-    """``RUN/features`` with one store for every ``SITE/NAME`` of ``stores``, of the kind it says."""
+    """``RUN/features`` with one store for every ``SITE/NAME`` of ``stores``, of the kind it says.
+
+    The dictionary of each has 8 features; feature i reads axis 7 - i.
+    """
     listed, entries = [], {}
     for where, kind in stores.items():
         path = run / "features" / f"{where}.sqlite"
-        store = fake_store(path, kind=kind, **meta)
+        make(torch.eye(8).flip(0), kind=kind).save(run / "train" / where)
         site, name = where.split("/")
+        store = fake_store(path, kind=kind, dictionary=f"../../train/{where}", **meta)
         known = {"path": f"{where}.sqlite", "site": site, "name": name, "kind": kind, "d_sae": len(store)}
         listed.append({**known, "rows": store.meta["rows"], "alive": store.meta["alive"]})
         listed[-1]["bytes"] = path.stat().st_size
@@ -114,9 +123,6 @@ def _feature(writer: Writer, number: int, codes: NDArray, tokens: NDArray, fragm
     mean_active = total / len(at) if len(at) else None
     rest = (*moments, mean_active, len(shares), *top, number % vocabulary, 0.25 + number / 100, 1, 0.125)
     writer.insert("feature", [(*summary, *rest, np.bincount(bins, minlength=BINS).astype(np.int64).tobytes())], 18)
-    writer.insert(
-        "direct", [(number, s, r, (number + r) % vocabulary, s * (0.9 - 0.1 * r)) for s in (-1, 1) for r in range(3)], 5
-    )
     _others(writer, number, codes, unit)
     _examples(writer, number, column, maxima, fragment)
     return int(len(at) > 0)

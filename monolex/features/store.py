@@ -261,7 +261,6 @@ class FeatureStore:
             raise UserError(f"{path} is no feature store, or damaged ({error}); gather the evidence again") from error
         if self.meta.get("schema") != SCHEMA:
             raise UserError(f"{path} has schema {self.meta.get('schema')}, this version reads {SCHEMA}; gather again")
-
         self._texts: dict[int, str] = {}
 
     def __len__(self) -> int:

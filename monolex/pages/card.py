@@ -18,7 +18,7 @@ COLOURS = ("blue", "vermilion", "green", "purple", "olive")
 """Of the tokens in the token histogram; all others share the ink of the page."""
 OPEN = 8
 """Contexts that are in sight without unfolding."""
-NARROW = 8
+NARROW = 7
 """Tokens on each side in the folded groups: a line each."""
 SMALL = 4
 """Contexts of a compact card."""

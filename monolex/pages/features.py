@@ -1,6 +1,7 @@
 """What the report shows of features: a gallery page for every store, and per site the most interesting cards."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from monolex.pages.card import card, percent
 from monolex.pages.charts import TRAINED
 from monolex.pages.gallery import CARDS, gallery
 from monolex.pages.html import number
-from monolex.pages.interest import Ranked, ranked, varied
+from monolex.pages.interest import ranked, varied
 from monolex.pages.tokens import token
 
 GALLERY = "gallery"
@@ -52,9 +53,8 @@ def write_galleries(run: Path, manifest: Manifest, cards: int = CARDS) -> None:
     for entry in manifest.data["stores"]:
         page = _page(entry["path"])
         home = "../" * page.count("/") + "report.html"
-        store = _open(run, entry)
-        write_bytes(run / page, gallery(store, home=home, cards=cards).encode())
-        store.close()
+        with closing(_open(run, entry)) as store:
+            write_bytes(run / page, gallery(store, home=home, cards=cards).encode())
 
 
 def sections(run: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
@@ -72,53 +72,52 @@ def contrast(run: Path, entries: Sequence[dict[str, Any]]) -> Contrast | None:
     """The most interesting feature of a site's first trained dictionary beside the axis that it reads most.
 
     Stores hold the positive side of an axis, so that is the one with the largest encoder weight, not the largest
-    absolute one. None where the site has no trained dictionary, no neurons, or nothing alive.
+    absolute one. None where the site has no trained dictionary, no neurons or nothing alive, or the
+    dictionary is gone.
     """
     trained = next((entry for entry in entries if entry["kind"] in TRAINED), None)
     axes = next((entry for entry in entries if entry["kind"] == AXES), None)
     if trained is None or axes is None:
         return None
-    store, neurons = _open(run, trained), _open(run, axes)
-    first = next((one for one in ranked(store) if one.interest > 0), None)
-    if first is None:
-        return None
-    dictionary = base.load(store.path.parent / store.meta["dictionary"])
-    row = dictionary.W_enc[first.id]
-    axis = int(row.argmax())
-    weight = float(row[axis] / row.norm())
-    evidence, other = store.feature(first.id), neurons.feature(axis)
-    said = Markup(
-        "Feature {} of {} beside axis {} of {}, the one that its encoder reads most (weight {} in a row of length 1). "
-    ).format(first.id, trained["name"], axis, trained["site"], number(weight))
-    said += _compared(evidence, other)
-    made = Contrast(
-        said,
-        _small(store, evidence, _page(trained["path"])),
-        _small(neurons, other, _page(axes["path"])),
-    )
-    store.close()
-    neurons.close()
-    return made
+    with closing(_open(run, trained)) as store, closing(_open(run, axes)) as neurons:
+        first = next((one.id for one in ranked(store) if one.interest > 0), None)
+        folder = store.path.parent / store.meta["dictionary"]
+        if first is None or not folder.exists():
+            return None
+        row = base.load(folder).W_enc[first]
+        axis = int(row.argmax())
+        feature, other = store.feature(first), neurons.feature(axis)
+        said = Markup(
+            "Feature {} of {} beside axis {} of {}, the one that its encoder reads most "
+            "(weight {} in a row of length 1). The feature: {}. The axis: {}."
+        ).format(
+            first,
+            trained["name"],
+            axis,
+            trained["site"],
+            number(float(row[axis] / row.norm())),
+            _first_token(feature),
+            _first_token(other),
+        )
+        return Contrast(
+            said,
+            _small(store, feature, _page(trained["path"])),
+            _small(neurons, other, _page(axes["path"])),
+        )
 
 
-def _compared(feature: Evidence, axis: Evidence) -> Markup:
-    """The token that each is most on, and on how many."""
-    said = Markup("")
-    for name, one in (("The feature", feature), ("the axis", axis)):
-        if one.tokens:
-            first = one.tokens[0]
-            said += Markup("{}: {} on {}, {:,} different tokens; ").format(
-                name, percent(first.share), token(first.text), one.summary.distinct_tokens
-            )
-    return Markup(str(said).rstrip("; ") + ".") if said else said
+def _first_token(evidence: Evidence) -> Markup:
+    """The share of its first token, and of how many it is one."""
+    if not evidence.tokens:
+        return Markup("never active")
+    first, count = evidence.tokens[0], evidence.summary.distinct_tokens
+    return Markup("{} on {}, one of {:,} different tokens").format(percent(first.share), token(first.text), count)
 
 
 def _shown(run: Path, entry: dict[str, Any]) -> Shown:
-    store = _open(run, entry)
     page = _page(entry["path"])
-    features: list[Ranked] = varied(ranked(store), SHOWN)
-    cards = [_small(store, store.feature(one.id), page) for one in features]
-    store.close()
+    with closing(_open(run, entry)) as store:
+        cards = [_small(store, store.feature(one.id), page) for one in varied(ranked(store), SHOWN)]
     return Shown(entry["name"], page, f"{entry['alive']:,} of {entry['d_sae']:,} features alive", cards)
 
 

@@ -159,7 +159,7 @@ def stacked(
     bins = max(len(totals), 1)
     wide = (frame.right - frame.left) / bins
     edges = [x.low + (x.high - x.low) * i / bins for i in range(bins + 1)]
-    paths, below = [], [0] * len(totals)
+    paths, hovers, below = [], [], [0] * len(totals)
     for one in layers:
         path = "".join(
             _block(frame, i * wide, wide, below[i] / totals[i], (below[i] + n) / totals[i], totals[i])
@@ -171,8 +171,8 @@ def stacked(
     for i, total in enumerate(totals):
         parts = [f"{one.label}: {one.counts[i]:,}" for one in layers if one.counts[i]] if len(layers) > 1 else []
         title = "\n".join([f"{total:,} from {edges[i]:.3g} to {edges[i + 1]:.3g}", *parts])
-        paths += [_hover(frame, i * wide, wide, title)] if total else []
-    return _svg(width, height, label, [*_axes(frame), *paths])
+        hovers += [_hover(frame, i * wide, wide, title)] if total else []
+    return _svg(width, height, label, [*_axes(frame), *paths, '<g class="hover">', *hovers, "</g>"])
 
 
 def swatches(layers: Iterable[tuple[Markup, str]]) -> Markup:
@@ -294,7 +294,7 @@ def _block(frame: _Frame, left: float, wide: float, start: float, stop: float, t
 def _hover(frame: _Frame, left: float, wide: float, title: str) -> str:
     """The whole height of a bin, invisible, to rest a pointer on."""
     path = f"M{frame.left + left:.1f} {frame.top:.0f}h{wide:.1f}V{frame.bottom:.0f}h-{wide:.1f}z"
-    return f'<path class="hover" d="{path}"><title>{escape(title)}</title></path>'
+    return f'<path d="{path}"><title>{escape(title)}</title></path>'
 
 
 def _text(x: float, y: float, content: str, anchor: str, style: str = "tick") -> str:

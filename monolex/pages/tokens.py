@@ -22,7 +22,8 @@ SPACES = 4
 PICTURES = {"\n": "↵", "\t": "→", "\r": "␍", "\x7f": "␡", "\xa0": "⍽"}
 ATOM = re.compile(rf"[^ !-~]| {{{SPACES},}}")
 UNSEEN = re.compile(f"(?:{ATOM.pattern})+")
-RIGHT_TO_LEFT = {"R", "AL", "AN"}
+LETTERS = r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]+"
+RIGHT_TO_LEFT = re.compile(f"{LETTERS}(?: {LETTERS})*")
 
 
 def token(text: str) -> Markup:
@@ -88,10 +89,9 @@ def _mark(text: str, value: float, maximum: float, position: int, strongest: boo
 
 
 def _run(text: str, *, alone: bool = False) -> str:
-    """Text in which nothing is invisible, isolated where it runs from right to left."""
+    """Text in which nothing is invisible; words that run from right to left are isolated from what is around them."""
     shown = _visible(text, alone=alone)
-    turned = not text.isascii() and any(unicodedata.bidirectional(c) in RIGHT_TO_LEFT for c in text)
-    return f"<bdi>{shown}</bdi>" if turned else shown
+    return shown if shown.isascii() else RIGHT_TO_LEFT.sub(r"<bdi>\g<0></bdi>", shown)
 
 
 def _visible(text: str, *, alone: bool = False) -> str:

@@ -1,0 +1,194 @@
+"""A card holds every number of its feature's evidence, as text that a reader sees."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from fake_store import HOSTILE, TEXTS, fake_codes, fake_store
+from test_report import Page
+
+from monolex.features.store import TOKEN_BINS, FeatureStore
+from monolex.pages import html, tokens
+from monolex.pages.card import OPEN, SMALL, card, card_html, percent, token_chart
+from monolex.pages.html import number
+from monolex.pages.svg import Axis, Layer, stacked
+
+DEAD, DENSE, HOSTILE_ONE, ONCE = 3, 4, 5, 7
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> FeatureStore:
+    return fake_store(tmp_path_factory.mktemp("s") / "resid_post.1" / "tied-a1.sqlite")
+
+
+def drawn(store: FeatureStore, feature: int, **options) -> str:
+    return str(card(store.feature(feature), store.meta, text=store.text, **options))
+
+
+def stats(shown: str) -> dict[str, tuple[str, str]]:
+    found = re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>(.*?)</small>", shown)
+    return {label: (value, under) for label, value, under in found}
+
+
+@pytest.mark.parametrize("feature", [0, 1, 2, DENSE, HOSTILE_ONE, 6, ONCE])
+def test_numbers_are_those_of_the_codes(store, feature):
+    codes, ids = fake_codes()
+    column = codes[:, feature].astype(np.float64)
+    active, variance = column[column > 0], column.var()
+    shown = stats(drawn(store, feature))
+    assert shown["Density"] == (percent(len(active) / len(column)), f"1 in {number(len(column) / len(active))}")
+    assert shown["Active"] == (number(len(active)), f"of {len(column):,}")
+    assert shown["Contexts"][0] == number(int((column.reshape(-1, 32).max(1) > 0).sum()))
+    assert shown["Maximum"] == (number(float(active.max())), f"mean active {number(float(active.mean()))}")
+    assert shown["Skew"][0] == number(float((column**3).mean() / variance**1.5))
+    assert shown["Kurtosis"][0] == number(float((column**4).mean() / variance**2))
+    assert shown["Tokens"][0] == str(len(set(ids[column > 0])))
+
+
+@pytest.mark.parametrize("feature", [0, 2, DENSE])
+def test_tables_hold_every_share(store, feature):
+    evidence = store.feature(feature)
+    rows = re.findall(r'<th scope="row">(.*?)</th>.*?<td>(.*?)</td><td>(.*?)</td></tr>', drawn(store, feature))
+    wanted = [(str(tokens.token(s.text)), percent(s.share), str(s.n_active)) for s in evidence.tokens]
+    wanted += [(str(tokens.token(s.text)), percent(s.share), str(s.n_active)) for s in evidence.before]
+    assert rows == wanted and len(rows) > 5
+
+
+def test_every_context_is_there_with_its_maximum_and_group(store):
+    evidence, shown = store.feature(2), drawn(store, 2)
+    values = re.findall(r"<li[^>]*><b>(.*?)</b>", shown)
+    top, by_part = evidence.examples["top"], {}
+    for one in evidence.examples["quantile"]:
+        by_part.setdefault(one.part, []).append(one)
+    order = [*top, *(one for part in sorted(by_part, reverse=True) for one in by_part[part])]
+    order += [one for group in ("near_zero", "random", "inactive") for one in evidence.examples[group]]
+    assert values == [number(max(one.activations)) for one in order] and len(top) > OPEN
+    labels = re.findall(r"<summary>(.*?) <small>", shown)
+    assert labels == [
+        "Next",
+        *(f"Quantile {i} of 5" for i in (5, 4, 3, 2, 1)),
+        "Just above zero",
+        "At random",
+        "Inactive",
+    ]
+    assert shown.count("<details>") == len(labels) and "<details open" not in shown
+
+
+def test_quantiles_say_the_ranks_that_they_were_drawn_from(store):
+    active = store.feature(2).summary.fragments
+    spans = re.findall(r"ranked ([\d,]+) to ([\d,]+) of ([\d,]+)", drawn(store, 2))
+    ranks = [rank for first, last, _ in spans for rank in range(int(first), int(last) + 1)]
+    assert ranks == list(range(1, active + 1)) and {int(of) for *_, of in spans} == {active}
+
+
+def test_direct_neighbours_and_embedding(store):
+    evidence = store.feature(0)
+    shown = drawn(store, 0, link={other.feature: f"#f{other.feature}" for other in evidence.neighbours[:1]}.get)
+    for one in (*evidence.promoted, *evidence.suppressed):
+        assert f"<span>{tokens.token(one.text)} {number(one.weight)}</span>" in shown
+    assert "Raises" in shown and "Lowers" in shown and "through the final norm and unembedding alone" in shown
+    first, second = evidence.neighbours[:2]
+    assert f'<a href="#f{first.feature}">{first.feature}</a> {number(first.value)}' in shown
+    assert f"<em>{second.feature}</em> {number(second.value)}" in shown
+    for one in evidence.coactive:
+        assert f"{number(one.value)} ({one.both:,})" in shown
+    assert f"embedding {tokens.token(TEXTS[0])} 0.250" in shown and "unembedding" in shown
+
+
+def test_reason_stands_where_there_is_no_direct_effect(tmp_path):
+    made = fake_store(tmp_path / "mlp_in.0" / "a.sqlite", direct_reason="mlp_in writes to no stream", directed=False)
+    shown = drawn(made, 0)
+    assert "mlp_in writes to no stream" in shown and "Raises" not in shown
+
+
+def test_dead_feature_says_so(store):
+    shown = drawn(store, DEAD)
+    assert "<strong>Dead</strong>: not once above zero in 960 activations" in shown
+    assert 'class="chart"' not in shown and 'class="ctx"' not in shown and "Similar direction" in shown
+    assert "Dead" in drawn(store, DEAD, compact=True)
+
+
+def test_dense_feature_has_no_inactive_contexts_and_says_so(store):
+    assert not store.feature(DENSE).examples["inactive"]
+    assert "No inactive contexts" in drawn(store, DENSE) and "No inactive contexts" not in drawn(store, 0)
+
+
+def test_signed_kinds_name_their_side(tmp_path):
+    made = fake_store(tmp_path / "resid_post.0" / "pca.sqlite", signed=True)
+    assert "pca at resid_post.0, positive side" in drawn(made, 0)
+
+
+@pytest.mark.parametrize("feature", range(8))
+@pytest.mark.parametrize("compact", [False, True])
+def test_hostile_tokens_stay_text_and_tags_balance(store, feature, compact):
+    shown = drawn(store, feature, compact=compact)
+    page = Page(shown)
+    assert "<img" not in shown and "<script" not in shown and "://" not in shown
+    assert not [value for name, value in page.attributes if name.startswith("on") or name == "src"]
+    assert feature != HOSTILE_ONE or HOSTILE[:9] not in shown
+
+
+def test_compact_card_is_small_and_links_to_the_whole(store):
+    shown = drawn(store, 2, compact=True, link=lambda n: f"gallery/x.html#feature-{n}")
+    assert '<a href="gallery/x.html#feature-2">Feature 2</a>' in shown
+    assert shown.count("<li><b>") == SMALL and "<details" not in shown and len(shown) < 12_000
+
+
+def test_whole_card_costs_little_more_than_its_text(tmp_path):
+    drawn_from = np.random.default_rng(0)
+    ids = drawn_from.integers(0, 50, 12_800).astype(np.int32)
+    codes = np.where(drawn_from.random((12_800, 1)) < 0.02, drawn_from.gamma(2, 1, (12_800, 1)), 0).astype(np.float32)
+    made = fake_store(tmp_path / "s" / "a.sqlite", codes, ids, tuple(f" w{i}" for i in range(50)), fragment=64)
+    assert sum(map(len, made.feature(0).examples.values())) == 65
+    assert len(drawn(made, 0).encode()) < 27_000
+
+
+def test_notebook_card_carries_its_style_and_needs_no_store(store):
+    shown = card_html(store.feature(0), store.meta)
+    assert shown.startswith('<div class="monolex"><style>') and "<script" not in shown and "<link" not in shown
+    assert f"embedding {tokens.token(TEXTS[0])}" in shown
+    sheet = re.sub(r"/\*.*?\*/", "", str(html.asset("card.css")), flags=re.S)
+    outside = re.sub(r":where\(\.monolex\) \{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}", "", sheet)
+    assert outside.split() == ["@media", "(prefers-color-scheme:", "dark)", "{", "}"]
+
+
+def test_every_level_of_activation_has_a_style():
+    sheet = html.asset("card.css")
+    assert all(f".feature .a{step} " in sheet for step in range(tokens.STEPS + 1))
+
+
+def bars(chart) -> list[ET.Element]:
+    return [p for p in ET.fromstring(str(chart)).iter("path") if "layer" in (p.get("class") or "")]
+
+
+def heights(path: ET.Element) -> list[float]:
+    found = re.findall(r"M[\d.]+ ([\d.]+)V([\d.]+)", path.get("d") or "")
+    return [float(foot) - float(head) for foot, head in found]
+
+
+def test_token_histogram_counts_every_activation_once(store):
+    evidence = store.feature(2)
+    titles = [t.text or "" for t in ET.fromstring(str(token_chart(evidence))).iter("title")]
+    totals = [int(t.split()[0].replace(",", "")) for t in titles]
+    assert totals == [n for n in evidence.token_histogram if n] and sum(totals) == evidence.summary.n_active
+    for title, total in zip(titles, totals, strict=True):
+        assert sum(int(line.rsplit(" ", 1)[1]) for line in title.split("\n")[1:]) == total
+    assert len(evidence.token_histogram) == TOKEN_BINS
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_stacked_parts_share_a_bar_in_proportion(log):
+    layers = [Layer("a", "blue", [30, 0]), Layer("b", "green", [10, 0])]
+    below, above = bars(stacked(layers, Axis("x", 0, 1), "s", log=log))
+    assert re.findall(r"V([\d.]+)", below.get("d") or "")[0] == re.findall(r" ([\d.]+)V", above.get("d") or "")[0]
+    first, second = heights(below)[0], heights(above)[0]
+    assert first == pytest.approx(3 * second, abs=0.5)
+    one, many = (
+        heights(bars(stacked([Layer("", "blue", [n, 1000])], Axis("x", 0, 1), "s", log=log))[0]) for n in (1, 10)
+    )
+    assert one[0] < many[0] < many[1] and (one[0] > 3 if log else one[0] < 1)
+
+
+def test_nothing_to_stack():
+    assert bars(stacked([Layer("a", "blue", [0, 0])], Axis("x", 0, 1), "empty", log=True)) == []

@@ -1,0 +1,266 @@
+"""Galleries and the report's features: complete, in order, safe, quiet in a browser, and filtered as asked."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from fake_run import fake_run
+from fake_store import fake_codes, fake_features, fake_store
+from test_report import BROWSERS, FLAGS, Page
+
+from monolex.errors import UserError
+from monolex.features.store import FeatureStore, Summary
+from monolex.pages.gallery import SORTS, gallery, tokens_of
+from monolex.pages.interest import judge, ranked, varied
+from monolex.report import report
+
+STORES = {
+    "resid_post.1/tied-a1": "tied",
+    "resid_post.1/neurons": "neurons",
+    "resid_post.2/pca": "pca",
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> FeatureStore:
+    return fake_store(tmp_path_factory.mktemp("s") / "resid_post.1" / "tied-a1.sqlite")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = fake_run(tmp_path_factory.mktemp("run"))
+    fake_features(folder, STORES)
+    assert report(folder) == folder / "report.html"
+    return folder
+
+
+def order(text: str) -> list[int]:
+    """Features in sight, in the order of the page."""
+    found = re.findall(r'<article class="feature"([^>]*)>', text)
+    return [int(re.findall(r'data-id="(\d+)"', one)[0]) for one in found if "hidden" not in one]
+
+
+def summary(n_active=100, density=0.005, mean_active=1.0, largest=10.0, share=0.5) -> Summary:
+    moments = (0.0, 1.0, 1.0, 1.0, mean_active)
+    return Summary(0, n_active, 5, density, largest, *moments, 3, 0, share, None, None, None, None)
+
+
+def test_interest_rises_with_what_it_says():
+    base = judge(summary(), 0.0).interest
+    assert 0 < base < judge(summary(share=0.9), 0.0).interest <= 1
+    assert base < judge(summary(), 0.9).interest
+    assert base > judge(summary(density=0.05), 0.0).interest > judge(summary(density=0.1), 0.0).interest == 0
+    assert base == judge(summary(density=1e-5), 0.0).interest
+    assert base > judge(summary(mean_active=5.0), 0.0).interest
+    assert judge(summary(n_active=15), 0.0).interest == pytest.approx(base / 2)
+    assert judge(summary(n_active=0), 0.0)[1:] == (0.0, 0.0, "dead")
+
+
+@pytest.mark.parametrize(
+    ("share", "before", "kind"),
+    [(0.8, 0.0, "single-token"), (0.9, 0.9, "single-token"), (0.7, 0.8, "preceding-token"), (0.79, 0.79, "mixed")],
+)
+def test_kind_is_that_of_one_token(share, before, kind):
+    assert judge(summary(share=share), before).kind == kind
+
+
+def test_every_feature_is_ranked_once_and_by_its_kind(store):
+    found = ranked(store)
+    assert sorted(one.id for one in found) == list(range(8))
+    assert [one.interest for one in found] == sorted((one.interest for one in found), reverse=True)
+    kinds = {one.id: one.kind for one in found}
+    assert (kinds[0], kinds[1], kinds[2], kinds[3]) == ("single-token", "preceding-token", "mixed", "dead")
+
+
+def test_a_few_are_of_every_kind(store):
+    kinds = {one.kind for one in varied(ranked(store), 3)}
+    assert kinds == {"single-token", "preceding-token", "mixed"}
+    assert len(varied(ranked(store), 6)) == 6 and 3 not in {one.id for one in varied(ranked(store), 8)}
+
+
+def test_page_holds_every_card_in_order_of_interest(store):
+    text = gallery(store)
+    page = Page(text)
+    assert order(text) == [one.id for one in ranked(store) if one.kind != "dead"]
+    assert {f"feature-{i}" for i in range(8)} <= set(page.ids) and len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links} <= set(page.ids)
+    assert "7 of 8 features were active in 960 activations" in text and "most interesting of" not in text
+
+
+def test_attributes_are_the_numbers_of_the_store(store):
+    text = gallery(store)
+    for one in ranked(store):
+        known = re.findall(rf'id="feature-{one.id}"([^>]*)>', text)[0]
+        values = dict(re.findall(r'data-(\w+)="([^"]*)"', known))
+        assert float(values["density"]) == pytest.approx(one.summary.density, rel=1e-5)
+        assert float(values["max"]) == pytest.approx(one.summary.max, rel=1e-5)
+        assert values["kind"] == one.kind and ("hidden" in known) == (one.kind == "dead")
+
+
+def test_few_cards_of_many_is_said_and_nothing_links_beyond_them(store):
+    text = gallery(store, cards=3)
+    page = Page(text)
+    assert "The 3 most interesting of 8 are on this page" in text
+    assert order(text) == [one.id for one in ranked(store)[:3]]
+    assert {link[1:] for link in page.links} <= set(page.ids)
+
+
+def test_one_feature(tmp_path):
+    codes, ids = fake_codes()
+    text = gallery(fake_store(tmp_path / "s" / "one.sqlite", codes[:, :1], ids))
+    assert order(text) == [0] and "1 of 1 features" in text
+    Page(text)
+
+
+def test_all_dead(tmp_path):
+    codes, ids = fake_codes()
+    text = gallery(fake_store(tmp_path / "s" / "dead.sqlite", codes[:, 3:4], ids))
+    assert order(text) == [] and "0 of 1 features" in text
+    Page(text)
+
+
+def test_hostile_tokens_stay_text(store):
+    text = gallery(store)
+    assert "<img" not in text and text.count("<script") == text.count("</script>") == 1
+    assert "&lt;/script&gt;&lt;img src=x" in text
+
+
+def test_report_writes_a_gallery_for_every_store(run):
+    pages = sorted(p.relative_to(run / "gallery").with_suffix("").as_posix() for p in (run / "gallery").rglob("*.html"))
+    assert pages == sorted(STORES)
+    for name in STORES:
+        text = (run / "gallery" / f"{name}.html").read_text(encoding="utf-8")
+        links = [link for link in Page(text).links if not link.startswith("#")]
+        assert links == ["../../report.html"] and ((run / "gallery" / name).parent / links[0]).resolve().exists()
+
+
+def test_report_shows_features_and_their_galleries(run):
+    text = (run / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert text.count('<article class="feature compact"') == 3 * 6 + 2
+    assert {"site-1-features", "site-2-features"} <= set(page.ids) and len(page.ids) == len(set(page.ids))
+    for link in (link for link in page.links if not link.startswith("#")):
+        path, _, anchor = link.partition("#")
+        there = (run / path).read_text(encoding="utf-8")
+        assert not anchor or f'id="{anchor}"' in there
+    assert "://" not in text and "url(" not in text
+    assert not [name for name, _ in page.attributes if name in ("src", "srcset", "action", "data")]
+
+
+def test_contrast_is_with_the_axis_that_the_feature_reads(run):
+    text = (run / "report.html").read_text(encoding="utf-8")
+    (found,) = re.findall(r"Feature (\d+) of tied-a1 beside axis (\d+) of resid_post.1.*?weight ([\d.]+)", text)
+    first = ranked(FeatureStore(run / "features" / "resid_post.1" / "tied-a1.sqlite"))[0].id
+    assert found == (str(first), str(7 - first), "1.00")
+
+
+def test_no_contrast_without_the_dictionary(tmp_path):
+    run = fake_run(tmp_path)
+    fake_features(run, STORES)
+    shutil.rmtree(run / "train")
+    assert "A feature and an axis" not in report(run).read_text(encoding="utf-8")
+
+
+def test_nothing_changes_without_features(tmp_path):
+    text = report(fake_run(tmp_path)).read_text(encoding="utf-8")
+    assert "<article" not in text and not (tmp_path / "gallery").exists()
+
+
+def test_damaged_store(tmp_path):
+    run = fake_run(tmp_path)
+    fake_features(run, STORES)
+    (run / "features" / "resid_post.2" / "pca.sqlite").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is no feature store"):
+        report(run)
+
+
+def test_same_store_gives_the_same_page(store):
+    assert gallery(store) == gallery(store)
+
+
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
+
+
+def browse(address: str, folder: Path) -> tuple[str, str, str]:
+    """The page as a browser leaves it, what it said, and what it asked the network for."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
+    asked = folder / "net.json"
+    command = [browser, *FLAGS.split(), f"--user-data-dir={folder}", f"--log-net-log={asked}", OFFLINE, address]
+    home = {**os.environ, "HOME": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=home)
+    return done.stdout, done.stderr, asked.read_text(encoding="utf-8", errors="replace") if asked.exists() else ""
+
+
+def requests(log: str) -> list[str]:
+    """Addresses that a page asked for; the browser's own requests are of no page."""
+    lines = [line for line in log.splitlines() if '"network_isolation_key":"file:' in line]
+    return [address for line in lines for address in re.findall(r'"url":"((?:https?|wss?)://[^"]*)"', line)]
+
+
+def test_browser_opens_report_and_gallery_quietly(run, tmp_path):
+    for page in ("report.html", "gallery/resid_post.1/tied-a1.html"):
+        shown, said, log = browse((run / page).as_uri(), tmp_path)
+        assert "CONSOLE" not in said and "</html>" in shown
+        assert log and requests(log) == []
+    broken = tmp_path / "broken.html"
+    broken.write_text('<img src="http://monolex.invalid/x.png"><script>none.such</script>', encoding="utf-8")
+    _, said, log = browse(broken.as_uri(), tmp_path)
+    assert "CONSOLE" in said and requests(log)
+
+
+CHOICES = {
+    "": lambda one: -one.interest,
+    "sort=density": lambda one: one.summary.density,
+    "sort=-density": lambda one: -one.summary.density,
+    "sort=max": lambda one: -one.summary.max,
+    "sort=kurtosis": lambda one: -one.summary.kurtosis,
+    "sort=share": lambda one: -one.summary.top_share,
+    "sort=id": lambda one: one.id,
+}
+
+
+@pytest.mark.parametrize("chosen", CHOICES)
+def test_sorting_in_a_browser(run, store, tmp_path, chosen):
+    assert {f"sort={key}" for key, _ in SORTS} == {*CHOICES, "sort=interest"} - {""}
+    alive = [one for one in ranked(store) if one.kind != "dead"]
+    page = (run / "gallery" / "resid_post.1" / "tied-a1.html").as_uri()
+    shown, said, _ = browse(f"{page}#{chosen}", tmp_path)
+    assert "CONSOLE" not in said
+    assert order(shown) == [one.id for one in sorted(alive, key=lambda one: (CHOICES[chosen](one), one.id))]
+
+
+def has(text):
+    """Whether a feature is most active on a token that holds ``text``."""
+    return lambda _one, tokens: any(text in token for token in tokens)
+
+
+FILTERS = {
+    "token=%20SELF": has(" self"),
+    "token=%5Cn%20%20": has("\n  "),
+    "token=%3C%2FScript": has("</script"),
+    "token=nowhere": has("nowhere"),
+    "token=.&kind=mixed": lambda one, tokens: one.kind == "mixed" and "." in tokens,
+    "kind=preceding-token": lambda one, _: one.kind == "preceding-token",
+    "min=10": lambda one, _: one.summary.density >= 0.1,
+    "max=1": lambda one, _: 0 < one.summary.density <= 0.01,
+    "min=1&max=8": lambda one, _: 0.01 <= one.summary.density <= 0.08,
+    "dead=1&max=1": lambda one, _: one.summary.density <= 0.01,
+    "sort=nonsense&kind=nonsense&min=10": lambda one, _: one.summary.density >= 0.1,
+    "feature-3": lambda _one, _tokens: True,
+}
+
+
+@pytest.mark.parametrize("chosen", FILTERS)
+def test_filters_in_a_browser(run, store, tmp_path, chosen):
+    kept = {one.id for one in ranked(store) if FILTERS[chosen](one, tokens_of(store, one.id))}
+    page = (run / "gallery" / "resid_post.1" / "tied-a1.html").as_uri()
+    shown, said, _ = browse(f"{page}#{chosen}", tmp_path)
+    assert "CONSOLE" not in said
+    assert set(order(shown)) == kept and (chosen == "token=nowhere") == (not kept)
+    count = re.findall(r"<output[^>]*>(.*?)</output>", shown)[0]
+    assert count.startswith(f"{len(kept) - (chosen == 'feature-3')} shown" if kept else "none")
