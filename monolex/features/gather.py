@@ -166,12 +166,12 @@ def _weights(
         _insert(writer, "neighbour", *_ranked(near.indices.numpy(), near.values.numpy()))
     found = weights.direct(dictionary, lm, tokens, config.direct)
     if isinstance(found, str):
-        return {"direct": found}
+        return {"direct_reason": found}
     for side, part in ((1, found.promoted), (-1, found.suppressed)):
         feature, rank, token, weight = _ranked(part.indices.numpy(), part.values.numpy())
         seen.tokens[token] = True
         _insert(writer, "direct", feature, np.full_like(feature, side), rank, token, weight)
-    return {"direct": ""}
+    return {"direct_reason": ""}
 
 
 def _token_cosines(dictionary: Dictionary, lm: LanguageModel, tokens: int, seen: Gathered) -> list[NDArray]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from monolex import __version__
 from monolex.artifact import Manifest, write_bytes
 from monolex.dictionaries import base
 from monolex.features.store import Evidence, FeatureStore
@@ -16,6 +17,7 @@ from monolex.pages.gallery import CARDS, gallery
 from monolex.pages.html import number
 from monolex.pages.interest import ranked, varied
 from monolex.pages.tokens import token
+from monolex.runtime import progress
 
 GALLERY = "gallery"
 SHOWN = 6
@@ -49,12 +51,27 @@ class Contrast(NamedTuple):
 
 
 def write_galleries(run: Path, manifest: Manifest, cards: int = CARDS) -> None:
-    """Write ``RUN/gallery/SITE/NAME.html`` for every store of ``RUN/features``, of at most ``cards`` cards each."""
-    for entry in manifest.data["stores"]:
-        page = _page(entry["path"])
-        home = "../" * page.count("/") + "report.html"
-        with closing(_open(run, entry)) as store:
-            write_bytes(run / page, gallery(store, home=home, cards=cards).encode())
+    """Write ``RUN/gallery/SITE/NAME.html`` for every store of ``RUN/features``, of at most ``cards`` cards each.
+
+    A page that was made of the same store stays.
+    """
+    with progress(len(manifest.data["stores"]), "gallery", "page") as bar:
+        for entry in manifest.data["stores"]:
+            page = _page(entry["path"])
+            made_of = f"<!-- {manifest.files[entry['path']].sha256} {cards} {__version__} -->\n".encode()
+            if not _ends_with(run / page, made_of):
+                home = "../" * page.count("/") + "report.html"
+                with closing(_open(run, entry)) as store:
+                    write_bytes(run / page, gallery(store, home=home, cards=cards).encode() + made_of)
+            bar.update(1)
+
+
+def _ends_with(path: Path, tail: bytes) -> bool:
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - len(tail), 0))
+        return file.read() == tail
 
 
 def sections(run: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
