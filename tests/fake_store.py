@@ -8,7 +8,7 @@ import torch
 from documents import make
 from numpy.typing import NDArray
 
-from monolex.artifact import finish
+from monolex.artifact import FileEntry, file_hash, finish
 from monolex.features.store import BINS, TOKEN_BINS, FeatureStore, Writer
 
 HOSTILE = '</script><img src=x onerror="alert(1)">'
@@ -103,6 +103,7 @@ def fake_features(run: Path, stores: dict[str, str], **meta: Any) -> None:
         listed.append({**known, "rows": store.meta["rows"], "alive": store.meta["alive"]})
         listed[-1]["bytes"] = path.stat().st_size
         store.close()
+        entries[f"{where}.sqlite"] = FileEntry(path.stat().st_size, file_hash(path))
     finish(run / "features", "features", {}, {}, entries, {"stores": listed})
 
 

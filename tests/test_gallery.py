@@ -172,7 +172,8 @@ def test_nothing_changes_without_features(tmp_path):
 def test_damaged_store(tmp_path):
     run = fake_run(tmp_path)
     fake_features(run, STORES)
-    (run / "features" / "resid_post.2" / "pca.sqlite").write_bytes(b"nothing")
+    path = run / "features" / "resid_post.2" / "pca.sqlite"
+    path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(UserError, match="is no feature store"):
         report(run)
 

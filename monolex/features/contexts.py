@@ -115,7 +115,8 @@ def _inactive(block: Block, of: Maxima, active: list[Chosen], table: RowTable, c
     used = np.concatenate([one.feature * width + table.fragments.doc[one.fragment] for one in active])
     used = np.unique(used) if config.disjoint else np.zeros(0, np.int64)
     missing, reach = np.arange(size), min(max(4 * config.inactive, 16), count)
-    found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    nothing = np.zeros(0, np.int64)
+    found = [(nothing, nothing)]
     while len(missing) and config.inactive:
         candidates = shuffled[(begin[missing, None] + np.arange(reach)) % count]
         free = ~_among(missing[:, None] * width + candidates, taken)
@@ -126,9 +127,9 @@ def _inactive(block: Block, of: Maxima, active: list[Chosen], table: RowTable, c
         row, column = np.nonzero(free & (rank < config.inactive) & done[:, None])
         found.append((missing[row], candidates[row, column]))
         missing, reach = missing[~done], min(4 * reach, count)
-    feature, fragment = (np.concatenate(parts) for parts in zip(*found, strict=True)) if found else (missing, missing)
+    feature, fragment = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(feature, kind="stable")
-    feature, fragment = feature[order].astype(np.int64), fragment[order].astype(np.int64)
+    feature, fragment = feature[order], fragment[order]
     return Chosen("inactive", feature, np.zeros_like(feature), groups.places(feature, size), fragment)
 
 
