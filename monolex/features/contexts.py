@@ -112,7 +112,8 @@ def _inactive(block: Block, of: Maxima, active: list[Chosen], table: RowTable, c
     begin = groups.scrambled(config.features_seed + 3, np.arange(size) + block.first).astype(np.int64) % max(count, 1)
     width = len(table.fragments.doc)
     taken = of.feature * width + of.fragment
-    used = np.concatenate([one.feature * width + table.fragments.doc[one.fragment] for one in active])
+    stride = int(table.fragments.doc.max(initial=0)) + 1
+    used = np.concatenate([one.feature * stride + table.fragments.doc[one.fragment] for one in active])
     used = np.unique(used) if config.disjoint else np.zeros(0, np.int64)
     missing, reach = np.arange(size), min(max(4 * config.inactive, 16), count)
     nothing = np.zeros(0, np.int64)
@@ -121,7 +122,7 @@ def _inactive(block: Block, of: Maxima, active: list[Chosen], table: RowTable, c
         candidates = shuffled[(begin[missing, None] + np.arange(reach)) % count]
         free = ~_among(missing[:, None] * width + candidates, taken)
         if config.disjoint:
-            free &= _first_of_documents(missing, candidates, free, table, used, width)
+            free &= _first_of_documents(missing, candidates, free, table, used, stride)
         rank = np.cumsum(free, 1) - 1
         done = (rank[:, -1] + 1 >= config.inactive) | (reach >= count)
         row, column = np.nonzero(free & (rank < config.inactive) & done[:, None])
@@ -142,11 +143,11 @@ def _among(keys: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool
 
 
 def _first_of_documents(
-    features: NDArray, candidates: NDArray, free: NDArray, table: RowTable, used: NDArray, width: int
+    features: NDArray, candidates: NDArray, free: NDArray, table: RowTable, used: NDArray, stride: int
 ) -> NDArray[np.bool_]:
     """Of every row's free candidates the first of each document, of documents that no active context is from."""
     doc = table.fragments.doc[candidates].astype(np.int64)
-    first = free & ~_among(features[:, None] * width + doc, used)
+    first = free & ~_among(features[:, None] * stride + doc, used)
     for row in range(len(features)):
         at = np.flatnonzero(first[row])
         _, early = np.unique(doc[row, at], return_index=True)

@@ -81,11 +81,11 @@ def _block(
 ) -> int:
     """All that comes from the activations of a block of features; returns how many of them are alive."""
     feature, size = numbers.feature_of(block), len(block.offsets) - 1
-    moments = numbers.moments(block, feature, len(table.token))
+    moments = numbers.moments(block, len(table.token))
     bin_of = numbers.bins(block, feature, moments.peak)
     on, after = numbers.entry_tokens(block, table)
-    listed = numbers.token_table(block, feature, on, bin_of, config.tokens)
-    before = numbers.token_table(block, feature, after, bin_of, config.tokens)
+    listed, where = numbers.token_table(block, feature, on, config.tokens)
+    before, _ = numbers.token_table(block, feature, after, config.tokens)
     maxima = contexts.maxima(block, feature, table)
     chosen = contexts.choose(block, maxima, table, config)
     for one in (listed, before):
@@ -93,7 +93,7 @@ def _block(
     own = [part[block.first : block.first + size] for part in cosines]
     histogram = numbers.histogram(feature, bin_of, size)
     writer.insert("feature", _features(block, moments, listed, maxima, own, histogram, len(table.token)), 18)
-    spread = (row.tobytes() for row in listed.histogram)
+    spread = (row.tobytes() for row in numbers.token_histograms(where, bin_of))
     columns = (listed.feature + block.first, listed.rank, listed.token, listed.n_active, listed.mass)
     writer.insert("token", zip(*(part.tolist() for part in columns), spread, strict=True), 6)
     columns = (before.feature + block.first, before.rank, before.token, before.n_active, before.mass)

@@ -18,20 +18,28 @@ class Sums(NamedTuple):
     counts: Int64[NDArray, "groups"]
     """Entries of each."""
     mass: Float64[NDArray, "groups"]
-    """Sum of their values."""
-    inverse: Int64[NDArray, "entries"]
-    """Group of every entry."""
+    """Sum of their values, in float64."""
 
 
-def sums(keys: Int64[NDArray, "entries"], values: Float64[NDArray, "entries"], size: int) -> Sums:
+def sums(keys: Int64[NDArray, "entries"], values: Float32[NDArray, "entries"], size: int) -> Sums:
     """Entries by key, keys being below ``size``."""
     if size <= max(DENSE, 2 * len(keys)):
         counts = np.bincount(keys, minlength=size)
         present = np.flatnonzero(counts)
-        place = np.cumsum(counts > 0) - 1
-        return Sums(present, counts[present], np.bincount(keys, values, size)[present], place[keys])
+        return Sums(present, counts[present], np.bincount(keys, values, size)[present])
     present, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    return Sums(present, counts, np.bincount(inverse, values, len(present)), inverse)
+    return Sums(present, counts, np.bincount(inverse, values, len(present)))
+
+
+def find(keys: Int64[NDArray, "entries"], among: Int64[NDArray, "known"], size: int) -> Int64[NDArray, "entries"]:
+    """Place of every key ``among`` different ones, -1 where it is none of them; all are below ``size``."""
+    if size <= max(DENSE, 2 * len(keys)):
+        table = np.full(size, -1, np.int32)
+        table[among] = np.arange(len(among))
+        return table[keys]
+    order = np.argsort(among)
+    at = np.minimum(np.searchsorted(among[order], keys), len(among) - 1)
+    return np.where(among[order][at] == keys, order[at], -1) if len(among) else np.full(len(keys), -1)
 
 
 def places(groups: Int64[NDArray, "entries"], size: int) -> Int64[NDArray, "entries"]:

@@ -44,10 +44,19 @@ class TokenTable(NamedTuple):
     """Active rows."""
     mass: Float64[NDArray, "listed"]
     """Sum of activations."""
-    histogram: Int64[NDArray, "listed token_bins"]
-    """Active rows by bin of the activation."""
     distinct: Int64[NDArray, "features"]
     """Different tokens of every feature of the block."""
+
+
+class Listed(NamedTuple):
+    """How to find the entries of a token table."""
+
+    keys: Int64[NDArray, "entries"]
+    """Feature and token of every entry that has one, as one number."""
+    chosen: Int64[NDArray, "listed"]
+    """Those of the table's lines."""
+    size: int
+    """All are below this."""
 
 
 def feature_of(block: Block) -> Int64[NDArray, "entries"]:
@@ -55,26 +64,29 @@ def feature_of(block: Block) -> Int64[NDArray, "entries"]:
     return np.repeat(np.arange(len(block.offsets) - 1), np.diff(block.offsets))
 
 
-def moments(block: Block, feature: Int64[NDArray, "entries"], n_rows: int) -> Moments:
+def moments(block: Block, n_rows: int) -> Moments:
     """Moments over ``n_rows`` rows (paper, C.4: third and fourth about zero)."""
-    size = len(block.offsets) - 1
     values = block.values.astype(np.float64)
     square = values * values
-    weights = (values, square, square * values, square * square)
-    first, second, third, fourth = (np.bincount(feature, weight, size) for weight in weights)
+    first, second = _by_feature(np.add, values, block), _by_feature(np.add, square, block)
+    values *= square
+    third = _by_feature(np.add, values, block)
+    square *= square
+    fourth = _by_feature(np.add, square, block)
     mean = first / n_rows
     variance = np.maximum(second / n_rows - mean * mean, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         skew, kurtosis = third / n_rows / variance**1.5, fourth / n_rows / variance**2
-    return Moments(np.diff(block.offsets), peaks(block), first, mean, variance, skew, kurtosis)
+    peak = _by_feature(np.maximum, block.values, block)
+    return Moments(np.diff(block.offsets), peak, first, mean, variance, skew, kurtosis)
 
 
-def peaks(block: Block) -> Float64[NDArray, "features"]:
-    """The largest activation of every feature; 0 for one that is never active."""
+def _by_feature(what: np.ufunc, values: NDArray, block: Block) -> Float64[NDArray, "features"]:
+    """Entries of each feature reduced to one number; 0 for a feature without any."""
     found = np.zeros(len(block.offsets) - 1)
     active = np.diff(block.offsets) > 0
     if active.any():
-        found[active] = np.maximum.reduceat(block.values, block.offsets[:-1][active])
+        found[active] = what.reduceat(values, block.offsets[:-1][active])
     return found
 
 
@@ -90,26 +102,50 @@ def histogram(feature: NDArray[np.int64], bin_of: NDArray[np.int64], size: int) 
 
 
 def token_table(
-    block: Block, feature: Int64[NDArray, "entries"], tokens: NDArray[np.int32], bin_of: NDArray[np.int64], keep: int
-) -> TokenTable:
-    """The ``keep`` tokens with the largest mass of every feature; ``tokens`` has one of each entry, -1 for none."""
+    block: Block, feature: Int64[NDArray, "entries"], tokens: NDArray[np.int32], keep: int
+) -> tuple[TokenTable, Listed]:
+    """The ``keep`` tokens with the largest mass of every feature; ``tokens`` has one of each entry, -1 for none.
+
+    With it how to find the entries of what is listed.
+    """
     size, vocabulary = len(block.offsets) - 1, int(tokens.max(initial=0)) + 1
-    known = np.flatnonzero(tokens >= 0)
-    keys = feature[known] * vocabulary + tokens[known]
-    found = groups.sums(keys, block.values[known].astype(np.float64), size * vocabulary)
+    keys, values = feature * vocabulary + tokens, block.values
+    if tokens.min(initial=0) < 0:
+        known = tokens >= 0
+        keys, values = keys[known], values[known]
+    found = groups.sums(keys, values, size * vocabulary)
     owner, token = found.keys // vocabulary, found.keys % vocabulary
-    order = np.lexsort((-found.mass, owner))
-    rank = np.empty(len(order), np.int64)
-    rank[order] = groups.places(owner[order], size)
-    listed = order[rank[order] < keep]
-    slot = np.full(len(found.keys), -1)
-    slot[listed] = np.arange(len(listed))
-    at = slot[found.inverse]
-    counted = at[at >= 0] * TOKEN_BINS + bin_of[known][at >= 0] // (BINS // TOKEN_BINS)
-    spread = np.bincount(counted, minlength=len(listed) * TOKEN_BINS).reshape(-1, TOKEN_BINS)
-    distinct = np.bincount(owner, minlength=size)
+    listed = _heaviest(owner, found.mass, size, keep)
+    rank = groups.places(owner[listed], size)
     counts, mass = found.counts[listed], found.mass[listed]
-    return TokenTable(owner[listed], rank[listed], token[listed], counts, mass, spread, distinct)
+    distinct = np.bincount(owner, minlength=size)
+    return TokenTable(owner[listed], rank, token[listed], counts, mass, distinct), Listed(
+        keys, found.keys[listed], size * vocabulary
+    )
+
+
+def _heaviest(owner: NDArray[np.int64], mass: NDArray[np.float64], size: int, keep: int) -> NDArray[np.int64]:
+    """The ``keep`` largest of every owner by falling mass, ties in order; owners ascend.
+
+    Single precision finds the few that can be among them; those are ranked exactly.
+    """
+    rough = mass.astype(np.float32)
+    order = groups.falling(owner, rough)
+    place = groups.places(owner[order], size)
+    least = np.zeros(size, np.float32)
+    last = order[place == keep - 1]
+    least[owner[last]] = rough[last]
+    near = np.flatnonzero(rough >= least[owner])
+    near = near[np.lexsort((-mass[near], owner[near]))]
+    return near[groups.places(owner[near], size) < keep]
+
+
+def token_histograms(listed: Listed, bin_of: NDArray[np.int64]) -> Int64[NDArray, "listed token_bins"]:
+    """Entries of what is listed by bin of the activation; every entry must have a token."""
+    line = groups.find(listed.keys, listed.chosen, listed.size)
+    counted = np.flatnonzero(line >= 0)
+    slots = line[counted] * TOKEN_BINS + bin_of[counted] // (BINS // TOKEN_BINS)
+    return np.bincount(slots, minlength=len(listed.chosen) * TOKEN_BINS).reshape(-1, TOKEN_BINS)
 
 
 def entry_tokens(block: Block, table: RowTable) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
