@@ -4,7 +4,6 @@ The result is one flat list of rows (model × site × dictionary × metric); a c
 reason. Sites are done one after the other and kept as they are done, so a killed evaluation loses one site at most.
 """
 
-import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -18,18 +17,24 @@ from torch import Tensor
 
 from monolex import artifact, runtime
 from monolex.artifact import Manifest
-from monolex.config import EvalConfig, ModelConfig, identity
+from monolex.config import EvalConfig, identity
 from monolex.dictionaries.base import Dictionary, load
-from monolex.errors import UserError
 from monolex.evals import fidelity, reconstruction, similarity
-from monolex.evals.inputs import Entry, Inputs, describe, held_out_rows, neighbours, open_inputs, seed_groups
+from monolex.evals.inputs import (
+    Entry,
+    Inputs,
+    describe,
+    held_out_rows,
+    neighbours,
+    open_inputs,
+    seed_groups,
+    stored_model,
+)
 from monolex.evals.intervals import over_seeds
 from monolex.model import LanguageModel
-from monolex.model import load as load_model
 from monolex.reader import Reader
 from monolex.sites import Site
 from monolex.stats import Estimate, not_applicable
-from monolex.tables import from_table
 
 log = logging.getLogger("monolex")
 
@@ -125,19 +130,10 @@ def _evaluate_model(inputs: Inputs, partial: Path, config: EvalConfig, advance: 
         if done.exists():
             advance(len(entries))
             continue
-        lm = lm or _model(inputs, config)
+        lm = lm or stored_model(inputs.activations, config.eval_device)
         rows, counts = _evaluate_site(inputs, site, lm, config, advance)
         artifact.write_bytes(done.with_suffix(".safetensors"), save_tensors(counts))
         artifact.write_json(done, rows)
-
-
-def _model(inputs: Inputs, config: EvalConfig) -> LanguageModel:
-    stored = inputs.manifest.data["model"]
-    asked = from_table(ModelConfig, stored["model_config"], str(inputs.activations))
-    lm = load_model(dataclasses.replace(asked, device=config.eval_device))
-    if lm.fingerprint != stored["fingerprint"]:
-        raise UserError(f"the model {asked.model!r} is no longer the one in {inputs.activations}; harvest again")
-    return lm
 
 
 def _evaluate_site(

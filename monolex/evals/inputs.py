@@ -3,6 +3,7 @@
 The same shape serves the subject and its control models, so that both go through the same code.
 """
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from monolex.artifact import Manifest, open_artifact, read_json
-from monolex.config import require
+from monolex.config import ModelConfig, require
 from monolex.corpus import Rows
 from monolex.errors import UserError
+from monolex.model import LanguageModel
+from monolex.model import load as load_model
+from monolex.reader import Split
+from monolex.tables import from_table
 
 RECIPE = ("kind", "d_sae", "alpha", "k", "ratio", "seed", "lr")
 AXES = ("kind", "alpha", "k", "ratio", "seed", "lr")
@@ -90,17 +95,40 @@ def open_inputs(model: str, activations: Path, sources: Sequence[Path], folder: 
     return Inputs(model, activations, manifest, entries, parents)
 
 
-def held_out_rows(inputs: Inputs, contexts: int) -> Rows:
-    """``contexts`` held-out packed rows of tokens, spread evenly so that they come from many documents."""
-    path = inputs.activations / "corpus.safetensors"
+def stored_model(activations: Path, device: str = "auto") -> LanguageModel:
+    """The very model that stored activations are of.
+
+    Raises:
+        UserError: no finished activations, or what its name stands for now has other weights.
+    """
+    stored = open_artifact(activations, "activations").data["model"]
+    asked = from_table(ModelConfig, stored["model_config"], str(activations))
+    lm = load_model(dataclasses.replace(asked, device=device))
+    if lm.fingerprint != stored["fingerprint"]:
+        raise UserError(f"the model {asked.model!r} is no longer the one in {activations}; harvest again")
+    return lm
+
+
+def packed_rows(activations: Path, split: Split) -> Rows:
+    """All packed rows of a split, memory-mapped.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = activations / "corpus.safetensors"
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); delete its manifest and harvest again") from error
-    available = len(tensors["held_out.tokens"])
-    count = min(contexts, available)
-    chosen = torch.arange(count) * available // max(count, 1)
-    return Rows(*(tensors[f"held_out.{name}"][chosen] for name in ("tokens", "docs", "keep")))
+    return Rows(*(tensors[f"{split}.{name}"] for name in ("tokens", "docs", "keep")))
+
+
+def held_out_rows(inputs: Inputs, contexts: int) -> Rows:
+    """``contexts`` held-out packed rows of tokens, spread evenly so that they come from many documents."""
+    rows = packed_rows(inputs.activations, "held_out")
+    count = min(contexts, len(rows))
+    chosen = torch.arange(count) * len(rows) // max(count, 1)
+    return Rows(rows.tokens[chosen], rows.docs[chosen], rows.keep[chosen])
 
 
 def neighbours(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:

@@ -1,0 +1,200 @@
+"""Phase 1: encode all rows once and turn their codes from row by row into feature by feature, on disk if need be.
+
+An external sort. The positive codes of a dictionary fill a buffer; a full buffer is sorted by feature (a counting sort,
+so that rows stay ascending) and becomes a run in a temporary file; what is left at the end becomes a run in memory.
+Phase 2 reads all runs a block of features at a time.
+
+Memory, with ``memory`` bytes to work with: half of it for the dense codes of a chunk, half for the buffers of all
+dictionaries and one run on its way to disk; beside that the row table (20 bytes a row, and 4 for each dictionary of the
+site), the dictionaries, and the sampled rows that co-activation is counted over (4 bytes a code, under 12 MB). Nothing
+grows with the number of features times that of rows. Temporary disk: 8 bytes an active code.
+
+Codes of either sign (PCA, ICA) are read on their positive side: everything below zero counts as silent.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32, Int64
+from numpy.typing import NDArray
+from scipy import sparse as scipy_sparse
+from torch import Tensor
+
+from monolex import runtime
+from monolex.config import FeaturesConfig
+from monolex.dictionaries.base import Dictionary, SparseCodes, sparse
+from monolex.features.rows import RowSource
+from monolex.features.sample import Sample
+
+CHUNK = 2**20
+"""Dense codes of a chunk, at least if memory allows: as many as a processor's cache likes."""
+CHUNK_ROWS = 256
+"""Rows of a chunk, at least if memory allows, so that a matrix product is worth its weights."""
+DENSE_BYTES = 32
+"""Bytes that encoding takes for each dense code of a chunk, at most."""
+ENTRY_BYTES = 8
+"""Bytes of an active code: row and value."""
+
+
+class Entries(NamedTuple):
+    """Active codes of neighbouring features: by feature, then by row."""
+
+    offsets: Int64[NDArray, "features+1"]
+    """Feature f's entries are ``offsets[f]:offsets[f + 1]``."""
+    rows: Int32[NDArray, "entries"]
+    """Row of each."""
+    values: Float32[NDArray, "entries"]
+    """Its activation, above zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """All active codes of one dictionary, feature by feature."""
+
+    runs: tuple[Entries, ...]
+    """Sorted parts; the rows of each come after those of the one before."""
+    sample: Sample
+    """Those of some random rows, row by row."""
+
+    @property
+    def counts(self) -> Int64[NDArray, "d_sae"]:
+        """Rows in which each feature is active."""
+        return np.stack([np.diff(run.offsets) for run in self.runs]).sum(0)
+
+    def block(self, first: int, last: int) -> Entries:
+        """The entries of features ``first`` to ``last``."""
+        if len(self.runs) == 1:
+            run = self.runs[0]
+            low, high = run.offsets[first], run.offsets[last]
+            return Entries(run.offsets[first : last + 1] - low, run.rows[low:high], run.values[low:high])
+        sizes = np.stack([np.diff(run.offsets[first : last + 1]) for run in self.runs])
+        offsets = np.concatenate([[0], sizes.sum(0).cumsum()])
+        rows, values = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
+        begins = offsets[:-1].copy()
+        for run, counts in zip(self.runs, sizes, strict=True):
+            low, high = run.offsets[first], run.offsets[last]
+            # where the entries of a feature are in this run, and where they go
+            shift = begins - (run.offsets[first:last] - low)
+            at = np.repeat(shift, counts) + np.arange(high - low)
+            rows[at], values[at] = run.rows[low:high], run.values[low:high]
+            begins += counts
+        return Entries(offsets, rows, values)
+
+
+@final
+class Buffer:
+    """Collects the codes of one dictionary row by row and gives them back feature by feature."""
+
+    def __init__(self, path: Path, d_sae: int, capacity: int, sample: Sample) -> None:
+        self._path, self._d_sae, self._sample = path, d_sae, sample
+        self._features, self._values = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
+        self._counts: list[NDArray] = []
+        self._used = self._rows = self._first_row = 0
+        self._runs: list[Entries] = []
+
+    def add(self, codes: SparseCodes) -> int:
+        """Take the codes of the next rows, all positive; returns how many there are."""
+        n = len(codes.values)
+        if self._used + n > len(self._values):
+            self._write(self._sorted())
+        part = slice(self._used, self._used + n)
+        self._features[part], self._values[part] = codes.features.cpu().numpy(), codes.values.cpu().numpy()
+        offsets = codes.offsets.cpu().numpy()
+        self._sample.add(self._rows, offsets, self._features[part])
+        self._counts.append(np.diff(offsets).astype(np.int32))
+        self._used, self._rows = self._used + n, self._rows + len(offsets) - 1
+        return n
+
+    def finish(self) -> Codes:
+        """All that was added; the buffer is of no more use."""
+        last = self._sorted()
+        del self._features, self._values
+        return Codes((*self._runs, last), self._sample)
+
+    def _sorted(self) -> Entries:
+        counts = np.concatenate(self._counts) if self._counts else np.zeros(0, np.int32)
+        offsets = np.concatenate([[0], counts.cumsum()]).astype(np.int32)
+        held = (self._values[: self._used], self._features[: self._used], offsets)
+        turned = scipy_sparse.csr_matrix(held, shape=(len(counts), self._d_sae)).tocsc()
+        turned.indices += np.int32(self._first_row)
+        self._counts, self._used, self._first_row = [], 0, self._rows
+        return Entries(turned.indptr.astype(np.int64), turned.indices, turned.data)
+
+    def _write(self, run: Entries) -> None:
+        path = self._path.with_name(f"{self._path.name}-{len(self._runs)}")
+        with path.open("wb") as file:
+            file.write(run.rows.data)
+            file.write(run.values.data)
+        n = len(run.rows)
+        rows = np.memmap(path, np.int32, "r", shape=(n,))
+        values = np.memmap(path, np.float32, "r", offset=4 * n, shape=(n,))
+        self._runs.append(Entries(run.offsets, rows, values))
+
+
+@torch.no_grad()
+def spill(
+    folder: Path,
+    source: RowSource,
+    dictionaries: Mapping[str, Dictionary],
+    config: FeaturesConfig,
+    device: torch.device | str = "cpu",
+    advance: Callable[[int], Any] = lambda _: None,
+) -> dict[str, Codes]:
+    """The codes of every dictionary over all rows of ``source``, in one pass; runs are files in ``folder``.
+
+    ``dictionaries`` lie on ``device``; ``advance`` is told the rows done.
+
+    Raises:
+        UserError: the disk is too small for the runs.
+    """
+    memory, rows = config.memory_mb * 10**6, len(source.table)
+    widest = max(d.d_sae for d in dictionaries.values())
+    size = max(1, min(memory // 2 // DENSE_BYTES, max(CHUNK, CHUNK_ROWS * widest)) // widest)
+    capacity = max(memory // 4 // ENTRY_BYTES // len(dictionaries), size * widest)
+    buffers = {
+        name: Buffer(folder / str(number), d.d_sae, min(capacity, rows * d.d_sae), Sample(rows, config))
+        for number, (name, d) in enumerate(dictionaries.items())
+    }
+    done, checked = 0, False
+    for x in source.chunks(size):
+        x, active = x.to(device), 0
+        for name, dictionary in dictionaries.items():
+            active += buffers[name].add(positive(dictionary, x))
+        done += len(x)
+        advance(len(x))
+        if not checked:
+            _require_disk(folder, active * rows // done, capacity * len(buffers))
+            checked = True
+    return {name: buffer.finish() for name, buffer in buffers.items()}
+
+
+def positive(dictionary: Dictionary, x: Tensor) -> SparseCodes:
+    """The codes of ``x`` above zero."""
+    codes = dictionary.encode(x)
+    return sparse(codes.clamp_min_(0) if dictionary.signed else codes)
+
+
+def _require_disk(folder: Path, expected: int, held: int) -> None:
+    """``expected`` active codes, of which ``held`` stay in memory."""
+    if expected > held:
+        runtime.require_disk(
+            folder,
+            ENTRY_BYTES * expected,
+            "sorting the codes of all features",
+            "lower feature_rows, choose fewer dictionaries or choose another folder",
+        )
+
+
+def blocks(cost: Int64[NDArray, "d_sae"], most: int, widest: int) -> Iterator[tuple[int, int]]:
+    """Neighbouring features whose ``cost`` sums to at most ``most`` (or one feature), at most ``widest`` of them."""
+    ends = np.concatenate([[0], cost.cumsum()])
+    first = 0
+    while first < len(cost):
+        fits = int(np.searchsorted(ends, ends[first] + most, side="right")) - 1
+        last = min(max(fits, first + 1), first + widest)
+        yield first, last
+        first = last
