@@ -12,7 +12,16 @@ from pathlib import Path
 os.environ["COLUMNS"] = "100"
 
 from monolex.cli import VERBS, main
-from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig, plain
+from monolex.config import (
+    BaselineConfig,
+    CorpusConfig,
+    EvalConfig,
+    FeaturesConfig,
+    HarvestConfig,
+    ModelConfig,
+    TrainConfig,
+    plain,
+)
 from monolex.pipeline import ControlsConfig
 
 TABLES = {
@@ -23,6 +32,7 @@ TABLES = {
     "[baselines.NAME] and [controls.baselines.NAME]": BaselineConfig,
     "[controls]": ControlsConfig,
     "[eval]": EvalConfig,
+    "[features]": FeaturesConfig,
 }
 RUN_TOML = """## run.toml
 
@@ -30,8 +40,8 @@ One table a stage. `[harvest]` and at least one `[train.NAME]` or `[baselines.NA
 each, under names of your choice. A value directly in `[train]` holds for every `[train.NAME]` and
 `[controls.train.NAME]` that does not say otherwise; `[baselines]` likewise. `[controls]`, if it is there, needs a
 `[controls.train.NAME]`: what is trained on every control model, of which only the sites that these tables name are
-harvested. What is left out has its default. Relative paths are relative to where the command is run. A worked example
-is `monolex/demo/run.toml`.
+harvested. Without `[features]` no evidence is gathered. What is left out has its default. Relative paths are relative
+to where the command is run. A worked example is `monolex/demo/run.toml`.
 """
 
 

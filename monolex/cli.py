@@ -14,7 +14,15 @@ from typing import Annotated, Any
 import tyro
 
 from monolex import __version__
-from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig
+from monolex.config import (
+    BaselineConfig,
+    CorpusConfig,
+    EvalConfig,
+    FeaturesConfig,
+    HarvestConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from monolex.errors import UserError
 from monolex.runtime import setup_logging
 
@@ -29,7 +37,7 @@ def run(
     out: Path | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Do everything a run.toml says: harvest, train, baselines, controls, eval, report; what is done is skipped.
+    """Do all that a run.toml says: harvest, train, baselines, controls, eval, features, report; done ones are skipped.
 
     Args:
         config: Path of the run.toml, or of a run's folder.
@@ -133,6 +141,26 @@ def evaluate(
     _say(f"look at it with: monolex show {out}")
 
 
+def features(
+    activations: Activations,
+    out: Out,
+    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCE...")],
+    config: FeaturesConfig,
+) -> None:
+    """Gather the evidence of every feature: contexts, histograms, tokens, neighbours; one SQLite file a dictionary.
+
+    Args:
+        activations: Folder that `monolex harvest` wrote.
+        out: Folder of the evidence.
+        sources: Folders that `monolex train` and `monolex baselines` wrote.
+        config: What is gathered.
+    """
+    from monolex.features.stage import features
+
+    features(out, activations, sources, config)
+    _say(f"look at it with: monolex show {out}")
+
+
 def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
     """Write RUN/report.html, one page that opens from disk.
 
@@ -164,6 +192,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "baselines": baselines,
     "eval": evaluate,
+    "features": features,
     "report": report,
     "show": show,
 }

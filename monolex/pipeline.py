@@ -2,7 +2,7 @@
 
 A run is a folder of artefacts::
 
-    RUN/run.toml  activations/  train/NAME/  baselines/NAME/  eval/  report.html
+    RUN/run.toml  activations/  train/NAME/  baselines/NAME/  eval/  features/  report.html
     RUN/controls/CONTROL/{activations/,train/NAME/,baselines/NAME/}
 
 Every stage asks its own artefact whether it is done (see ``artifact``), so a run that was killed goes on where it was,
@@ -23,6 +23,7 @@ from monolex.config import (
     BaselineConfig,
     CorpusConfig,
     EvalConfig,
+    FeaturesConfig,
     HarvestConfig,
     ModelConfig,
     TrainConfig,
@@ -67,6 +68,8 @@ class RunConfig:
     """Table ``[controls]``; left out: none."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """Table ``[eval]``."""
+    features: FeaturesConfig | None = None
+    """Table ``[features]``; left out: no evidence is gathered."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def read_run(path: Path) -> RunConfig:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a run.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    known = ("model", "corpus", "harvest", "train", "baselines", "controls", "eval")
+    known = ("model", "corpus", "harvest", "train", "baselines", "controls", "eval", "features")
     for name, value in table.items():
         if name not in known or not isinstance(value, dict):
             raise UserError(f"{path}: unknown entry {name!r}; a run has the tables {', '.join(known)}")
@@ -121,6 +124,7 @@ def read_run(path: Path) -> RunConfig:
         baselines=fitted,
         controls=_controls(table["controls"], defaults) if "controls" in table else None,
         eval=from_table(EvalConfig, table.get("eval", {}), "[eval]"),
+        features=from_table(FeaturesConfig, table["features"], "[features]") if "features" in table else None,
     )
     if run.controls and not run.controls.train:
         raise UserError(f"{path}: [controls] needs a table [controls.train.NAME] that says what is trained on them")
@@ -151,6 +155,8 @@ def plan(run: RunConfig, folder: Path) -> list[Stage]:
         stages += made
         controls[control] = (home / "activations", [stage.folder for stage in made])
     stages.append(_eval(folder / "eval", folder / "activations", sources, controls, run.eval))
+    if run.features is not None:
+        stages.append(_features(folder / "features", folder / "activations", sources, run.features))
     return stages
 
 
@@ -323,3 +329,12 @@ def _eval(
 
     needs = [activations, *sources, *(path for made, inner in controls.values() for path in (made, *inner))]
     return Stage("eval", folder, run, config, tuple(needs))
+
+
+def _features(folder: Path, activations: Path, sources: list[Path], config: FeaturesConfig) -> Stage:
+    def run() -> None:
+        from monolex.features.stage import features
+
+        features(folder, activations, sources, config)
+
+    return Stage("features", folder, run, config, (activations, *sources))

@@ -78,6 +78,7 @@ def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
         "controls/*/train/*",
         "controls/*/baselines/*",
         "eval",
+        "features",
     )
     for pattern in stages:
         for path in sorted(run.glob(f"{pattern}/{MANIFEST}")):

@@ -1,6 +1,7 @@
 """The eval artefact: rows of every dictionary, control and seed, resuming, refusals, and the text table."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ from tiny import tiny_hf
 
 from monolex import artifact
 from monolex.activations import harvest
-from monolex.artifact import FileEntry, read_json
+from monolex.artifact import FileEntry, open_artifact, read_json
 from monolex.config import CorpusConfig, EvalConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
 from monolex.evals import evaluate as module
 from monolex.evals.evaluate import evaluate
-from monolex.evals.inputs import Entry, neighbours, seed_groups
+from monolex.evals.inputs import Entry, neighbours, seed_groups, stored_model
 from monolex.evals.table import table
 
 D = 32
@@ -245,10 +246,13 @@ def test_refusals(run, tmp_path):
 
 
 def test_a_changed_model_is_refused(run, tmp_path, monkeypatch):
-    entry = module.open_inputs("subject", run / "none", [run / "sweep"], tmp_path)
-    entry.manifest.data["model"]["fingerprint"] = "0" * 64
+    shutil.copytree(run / "none", tmp_path / "other")
+    manifest = tmp_path / "other" / "manifest.json"
+    manifest.write_text(
+        manifest.read_text().replace(open_artifact(run / "none").data["model"]["fingerprint"], "0" * 64)
+    )
     with pytest.raises(UserError, match="no longer the one in"):
-        module._model(entry, CONFIG)
+        stored_model(tmp_path / "other", "cpu")
 
 
 def test_shared_names_get_their_source(run, tmp_path):

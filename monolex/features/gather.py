@@ -20,7 +20,7 @@ from monolex.features.segments import Picked, largest
 from monolex.features.spill import Codes, Entries, blocks
 from monolex.features.store import BINS, TOKEN_BINS, Writer
 
-CODE_BYTES, PAIR_BYTES = 256, 128
+CODE_BYTES, PAIR_BYTES = 1024, 128
 ROUNDING = 1e-13
 """A variance below this part of the mean square is the rounding of its own difference."""
 
@@ -163,14 +163,12 @@ def _tokens(
     keys = block.spread(np.arange(block.features) * width) + table.token[block.entries.rows]
     mass = np.bincount(keys, block.values, minlength=block.features * width)
     picked, distinct = _heaviest(mass, width, keep)
-    ranks = np.full(len(mass), -1, np.int8 if keep < 128 else np.int32)
-    ranks[picked.place] = picked.rank
-    # the place among the picked of every code on a picked token
-    ranks = ranks[keys]
-    of_picked = np.flatnonzero(ranks >= 0)
-    begins = np.searchsorted(picked.segment, np.arange(block.features))
-    place = block.spread(begins)[of_picked] + ranks[of_picked]
-    bins = place * TOKEN_BINS + block.bins[of_picked] // (BINS // TOKEN_BINS)
+    # where each code's token is among those picked, and -1 where it is not
+    places = np.full(len(mass), -1, np.int32)
+    places[picked.place] = np.arange(len(picked.place))
+    places = places[keys]
+    kept = np.flatnonzero(places >= 0)
+    bins = places[kept] * np.int64(TOKEN_BINS) + block.bins[kept] // (BINS // TOKEN_BINS)
     histogram = np.bincount(bins, minlength=len(picked.place) * TOKEN_BINS).reshape(-1, TOKEN_BINS)
     token = picked.place % width
     referred[token] = True

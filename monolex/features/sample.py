@@ -15,7 +15,9 @@ from monolex.features.segments import Picked, largest
 PAIRS = 2 * 10**8
 """Pairs of active features that are counted at most; fewer rows are taken where there would be more."""
 DENSE = 2**23
-"""Numbers that the sample may have as a dense matrix; a matrix product is then quicker than a sparse one."""
+"""Numbers that the sample may have as a dense matrix, whose product with itself may be quicker."""
+DENSE_GAIN = 100
+"""How much longer a sparse product takes for a pair than a dense one for a multiplication."""
 
 
 @final
@@ -30,12 +32,13 @@ class Sample:
         self._ranks: list[NDArray] = []
         self._pairs = 0
 
-    def add(self, start: int, offsets: Int64[NDArray, "rows+1"], features: Int32[NDArray, "codes"]) -> None:
-        """Look at the codes of the rows from ``start`` on and keep those of sampled rows."""
-        low, high = np.searchsorted(self._rows, [start, start + len(offsets) - 1])
+    def add(self, start: int, counts: Int32[NDArray, "rows"], features: Int32[NDArray, "codes"]) -> None:
+        """Look at the codes of the rows from ``start`` on (``counts`` of each) and keep those of sampled rows."""
+        low, high = np.searchsorted(self._rows, [start, start + len(counts)])
         chosen = self._rows[low:high] - start
-        sizes = offsets[chosen + 1] - offsets[chosen]
-        shift = offsets[chosen] - (sizes.cumsum() - sizes)
+        sizes = counts[chosen].astype(np.int64)
+        begins = counts.cumsum(dtype=np.int64) - counts
+        shift = begins[chosen] - (sizes.cumsum() - sizes)
         self._parts.append(features[np.repeat(shift, sizes) + np.arange(sizes.sum())])
         self._sizes.append(sizes)
         self._ranks.append(self._rank[low:high])
@@ -87,7 +90,9 @@ class Pairs:
         self.rows = len(self._sample.indptr) - 1
         self._turned = self._sample.T.tocsr()
         self._counts = np.diff(self._turned.indptr)
-        self._dense = self._sample.toarray() if self.rows * d_sae <= DENSE else None
+        pairs = int((np.diff(self._sample.indptr).astype(np.int64) ** 2).sum())
+        few = pairs * DENSE_GAIN < self.rows * d_sae**2
+        self._dense = None if few or self.rows * d_sae > DENSE else self._sample.toarray()
 
     def partners(self, first: int, last: int, k: int) -> Partners:
         """The ``k`` partners of features ``first`` to ``last`` with the largest Jaccard index; none that never met."""

@@ -19,14 +19,14 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 from numpy.typing import NDArray
 from scipy import sparse as scipy_sparse
 from torch import Tensor
 
 from monolex import runtime
 from monolex.config import FeaturesConfig
-from monolex.dictionaries.base import Dictionary, SparseCodes, sparse
+from monolex.dictionaries.base import Dictionary, sparse
 from monolex.features.rows import RowSource
 from monolex.features.sample import Sample
 
@@ -48,6 +48,17 @@ class Entries(NamedTuple):
     rows: Int32[NDArray, "entries"]
     """Row of each."""
     values: Float32[NDArray, "entries"]
+    """Its activation, above zero."""
+
+
+class Positive(NamedTuple):
+    """Active codes of some rows: by row, then by feature."""
+
+    counts: Int32[NDArray, "rows"]
+    """How many each row has."""
+    features: Int32[NDArray, "codes"]
+    """Feature of each."""
+    values: Float32[NDArray, "codes"]
     """Its activation, above zero."""
 
 
@@ -96,17 +107,16 @@ class Buffer:
         self._used = self._rows = self._first_row = 0
         self._runs: list[Entries] = []
 
-    def add(self, codes: SparseCodes) -> int:
-        """Take the codes of the next rows, all positive; returns how many there are."""
+    def add(self, codes: Positive) -> int:
+        """Take the codes of the next rows; returns how many there are."""
         n = len(codes.values)
         if self._used + n > len(self._values):
             self._write(self._sorted())
         part = slice(self._used, self._used + n)
-        self._features[part], self._values[part] = codes.features.cpu().numpy(), codes.values.cpu().numpy()
-        offsets = codes.offsets.cpu().numpy()
-        self._sample.add(self._rows, offsets, self._features[part])
-        self._counts.append(np.diff(offsets).astype(np.int32))
-        self._used, self._rows = self._used + n, self._rows + len(offsets) - 1
+        self._features[part], self._values[part] = codes.features, codes.values
+        self._sample.add(self._rows, codes.counts, self._features[part])
+        self._counts.append(codes.counts)
+        self._used, self._rows = self._used + n, self._rows + len(codes.counts)
         return n
 
     def finish(self) -> Codes:
@@ -172,10 +182,20 @@ def spill(
     return {name: buffer.finish() for name, buffer in buffers.items()}
 
 
-def positive(dictionary: Dictionary, x: Tensor) -> SparseCodes:
+def positive(dictionary: Dictionary, x: Float[Tensor, "rows d_in"]) -> Positive:
     """The codes of ``x`` above zero."""
     codes = dictionary.encode(x)
-    return sparse(codes.clamp_min_(0) if dictionary.signed else codes)
+    if codes.device.type != "cpu":
+        found = sparse(codes.clamp_min_(0))
+        counts, features, values = (part.cpu().numpy() for part in (found.offsets.diff(), *found[1:3]))
+        return Positive(counts.astype(np.int32), features.astype(np.int32), values)
+    # three times as quick as torch's nonzero, which looks for rows and columns at once
+    dense = codes.numpy()
+    above = dense > 0
+    counts = np.count_nonzero(above, axis=1).astype(np.int32)
+    places = np.flatnonzero(above)
+    begins = np.arange(len(dense)) * dictionary.d_sae
+    return Positive(counts, (places - np.repeat(begins, counts)).astype(np.int32), dense.reshape(-1)[places])
 
 
 def _require_disk(folder: Path, expected: int, held: int) -> None:
