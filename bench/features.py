@@ -2,9 +2,9 @@
 
 ``python bench/features.py RUN`` takes the dictionaries of ``RUN/train`` one by one and runs, alternately in one
 process, the encoding pass alone (``encode_sparse`` of every stored row) and the whole gathering of the evidence into a
-store, and prints the median ratio. ``python bench/features.py --wide FOLDER`` gathers the evidence of 32,768 features (random
-directions with a threshold that leaves about 32 active) over a million tokens of a random model of the shape of
-Pythia-70M, harvested into FOLDER by a process of its own, and prints time, peak memory and bytes a feature.
+store, and prints the median ratio. ``python bench/features.py --wide FOLDER`` gathers the evidence of 32,768 features
+(random directions with a threshold that leaves about 32 active) over a million tokens of a random model of the shape
+of Pythia-70M, harvested into FOLDER by a process of its own, and prints time, peak memory and bytes a feature.
 """
 
 import argparse
@@ -24,12 +24,14 @@ from monolex.activations import harvest
 from monolex.artifact import open_artifact
 from monolex.config import CorpusConfig, FeaturesConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, load
-from monolex.evals.inputs import stored_model
+from monolex.evals.inputs import packed_rows, stored_model
 from monolex.features.rows import StoredRows
-from monolex.features.stage import gather_stores
+from monolex.features.stage import from_source
 from monolex.model import LanguageModel
+from monolex.reader import Reader
 
 SITE = "resid_post.2"
+CONFIG = FeaturesConfig(features_device="cpu")
 
 
 def encoding(rows: StoredRows, dictionary: Dictionary) -> float:
@@ -41,12 +43,16 @@ def encoding(rows: StoredRows, dictionary: Dictionary) -> float:
     return time.perf_counter() - started
 
 
-def evidence(rows: StoredRows, dictionary: Dictionary, lm: LanguageModel, path: Path) -> float:
-    """Seconds of the whole evidence, from rows to a store."""
+def evidence(acts: Path, dictionary: Dictionary, lm: LanguageModel, folder: Path) -> float:
+    """Seconds of the whole evidence, from stored rows to a store."""
     started = time.perf_counter()
-    config = FeaturesConfig(features_device="cpu")
-    gather_stores(rows, {"one": dictionary}, lm, config, lambda _: path, lambda _: {})
+    from_source(folder, stored(acts, dictionary.config.site), lm, {"one": dictionary}, CONFIG)
     return time.perf_counter() - started
+
+
+def stored(acts: Path, site: str) -> StoredRows:
+    """All training rows of a site."""
+    return StoredRows(Reader(acts, site), packed_rows(acts, "train"), CONFIG)
 
 
 def compare(run: Path, pattern: str, repeats: int) -> None:
@@ -56,14 +62,15 @@ def compare(run: Path, pattern: str, repeats: int) -> None:
     print(f"fingerprint {lm.fingerprint[:12]}, {torch.get_num_threads()} threads")
     for folder in sorted(run.glob(f"train/*/{pattern}")):
         dictionary = load(folder)
-        rows = StoredRows(acts, dictionary.config.site, FeaturesConfig())
+        rows = stored(acts, dictionary.config.site)
         alone, whole = [], []
         with tempfile.TemporaryDirectory() as scratch:
             for _ in range(repeats):
                 alone.append(encoding(rows, dictionary))
-                whole.append(evidence(rows, dictionary, lm, Path(scratch) / "one.sqlite"))
+                whole.append(evidence(acts, dictionary, lm, Path(scratch)))
         ratios = [b / a for a, b in zip(alone, whole, strict=True)]
-        row = {"dictionary": folder.name, "site": folder.parent.name, "rows": rows.n_rows, "d_sae": dictionary.d_sae}
+        row = {"dictionary": folder.name, "site": folder.parent.name, "rows": len(rows.table)}
+        row |= {"d_sae": dictionary.d_sae}
         row |= {"encoding_s": round(statistics.median(alone), 2), "evidence_s": round(statistics.median(whole), 2)}
         print(json.dumps(row | {"ratio": round(statistics.median(ratios), 2), "ratios": [round(r, 2) for r in ratios]}))
 
@@ -84,21 +91,22 @@ def wide(folder: Path, tokens: int, width: int, active: int) -> None:
     subprocess.run(command, check=True)
     torch.manual_seed(0)
     lm = pythia_70m(torch.device("cpu"))
-    rows = StoredRows(folder / "acts", SITE, FeaturesConfig())
+    rows = stored(folder / "acts", SITE)
     sample = next(iter(rows.chunks(2048)))
-    directions = torch.nn.functional.normalize(torch.randn(width, rows.d_in), dim=1)
+    directions = torch.nn.functional.normalize(torch.randn(width, lm.d_model), dim=1)
     centre = sample.mean(0)
     pre = (sample[:256] - centre) @ directions.T
     threshold = pre.flatten().kthvalue(int(pre.numel() * (1 - active / width))).values
     weights = {"W_enc": directions, "W_dec": directions.clone(), "b_enc": -threshold.expand(width).clone()}
-    config = DictionaryConfig("untied", "relu", rows.d_in, rows.d_in, width, site=SITE)
+    config = DictionaryConfig("untied", "relu", lm.d_model, lm.d_model, width, site=SITE)
     dictionary = Dictionary(config, weights | {"centre": centre, "b_dec": centre.clone()})
     before = runtime.peak_memory()
-    path = folder / "wide.sqlite"
-    encode, whole = encoding(rows, dictionary), evidence(rows, dictionary, lm, path)
+    path = folder / "one.sqlite"
+    whole, peak = evidence(folder / "acts", dictionary, lm, folder), runtime.peak_memory()
+    encode = encoding(rows, dictionary)
     result = {
-        "rows": rows.n_rows, "d_sae": width, "encoding_s": round(encode), "evidence_s": round(whole),
-        "ratio": round(whole / encode, 2), "peak": runtime.size(runtime.peak_memory()),
+        "rows": len(rows.table), "d_sae": width, "encoding_s": round(encode), "evidence_s": round(whole),
+        "ratio": round(whole / encode, 2), "peak": runtime.size(peak),
         "before": runtime.size(before), "store": runtime.size(path.stat().st_size),
         "bytes_a_feature": path.stat().st_size // width, "threads": torch.get_num_threads(),
     }  # fmt: skip

@@ -31,17 +31,17 @@ TABLES = {
     "[train.NAME] and [controls.train.NAME]": TrainConfig,
     "[baselines.NAME] and [controls.baselines.NAME]": BaselineConfig,
     "[controls]": ControlsConfig,
-    "[features]": FeaturesConfig,
     "[eval]": EvalConfig,
+    "[features]": FeaturesConfig,
 }
 RUN_TOML = """## run.toml
 
 One table a stage. `[harvest]` and at least one `[train.NAME]` or `[baselines.NAME]` are needed; there may be several of
-each, under names of your choice. `[features]` may be left out: then no evidence of single features is gathered. A value
-directly in `[train]` holds for every `[train.NAME]` and `[controls.train.NAME]` that does not say otherwise;
-`[baselines]` likewise. `[controls]`, if it is there, needs a `[controls.train.NAME]`: what is trained on every control
-model, of which only the sites that these tables name are harvested. What is left out has its default. Relative paths
-are relative to where the command is run. A worked example is `monolex/demo/run.toml`.
+each, under names of your choice. A value directly in `[train]` holds for every `[train.NAME]` and
+`[controls.train.NAME]` that does not say otherwise; `[baselines]` likewise. `[controls]`, if it is there, needs a
+`[controls.train.NAME]`: what is trained on every control model, of which only the sites that these tables name are
+harvested. Without `[features]` no evidence is gathered. What is left out has its default. Relative paths are relative
+to where the command is run. A worked example is `monolex/demo/run.toml`.
 """
 
 

@@ -38,7 +38,7 @@ def run(
     out: Path | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Do everything a run.toml says: harvest, train, baselines, controls, eval, report; what is done is skipped.
+    """Do all that a run.toml says: harvest, train, baselines, controls, eval, features, report; done ones are skipped.
 
     Args:
         config: Path of the run.toml, or of a run's folder.
@@ -165,17 +165,17 @@ def features(
     sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCE...")],
     config: FeaturesConfig,
 ) -> None:
-    """Gather the evidence of every feature in one pass: contexts, histograms, tokens, neighbours, direct logits.
+    """Gather the evidence of every feature: contexts, histograms, tokens, neighbours; one SQLite file a dictionary.
 
     Args:
         activations: Folder that `monolex harvest` wrote.
-        out: Folder of the evidence: one SQLite file a dictionary.
+        out: Folder of the evidence.
         sources: Folders that `monolex train` and `monolex baselines` wrote.
-        config: What is kept.
+        config: What is gathered.
     """
-    from monolex.features.stage import features as gather
+    from monolex.features.stage import features
 
-    gather(out, activations, sources, config)
+    features(out, activations, sources, config)
     _say(f"look at it with: monolex show {out}")
 
 

@@ -7,6 +7,7 @@ for everything that is not one; they are right within a factor of two or so.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -28,6 +29,8 @@ from monolex.sites import Structure, expand, resolve, select
 from monolex.training.members import Member, members
 from monolex.training.optim import recipe
 
+FEATURE_BYTES = 10_000
+"""Measured on the demo: what the evidence of a feature takes on disk."""
 OVERHEAD = 2.5
 """Measured on the demo: wall time over the time of the matrix products alone."""
 
@@ -82,6 +85,7 @@ def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cos
     """The cost of every stage, in order."""
     rows = int(run.corpus.max_tokens * (1 - run.corpus.held_out))
     dictionaries: list[tuple[str, int]] = []
+    named: dict[Path, list[tuple[str, str, int]]] = {}
     sweeps: dict[Path, TrainConfig] = {}
     for stage in stages:
         config = stage.config
@@ -89,16 +93,19 @@ def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cos
             yield _harvest(*config, shape=shape)
         elif isinstance(config, TrainConfig):
             sweep = _members(config, run.harvest, shape)
+            named[stage.folder] = [(member.site, member.name, member.d_sae) for member in sweep]
             dictionaries += [(member.site, member.d_sae) for member in sweep]
             sweeps[stage.folder] = config
             yield _train(config, sweep, rows, 4 if run.harvest.dtype == "fp32" else 2)
         elif isinstance(config, BaselineConfig):
             matched = [sweeps[path] for path in stage.needs if path in sweeps]
-            fitted = list(_fitted(config, matched, run.harvest, shape))
+            named[stage.folder] = list(_fitted(config, matched, run.harvest, shape))
+            fitted = [(site, features) for site, _, features in named[stage.folder]]
             dictionaries += fitted
             yield _baselines(config, fitted, rows, shape)
         elif isinstance(config, FeaturesConfig):
-            yield _features(config, dictionaries, rows, shape)
+            given = [one for path in stage.needs for one in named.get(path, [])]
+            yield _features(config, given, rows, shape)
         else:
             yield _eval(config, dictionaries, run.corpus, shape)
 
@@ -174,13 +181,14 @@ def _work(config: TrainConfig, member: Member) -> int:
 
 def _fitted(
     config: BaselineConfig, matched: Sequence[TrainConfig], harvest: HarvestConfig, shape: Shape
-) -> Iterator[tuple[str, int]]:
+) -> Iterator[tuple[str, str, int]]:
+    """Site, name (of a `-topk` kind without its k) and features of every baseline."""
     for site in _sites(config.sites, harvest, shape):
         like = sum(member.site == site for sweep in matched for member in _members(sweep, harvest, shape))
         ks = len(config.ks or ()) + like or 1
         for kind in config.kinds:
             for _ in range(ks if kind.endswith("-topk") else 1):
-                yield site, round((config.ratio if kind.startswith("random") else 2) * shape.widths[site])
+                yield site, kind, round((config.ratio if kind.startswith("random") else 2) * shape.widths[site])
 
 
 def _baselines(config: BaselineConfig, fitted: list[tuple[str, int]], rows: int, shape: Shape) -> Cost:
@@ -192,14 +200,6 @@ def _baselines(config: BaselineConfig, fitted: list[tuple[str, int]], rows: int,
     return Cost(disk, memory, flops)
 
 
-def _features(config: FeaturesConfig, dictionaries: list[tuple[str, int]], rows: int, shape: Shape) -> Cost:
-    """As if every dictionary were asked for: names are not known before the sweeps are."""
-    rows = min(rows, config.feature_rows or rows)
-    encode = sum(6.0 * rows * shape.widths[site] * features for site, features in dictionaries)
-    disk = sum(10_000 * features for _, features in dictionaries)
-    return Cost(disk, config.memory_mb * 1_000_000 + 20 * rows + 4 * shape.parameters, encode)
-
-
 def _eval(config: EvalConfig, dictionaries: list[tuple[str, int]], corpus: CorpusConfig, shape: Shape) -> Cost:
     encode = sum(4.0 * config.rows * shape.widths[site] * features for site, features in dictionaries)
     tokens = config.contexts * corpus.context_length
@@ -209,3 +209,14 @@ def _eval(config: EvalConfig, dictionaries: list[tuple[str, int]], corpus: Corpu
         4 * shape.parameters + 12 * 8192 * largest + 12 * config.batch_contexts * corpus.context_length * shape.vocab
     )
     return Cost(len(dictionaries) * 20_000, memory, encode + forward)
+
+
+def _features(config: FeaturesConfig, given: Sequence[tuple[str, str, int]], rows: int, shape: Shape) -> Cost:
+    rows = min(rows, config.feature_rows or rows)
+    sites = select(config.sites, tuple(dict.fromkeys(site for site, _, _ in given)), "the run")
+    patterns = config.dictionaries or ("*",)
+    chosen = [one for one in given if one[0] in sites and any(fnmatchcase(one[1], pattern) for pattern in patterns)]
+    encode = sum(4.0 * rows * shape.widths[site] * features for site, _, features in chosen)
+    weights = max((8 * shape.widths[site] * features for site, _, features in chosen), default=0)
+    disk = FEATURE_BYTES * sum(features for _, _, features in chosen)
+    return Cost(disk, 4 * shape.parameters + config.memory_mb * 10**6 + 20 * rows + weights, 2 * encode)

@@ -110,7 +110,7 @@ def read_run(path: Path) -> RunConfig:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a run.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    known = ("model", "corpus", "harvest", "train", "baselines", "features", "controls", "eval")
+    known = ("model", "corpus", "harvest", "train", "baselines", "controls", "eval", "features")
     for name, value in table.items():
         if name not in known or not isinstance(value, dict):
             raise UserError(f"{path}: unknown entry {name!r}; a run has the tables {', '.join(known)}")
@@ -143,8 +143,6 @@ def plan(run: RunConfig, folder: Path) -> list[Stage]:
     stages = [_harvest("harvest", folder / "activations", run.model, run.corpus, run.harvest)]
     stages += _decompositions("", folder, run.train, run.baselines)
     sources = [stage.folder for stage in stages[1:]]
-    if run.features:
-        stages.append(_features(folder / "features", folder / "activations", sources, run.features))
     controls: dict[str, tuple[Path, list[Path]]] = {}
     for control in run.controls.models if run.controls else ():
         assert run.controls is not None
@@ -157,6 +155,8 @@ def plan(run: RunConfig, folder: Path) -> list[Stage]:
         stages += made
         controls[control] = (home / "activations", [stage.folder for stage in made])
     stages.append(_eval(folder / "eval", folder / "activations", sources, controls, run.eval))
+    if run.features is not None:
+        stages.append(_features(folder / "features", folder / "activations", sources, run.features))
     return stages
 
 
@@ -315,15 +315,6 @@ def _baselines(name: str, folder: Path, activations: Path, config: BaselineConfi
     return Stage(name, folder, run, config, (activations, *matched))
 
 
-def _features(folder: Path, activations: Path, sources: list[Path], config: FeaturesConfig) -> Stage:
-    def run() -> None:
-        from monolex.features.stage import features
-
-        features(folder, activations, sources, config)
-
-    return Stage("features", folder, run, config, (activations, *sources))
-
-
 def _eval(
     folder: Path,
     activations: Path,
@@ -338,3 +329,12 @@ def _eval(
 
     needs = [activations, *sources, *(path for made, inner in controls.values() for path in (made, *inner))]
     return Stage("eval", folder, run, config, tuple(needs))
+
+
+def _features(folder: Path, activations: Path, sources: list[Path], config: FeaturesConfig) -> Stage:
+    def run() -> None:
+        from monolex.features.stage import features
+
+        features(folder, activations, sources, config)
+
+    return Stage("features", folder, run, config, (activations, *sources))

@@ -112,8 +112,10 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             return
 
 
-def require_disk(folder: Path, needed: int, what: str) -> None:
-    """Refuse work whose output cannot fit.
+def require_disk(
+    folder: Path, needed: int, what: str, fix: str = "lower max_tokens, store fewer sites or choose another folder"
+) -> None:
+    """Refuse work whose output cannot fit; ``fix`` is what the user may do about it.
 
     Raises:
         UserError: fewer than ``needed`` bytes (and a tenth more) are free where ``folder`` lies.
@@ -121,10 +123,7 @@ def require_disk(folder: Path, needed: int, what: str) -> None:
     existing = next(p for p in (folder, *folder.resolve().parents) if p.exists())
     free = shutil.disk_usage(existing).free
     if needed * 1.1 > free:
-        raise UserError(
-            f"{what} needs {size(needed)} but {existing} has {size(free)} free; "
-            "lower max_tokens, store fewer sites or choose another folder"
-        )
+        raise UserError(f"{what} needs {size(needed)} but {existing} has {size(free)} free; {fix}")
 
 
 def size(count: float) -> str:

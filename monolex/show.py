@@ -9,7 +9,7 @@ from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json, verif
 from monolex.errors import UserError
 from monolex.runtime import read_jsonl, size
 
-UNFINISHED = {"progress.json": "harvest or fit", "state": "training", "partial": "evaluation"}
+UNFINISHED = {"progress.json": "harvest, fit or gathering", "state": "training", "partial": "evaluation"}
 TABLES = (
     ("decomposition", ("fvu", "l0", "alive_paper", "dead", "norm_ratio")),
     ("fidelity", ("ce", "kl", "loss_recovered_zero", "loss_recovered_mean")),
@@ -23,7 +23,7 @@ def show(path: Path) -> str:
         UserError: nothing there, or nothing monolex wrote.
     """
     if not path.exists():
-        raise UserError(f"{path} does not exist; give a run, an artefact, a dictionary, a shard or a metrics.jsonl")
+        raise UserError(f"{path} does not exist; give a run, an artefact, a dictionary or a file of one")
     if path.suffix == ".safetensors":
         return show_tensors(path)
     if path.suffix == ".sqlite":
@@ -96,23 +96,9 @@ def show_eval(path: Path, _manifest: Manifest) -> list[str]:
     return [f"\n{title}\n{table(rows, metrics)}" for title, metrics in TABLES]
 
 
-def show_stores(_path: Path, manifest: Manifest) -> list[str]:
-    """The stores of a folder of evidence."""
-    return [f"{len(manifest.data['stores'])} dictionaries", _records(manifest.data["stores"])]
-
-
-def show_store(path: Path) -> str:
-    """One store: what it was made of, and the features whose activation is most on one token."""
-    from monolex.features.store import FeatureStore
-
-    store = FeatureStore(path)
-    columns = ("id", "n_active", "density", "max", "skew", "kurtosis", "top_share")
-    rows = [
-        {**{name: getattr(one, name) for name in columns}, "top_token": json.dumps(store.text(one.top_token))}
-        for one in store.summaries("n_active > 0", order="top_share DESC", limit=20)
-    ]
-    known = {name: value for name, value in store.meta.items() if name != "config"}
-    return f"{store}\n{json.dumps(known, indent=1, ensure_ascii=False)}\n{_records(rows)}"
+def show_features(_path: Path, manifest: Manifest) -> list[str]:
+    """The stores of evidence."""
+    return [f"{len(manifest.data['stores'])} stores of evidence", _records(manifest.data["stores"])]
 
 
 KINDS: dict[str, Callable[[Path, Manifest], list[str]]] = {
@@ -120,7 +106,7 @@ KINDS: dict[str, Callable[[Path, Manifest], list[str]]] = {
     "sweep": show_members,
     "baselines": show_members,
     "eval": show_eval,
-    "features": show_stores,
+    "features": show_features,
 }
 
 
@@ -139,6 +125,21 @@ def show_dictionary(path: Path) -> str:
             columns([["weight", "shape", "norm"], *shapes]),
         ]
     )
+
+
+def show_store(path: Path) -> str:
+    """The evidence of one dictionary: what it is of, and the features that one token says most about."""
+    from contextlib import closing
+
+    from monolex.features.store import FeatureStore
+
+    with closing(FeatureStore(path)) as store:
+        found = store.summaries("top_share IS NOT NULL", order="top_share DESC, id", limit=20)
+        texts = [json.dumps(store.text(one.top_token), ensure_ascii=False) for one in found]
+        meta = "\n".join(f"{key}  {json.dumps(value, ensure_ascii=False)}" for key, value in store.meta.items())
+    keys = ("id", "n_active", "density", "max", "kurtosis", "distinct_tokens", "top_share")
+    rows = [[*(_cell(getattr(o, key)) for key in keys), text] for o, text in zip(found, texts, strict=True)]
+    return f"{path}\n{meta}\nThe features with the largest share of one token:\n{columns([[*keys, 'token'], *rows])}"
 
 
 def show_tensors(path: Path) -> str:

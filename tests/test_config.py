@@ -6,6 +6,7 @@ from monolex.config import (
     BaselineConfig,
     CorpusConfig,
     EvalConfig,
+    FeaturesConfig,
     HarvestConfig,
     ModelConfig,
     TrainConfig,
@@ -15,7 +16,7 @@ from monolex.config import (
 from monolex.errors import UserError
 from monolex.tables import from_table
 
-CONFIGS = (ModelConfig, CorpusConfig, HarvestConfig, TrainConfig, BaselineConfig, EvalConfig)
+CONFIGS = (ModelConfig, CorpusConfig, HarvestConfig, TrainConfig, BaselineConfig, EvalConfig, FeaturesConfig)
 
 
 def test_lists_become_tuples_and_integers_floats():

@@ -48,6 +48,9 @@ sites = ["resid_post.1"]
 ratios = [2.0]
 batch_size = 64
 steps = 3
+[features]
+dictionaries = ["batchtopk-*", "neurons"]
+fragment_tokens = 8
 [eval]
 rows = 400
 contexts = 6
@@ -91,6 +94,7 @@ def test_every_stage_is_there_and_whole(made):
         "controls/shuffled/activations": "activations",
         "controls/shuffled/train/small": "sweep",
         "eval": "eval",
+        "features": "features",
     }
     assert (out / "report.html").stat().st_size > 10_000
     assert set(json.loads((out / "timings.json").read_text())) == set(kinds)
@@ -111,7 +115,12 @@ def test_a_changed_table_redoes_its_stage_and_what_stands_on_it(run):
     (run / "run.toml").write_text(toml)
     assert main(["run", str(run / "run.toml"), "--out", str(run / "out")]) == 0
     after = stamps(run / "out")
-    assert {name for name in before if before[name] != after[name]} == {"train/mlp", "baselines/all", "eval"}
+    assert {name for name in before if before[name] != after[name]} == {
+        "train/mlp",
+        "baselines/all",
+        "eval",
+        "features",
+    }
     assert (run / "out" / "run.toml").read_text() == toml
 
 
@@ -245,5 +254,5 @@ def test_show_refuses_what_monolex_did_not_write(tmp_path):
 def test_the_demo_is_a_valid_run():
     config = read_run(demo_toml())
     names = [stage.name for stage in plan(config, demo_toml().parent)]
-    assert names[0] == "harvest" and names[-1] == "eval"
+    assert names[0] == "harvest" and names[-2:] == ["eval", "features"]
     assert {"train residual", "train mlp", "train seeds", "train random mlp", "baselines shuffled pca"} <= set(names)

@@ -82,6 +82,16 @@ class SparseCodes(NamedTuple):
         return out
 
 
+def sparse(codes: Float[Tensor, "rows d_sae"]) -> SparseCodes:
+    """The entries of ``codes`` that are not zero."""
+    if codes.ndim != 2:
+        raise UserError(f"sparse codes are of rows: give x as [rows, d_in], not {list(codes.shape)} (x.flatten(0, -2))")
+    row, feature = codes.nonzero(as_tuple=True)
+    offsets = torch.zeros(len(codes) + 1, dtype=torch.int64, device=codes.device)
+    offsets[1:] = torch.bincount(row, minlength=len(codes)).cumsum(0)
+    return SparseCodes(offsets, feature, codes[row, feature], codes.shape[1])
+
+
 def relu(pre: Tensor, _config: DictionaryConfig) -> Tensor:
     """Non-negative codes."""
     return pre.relu()
@@ -203,13 +213,7 @@ class Dictionary:
 
     def encode_sparse(self, x: Float[Tensor, "rows d_in"]) -> SparseCodes:
         """Codes of ``x`` as row offsets, features and values; :meth:`SparseCodes.dense` gives :meth:`encode` back."""
-        codes = self.encode(x)
-        if codes.ndim != 2:
-            raise UserError(f"sparse codes are of rows: give x as [rows, d_in], not {list(x.shape)} (x.flatten(0, -2))")
-        row, feature = codes.nonzero(as_tuple=True)
-        offsets = torch.zeros(len(codes) + 1, dtype=torch.int64, device=codes.device)
-        offsets[1:] = torch.bincount(row, minlength=len(codes)).cumsum(0)
-        return SparseCodes(offsets, feature, codes[row, feature], self.d_sae)
+        return sparse(self.encode(x))
 
     def decode(self, codes: Float[Tensor, "*rows d_sae"]) -> Float[Tensor, "*rows d_out"]:
         """The reconstruction that ``codes`` stand for."""

@@ -14,15 +14,16 @@ from typing import Any
 from monolex import runtime
 from monolex.artifact import (
     MANIFEST,
+    PROGRESS,
     FileEntry,
     Manifest,
     finish,
+    finished_sites,
     is_done,
+    keep_sites,
     open_artifact,
-    read_json,
     request_hash,
     warn_replacing,
-    write_json,
 )
 from monolex.config import BaselineConfig, identity, require
 from monolex.dictionaries.axes import ActivationRows, sample
@@ -31,7 +32,6 @@ from monolex.dictionaries.families import FAMILIES, random_width
 from monolex.errors import UserError
 from monolex.reader import Reader, stored_sites
 
-PROGRESS = "progress.json"
 DEFAULT_K = 32
 MATCH_ROWS = 8192
 """Training rows over which the L0 of a matched dictionary is measured."""
@@ -115,11 +115,11 @@ def fit_readers(
     # an older answer must not pass for whole while its files are being replaced
     warn_replacing(folder, "baselines")
     (folder / MANIFEST).unlink(missing_ok=True)
-    done = _finished_sites(folder, request)
+    done = finished_sites(folder, request)
     for site, reader in readers.items():
         if site not in done:
             done[site] = _fit_site(folder, reader, configs[site])
-            write_json(folder / PROGRESS, {"request": request, "sites": done})
+            keep_sites(folder, request, done)
     members = [member for site in readers for member in done[site]["members"]]
     files = {name: FileEntry(**entry) for site in readers for name, entry in done[site]["files"].items()}
     manifest = finish(folder, "baselines", identity(config), parents, files, {"members": members})
@@ -144,17 +144,6 @@ def _with_ks(reader: ActivationRows, config: BaselineConfig, sweeps: Sequence[Pa
 def _topk_features(reader: ActivationRows, config: BaselineConfig) -> dict[str, int]:
     """Directions that each `-topk` kind chooses its k from."""
     return {"random-topk": random_width(reader.d_in, config), "pca-topk": 2 * reader.d_in, "ica-topk": 2 * reader.d_in}
-
-
-def _finished_sites(folder: Path, request: str) -> dict[str, Any]:
-    progress = read_json(folder / PROGRESS) if (folder / PROGRESS).exists() else {}
-    if progress.get("request") != request:
-        return {}
-    return {site: entry for site, entry in progress["sites"].items() if _whole(folder, entry["files"])}
-
-
-def _whole(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
-    return all((folder / name).exists() and (folder / name).stat().st_size == e["bytes"] for name, e in files.items())
 
 
 def _fit_site(folder: Path, reader: ActivationRows, config: BaselineConfig) -> dict[str, Any]:

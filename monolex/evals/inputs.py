@@ -21,6 +21,7 @@ from monolex.corpus import Rows
 from monolex.errors import UserError
 from monolex.model import LanguageModel
 from monolex.model import load as load_model
+from monolex.reader import Split
 from monolex.tables import from_table
 
 RECIPE = ("kind", "d_sae", "alpha", "k", "ratio", "seed", "lr")
@@ -108,17 +109,26 @@ def stored_model(activations: Path, device: str = "auto") -> LanguageModel:
     return lm
 
 
-def held_out_rows(inputs: Inputs, contexts: int) -> Rows:
-    """``contexts`` held-out packed rows of tokens, spread evenly so that they come from many documents."""
-    path = inputs.activations / "corpus.safetensors"
+def packed_rows(activations: Path, split: Split) -> Rows:
+    """All packed rows of a split, memory-mapped.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = activations / "corpus.safetensors"
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); delete its manifest and harvest again") from error
-    available = len(tensors["held_out.tokens"])
-    count = min(contexts, available)
-    chosen = torch.arange(count) * available // max(count, 1)
-    return Rows(*(tensors[f"held_out.{name}"][chosen] for name in ("tokens", "docs", "keep")))
+    return Rows(*(tensors[f"{split}.{name}"] for name in ("tokens", "docs", "keep")))
+
+
+def held_out_rows(inputs: Inputs, contexts: int) -> Rows:
+    """``contexts`` held-out packed rows of tokens, spread evenly so that they come from many documents."""
+    rows = packed_rows(inputs.activations, "held_out")
+    count = min(contexts, len(rows))
+    chosen = torch.arange(count) * len(rows) // max(count, 1)
+    return Rows(rows.tokens[chosen], rows.docs[chosen], rows.keep[chosen])
 
 
 def neighbours(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:

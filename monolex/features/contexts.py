@@ -1,156 +1,154 @@
-"""Which contexts stand for a feature: the strongest, some of every quantile, the weakest, random and silent ones."""
+"""Which contexts of a feature are kept: the strongest, some of every strength, some at random, some without it.
 
-from typing import NamedTuple
+A feature's active contexts are ranked by their maximum; equal maxima by the number of the context, the lower first.
+Every draw is a hash of seed, feature and context, so it does not depend on how features were gathered.
+"""
+
+from typing import NamedTuple, final
 
 import numpy as np
-from jaxtyping import Float32, Int64
+import torch
+from jaxtyping import Float32, Int64, Shaped
 from numpy.typing import NDArray
 
+from monolex import runtime
 from monolex.config import FeaturesConfig
-from monolex.features import groups
-from monolex.features.rows import RowTable
-from monolex.features.spill import Block
+from monolex.features.rows import Table
+from monolex.features.segments import Picked, ascending, drawn, largest
+from monolex.features.store import GROUPS
+
+QUANTILE, RANDOM, INACTIVE = (GROUPS.index(name) for name in ("quantile", "random", "inactive"))
+"""What a draw is for."""
+NAMES = tuple(sorted(GROUPS))
+"""Groups in the order in which a store holds them."""
+WINDOW = 16
+"""Contexts that are tried beyond twice the number wanted before all are looked through for inactive ones."""
 
 
-class Maxima(NamedTuple):
-    """The contexts in which the features of a block are active, by feature and then in document order."""
+class Active(NamedTuple):
+    """The active contexts of a block of features: by feature, then by number."""
 
-    feature: Int64[NDArray, "pairs"]
-    """Feature within the block."""
-    fragment: Int64[NDArray, "pairs"]
-    """Context."""
-    value: Float32[NDArray, "pairs"]
-    """Largest activation of the feature in it."""
-    offsets: Int64[NDArray, "pairs+1"]
-    """Entries of the block that the pair is made of."""
+    offsets: Int64[NDArray, "features+1"]
+    """Feature f's are ``offsets[f]:offsets[f + 1]``."""
+    context: Shaped[NDArray, "active"]
+    """The context."""
+    maximum: Float32[NDArray, "active"]
+    """The feature's largest activation in it."""
 
 
 class Chosen(NamedTuple):
-    """Examples of a block's features."""
+    """Contexts of some features, as the store holds them."""
 
-    group: str
-    """One of :data:`~monolex.features.store.GROUPS`."""
-    feature: Int64[NDArray, "examples"]
-    """Feature within the block."""
-    part: Int64[NDArray, "examples"]
-    """Quantile, else 0."""
-    rank: Int64[NDArray, "examples"]
-    """Place in the group."""
-    fragment: Int64[NDArray, "examples"]
-    """Context."""
-
-
-def maxima(block: Block, feature: Int64[NDArray, "entries"], table: RowTable) -> Maxima:
-    """The largest activation of every feature in every context where it is active."""
-    fragment = table.fragment[block.rows].astype(np.int64)
-    if len(fragment) == 0:
-        return Maxima(feature, fragment, block.values, np.zeros(1, np.int64))
-    new = np.append(True, (fragment[1:] != fragment[:-1]) | (feature[1:] != feature[:-1]))
-    starts = np.flatnonzero(new)
-    values = np.maximum.reduceat(block.values, starts)
-    return Maxima(feature[starts], fragment[starts], values, np.append(starts, len(fragment)))
+    feature: Int64[NDArray, "chosen"]
+    """Feature, counted from the first of the block; ascends."""
+    group: Int64[NDArray, "chosen"]
+    """Place in :data:`NAMES`; ascends within a feature."""
+    part: Int64[NDArray, "chosen"]
+    """Quantile."""
+    rank: Int64[NDArray, "chosen"]
+    """Place in its group and part."""
+    context: Int64[NDArray, "chosen"]
+    """The context."""
+    active: Int64[NDArray, "chosen"]
+    """Its place among the active ones; -1 for inactive ones."""
 
 
-def choose(block: Block, of: Maxima, table: RowTable, config: FeaturesConfig) -> list[Chosen]:
-    """All groups of every feature of the block.
+@final
+class Chooser:
+    """Chooses contexts, a block of features at a time."""
 
-    Contexts are ranked by falling maximum, ties in document order; quantile ``i`` of ``n`` contexts by rising maximum
-    is ``i·n // q`` to ``(i + 1)·n // q``. What is random is ordered by a hash of seed, feature and context.
-    """
-    size = len(block.offsets) - 1
-    kept = np.arange(len(of.feature))
-    if config.disjoint:
-        kept = kept[_best_of_documents(of, table)]
-    feature, fragment = of.feature[kept], of.fragment[kept]
-    order = groups.falling(feature, of.value[kept])
-    rank = np.empty(len(order), np.int64)
-    rank[order] = groups.places(feature[order], size)
-    rising = np.bincount(feature, minlength=size)[feature] - 1 - rank
-    part = ((rising + 1) * config.quantiles - 1) // np.maximum(rising + rank + 1, 1)
-    draw = groups.scrambled(config.features_seed, feature + block.first, fragment).astype(np.int64)
-    other = groups.scrambled(config.features_seed + 1, feature + block.first, fragment).astype(np.int64)
-    random = _ranked(feature, draw, size)
-    within = _ranked(feature * config.quantiles + part, other, size * config.quantiles)
-    nothing = np.zeros(len(feature), np.int64)
-    found = [
-        _kept("top", feature, nothing, rank, fragment, config.top),
-        _kept("quantile", feature, part, within, fragment, config.per_quantile),
-        _kept("near_zero", feature, nothing, rising, fragment, config.near_zero),
-        _kept("random", feature, nothing, random, fragment, config.random),
-    ]
-    return [*found, _inactive(block, of, found, table, config)]
+    def __init__(self, table: Table, config: FeaturesConfig) -> None:
+        used = table.used()
+        order = torch.randperm(len(used), generator=runtime.generator("inactive", config.features_seed)).numpy()
+        self._config, self._docs, self._order = config, table.fragments.doc, used[order]
+        self.n_contexts = len(table.fragments.doc)
 
+    def choose(self, first: int, active: Active) -> Chosen:
+        """The contexts of the features from ``first`` on whose active ones are ``active``."""
+        pool, places = active, np.arange(len(active.context))
+        if self._config.disjoint:
+            places = self._one_a_document(active)
+            offsets = np.searchsorted(places, active.offsets)
+            pool = Active(offsets, active.context[places], active.maximum[places])
+        found = self._active(first, pool)
+        chosen = {name: picked._replace(place=places[picked.place]) for name, picked in found.items()}
+        parts = {name: np.zeros(len(picked.place), np.int64) for name, picked in chosen.items()}
+        # a segment of this group is a quantile of a feature
+        quantile = chosen["quantile"]
+        parts["quantile"] = quantile.segment % self._config.quantiles
+        chosen["quantile"] = quantile._replace(segment=quantile.segment // self._config.quantiles)
+        inactive = self._inactive(first, active, list(chosen.values()))
+        groups = []
+        for number, name in enumerate(NAMES):
+            if name == "inactive":
+                picked, part, place, context = inactive, np.zeros_like(inactive.place), None, inactive.place
+            else:
+                picked, part = chosen[name], parts[name]
+                place, context = picked.place, active.context[picked.place]
+            place = np.full(len(part), -1) if place is None else place
+            group = np.full(len(part), number)
+            groups.append(Chosen(picked.segment, group, part, picked.rank, context.astype(np.int64), place))
+        joined = Chosen(*(np.concatenate(column) for column in zip(*groups, strict=True)))
+        order = np.argsort(joined.feature, kind="stable")
+        return Chosen(*(column[order] for column in joined))
 
-def _kept(
-    group: str, feature: NDArray, part: NDArray, rank: NDArray[np.int64], fragment: NDArray, count: int
-) -> Chosen:
-    chosen = np.flatnonzero(rank < count)
-    return Chosen(group, feature[chosen], part[chosen], rank[chosen], fragment[chosen])
+    def _active(self, first: int, pool: Active) -> dict[str, Picked]:
+        """The active groups; ``place`` is the place in ``pool``."""
+        config, sizes = self._config, np.diff(pool.offsets)
+        feature = np.repeat(np.arange(first, first + len(sizes)), sizes)
+        rising = ascending(pool.offsets, pool.maximum)
+        cuts = pool.offsets[:-1, None] + sizes[:, None] * np.arange(config.quantiles) // config.quantiles
+        quantiles = np.append(cuts.reshape(-1), len(rising))
+        luck = drawn(config.features_seed, QUANTILE, feature[rising], pool.context[rising])
+        some = largest(quantiles, luck, config.per_quantile)
+        weak = np.minimum(sizes, config.near_zero)
+        owner = np.repeat(np.arange(len(sizes)), weak)
+        rank = np.arange(len(owner)) - np.repeat(weak.cumsum() - weak, weak)
+        luck = drawn(config.features_seed, RANDOM, feature, pool.context)
+        return {
+            "near_zero": Picked(rising[pool.offsets[owner] + rank], owner, rank),
+            "quantile": some._replace(place=rising[some.place]),
+            "random": largest(pool.offsets, luck, config.random),
+            "top": largest(pool.offsets, pool.maximum, config.top),
+        }
 
+    def _one_a_document(self, active: Active) -> Int64[NDArray, "kept"]:
+        """Of the active contexts of a feature in one document, the place of that with the largest maximum."""
+        docs = self._docs[active.context]
+        new = np.diff(docs, prepend=-1) != 0
+        new[active.offsets[:-1][np.diff(active.offsets) > 0]] = True
+        return largest(np.append(np.flatnonzero(new), len(docs)), active.maximum, 1).place
 
-def _ranked(group: NDArray[np.int64], draw: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Place of every entry in its group by rising ``draw`` (32 bits), ties in the order given."""
-    order = np.argsort((group << 32) | draw, kind="stable")
-    rank = np.empty(len(order), np.int64)
-    rank[order] = groups.places(group[order], size)
-    return rank
+    def _inactive(self, first: int, active: Active, chosen: list[Picked]) -> Picked:
+        """Contexts in which a feature is silent, from a random place of a random order on; ``place`` is the context."""
+        features, wanted, n = len(active.offsets) - 1, self._config.inactive, len(self._order)
+        seen = np.zeros((features, self.n_contexts), bool)
+        seen[np.repeat(np.arange(features), np.diff(active.offsets)), active.context] = True
+        begin = drawn(self._config.features_seed, INACTIVE, np.arange(first, first + features)) % n
+        window = 0 if self._config.disjoint else min(2 * wanted + WINDOW, n)
+        tried = self._order[(begin[:, None] + np.arange(window)) % n]
+        silent = ~seen[np.arange(features)[:, None], tried]
+        rank = silent.cumsum(1) - 1
+        kept = silent & (rank < wanted)
+        short = np.flatnonzero(kept.sum(1) < min(wanted, n)) if window < n else np.zeros(0, np.int64)
+        kept[short] = False
+        found = [(np.nonzero(kept)[0], rank[kept], tried[kept])]
+        used = self._documents(active, chosen) if self._config.disjoint else None
+        for feature in short.tolist():
+            order = np.roll(self._order, -int(begin[feature]))
+            order = order[~seen[feature, order]]
+            if used is not None:
+                order = order[~np.isin(self._docs[order], used[feature])]
+                order = order[np.sort(np.unique(self._docs[order], return_index=True)[1])]
+            order = order[:wanted]
+            found.append((np.full(len(order), feature), np.arange(len(order)), order))
+        segment, rank, context = (np.concatenate(column) for column in zip(*found, strict=True))
+        return Picked(context, segment, rank)
 
-
-def _best_of_documents(of: Maxima, table: RowTable) -> NDArray[np.bool_]:
-    """The strongest context of every document for every feature, the earliest of equals."""
-    doc = table.fragments.doc[of.fragment].astype(np.int64)
-    key = of.feature * (int(table.fragments.doc.max()) + 1) + doc
-    order = np.lexsort((-of.value, key))
-    return groups.first_of_each(key, order)
-
-
-def _inactive(block: Block, of: Maxima, active: list[Chosen], table: RowTable, config: FeaturesConfig) -> Chosen:
-    """Contexts in which a feature is silent, the first of a random order of its own: seen to be so, not presumed."""
-    size, count = len(block.offsets) - 1, len(table.used)
-    every = groups.scrambled(config.features_seed + 2, np.arange(count))
-    shuffled = table.used[np.argsort(every, kind="stable")].astype(np.int64)
-    begin = groups.scrambled(config.features_seed + 3, np.arange(size) + block.first).astype(np.int64) % max(count, 1)
-    width = len(table.fragments.doc)
-    taken = of.feature * width + of.fragment
-    stride = int(table.fragments.doc.max(initial=0)) + 1
-    used = np.concatenate([one.feature * stride + table.fragments.doc[one.fragment] for one in active])
-    used = np.unique(used) if config.disjoint else np.zeros(0, np.int64)
-    missing, reach = np.arange(size), min(max(4 * config.inactive, 16), count)
-    nothing = np.zeros(0, np.int64)
-    found = [(nothing, nothing)]
-    while len(missing) and config.inactive:
-        candidates = shuffled[(begin[missing, None] + np.arange(reach)) % count]
-        free = ~_among(missing[:, None] * width + candidates, taken)
-        if config.disjoint:
-            free &= _first_of_documents(missing, candidates, free, table, used, stride)
-        rank = np.cumsum(free, 1) - 1
-        done = (rank[:, -1] + 1 >= config.inactive) | (reach >= count)
-        row, column = np.nonzero(free & (rank < config.inactive) & done[:, None])
-        found.append((missing[row], candidates[row, column]))
-        missing, reach = missing[~done], min(4 * reach, count)
-    feature, fragment = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    order = np.argsort(feature, kind="stable")
-    feature, fragment = feature[order], fragment[order]
-    return Chosen("inactive", feature, np.zeros_like(feature), groups.places(feature, size), fragment)
-
-
-def _among(keys: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which ``keys`` are among the ascending ``known``."""
-    if len(known) == 0:
-        return np.zeros(keys.shape, bool)
-    at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return known[at] == keys
-
-
-def _first_of_documents(
-    features: NDArray, candidates: NDArray, free: NDArray, table: RowTable, used: NDArray, stride: int
-) -> NDArray[np.bool_]:
-    """Of every row's free candidates the first of each document, of documents that no active context is from."""
-    doc = table.fragments.doc[candidates].astype(np.int64)
-    first = free & ~_among(features[:, None] * stride + doc, used)
-    for row in range(len(features)):
-        at = np.flatnonzero(first[row])
-        _, early = np.unique(doc[row, at], return_index=True)
-        first[row] = False
-        first[row, at[early]] = True
-    return first
+    def _documents(self, active: Active, chosen: list[Picked]) -> list[NDArray]:
+        """The documents of the chosen contexts of every feature."""
+        owner = np.concatenate([picked.segment for picked in chosen])
+        docs = self._docs[active.context[np.concatenate([picked.place for picked in chosen])]]
+        order = np.argsort(owner, kind="stable")
+        cuts = np.searchsorted(owner[order], np.arange(1, len(active.offsets) - 1))
+        return np.split(docs[order], cuts)

@@ -1,219 +1,263 @@
-"""The evidence of one dictionary: from its active codes by feature into its store, a block of features at a time.
+"""Phase 2: from the codes of a dictionary, feature by feature, to the evidence of every feature in its store.
 
-Memory: ``memory_mb``, 20 bytes a row (the row table) and the weights; whatever the width.
+Works on blocks of neighbouring features, so that memory stays within what is given whatever the width: a block has at
+most ``memory / 256`` active codes and ``memory / 128`` pairs of a feature with a token, or with a context (a feature
+with more makes a block of its own, at 100 bytes a code). All loops over codes are numpy's.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int64, Shaped
 from numpy.typing import NDArray
 
 from monolex.config import FeaturesConfig
-from monolex.dictionaries.base import Dictionary
-from monolex.features import contexts, numbers, weights
-from monolex.features.coactive import Together
-from monolex.features.contexts import Chosen, Maxima
-from monolex.features.rows import RowTable
-from monolex.features.spill import Block, Codes
-from monolex.features.store import Writer
-from monolex.model import LanguageModel
-from monolex.sites import Site
+from monolex.features.contexts import NAMES, Active, Chooser
+from monolex.features.rows import Table
+from monolex.features.sample import Pairs
+from monolex.features.segments import Picked, largest
+from monolex.features.spill import Codes, Entries, blocks
+from monolex.features.store import BINS, TOKEN_BINS, Writer
+
+CODE_BYTES, PAIR_BYTES = 1024, 128
+ROUNDING = 1e-13
+"""A variance below this part of the mean square is the rounding of its own difference."""
 
 
-class Gathered:
-    """What a store needs beside the rows of its features: which contexts and tokens it mentions."""
+class Gathered(NamedTuple):
+    """What the rest of the store needs to know."""
 
-    def __init__(self, table: RowTable, tokens: int) -> None:
-        self.contexts = np.zeros(len(table.fragments.doc), bool)
-        self.tokens = np.zeros(max(tokens, int(table.tokens.max(initial=0)) + 1), bool)
+    alive: int
+    """Features that were active at all."""
+    contexts: Bool[NDArray, "contexts"]
+    """Contexts that are referred to."""
+    tokens: Bool[NDArray, "vocabulary"]
+    """Places in the table's vocabulary that are referred to."""
+    coactive_rows: int
+    """Rows over which co-activation was counted."""
+    summaries: "Summaries"
+    """The numbers of all features."""
+
+
+class Summaries(NamedTuple):
+    """Columns of the table ``feature``, without those that come from weights."""
+
+    n_active: Int64[NDArray, "d_sae"]
+    fragments: Int64[NDArray, "d_sae"]
+    density: Float64[NDArray, "d_sae"]
+    max: Float64[NDArray, "d_sae"]
+    mean: Float64[NDArray, "d_sae"]
+    variance: Float64[NDArray, "d_sae"]
+    skew: Float64[NDArray, "d_sae"]
+    """NaN where the variance is 0."""
+    kurtosis: Float64[NDArray, "d_sae"]
+    """NaN where the variance is 0."""
+    mean_active: Float64[NDArray, "d_sae"]
+    """NaN where the feature is dead."""
+    distinct_tokens: Int64[NDArray, "d_sae"]
+    top_token: Int64[NDArray, "d_sae"]
+    """-1 where the feature is dead."""
+    top_share: Float64[NDArray, "d_sae"]
+    """NaN where the feature is dead."""
+    histogram: Int64[NDArray, "d_sae bins"]
+
+
+class Block(NamedTuple):
+    """The active codes of some features, with what is asked of every one of them."""
+
+    first: int
+    """Number of the first feature."""
+    entries: Entries
+    """The codes."""
+    values: Float64[NDArray, "entries"]
+    """Their values in double precision."""
+    bins: Int64[NDArray, "entries"]
+    """Their bins in the histogram of their feature."""
+
+    @property
+    def features(self) -> int:
+        """How many features it has."""
+        return len(self.entries.offsets) - 1
+
+    def spread(self, of_feature: Shaped[NDArray, "features"]) -> Shaped[NDArray, "entries"]:
+        """A number of every feature for each of its codes."""
+        return np.repeat(of_feature, np.diff(self.entries.offsets))
+
+    def reduce(self, operation: np.ufunc, values: Shaped[NDArray, "entries"]) -> Shaped[NDArray, "features"]:
+        """``operation`` over the codes of each feature; 0 where there are none."""
+        out = np.zeros(self.features, values.dtype)
+        alive = np.flatnonzero(np.diff(self.entries.offsets))
+        if len(alive):
+            out[alive] = operation.reduceat(values, self.entries.offsets[alive])
+        return out
 
 
 def gather(
-    path: Path,
-    dictionary: Dictionary,
-    codes: Codes,
-    table: RowTable,
-    lm: LanguageModel,
-    config: FeaturesConfig,
-    meta: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write the store of one dictionary and return its meta; nothing is left at ``path`` if it fails."""
-    writer = Writer(path)
-    try:
-        made = {**meta, **_fill(writer, dictionary, codes, table, lm, config)}
-        writer.finish(made)
-    except BaseException:
-        writer.abandon()
-        raise
-    return made
-
-
-def _fill(
-    writer: Writer, dictionary: Dictionary, codes: Codes, table: RowTable, lm: LanguageModel, config: FeaturesConfig
-) -> dict[str, Any]:
-    known = len(lm.tokenizer) if lm.tokenizer is not None else lm.vocab_size
-    tokens = min(known, lm.vocab_size)
-    seen = Gathered(table, tokens)
-    together = Together(codes.sample(), dictionary.d_sae)
-    facts: dict[str, Any] = {"rows": len(table.token), "coactive_rows": together.rows, "alive": 0}
-    facts |= _weights(writer, dictionary, lm, tokens, seen, config)
-    cosines = _token_cosines(dictionary, lm, tokens, seen)
-    for block in codes.blocks(config.memory_mb * 1_000_000):
-        facts["alive"] += _block(writer, block, table, cosines, seen, config)
-        size = len(block.offsets) - 1
-        feature, other, both, jaccard = together.nearest(block.first, block.first + size, config.neighbours)
-        rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
-        _insert(writer, "coactive", feature + block.first, rank, other, both, jaccard)
-    writer.insert("context", _contexts(table, seen), 5)
-    writer.insert("vocabulary", _vocabulary(lm, seen), 2)
-    return facts
-
-
-def _block(
     writer: Writer,
-    block: Block,
-    table: RowTable,
-    cosines: list[NDArray],
-    seen: Gathered,
+    codes: Codes,
+    table: Table,
     config: FeaturesConfig,
-) -> int:
-    """All that comes from the activations of a block of features; returns how many of them are alive."""
-    feature, size = numbers.feature_of(block), len(block.offsets) - 1
-    moments = numbers.moments(block, len(table.token))
-    bin_of = numbers.bins(block, feature, moments.peak)
-    on, after = numbers.entry_tokens(block, table)
-    listed, where = numbers.token_table(block, feature, on, config.tokens)
-    before, _ = numbers.token_table(block, feature, after, config.tokens)
-    maxima = contexts.maxima(block, feature, table)
-    chosen = contexts.choose(block, maxima, table, config)
-    for one in (listed, before):
-        seen.tokens[one.token] = True
-    own = [part[block.first : block.first + size] for part in cosines]
-    histogram = numbers.histogram(feature, bin_of, size)
-    writer.insert("feature", _features(block, moments, listed, maxima, own, histogram, len(table.token)), 18)
-    spread = (row.tobytes() for row in numbers.token_histograms(where, bin_of))
-    columns = (listed.feature + block.first, listed.rank, listed.token, listed.n_active, listed.mass)
-    writer.insert("token", zip(*(part.tolist() for part in columns), spread, strict=True), 6)
-    columns = (before.feature + block.first, before.rank, before.token, before.n_active, before.mass)
-    _insert(writer, "before", *columns)
-    for one in chosen:
-        seen.contexts[one.fragment] = True
-        rows = zip(
-            *(part.tolist() for part in (one.feature + block.first, one.part, one.rank, one.fragment)), strict=True
-        )
-        writer.insert("example", ((f, one.group, part, rank, context) for f, part, rank, context in rows), 5)
-    writer.insert("activation", _activations(block, maxima, chosen, table), 4)
-    return int((moments.n_active > 0).sum())
+    advance: Callable[[int], Any] = lambda _: None,
+) -> Gathered:
+    """Write what the codes of one dictionary say of every feature, all but the rows of ``feature`` themselves.
+
+    ``advance`` is told the features done.
+    """
+    chooser, counts = Chooser(table, config), codes.counts
+    pairs = Pairs(codes.sample, len(counts))
+    contexts, tokens = np.zeros(chooser.n_contexts, bool), np.zeros(len(table.vocabulary), bool)
+    memory, wide = config.memory_mb * 10**6, max(len(table.vocabulary) + 1, chooser.n_contexts, len(counts))
+    parts = []
+    for first, last in blocks(counts, memory // CODE_BYTES, min(max(memory // PAIR_BYTES // wide, 1), 2**16 - 1)):
+        block = _block(first, codes.block(first, last))
+        said = _tokens(writer, block, table, config.tokens, tokens)
+        fragments = _contexts(writer, block, table, chooser, contexts)
+        parts.append(_summaries(block, len(table), fragments, *said))
+        _coactive(writer, pairs, first, last, config.neighbours)
+        advance(last - first)
+    summaries = Summaries(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return Gathered(int((counts > 0).sum()), contexts, tokens, pairs.rows, summaries)
 
 
-def _features(
+def _block(first: int, entries: Entries) -> Block:
+    empty = np.zeros(0, np.int64)
+    block = Block(first, entries, entries.values.astype(np.float64), empty)
+    scaled = block.values / block.spread(block.reduce(np.maximum, block.values))
+    scaled *= BINS
+    return block._replace(bins=np.minimum(scaled.astype(np.int64), BINS - 1))
+
+
+def _summaries(
     block: Block,
-    moments: numbers.Moments,
-    listed: numbers.TokenTable,
-    maxima: Maxima,
-    cosines: list[NDArray],
-    histogram: NDArray[np.int64],
-    n_rows: int,
-) -> Iterator[tuple[Any, ...]]:
-    """Rows of the table ``feature``."""
-    size = len(block.offsets) - 1
-    fragments = np.bincount(maxima.feature, minlength=size)
-    first = np.flatnonzero(listed.rank == 0)
-    top, share = np.full(size, -1), np.full(size, np.nan)
-    top[listed.feature[first]] = listed.token[first]
-    share[listed.feature[first]] = listed.mass[first] / moments.mass[listed.feature[first]]
+    rows: int,
+    fragments: Int64[NDArray, "features"],
+    distinct: Int64[NDArray, "features"],
+    top_token: Int64[NDArray, "features"],
+    top_mass: Float64[NDArray, "features"],
+) -> Summaries:
+    """Numbers of each feature over all ``rows``, those in which it is silent included."""
+    n = np.diff(block.entries.offsets)
+    squares = block.values * block.values
+    total = block.reduce(np.add, block.values)
+    mean, square = total / rows, block.reduce(np.add, squares) / rows
+    cube, fourth = (block.reduce(np.add, squares * other) / rows for other in (block.values, squares))
+    variance = square - mean**2
+    variance[variance <= ROUNDING * square] = 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        typical = moments.mass / moments.n_active
-    number, density = np.arange(block.first, block.first + size), moments.n_active / n_rows
-    columns = (
-        number, moments.n_active, fragments, density, moments.peak, moments.mean, moments.variance, moments.skew,
-        moments.kurtosis, typical, listed.distinct, top, share, *cosines,
-    )  # fmt: skip
-    for row, counts in zip(zip(*(part.tolist() for part in columns), strict=True), histogram, strict=True):
-        yield (*(_known(value) for value in row), counts.tobytes())
+        skew = np.where(variance > 0, cube / variance**1.5, np.nan)
+        kurtosis = np.where(variance > 0, fourth / variance**2, np.nan)
+        mean_active, top_share = total / n, top_mass / total
+    places = block.spread(np.arange(block.features) * BINS) + block.bins
+    histogram = np.bincount(places, minlength=block.features * BINS).reshape(-1, BINS)
+    largest_value = block.reduce(np.maximum, block.entries.values).astype(np.float64)
+    moments = (n, fragments, n / rows, largest_value, mean, variance, skew, kurtosis, mean_active)
+    return Summaries(*moments, distinct, top_token, top_share, histogram)
 
 
-def _known(value: Any) -> Any:
-    """None for a number that makes no sense and for the token -1."""
-    return None if value != value or value in (np.inf, -1) else value
+def _tokens(
+    writer: Writer, block: Block, table: Table, keep: int, referred: Bool[NDArray, "vocabulary"]
+) -> tuple[Int64[NDArray, "features"], Int64[NDArray, "features"], Float64[NDArray, "features"]]:
+    """Write tables ``token`` and ``before``; returns of each feature how many tokens, the first, and its mass."""
+    names, width = table.vocabulary, len(table.vocabulary)
+    keys = block.spread(np.arange(block.features) * width) + table.token[block.entries.rows]
+    mass = np.bincount(keys, block.values, minlength=block.features * width)
+    picked, distinct = _heaviest(mass, width, keep)
+    # where each code's token is among those picked, and -1 where it is not
+    places = np.full(len(mass), -1, np.int32)
+    places[picked.place] = np.arange(len(picked.place))
+    places = places[keys]
+    kept = np.flatnonzero(places >= 0)
+    bins = places[kept] * np.int64(TOKEN_BINS) + block.bins[kept] // (BINS // TOKEN_BINS)
+    histogram = np.bincount(bins, minlength=len(picked.place) * TOKEN_BINS).reshape(-1, TOKEN_BINS)
+    token = picked.place % width
+    referred[token] = True
+    columns = (block.first + picked.segment, picked.rank, names[token], histogram.sum(1), mass[picked.place])
+    writer.insert("token", _with_blobs(columns, histogram), 6)
+    top, top_mass = np.full(block.features, -1), np.zeros(block.features)
+    best = picked.rank == 0
+    top[picked.segment[best]], top_mass[picked.segment[best]] = names[token[best]], mass[picked.place[best]]
+    _before(writer, block, table, keep, referred)
+    return distinct, top, top_mass
 
 
-def _activations(block: Block, maxima: Maxima, chosen: Iterable[Chosen], table: RowTable) -> Iterator[tuple[Any, ...]]:
-    """Rows of the table ``activation``: positions and values of every feature in its examples."""
-    width = len(table.fragments.doc)
-    keys = np.concatenate([c.feature * width + c.fragment for c in chosen if c.group != "inactive"])
-    pairs = np.searchsorted(maxima.feature * width + maxima.fragment, np.unique(keys))
-    positions = table.position[block.rows].astype(np.uint16)
-    values = np.ascontiguousarray(block.values, np.float32)
-    columns = (
-        maxima.feature[pairs] + block.first,
-        maxima.fragment[pairs],
-        maxima.offsets[pairs],
-        maxima.offsets[pairs + 1],
+def _before(writer: Writer, block: Block, table: Table, keep: int, referred: Bool[NDArray, "vocabulary"]) -> None:
+    width = len(table.vocabulary) + 1
+    keys = block.spread(np.arange(block.features) * width) + table.before[block.entries.rows]
+    mass = np.bincount(keys, block.values, minlength=block.features * width)
+    mass[width - 1 :: width] = 0
+    picked, _ = _heaviest(mass, width, keep)
+    counts = np.bincount(keys, minlength=len(mass))[picked.place]
+    token = picked.place % width
+    referred[token] = True
+    columns = (block.first + picked.segment, picked.rank, table.vocabulary[token], counts, mass[picked.place])
+    writer.insert("before", _tuples(columns), 5)
+
+
+def _heaviest(mass: Float64[NDArray, "pairs"], width: int, keep: int) -> tuple[Picked, Int64[NDArray, "features"]]:
+    """Of each feature's ``width`` masses the ``keep`` largest (``place`` in ``mass``), and how many are above 0."""
+    some = np.flatnonzero(mass)
+    offsets = np.searchsorted(some, np.arange(0, len(mass) + 1, width))
+    picked = largest(offsets, mass[some], keep)
+    return picked._replace(place=some[picked.place]), np.diff(offsets)
+
+
+def _contexts(
+    writer: Writer, block: Block, table: Table, chooser: Chooser, referred: Bool[NDArray, "contexts"]
+) -> Int64[NDArray, "features"]:
+    """Write tables ``example`` and ``activation``; returns in how many contexts each feature is active."""
+    rows, values, offsets = block.entries.rows, block.entries.values, block.entries.offsets
+    context = table.fragment[rows]
+    new = np.ones(len(rows), bool)
+    np.not_equal(context[1:], context[:-1], out=new[1:])
+    new[offsets[:-1][np.diff(offsets) > 0]] = True
+    begins = np.flatnonzero(new)
+    maxima = np.maximum.reduceat(values, begins) if len(begins) else values
+    active = Active(np.searchsorted(begins, offsets), context[begins], maxima)
+    chosen = chooser.choose(block.first, active)
+    referred[chosen.context] = True
+    names = np.array(NAMES, object)[chosen.group]
+    columns = (block.first + chosen.feature, names, chosen.part, chosen.rank, chosen.context)
+    writer.insert("example", _tuples(columns), 5)
+    held = np.unique(chosen.active[chosen.active >= 0])
+    low, high = begins[held], np.append(begins, len(rows))[held + 1]
+    owner = np.searchsorted(active.offsets, held, side="right") - 1
+    blobs = _activations(rows, values, table, low, high)
+    columns = ((block.first + owner).tolist(), active.context[held].tolist(), *blobs)
+    writer.insert("activation", zip(*columns, strict=True), 4)
+    return np.diff(active.offsets)
+
+
+def _activations(
+    rows: NDArray, values: NDArray, table: Table, low: Int64[NDArray, "held"], high: Int64[NDArray, "held"]
+) -> tuple[list[bytes], list[bytes]]:
+    """Positions and values of the codes ``low`` to ``high`` of each context, as the store holds them."""
+    sizes = high - low
+    ends = sizes.cumsum()
+    at = np.repeat(low - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
+    positions, activations = table.position[rows[at]].tobytes(), values[at].tobytes()
+    cuts = list(zip((ends - sizes).tolist(), ends.tolist(), strict=True))
+    return [positions[2 * a : 2 * b] for a, b in cuts], [activations[4 * a : 4 * b] for a, b in cuts]
+
+
+def _coactive(writer: Writer, pairs: Pairs, first: int, last: int, keep: int) -> None:
+    found = pairs.partners(first, last, keep)
+    columns = (first + found.picked.segment, found.picked.rank, found.other, found.both, found.jaccard)
+    writer.insert("coactive", _tuples(columns), 5)
+
+
+def _tuples(columns: Sequence[NDArray]) -> Iterable[tuple[Any, ...]]:
+    return zip(*(column.tolist() for column in columns), strict=True)
+
+
+def _with_blobs(columns: Sequence[NDArray], table: Int64[NDArray, "rows bins"]) -> Iterable[tuple[Any, ...]]:
+    """Tuples of the columns with the rows of ``table`` as bytes at the end."""
+    size, blob = table.shape[1] * table.itemsize, table.tobytes()
+    return zip(
+        *(c.tolist() for c in columns), (blob[i * size : (i + 1) * size] for i in range(len(table))), strict=True
     )
-    for feature, fragment, start, stop in zip(*(part.tolist() for part in columns), strict=True):
-        yield feature, fragment, positions[start:stop].tobytes(), values[start:stop].tobytes()
 
 
-def _weights(
-    writer: Writer, dictionary: Dictionary, lm: LanguageModel, tokens: int, seen: Gathered, config: FeaturesConfig
-) -> dict[str, Any]:
-    """Neighbours and direct logits; says why where there are none."""
-    if dictionary.d_sae > 1:
-        near = weights.neighbours(dictionary, config.neighbours)
-        _insert(writer, "neighbour", *_ranked(near.indices.numpy(), near.values.numpy()))
-    found = weights.direct(dictionary, lm, tokens, config.direct)
-    if isinstance(found, str):
-        return {"direct_reason": found}
-    for side, part in ((1, found.promoted), (-1, found.suppressed)):
-        feature, rank, token, weight = _ranked(part.indices.numpy(), part.values.numpy())
-        seen.tokens[token] = True
-        _insert(writer, "direct", feature, np.full_like(feature, side), rank, token, weight)
-    return {"direct_reason": ""}
-
-
-def _token_cosines(dictionary: Dictionary, lm: LanguageModel, tokens: int, seen: Gathered) -> list[NDArray]:
-    """Token and cosine of the nearest embedding and unembedding row; -1 and NaN outside the residual stream."""
-    if Site.parse(dictionary.config.site).kind not in weights.RESIDUAL:
-        return [np.full(dictionary.d_sae, -1), np.full(dictionary.d_sae, np.nan)] * 2
-    columns = []
-    for matrix in (lm.embedding, lm.unembedding):
-        near = weights.nearest_rows(dictionary, matrix[:tokens].detach())
-        seen.tokens[near.indices[:, 0].numpy()] = True
-        columns += [near.indices[:, 0].numpy(), near.values[:, 0].double().numpy()]
-    return columns
-
-
-def _ranked(indices: NDArray, values: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Feature, rank, index and value of a table of features by ranks."""
-    features, ranks = indices.shape
-    feature, rank = np.repeat(np.arange(features), ranks), np.tile(np.arange(ranks), features)
-    return feature, rank, indices.ravel(), values.ravel().astype(np.float64)
-
-
-def _insert(writer: Writer, name: str, *columns: NDArray) -> None:
-    writer.insert(name, zip(*(column.tolist() for column in columns), strict=True), len(columns))
-
-
-def _contexts(table: RowTable, seen: Gathered) -> Iterator[tuple[Any, ...]]:
-    of = table.fragments
-    for fragment in np.flatnonzero(seen.contexts).tolist():
-        tokens = np.ascontiguousarray(table.context(fragment), np.int32)
-        seen.tokens[tokens] = True
-        yield fragment, int(of.doc[fragment]), int(of.row[fragment]), int(of.start[fragment]), tokens.tobytes()
-
-
-def _vocabulary(lm: LanguageModel, seen: Gathered) -> Iterator[tuple[int, str]]:
-    for token in np.flatnonzero(seen.tokens).tolist():
-        yield token, token_text(lm, token)
-
-
-def token_text(lm: LanguageModel, token: int) -> str:
-    """A token by itself: decoded, or as the tokenizer spells it where it is only part of a character."""
-    if lm.tokenizer is None:
-        return str(token)
-    text = str(lm.tokenizer.decode([token]))
-    piece = lm.tokenizer.convert_ids_to_tokens(token) if "\ufffd" in text else None
-    return text if piece is None else str(piece)
+def optional(column: NDArray) -> list[Any]:
+    """Numbers as Python's, None for NaN and for -1 (no such token)."""
+    return [None if value != value or value == -1 else value for value in column.tolist()]

@@ -1,149 +1,171 @@
-"""What is read: activations of one site in document order, with the token, document and context of every row.
+"""Rows of activations with what a person needs to read them: their token, the one before, and their fragment.
 
-Rows come from stored activations or straight from the model; both give the same numbers where they are stored in the
-model's precision. Contexts are *fragments*: packed rows cut at multiples of a length and wherever a document ends.
+Rows come from stored activations (:class:`StoredRows`) or straight from the model (:class:`ModelRows`). Contexts are
+*fragments*: packed rows cut at multiples of a length and wherever the document changes. The table holds 14 bytes a row;
+the packed tokens stay where they are (memory-mapped, if they are stored).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float, Int32, UInt16
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from monolex.config import FeaturesConfig
+from monolex.config import FeaturesConfig, require
 from monolex.corpus import Rows
-from monolex.errors import UserError
 from monolex.features.store import Fragments
 from monolex.model import LanguageModel
 from monolex.reader import Reader, forward, kept
 
+SLICE = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What is known of every row but its activation."""
+
+    token: Int32[NDArray, "rows"]
+    """Index of its token in ``vocabulary``."""
+    before: Int32[NDArray, "rows"]
+    """Index of the token before it in its document and packed row; ``len(vocabulary)`` where there is none."""
+    fragment: Int32[NDArray, "rows"]
+    """Its fragment; ascends."""
+    position: UInt16[NDArray, "rows"]
+    """Its place in the fragment."""
+    fragments: Fragments
+    """All fragments of the packed rows."""
+    vocabulary: Int32[NDArray, "vocabulary"]
+    """Ids of the tokens that occur, ascending."""
+    packed: Int32[NDArray, "packed context"]
+    """Token ids of the packed rows."""
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+    def used(self) -> Int32[NDArray, "used"]:
+        """Fragments that hold a row, ascending."""
+        return self.fragment[np.flatnonzero(np.diff(self.fragment, prepend=-1))]
+
+    def tokens_of(self, fragment: int) -> Int32[NDArray, "length"]:
+        """Token ids of a fragment."""
+        start = self.fragments.start[fragment]
+        return self.packed[self.fragments.row[fragment], start : start + self.fragments.length[fragment]]
+
 
 class RowSource(Protocol):
-    """Activations of one site in document order and the packed rows that they come from."""
+    """Rows of one site in document order."""
 
     @property
     def site(self) -> str: ...
+
     @property
-    def d_in(self) -> int: ...
-    @property
-    def n_rows(self) -> int: ...
-    @property
-    def packed(self) -> Rows: ...
-    def places(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Packed row and position of every row."""
-        ...
+    def table(self) -> Table: ...
 
     def chunks(self, size: int) -> Iterator[Float[Tensor, "rows d_in"]]:
-        """All rows in order, at most ``size`` at a time."""
+        """All rows in order, at most ``size`` at a time, float32."""
         ...
 
 
+@final
 class StoredRows:
-    """The first rows of a split of stored activations.
+    """Rows of an activations artefact.
 
     Raises:
-        UserError: the site is not stored, or the artefact is damaged.
+        UserError: the corpus of the artefact is damaged.
     """
 
-    def __init__(self, folder: Path, site: str, config: FeaturesConfig) -> None:
-        self._reader = Reader(folder, site, config.split)
-        self.site, self.d_in = site, self._reader.d_in
-        self.n_rows = min(self._reader.n_rows, config.feature_rows or self._reader.n_rows)
-        path = folder / "corpus.safetensors"
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}); delete its manifest and harvest again") from error
-        self.packed = Rows(*(tensors[f"{config.split}.{name}"] for name in ("tokens", "docs", "keep")))
-
-    def places(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Packed row and position of every row."""
-        of = self._reader
-        return of.contexts(0, self.n_rows).numpy(), of.positions(0, self.n_rows).numpy()
+    def __init__(self, reader: Reader, packed: Rows, config: FeaturesConfig) -> None:
+        self._reader = reader
+        self._n = min(config.feature_rows or reader.n_rows, reader.n_rows)
+        self.site = reader.site
+        contexts, positions = (read(0, self._n).numpy() for read in (reader.contexts, reader.positions))
+        self.table = tabulate(packed, contexts, positions, config.fragment_tokens)
 
     def chunks(self, size: int) -> Iterator[Float[Tensor, "rows d_in"]]:
-        """All rows in order, at most ``size`` at a time."""
-        for _, x in self._reader.chunks(size, self.n_rows):
-            yield x
+        """All rows in order, at most ``size`` at a time, float32."""
+        return (x for _, x in self._reader.chunks(size, self._n))
 
 
+@final
 class ModelRows:
-    """The kept tokens of packed rows, run through the model as they are asked for; nothing is stored."""
+    """Rows straight from a model; nothing is stored. Those of a norm that a harvest would drop are not dropped.
+
+    Raises:
+        UserError: no such site, or no kept token.
+    """
 
     def __init__(
-        self, lm: LanguageModel, site: str, packed: Rows, *, drop_bos: bool = True, batch_rows: int = 16
+        self,
+        lm: LanguageModel,
+        packed: Rows,
+        site: str,
+        config: FeaturesConfig,
+        batch_rows: int = 16,
+        drop_bos: bool = True,
     ) -> None:
-        self._lm, self._batch, self.site, self.d_in, self.packed = lm, batch_rows, site, lm.width(site), packed
-        self._keep: Bool[Tensor, "rows context"] = kept(lm, packed, drop_bos)
-        self.n_rows = int(self._keep.sum())
-
-    def places(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Packed row and position of every row."""
-        row, position = self._keep.nonzero(as_tuple=True)
-        return row.int().numpy(), position.int().numpy()
+        self._lm, self._packed, self._batch = lm, packed, batch_rows
+        lm.place(site)
+        self.site = site
+        self._keep = kept(lm, packed, drop_bos)
+        contexts, positions = (index.int().numpy() for index in self._keep.nonzero(as_tuple=True))
+        require(len(contexts) > 0, "no row is left to read: drop_bos, positions and roles leave nothing of the corpus")
+        self._n = min(config.feature_rows or len(contexts), len(contexts))
+        self.table = tabulate(packed, contexts[: self._n], positions[: self._n], config.fragment_tokens)
 
     def chunks(self, size: int) -> Iterator[Float[Tensor, "rows d_in"]]:
-        """All rows in order, at most ``size`` at a time."""
-        for part in torch.arange(len(self.packed)).split(self._batch):
-            if bool(self._keep[part].any()):
-                x = forward(self._lm, self.packed, self._keep, part, [self.site]).values[self.site]
-                yield from x.float().cpu().split(size)
+        """All rows in order, at most ``size`` at a time, float32."""
+        left = self._n
+        for part in torch.arange(len(self._packed)).split(self._batch):
+            if left > 0 and bool(self._keep[part].any()):
+                x = forward(self._lm, self._packed, self._keep, part, [self.site]).values[self.site][:left]
+                left -= len(x)
+                yield from x.float().split(size)
 
 
-@dataclass(frozen=True)
-class RowTable:
-    """Of every row the fragment, the token and the one before it: 16 bytes a row, and 4 a packed token."""
-
-    fragments: Fragments
-    """All fragments in document order."""
-    fragment: Int32[NDArray, "rows"]
-    """Fragment of each row, ascending."""
-    position: Int32[NDArray, "rows"]
-    """Position of each row in its fragment."""
-    token: Int32[NDArray, "rows"]
-    """Token id of each row."""
-    before: Int32[NDArray, "rows"]
-    """Token before it in the same document and packed row; -1 for none."""
-    used: Int32[NDArray, "used"]
-    """Fragments with at least one row."""
-    tokens: Int32[NDArray, "packed context"]
-    """The packed rows."""
-
-    def context(self, fragment: int) -> Int32[NDArray, "length"]:
-        """Token ids of a fragment."""
-        of, start = self.fragments, int(self.fragments.start[fragment])
-        return self.tokens[int(of.row[fragment]), start : start + int(of.length[fragment])]
-
-
-def table(source: RowSource, fragment_tokens: int) -> RowTable:
-    """Where the rows of ``source`` stand in its text."""
-    tokens, docs = source.packed.tokens.numpy(), source.packed.docs.numpy()
-    first = np.ones(docs.shape, bool)
-    first[:, 1:] = docs[:, 1:] != docs[:, :-1]
-    start = first.copy()
-    start[:, ::fragment_tokens] = True
-    number = (np.cumsum(start.ravel(), dtype=np.int32) - 1).reshape(docs.shape)
-    row, position = (part.astype(np.int32) for part in np.nonzero(start))
-    ends = np.append(np.flatnonzero(start.ravel())[1:], start.size)
+def tabulate(packed: Rows, contexts: Int32[NDArray, "rows"], positions: Int32[NDArray, "rows"], length: int) -> Table:
+    """The table of the rows at ``positions`` of the packed rows ``contexts``, in fragments of at most ``length``."""
+    tokens, docs = packed.tokens.numpy(), packed.docs.numpy()
+    new = _boundaries(docs, length)
+    width = tokens.shape[1]
+    starts = np.flatnonzero(new)
     fragments = Fragments(
-        docs[row, position].astype(np.int32), row, position, (ends - np.flatnonzero(start.ravel())).astype(np.int32)
+        docs.reshape(-1)[starts].astype(np.int32),
+        (starts // width).astype(np.int32),
+        (starts % width).astype(np.int32),
+        np.diff(starts, append=new.size).astype(np.int32),
     )
-    context, place = source.places()
-    fragment = number[context, place]
-    before = np.where(first[context, place], -1, tokens[context, place - 1]).astype(np.int32)
-    return RowTable(
-        fragments,
-        fragment,
-        (place - fragments.start[fragment]).astype(np.int32),
-        tokens[context, place].astype(np.int32),
-        before,
-        np.unique(fragment).astype(np.int32),
-        tokens,
+    number = new.reshape(-1).cumsum(dtype=np.int32)
+    vocabulary = np.flatnonzero(np.bincount(tokens.reshape(-1)))
+    index = np.zeros(int(vocabulary[-1]) + 1, np.int32)
+    index[vocabulary] = np.arange(len(vocabulary))
+    n = len(contexts)
+    table = Table(
+        token=np.empty(n, np.int32),
+        before=np.empty(n, np.int32),
+        fragment=np.empty(n, np.int32),
+        position=np.empty(n, np.uint16),
+        fragments=fragments,
+        vocabulary=vocabulary.astype(np.int32),
+        packed=tokens,
     )
+    for start in range(0, n, SLICE):
+        part = slice(start, start + SLICE)
+        row, at = contexts[part], positions[part]
+        table.token[part] = index[tokens[row, at]]
+        follows = (at > 0) & (docs[row, at - 1] == docs[row, at])
+        table.before[part] = np.where(follows, index[tokens[row, at - 1]], len(vocabulary))
+        table.fragment[part] = number[row * np.int64(width) + at] - 1
+        table.position[part] = at - fragments.start[table.fragment[part]]
+    return table
+
+
+def _boundaries(docs: Int32[NDArray, "packed context"], length: int) -> Bool[NDArray, "packed context"]:
+    """Where a fragment begins."""
+    new = np.zeros(docs.shape, bool)
+    new[:, ::length] = True
+    new[:, 1:] |= docs[:, 1:] != docs[:, :-1]
+    return new

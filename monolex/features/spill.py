@@ -1,169 +1,220 @@
-"""The one pass: encode every row with every dictionary of a site and bring the active codes into the order of features.
+"""Phase 1: encode all rows once and turn their codes from row by row into feature by feature, on disk if need be.
 
-An external sort. Active codes gather row by row until the working memory is full, are turned to feature order by a
-counting sort (compressed rows to compressed columns) and, if more follow, written out as one *run*: 8 bytes an active
-code. Afterwards any block of features is read from all runs at once. Memory is ``memory_mb`` whatever the width; the
-cost grows with the active codes, beside the encoder itself. Codes below zero (of signed kinds, PCA and ICA) are left
-out: evidence is read off the positive side, which the heavier tail was made to be.
+An external sort. The positive codes of a dictionary fill a buffer; a full buffer is sorted by feature (a counting sort,
+so that rows stay ascending) and becomes a run in a temporary file; what is left at the end becomes a run in memory.
+Phase 2 reads all runs a block of features at a time.
+
+Memory, with ``memory`` bytes to work with: half of it for the dense codes of a chunk, half for the buffers of all
+dictionaries and one run on its way to disk; beside that the row table (20 bytes a row, and 4 for each dictionary of the
+site), the dictionaries, and the sampled rows that co-activation is counted over (4 bytes a code, under 12 MB). Nothing
+grows with the number of features times that of rows. Temporary disk: 8 bytes an active code.
+
+Codes of either sign (PCA, ICA) are read on their positive side: everything below zero counts as silent.
 """
 
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse as scipy_sparse
+from torch import Tensor
 
 from monolex import runtime
-from monolex.dictionaries.base import Dictionary
+from monolex.config import FeaturesConfig
+from monolex.dictionaries.base import Dictionary, sparse
 from monolex.features.rows import RowSource
+from monolex.features.sample import Sample
 
-SORTED_BYTES = 32
-"""Working memory an active code takes while a run is sorted."""
-BLOCK_BYTES = 160
-"""Working memory an active code takes while a block of features is summed up."""
+CHUNK = 2**20
+"""Dense codes of a chunk, at least if memory allows: as many as a processor's cache likes."""
+CHUNK_ROWS = 256
+"""Rows of a chunk, at least if memory allows, so that a matrix product is worth its weights."""
+DENSE_BYTES = 32
+"""Bytes that encoding takes for each dense code of a chunk, at most."""
+ENTRY_BYTES = 8
+"""Bytes of an active code: row and value."""
 
 
-class Block(NamedTuple):
-    """All active codes of some neighbouring features."""
+class Entries(NamedTuple):
+    """Active codes of neighbouring features: by feature, then by row."""
 
-    first: int
-    """The first feature."""
     offsets: Int64[NDArray, "features+1"]
-    """Feature ``first + i`` has the entries ``offsets[i]:offsets[i + 1]``."""
+    """Feature f's entries are ``offsets[f]:offsets[f + 1]``."""
     rows: Int32[NDArray, "entries"]
-    """Row of every entry, ascending within a feature."""
+    """Row of each."""
     values: Float32[NDArray, "entries"]
     """Its activation, above zero."""
 
 
-class Run(NamedTuple):
-    """Active codes of a stretch of rows in the order of features, then rows."""
+class Positive(NamedTuple):
+    """Active codes of some rows: by row, then by feature."""
 
-    offsets: Int64[NDArray, "d_sae+1"]
-    """Where each feature's entries begin."""
-    rows: Int32[NDArray, "entries"]
-    """Row of every entry."""
-    values: Float32[NDArray, "entries"]
-    """Its activation."""
+    counts: Int32[NDArray, "rows"]
+    """How many each row has."""
+    features: Int32[NDArray, "codes"]
+    """Feature of each."""
+    values: Float32[NDArray, "codes"]
+    """Its activation, above zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """All active codes of one dictionary, feature by feature."""
+
+    runs: tuple[Entries, ...]
+    """Sorted parts; the rows of each come after those of the one before."""
+    sample: Sample
+    """Those of some random rows, row by row."""
+
+    @property
+    def counts(self) -> Int64[NDArray, "d_sae"]:
+        """Rows in which each feature is active."""
+        return np.stack([np.diff(run.offsets) for run in self.runs]).sum(0)
+
+    def block(self, first: int, last: int) -> Entries:
+        """The entries of features ``first`` to ``last``."""
+        if len(self.runs) == 1:
+            run = self.runs[0]
+            low, high = run.offsets[first], run.offsets[last]
+            return Entries(run.offsets[first : last + 1] - low, run.rows[low:high], run.values[low:high])
+        sizes = np.stack([np.diff(run.offsets[first : last + 1]) for run in self.runs])
+        offsets = np.concatenate([[0], sizes.sum(0).cumsum()])
+        rows, values = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
+        begins = offsets[:-1].copy()
+        for run, counts in zip(self.runs, sizes, strict=True):
+            low, high = run.offsets[first], run.offsets[last]
+            # where the entries of a feature are in this run, and where they go
+            shift = begins - (run.offsets[first:last] - low)
+            at = np.repeat(shift, counts) + np.arange(high - low)
+            rows[at], values[at] = run.rows[low:high], run.values[low:high]
+            begins += counts
+        return Entries(offsets, rows, values)
 
 
 @final
-class Codes:
-    """The active codes of one dictionary over all rows, by feature; and those of a sample of rows, by row."""
+class Buffer:
+    """Collects the codes of one dictionary row by row and gives them back feature by feature."""
 
-    def __init__(self, d_sae: int, folder: Path, sampled: NDArray[np.int64], memory: int) -> None:
-        self.d_sae, self._folder, self._sampled = d_sae, folder, sampled
-        self._memory, self._runs, self._waiting, self._entries = memory, [], [], 0
-        self._sample: list[sparse.csr_matrix] = []
+    def __init__(self, path: Path, d_sae: int, capacity: int, sample: Sample) -> None:
+        self._path, self._d_sae, self._sample = path, d_sae, sample
+        self._features, self._values = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
+        self._counts: list[NDArray] = []
+        self._used = self._rows = self._first_row = 0
+        self._runs: list[Entries] = []
 
-    def add(self, start: int, codes: sparse.csr_matrix) -> None:
-        """Codes of the rows from ``start`` on."""
-        low, high = np.searchsorted(self._sampled, (start, start + len(codes.indptr) - 1))
-        self._sample.append(sparse.csr_matrix(codes[self._sampled[low:high] - start]))
-        if self._waiting and (self._entries + codes.nnz) * SORTED_BYTES > self._memory:
-            self._spill()
-        self._waiting.append((start, codes))
-        self._entries += codes.nnz
+    def add(self, codes: Positive) -> int:
+        """Take the codes of the next rows; returns how many there are."""
+        n = len(codes.values)
+        if self._used + n > len(self._values):
+            self._write(self._sorted())
+        part = slice(self._used, self._used + n)
+        self._features[part], self._values[part] = codes.features, codes.values
+        self._sample.add(self._rows, codes.counts, self._features[part])
+        self._counts.append(codes.counts)
+        self._used, self._rows = self._used + n, self._rows + len(codes.counts)
+        return n
 
-    def finish(self) -> None:
-        """Sort what is still waiting; it stays in memory."""
-        if self._waiting:
-            self._runs.append(self._sorted())
-        self.offsets = sum((run.offsets for run in self._runs), np.zeros(self.d_sae + 1, np.int64))
+    def finish(self) -> Codes:
+        """All that was added; the buffer is of no more use."""
+        last = self._sorted()
+        del self._features, self._values
+        return Codes((*self._runs, last), self._sample)
 
-    def sample(self) -> sparse.csr_matrix:
-        """Codes of the sampled rows, by row."""
-        return sparse.csr_matrix(sparse.vstack(self._sample))
+    def _sorted(self) -> Entries:
+        counts = np.concatenate(self._counts) if self._counts else np.zeros(0, np.int32)
+        offsets = np.concatenate([[0], counts.cumsum()]).astype(np.int32)
+        held = (self._values[: self._used], self._features[: self._used], offsets)
+        turned = scipy_sparse.csr_matrix(held, shape=(len(counts), self._d_sae)).tocsc()
+        turned.indices += np.int32(self._first_row)
+        self._counts, self._used, self._first_row = [], 0, self._rows
+        return Entries(turned.indptr.astype(np.int64), turned.indices, turned.data)
 
-    def blocks(self, memory: int) -> Iterator[Block]:
-        """Every feature once, in blocks that fit ``memory`` bytes of work (one feature at least)."""
-        limit, first = memory // BLOCK_BYTES, 0
-        while first < self.d_sae:
-            reach = int(np.searchsorted(self.offsets, self.offsets[first] + limit, side="right")) - 1
-            stop = min(max(reach, first + 1), first + 8192)
-            yield self._block(first, min(stop, self.d_sae))
-            first = stop
-
-    def _block(self, first: int, stop: int) -> Block:
-        offsets = self.offsets[first : stop + 1] - self.offsets[first]
-        parts = [(run, int(run.offsets[first]), int(run.offsets[stop])) for run in self._runs]
-        if len(parts) == 1:
-            run, low, high = parts[0]
-            return Block(first, offsets, run.rows[low:high], run.values[low:high])
-        rows, values = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
-        free = offsets[:-1].copy()
-        for run, low, high in parts:
-            counts = np.diff(run.offsets[first : stop + 1])
-            shift = free - (run.offsets[first:stop] - low)
-            place = np.arange(high - low) + np.repeat(shift, counts)
-            rows[place], values[place] = run.rows[low:high], run.values[low:high]
-            free += counts
-        return Block(first, offsets, rows, values)
-
-    def _sorted(self) -> Run:
-        start = self._waiting[0][0]
-        columns = sparse.vstack([codes for _, codes in self._waiting], format="csr").tocsc()
-        self._waiting, self._entries = [], 0
-        return Run(columns.indptr.astype(np.int64), columns.indices.astype(np.int32) + np.int32(start), columns.data)
-
-    def _spill(self) -> None:
-        run = self._sorted()
-        runtime.require_disk(self._folder, run.rows.nbytes + run.values.nbytes, "a run of active codes")
-        path = self._folder / f"{id(self)}-{len(self._runs)}"
-        mapped = []
-        for name, column in (("rows", run.rows), ("values", run.values)):
-            column.tofile(path.with_suffix(f".{name}"))
-            mapped.append(np.memmap(path.with_suffix(f".{name}"), column.dtype, "r"))
-        self._runs.append(Run(run.offsets, *mapped))
+    def _write(self, run: Entries) -> None:
+        path = self._path.with_name(f"{self._path.name}-{len(self._runs)}")
+        with path.open("wb") as file:
+            file.write(run.rows.data)
+            file.write(run.values.data)
+        n = len(run.rows)
+        rows = np.memmap(path, np.int32, "r", shape=(n,))
+        values = np.memmap(path, np.float32, "r", offset=4 * n, shape=(n,))
+        self._runs.append(Entries(run.offsets, rows, values))
 
 
-def encode(
+@torch.no_grad()
+def spill(
+    folder: Path,
     source: RowSource,
     dictionaries: Mapping[str, Dictionary],
-    sampled: NDArray[np.int64],
-    folder: Path,
-    *,
-    memory: int,
+    config: FeaturesConfig,
     device: torch.device | str = "cpu",
+    advance: Callable[[int], Any] = lambda _: None,
 ) -> dict[str, Codes]:
-    """Encode all rows once with every dictionary; ``folder`` holds the runs and may go when the codes are done with.
+    """The codes of every dictionary over all rows of ``source``, in one pass; runs are files in ``folder``.
 
-    ``memory`` (bytes) is shared: half of it goes to chunks of dense codes, half to what waits to be sorted.
+    ``dictionaries`` lie on ``device``; ``advance`` is told the rows done.
+
+    Raises:
+        UserError: the disk is too small for the runs.
     """
-    widest = max(dictionary.d_sae for dictionary in dictionaries.values())
-    size = int(min(max(memory // 2 // (12 * widest), 16), 4096))
-    each = memory // 2 // len(dictionaries)
-    codes = {name: Codes(d.d_sae, folder, sampled, each) for name, d in dictionaries.items()}
-    start = 0
-    with torch.no_grad(), runtime.progress(source.n_rows, f"features {source.site}", "row") as bar:
-        for x in source.chunks(size):
-            x = x.to(device)
-            for name, dictionary in dictionaries.items():
-                codes[name].add(start, active(dictionary, x))
-            start += len(x)
-            bar.update(len(x))
-    for one in codes.values():
-        one.finish()
-    return codes
+    memory, rows = config.memory_mb * 10**6, len(source.table)
+    widest = max(d.d_sae for d in dictionaries.values())
+    size = max(1, min(memory // 2 // DENSE_BYTES, max(CHUNK, CHUNK_ROWS * widest)) // widest)
+    capacity = max(memory // 4 // ENTRY_BYTES // len(dictionaries), size * widest)
+    buffers = {
+        name: Buffer(folder / str(number), d.d_sae, min(capacity, rows * d.d_sae), Sample(rows, config))
+        for number, (name, d) in enumerate(dictionaries.items())
+    }
+    done, checked = 0, False
+    for x in source.chunks(size):
+        x, active = x.to(device), 0
+        for name, dictionary in dictionaries.items():
+            active += buffers[name].add(positive(dictionary, x))
+        done += len(x)
+        advance(len(x))
+        if not checked:
+            _require_disk(folder, active * rows // done, capacity * len(buffers))
+            checked = True
+    return {name: buffer.finish() for name, buffer in buffers.items()}
 
 
-def active(dictionary: Dictionary, x: torch.Tensor) -> sparse.csr_matrix:
-    """Codes above zero of some rows."""
-    found = dictionary.encode_sparse(x)
-    values, features, offsets = (part.cpu().numpy() for part in (found.values, found.features, found.offsets))
-    made = sparse.csr_matrix((values, features.astype(np.int32), offsets), shape=(len(x), dictionary.d_sae))
-    if dictionary.signed:
-        made.data = np.maximum(made.data, 0)
-        made.eliminate_zeros()
-    return made
+def positive(dictionary: Dictionary, x: Float[Tensor, "rows d_in"]) -> Positive:
+    """The codes of ``x`` above zero."""
+    codes = dictionary.encode(x)
+    if codes.device.type != "cpu":
+        found = sparse(codes.clamp_min_(0))
+        counts, features, values = (part.cpu().numpy() for part in (found.offsets.diff(), *found[1:3]))
+        return Positive(counts.astype(np.int32), features.astype(np.int32), values)
+    # three times as quick as torch's nonzero, which looks for rows and columns at once
+    dense = codes.numpy()
+    above = dense > 0
+    counts = np.count_nonzero(above, axis=1).astype(np.int32)
+    places = np.flatnonzero(above)
+    begins = np.arange(len(dense)) * dictionary.d_sae
+    return Positive(counts, (places - np.repeat(begins, counts)).astype(np.int32), dense.reshape(-1)[places])
 
 
-def scratch(folder: Path) -> tempfile.TemporaryDirectory:
-    """A folder for runs beside what is being made, which goes with its context."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=".runs-", dir=folder)
+def _require_disk(folder: Path, expected: int, held: int) -> None:
+    """``expected`` active codes, of which ``held`` stay in memory."""
+    if expected > held:
+        runtime.require_disk(
+            folder,
+            ENTRY_BYTES * expected,
+            "sorting the codes of all features",
+            "lower feature_rows, choose fewer dictionaries or choose another folder",
+        )
+
+
+def blocks(cost: Int64[NDArray, "d_sae"], most: int, widest: int) -> Iterator[tuple[int, int]]:
+    """Neighbouring features whose ``cost`` sums to at most ``most`` (or one feature), at most ``widest`` of them."""
+    ends = np.concatenate([[0], cost.cumsum()])
+    first = 0
+    while first < len(cost):
+        fits = int(np.searchsorted(ends, ends[first] + most, side="right")) - 1
+        last = min(max(fits, first + 1), first + widest)
+        yield first, last
+        first = last

@@ -1,160 +1,264 @@
-"""The ``features`` stage: the evidence of every feature of the dictionaries of some folders, one pass a site.
+"""``monolex features``: the evidence of every feature of many dictionaries, each site's rows encoded once for all.
 
-    FOLDER/SITE/NAME.sqlite   one store a dictionary (see :mod:`monolex.features.store`)
-
-A killed run continues at the first site that it had not finished.
+Of every dictionary one store is written, ``SITE/NAME.sqlite``. Sites are done one after the other and kept as they are
+done, so a killed stage loses one site at most.
 """
 
+import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from monolex import artifact, runtime
-from monolex.artifact import MANIFEST, FileEntry, Manifest
-from monolex.config import FeaturesConfig, identity
-from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
+from monolex.artifact import MANIFEST, PROGRESS, FileEntry, Manifest
+from monolex.config import FeaturesConfig, identity, require
+from monolex.corpus import Rows, rows_digest
+from monolex.dictionaries.base import WEIGHTS, Dictionary, load
 from monolex.errors import UserError
-from monolex.evals.inputs import Entry, open_inputs, stored_model
-from monolex.features import spill
-from monolex.features.coactive import sample_rows
-from monolex.features.gather import gather
-from monolex.features.rows import RowSource, StoredRows, table
-from monolex.features.store import BINS, TOKEN_BINS
+from monolex.evals.inputs import Entry, open_inputs, packed_rows, stored_model
+from monolex.features import weights
+from monolex.features.gather import Gathered, gather, optional
+from monolex.features.rows import ModelRows, RowSource, StoredRows, Table
+from monolex.features.spill import Codes, spill
+from monolex.features.store import BINS, TOKEN_BINS, Writer
+from monolex.features.vocabulary import Texts
 from monolex.model import LanguageModel
-from monolex.sites import select
+from monolex.reader import Reader
+from monolex.sites import Site, select
 
 KIND = "features"
-PROGRESS = "progress.json"
+SPILL = ".spill-"
+
+Facts = dict[str, Any]
 
 
 def features(
     folder: str | Path,
     activations: str | Path,
-    sources: Sequence[str | Path],
+    sources: Sequence[Path],
     config: FeaturesConfig,
     *,
     lm: LanguageModel | None = None,
 ) -> Manifest:
-    """Gather the evidence of the dictionaries in ``sources``, made from ``activations``, unless it is done.
+    """Gather the evidence of the dictionaries in ``sources``, made from the artefact ``activations``, into ``folder``.
 
-    ``manifest.data["stores"]`` lists path, site, name, kind, d_sae, rows, bytes and alive features of each. ``lm`` is
-    the loaded model that the activations are of; None loads it.
+    ``manifest.data["stores"]`` lists path, site, name, kind, d_sae, rows, bytes and alive features of every store.
+
+    Args:
+        lm: the model that the activations are of; None loads it.
 
     Raises:
-        UserError: an input is not finished or does not fit, or a name or site matches nothing.
+        UserError: an input is not finished or does not fit, a name that matches nothing, or too little disk.
     """
     folder, activations = Path(folder), Path(activations)
-    inputs = open_inputs("subject", activations, [Path(source) for source in sources], folder)
+    inputs = open_inputs("subject", activations, list(map(Path, sources)), folder)
     chosen = _chosen(inputs.entries, config)
     if artifact.is_done(folder, KIND, identity(config), inputs.parents):
         runtime.log.info("features: %s is done", folder)
         return artifact.open_artifact(folder, KIND)
-    request = artifact.request_hash(KIND, identity(config), inputs.parents)
     artifact.warn_replacing(folder, KIND)
+    request = artifact.request_hash(KIND, identity(config), inputs.parents)
+    # an older answer must not pass for whole while its files are being replaced
     (folder / MANIFEST).unlink(missing_ok=True)
-    done = _finished(folder, request)
-    for site, entries in chosen.items():
-        if site not in done:
+    for stale in folder.glob(f"{SPILL}*"):
+        shutil.rmtree(stale)
+    done = artifact.finished_sites(folder, request)
+    left = {site: entries for site, entries in chosen.items() if site not in done}
+    rows = min(inputs.manifest.data["rows"][config.split], config.feature_rows or 2**62)
+    with runtime.progress(2 * rows * sum(map(len, left.values())), "features", "row") as bar:
+        for site, entries in left.items():
             lm = lm or stored_model(activations, config.features_device)
-            done[site] = _site(folder, StoredRows(activations, site, config), entries, lm, inputs.manifest, config)
-            artifact.write_json(folder / PROGRESS, {"request": request, "sites": done})
+            reader = Reader(activations, site, config.split)
+            source = StoredRows(reader, packed_rows(activations, config.split), config)
+            job = _Job(source, lm, Texts(lm), config, inputs.manifest.content, bar.update)
+            done[site] = _site(folder, entries, job)
+            artifact.keep_sites(folder, request, done)
     stores = [store for site in chosen for store in done[site]["stores"]]
     files = {name: FileEntry(**entry) for site in chosen for name, entry in done[site]["files"].items()}
     manifest = artifact.finish(folder, KIND, identity(config), inputs.parents, files, {"stores": stores})
-    (folder / PROGRESS).unlink()
+    (folder / PROGRESS).unlink(missing_ok=True)
     return manifest
 
 
-def gather_stores(
-    source: RowSource,
-    dictionaries: Mapping[str, Dictionary],
+def features_from(
+    folder: str | Path,
     lm: LanguageModel,
+    rows: Rows,
+    dictionaries: Mapping[str, Dictionary],
     config: FeaturesConfig,
-    where: Callable[[str], Path],
-    facts: Callable[[str], Mapping[str, Any]],
-) -> dict[str, dict[str, Any]]:
-    """One pass over ``source`` for all ``dictionaries`` of its site; returns the meta of every store by name.
+    *,
+    drop_bos: bool = True,
+) -> dict[str, Path]:
+    """Gather the evidence of dictionaries of one site straight from the model; returns their stores ``NAME.sqlite``.
 
-    ``source`` may read stored activations or run the model (:mod:`monolex.features.rows`); ``where`` gives the path of
-    a store and ``facts`` what its meta says of the dictionary.
+    The rows are the kept tokens of ``rows``, without document separators if ``drop_bos``, up to ``feature_rows``.
+
+    Raises:
+        UserError: no dictionary, dictionaries of different sites, no kept token, or too little disk.
     """
-    device = runtime.device(config.features_device)
-    rows = table(source, config.fragment_tokens)
-    sampled = sample_rows(source.n_rows, config.coactive_rows, config.features_seed)
-    shared = {
-        "site": source.site,
-        "model": lm.name,
-        "fingerprint": lm.fingerprint,
-        "config": identity(config),
-        "bins": BINS,
-        "token_bins": TOKEN_BINS,
-    }
-    made = {}
-    with spill.scratch(where(next(iter(dictionaries))).parent) as folder:
-        placed = {name: dictionary.to(device) for name, dictionary in dictionaries.items()}
-        memory = config.memory_mb * 1_000_000
-        codes = spill.encode(source, placed, sampled, Path(folder), memory=memory, device=device)
-        for name, dictionary in dictionaries.items():
-            meta = {"name": name, "kind": dictionary.config.kind, "d_sae": dictionary.d_sae, **shared}
-            meta |= {"signed": dictionary.signed, **facts(name)}
-            made[name] = gather(where(name), dictionary, codes.pop(name), rows, lm, config, meta)
-    return made
+    sites = sorted({dictionary.config.site for dictionary in dictionaries.values()})
+    require(len(sites) == 1, f"dictionaries of {len(sites)} sites ({', '.join(sites)}): give those of one site")
+    source = ModelRows(lm, rows, sites[0], config, drop_bos=drop_bos)
+    return from_source(Path(folder), source, lm, dictionaries, config, rows_digest(rows))
 
 
-def _site(
+def from_source(
     folder: Path,
     source: RowSource,
-    entries: Sequence[Entry],
     lm: LanguageModel,
-    activations: Manifest,
+    dictionaries: Mapping[str, Dictionary],
     config: FeaturesConfig,
-) -> dict[str, Any]:
-    """The stores of one site and their files."""
-    by_name = {entry.name.replace("/", "_"): entry for entry in entries}
+    content: str = "",
+) -> dict[str, Path]:
+    """Gather the evidence of dictionaries over any rows; ``content`` is a hash of those. Returns the stores."""
+    device = runtime.device(config.features_device)
+    there = {name: dictionary.to(device) for name, dictionary in dictionaries.items()}
+    paths = {name: folder / f"{name}.sqlite" for name in there}
+    with runtime.progress(2 * len(source.table) * len(there), "features", "row") as bar:
+        job = _Job(source, lm, Texts(lm), config, content, bar.update)
+        for name, codes in _spilled(folder, there, job):
+            _store(paths[name], name, there[name], codes, job, {})
+    return paths
 
-    def where(name: str) -> Path:
-        return folder / source.site / f"{name}.sqlite"
 
-    def facts(name: str) -> dict[str, Any]:
-        home = by_name[name].folder
-        content = artifact.digest([artifact.file_hash(home / file) for file in (WEIGHTS, CONFIG)])
-        relative = os.path.relpath(home, where(name).parent)
-        return {"dictionary": relative, "content": content, "activations": activations.content, "split": config.split}
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What all dictionaries of a site share."""
 
-    dictionaries = {name: load(entry.folder) for name, entry in by_name.items()}
-    made = gather_stores(source, dictionaries, lm, config, where, facts)
-    stores, files = [], {}
-    for name, meta in made.items():
-        path = where(name).relative_to(folder).as_posix()
-        entry = FileEntry(where(name).stat().st_size, artifact.file_hash(where(name)))
-        files[path] = asdict(entry)
-        known = {key: meta[key] for key in ("site", "name", "kind", "d_sae", "rows", "alive")}
-        stores.append({"path": path, **known, "bytes": entry.bytes})
-    return {"stores": stores, "files": files}
+    source: RowSource
+    lm: LanguageModel
+    texts: Texts
+    config: FeaturesConfig
+    content: str
+    advance: Callable[[int], Any]
 
 
 def _chosen(entries: Mapping[str, Sequence[Entry]], config: FeaturesConfig) -> dict[str, list[Entry]]:
-    """The dictionaries asked for, by site."""
-    sites = select(config.sites, tuple(entries), "the sources")
-    names = dict.fromkeys(entry.name for site in sites for entry in entries[site])
+    """The dictionaries that the configuration names, by site."""
+    sites = select(config.sites, tuple(entries), "the given sources")
     for pattern in config.dictionaries:
+        names = dict.fromkeys(entry.name for site in sites for entry in entries[site])
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"dictionaries holds {pattern!r}, which matches none of {', '.join(names)}")
     patterns = config.dictionaries or ("*",)
     found = {site: [e for e in entries[site] if any(fnmatchcase(e.name, p) for p in patterns)] for site in sites}
-    return {site: chosen for site, chosen in found.items() if chosen}
+    return {site: some for site, some in found.items() if some}
 
 
-def _finished(folder: Path, request: str) -> dict[str, Any]:
-    """Sites that an interrupted run of this request had finished."""
-    progress = artifact.read_json(folder / PROGRESS) if (folder / PROGRESS).exists() else {}
-    if progress.get("request") != request:
-        return {}
+def _site(folder: Path, entries: Sequence[Entry], job: _Job) -> Facts:
+    """Write the stores of one site; returns their table rows and files."""
+    device = runtime.device(job.config.features_device)
+    dictionaries = {entry.name: load(entry.folder, device) for entry in entries}
+    home, stores, files = {entry.name: entry for entry in entries}, [], {}
+    for name, codes in _spilled(folder, dictionaries, job):
+        path = f"{job.source.site}/{name}.sqlite"
+        where = home[name].folder
+        facts = {
+            "dictionary": os.path.relpath(where, (folder / path).parent),
+            "dictionary_content": artifact.file_hash(where / WEIGHTS),
+        }
+        alive = _store(folder / path, name, dictionaries[name], codes, job, facts)
+        entry = FileEntry((folder / path).stat().st_size, artifact.file_hash(folder / path))
+        files[path] = dataclasses.asdict(entry)
+        known = {"path": path, "site": job.source.site, "name": name, "kind": dictionaries[name].config.kind}
+        sizes = {"d_sae": dictionaries[name].d_sae, "rows": len(job.source.table), "bytes": entry.bytes}
+        stores.append({**known, **sizes, "alive": alive})
+    return {"stores": stores, "files": files}
 
-    def whole(files: Mapping[str, Any]) -> bool:
-        return all((folder / n).exists() and (folder / n).stat().st_size == e["bytes"] for n, e in files.items())
 
-    return {site: made for site, made in progress["sites"].items() if whole(made["files"])}
+def _spilled(folder: Path, dictionaries: Mapping[str, Dictionary], job: _Job) -> Iterator[tuple[str, Codes]]:
+    """The codes of every dictionary; what lies on disk for them goes when the last was used, or anything fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device = runtime.device(job.config.features_device)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SPILL) as scratch:
+        count = len(dictionaries)
+        made = spill(
+            Path(scratch), job.source, dictionaries, job.config, device, lambda rows: job.advance(rows * count)
+        )
+        for name in dictionaries:
+            yield name, made.pop(name)
+
+
+def _store(path: Path, name: str, dictionary: Dictionary, codes: Codes, job: _Job, facts: Facts) -> int:
+    """Write one store; returns how many of its features are alive."""
+    done, rows = 0, len(job.source.table)
+
+    def advance(features: int) -> None:
+        nonlocal done
+        job.advance(rows * (done + features) // dictionary.d_sae - rows * done // dictionary.d_sae)
+        done += features
+
+    writer = Writer(path)
+    try:
+        gathered = gather(writer, codes, job.source.table, job.config, advance)
+        reason = _write_rest(writer, dictionary, gathered, job)
+        writer.finish(_meta(name, dictionary, gathered, job, reason) | facts)
+    except sqlite3.OperationalError as error:
+        writer.abandon()
+        raise UserError(f"cannot write {path}: {error}; free some space or choose another folder") from error
+    except BaseException:
+        writer.abandon()
+        raise
+    return gathered.alive
+
+
+def _write_rest(writer: Writer, dictionary: Dictionary, gathered: Gathered, job: _Job) -> str:
+    """What comes from weights, the contexts and the texts; returns why there are no direct logits, if so."""
+    lm, site, table, config = job.lm, Site.parse(job.source.site), job.source.table, job.config
+    weights.neighbours(writer, dictionary, config.neighbours)
+    way = weights.way_to_logits(lm, site, dictionary)
+    tokens = weights.direct_logits(writer, dictionary, lm, way, config.direct)
+    near = [weights.closest(dictionary, site, lm, matrix) for matrix in (lm.embedding, lm.unembedding)]
+    for side in near:
+        tokens.update(side.token[side.token >= 0].tolist())
+    *numbers, histogram = gathered.summaries
+    columns = [*numbers, *(column for side in near for column in side)]
+    blobs = (row.tobytes() for row in histogram)
+    ids = range(dictionary.d_sae)
+    writer.insert("feature", zip(ids, *map(optional, columns), blobs, strict=True), 18)
+    tokens.update(table.vocabulary[gathered.tokens].tolist())
+    tokens.update(_write_contexts(writer, table, gathered))
+    writer.insert("vocabulary", job.texts.of(tokens), 2)
+    return way.reason
+
+
+def _write_contexts(writer: Writer, table: Table, gathered: Gathered) -> set[int]:
+    """Write the contexts that are referred to; returns their tokens."""
+    ids = np.flatnonzero(gathered.contexts)
+    held = [np.ascontiguousarray(table.tokens_of(number), np.int32) for number in ids.tolist()]
+    doc, row, start = (column[ids].tolist() for column in table.fragments[:3])
+    writer.insert("context", zip(ids.tolist(), doc, row, start, [t.tobytes() for t in held], strict=True), 5)
+    return set(np.unique(np.concatenate(held)).tolist()) if held else set()
+
+
+def _meta(name: str, dictionary: Dictionary, gathered: Gathered, job: _Job, reason: str) -> Facts:
+    lm = job.lm
+    return {
+        "name": name,
+        "site": job.source.site,
+        "kind": dictionary.config.kind,
+        "d_sae": dictionary.d_sae,
+        "signed": dictionary.signed,
+        "rows": len(job.source.table),
+        "alive": gathered.alive,
+        "coactive_rows": gathered.coactive_rows,
+        "direct_reason": reason,
+        "bins": BINS,
+        "token_bins": TOKEN_BINS,
+        "model": lm.name,
+        "fingerprint": lm.fingerprint,
+        "tokenizer_size": None if lm.tokenizer is None else len(lm.tokenizer),
+        "activations": job.content,
+        "split": job.config.split,
+        "config": identity(job.config),
+        "dictionary": None,
+        "dictionary_content": None,
+    }

@@ -1,127 +1,177 @@
-"""What a feature's weights say by themselves: decoder neighbours, token embeddings, tokens it writes directly."""
+"""What the weights alone say of a feature: its neighbours, the tokens it is closest to, the logits it moves directly.
+
+*Direct* logits follow a direction through the final norm's linear part and the unembedding and through nothing else:
+``unembedding · A d`` less its mean over the vocabulary, where the norm is ``A x / s(x) + b`` and its scale ``s`` is
+left at 1. ``A`` (the gain; with a LayerNorm the centring, too) is found by probing the norm with numbers, so that no
+architecture needs a case of its own. Directions of neurons and heads first go through their layer's output projection.
+"""
 
 import copy
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float, Float64, Int64
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from monolex.dictionaries.base import Dictionary
-from monolex.evals.similarity import unit_rows
+from monolex.evals.evaluate import RESIDUAL
+from monolex.evals.similarity import BLOCK, unit_rows
+from monolex.features.segments import largest_of_rows
+from monolex.features.store import Writer
 from monolex.model import LanguageModel
 from monolex.sites import Site
 
-RESIDUAL = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-"""Sites whose activations are in the space of the residual stream."""
-PROJECTED = {"mlp_act": "mlp_out", "attn_z": "attn_out"}
-"""Sites in front of a projection into it, and what it writes."""
-CELLS = 2**24
+PROJECTED: Mapping[str, str] = {"mlp_act": "mlp_out", "attn_z": "attn_out"}
+"""Sites before an output projection, and what it contributes to."""
 
-ToResidual = Callable[[Float[Tensor, "features d_out"]], Float[Tensor, "features d_model"]]
-
-
-class Nearest(NamedTuple):
-    """The largest entries of rows that are made block by block."""
-
-    indices: Int[Tensor, "features k"]
-    """Columns."""
-    values: Float[Tensor, "features k"]
-    """Their values, falling."""
+Linear = Callable[[Tensor], Tensor]
 
 
 class Direct(NamedTuple):
-    """Tokens that directions promote and suppress."""
+    """How directions of a site reach the logits."""
 
-    promoted: Nearest
-    """The largest logits."""
-    suppressed: Nearest
-    """The smallest, rising."""
-
-
-def neighbours(dictionary: Dictionary, keep: int) -> Nearest:
-    """Other features by falling cosine of decoder directions."""
-    rows = unit_rows(dictionary.W_dec)
-
-    def cosines(start: int, stop: int) -> Tensor:
-        found = rows[start:stop] @ rows.T
-        found[torch.arange(stop - start), torch.arange(start, stop)] = -torch.inf
-        return found
-
-    return _largest(cosines, len(rows), len(rows), min(keep, len(rows) - 1))
+    through: Linear | None
+    """From the site to the unembedding; None where there is no such way."""
+    reason: str = ""
+    """Why not."""
 
 
-def nearest_rows(dictionary: Dictionary, matrix: Float[Tensor, "tokens d_model"]) -> Nearest:
-    """The row of an embedding or unembedding with the largest cosine to each direction."""
-    rows, others = unit_rows(dictionary.W_dec), unit_rows(matrix.float().to(dictionary.W_dec.device))
-    return _largest(lambda start, stop: rows[start:stop] @ others.T, len(rows), len(others), 1)
+class Closest(NamedTuple):
+    """The token whose row is closest to each direction."""
 
-
-def direct(dictionary: Dictionary, lm: LanguageModel, tokens: int, keep: int) -> Direct | str:
-    """The ``keep`` tokens whose logit each direction raises and lowers most, or why that makes no sense.
-
-    The direct path alone: (for neurons and heads) the output projection, the linear part of the final norm with its
-    scale left at 1, the unembedding; the mean over the vocabulary is taken away. Only the first ``tokens`` rows of the
-    unembedding are tokens.
-    """
-    onto = to_residual(lm, Site.parse(dictionary.config.site))
-    if isinstance(onto, str):
-        return onto
-    through, unembedding = norm_linear(lm), lm.unembedding[:tokens].float().cpu()
-    written = through(onto(dictionary.W_dec.float().cpu()))
-
-    def logits(start: int, stop: int) -> Tensor:
-        found = written[start:stop] @ unembedding.T
-        return found - found.mean(1, keepdim=True)
-
-    keep = min(keep, tokens)
-    promoted = _largest(logits, len(written), tokens, keep)
-    lowest = _largest(lambda start, stop: -logits(start, stop), len(written), tokens, keep)
-    return Direct(promoted, Nearest(lowest.indices, -lowest.values))
-
-
-def to_residual(lm: LanguageModel, site: Site) -> ToResidual | str:
-    """How a direction at ``site`` is added to the residual stream, or why it is not."""
-    if site.kind in RESIDUAL:
-        return lambda rows: rows
-    if site.kind not in PROJECTED:
-        return f"{site.kind} is read inside the block and is not added to the residual stream"
-    place, writes = lm.place(site), lm.place(Site(PROJECTED[site.kind], site.layer))
-    if all(module is not place.module for module in writes.module.modules()):
-        return f"what {site.kind} gives goes through a norm before it is added, which no direction alone decides"
-    project = copy.deepcopy(place.module).float().cpu()
-
-    @torch.no_grad()
-    def apply(rows: Tensor) -> Tensor:
-        return project(rows) - project(torch.zeros_like(rows[:1]))
-
-    return apply
+    token: Int64[NDArray, "d_sae"]
+    """Token id; -1 where none is asked for."""
+    cosine: Float64[NDArray, "d_sae"]
+    """Cosine; NaN where none is asked for."""
 
 
 @torch.no_grad()
-def norm_linear(lm: LanguageModel) -> ToResidual:
-    """The final norm without its division: its gain, and its centring if it has one.
-
-    Both are read off what the module does, so that gains stored as ``1 + w`` (Gemma) need no case of their own.
-    """
-    norm = copy.deepcopy(lm.final_norm).float().cpu()
-    probe = 100 * torch.randn(lm.d_model, generator=torch.Generator().manual_seed(0))
-    offset = norm(torch.zeros(1, lm.d_model))[0]
-    seen, shifted = norm(probe[None])[0], norm(probe[None] + 50)[0]
-    centred = torch.allclose(seen, shifted, atol=1e-3)
-    inner = probe - probe.mean() if centred else probe
-    gain = (seen - offset) * inner.square().mean().sqrt() / inner
-
-    def apply(rows: Tensor) -> Tensor:
-        return gain * (rows - rows.mean(1, keepdim=True) if centred else rows)
-
-    return apply
+def neighbours(writer: Writer, dictionary: Dictionary, keep: int) -> None:
+    """Write the table ``neighbour``: the features with the largest decoder cosine."""
+    directions = unit_rows(dictionary.W_dec)
+    for first, part in _blocks(directions, len(directions)):
+        cosines = part @ directions.T
+        cosines.diagonal(first).fill_(-torch.inf)
+        found = largest_of_rows(cosines.cpu().numpy(), min(keep, len(directions) - 1))
+        values = cosines.cpu().numpy()[found.segment, found.place]
+        columns = (first + found.segment, found.rank, found.place, values)
+        writer.insert("neighbour", zip(*(column.tolist() for column in columns), strict=True), 4)
 
 
 @torch.no_grad()
-def _largest(block: Callable[[int, int], Tensor], rows: int, columns: int, keep: int) -> Nearest:
-    """The ``keep`` largest entries of every row, equal ones by column; at most :data:`CELLS` are made at once."""
-    step = max(1, CELLS // max(columns, 1))
-    found = [block(start, min(start + step, rows)).topk(keep, dim=1) for start in range(0, rows, step)]
-    return Nearest(torch.cat([f.indices for f in found]).cpu(), torch.cat([f.values for f in found]).cpu())
+def direct_logits(writer: Writer, dictionary: Dictionary, lm: LanguageModel, way: Direct, keep: int) -> set[int]:
+    """Write the table ``direct``: the tokens that each direction promotes (side 1) and suppresses (side -1) most.
+
+    Returns the tokens that are named.
+    """
+    named: set[int] = set()
+    if way.through is None:
+        return named
+    unembedding = named_rows(lm, lm.unembedding).to(dictionary.W_dec)
+    unembedding = unembedding - unembedding.mean(0)
+    for first, part in _blocks(dictionary.W_dec, len(unembedding)):
+        logits = (way.through(part) @ unembedding.T).cpu().numpy()
+        sides: list[list[Any]] = []
+        for side in (-1, 1):
+            found = largest_of_rows(side * logits, keep)
+            weights = logits[found.segment, found.place]
+            moved = side * weights > 0
+            columns = [first + found.segment, np.full(len(weights), side), found.rank, found.place, weights]
+            sides.append([column[moved] for column in columns])
+        columns = [np.concatenate(column) for column in zip(*sides, strict=True)]
+        order = np.argsort(columns[0], kind="stable")
+        named.update(columns[3].tolist())
+        writer.insert("direct", zip(*(column[order].tolist() for column in columns), strict=True), 5)
+    return named
+
+
+@torch.no_grad()
+def closest(dictionary: Dictionary, site: Site, lm: LanguageModel, matrix: Float[Tensor, "vocab d_model"]) -> Closest:
+    """The row of ``matrix`` with the largest cosine to each direction; of sites in the residual stream only."""
+    if site.kind not in RESIDUAL or dictionary.config.d_out != lm.d_model:
+        return Closest(np.full(dictionary.d_sae, -1), np.full(dictionary.d_sae, np.nan))
+    rows = unit_rows(named_rows(lm, matrix).to(dictionary.W_dec))
+    tokens, cosines = [], []
+    for _, part in _blocks(unit_rows(dictionary.W_dec), len(rows)):
+        found = (part @ rows.T).cpu().numpy()
+        tokens.append(found.argmax(1))
+        cosines.append(found.max(1).astype(np.float64))
+    return Closest(np.concatenate(tokens), np.concatenate(cosines))
+
+
+def named_rows(lm: LanguageModel, matrix: Float[Tensor, "vocab d"]) -> Float[Tensor, "named d"]:
+    """The rows of an (un)embedding that stand for a token of the tokenizer; matrices are often padded."""
+    return matrix.detach() if lm.tokenizer is None else matrix.detach()[: len(lm.tokenizer)]
+
+
+@torch.no_grad()
+def way_to_logits(lm: LanguageModel, site: Site, dictionary: Dictionary) -> Direct:
+    """The linear map from the directions of a dictionary to what the unembedding reads."""
+    width = dictionary.config.d_out
+    steps: list[Linear] = []
+    if site.kind in PROJECTED:
+        place = lm.place(site)
+        if width != place.width:
+            return Direct(None, f"directions of width {width} are not of {site}, which has {place.width}")
+        steps.append(_without_bias(place.module, width))
+        after = lm.place(Site(PROJECTED[site.kind], site.layer)).module
+        if place.module not in after.modules():
+            # what the projection gives is normalised before it is added (Gemma, OLMo-2)
+            post = linear_part(after, lm.d_model)
+            if post is None:
+                return Direct(None, f"what {site} adds passes a module that is no norm")
+            steps.append(post)
+    elif site.kind not in RESIDUAL:
+        return Direct(None, f"{site.kind} is read from the residual stream, not written to it")
+    elif width != lm.d_model:
+        return Direct(None, f"directions of width {width} are not in the residual stream, which has {lm.d_model}")
+    final = linear_part(lm.final_norm, lm.d_model)
+    if final is None:
+        return Direct(None, f"the final {type(lm.final_norm).__name__} is neither a LayerNorm nor an RMS norm")
+    steps.append(final)
+
+    def through(directions: Tensor) -> Tensor:
+        for step in steps:
+            directions = step(directions)
+        return directions
+
+    return Direct(through)
+
+
+@torch.no_grad()
+def linear_part(norm: nn.Module, width: int) -> Linear | None:
+    """``x -> A x`` of a norm ``A x / s(x) + b``: gain times ``x``, which a LayerNorm centres; None of anything else."""
+    norm, where = copy.deepcopy(norm).double(), next(norm.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    # large beside the epsilon in the scale
+    probes = 100 * torch.randn(3, width, generator=generator, dtype=torch.float64).to(where)
+    bias = norm(torch.zeros_like(probes[:1]))
+    found = norm(probes) - bias
+    size = float(found.abs().max())
+    centred = float((norm(torch.ones_like(probes[:1])) - bias).abs().max()) < 1e-6 * size
+
+    def centre(x: Tensor) -> Tensor:
+        return x - x.mean(-1, keepdim=True) if centred else x
+
+    plain = centre(probes) / centre(probes).square().mean(-1, keepdim=True).sqrt()
+    gain = found[0] / plain[0]
+    if not torch.allclose(plain * gain, found, rtol=0, atol=1e-4 * size):
+        return None
+    return lambda directions: centre(directions) * gain.to(directions)
+
+
+@torch.no_grad()
+def _without_bias(module: nn.Module, width: int) -> Linear:
+    """The linear map of an output projection, whichever way its matrix is written."""
+    module = copy.deepcopy(module).float()
+    zero = torch.zeros(1, width, device=next(module.parameters()).device)
+    bias = module(zero)
+    return lambda directions: (module(directions.to(zero)) - bias).to(directions)
+
+
+def _blocks(matrix: Float[Tensor, "rows d"], columns: int) -> Iterator[tuple[int, Float[Tensor, "block d"]]]:
+    step = max(1, BLOCK // max(1, columns))
+    return ((start, matrix[start : start + step]) for start in range(0, len(matrix), step))
