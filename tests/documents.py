@@ -32,12 +32,11 @@ def make(
     b_dec: Tensor | None = None,
     centre: Tensor | None = None,
     k: int | None = None,
-    site: str = "",
 ) -> Dictionary:
     """A dictionary of these weights; the decoder is the encoder and biases are zero unless given."""
     w_dec = w_enc.clone() if w_dec is None else w_dec
     (d_sae, d_in), d_out = w_enc.shape, w_dec.shape[1]
-    config = DictionaryConfig(kind, activation, d_in, d_out, d_sae, k=k, site=site)
+    config = DictionaryConfig(kind, activation, d_in, d_out, d_sae, k=k)
     weights = {
         "W_enc": w_enc,
         "W_dec": w_dec,

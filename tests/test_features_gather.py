@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from naive_features import Naive, check, everything, packed_rows, source
@@ -137,6 +138,31 @@ def test_disjoint_contexts_are_of_different_documents(tmp_path):
         examples = store.feature(feature).examples
         docs = {c.id: c.doc for group in examples.values() for c in group}
         assert len(set(docs.values())) == len(docs)
+
+
+def test_features_of_one_document_each_have_their_own_context_of_it(tmp_path):
+    packed = packed_rows(rows=3)
+    packed = dataclasses.replace(packed, docs=torch.zeros_like(packed.docs))
+    config = dataclasses.replace(SMALL, disjoint=True)
+    store, naive = gathered(tmp_path, whole_numbers(32, 17), config, packed)
+    for feature in range(17):
+        check(store, naive, feature)
+
+
+@pytest.mark.parametrize("capacity", range(7, 20))
+def test_a_buffer_of_any_size_turns_rows_into_features(tmp_path, capacity):
+    codes = torch.randn(40, 7, generator=torch.Generator().manual_seed(0)).relu().numpy()
+    buffer = spill.Buffer(tmp_path / "0", 7, capacity, sample.Sample(40, SMALL))
+    for row in codes:
+        features = row.nonzero()[0].astype(np.int32)
+        buffer.add(spill.Positive(np.array([len(features)], np.int32), features, row[features]))
+    found = buffer.finish()
+    assert len(found.runs) > 3
+    for first, last in ((0, 7), (0, 1), (2, 5), (6, 7)):
+        block = found.block(first, last)
+        turned = np.zeros((last - first, 40), np.float32)
+        turned[np.repeat(np.arange(last - first), np.diff(block.offsets)), block.rows] = block.values
+        assert (turned == codes.T[first:last]).all()
 
 
 def test_runs_and_blocks_leave_no_trace(tmp_path, monkeypatch):

@@ -63,8 +63,8 @@ def test_neurons_and_heads_go_through_their_output_projection(architecture, kind
     after = lm.place(f"{weights.PROJECTED[kind]}.1").module
     post = architecture in ("gemma3_text", "olmo2")
     if post:
-        gain = after.weight + (architecture == "gemma3_text")
-        written = written * gain
+        assert isinstance(after.weight, Tensor)
+        written = written * (after.weight + int(architecture == "gemma3_text"))
     assert (place.module not in after.modules()) == post
     assert close(through(lm, f"{kind}.1", directions), through(lm, "resid_post.1", written), 1e-5)
 

@@ -196,7 +196,7 @@ def _before(writer: Writer, block: Block, table: Table, keep: int, referred: Boo
 
 def _heaviest(mass: Float64[NDArray, "pairs"], width: int, keep: int) -> tuple[Picked, Int64[NDArray, "features"]]:
     """Of each feature's ``width`` masses the ``keep`` largest (``place`` in ``mass``), and how many are above 0."""
-    some = np.flatnonzero(mass)
+    some = np.flatnonzero(mass > 0)
     offsets = np.searchsorted(some, np.arange(0, len(mass) + 1, width))
     picked = largest(offsets, mass[some], keep)
     return picked._replace(place=some[picked.place]), np.diff(offsets)

@@ -15,8 +15,8 @@ from monolex.features.segments import Picked, largest
 PAIRS = 2 * 10**8
 """Pairs of active features that are counted at most; fewer rows are taken where there would be more."""
 DENSE = 2**23
-"""Numbers that the sample may have as a dense matrix, whose product with itself may be quicker."""
-DENSE_GAIN = 100
+"""Numbers that the sample, and the counts of all pairs, may have as dense matrices, which are often quicker."""
+DENSE_GAIN = 400
 """How much longer a sparse product takes for a pair than a dense one for a multiplication."""
 
 
@@ -90,14 +90,16 @@ class Pairs:
         self.rows = len(self._sample.indptr) - 1
         self._turned = self._sample.T.tocsr()
         self._counts = np.diff(self._turned.indptr)
+        self._both = None
         pairs = int((np.diff(self._sample.indptr).astype(np.int64) ** 2).sum())
-        few = pairs * DENSE_GAIN < self.rows * d_sae**2
-        self._dense = None if few or self.rows * d_sae > DENSE else self._sample.toarray()
+        if pairs * DENSE_GAIN > self.rows * d_sae**2 and max(self.rows, d_sae) * d_sae <= DENSE:
+            dense = self._sample.toarray()
+            self._both = dense.T @ dense
 
     def partners(self, first: int, last: int, k: int) -> Partners:
         """The ``k`` partners of features ``first`` to ``last`` with the largest Jaccard index; none that never met."""
-        if self._dense is not None:
-            both = csr_matrix(self._dense[:, first:last].T @ self._dense)
+        if self._both is not None:
+            both = csr_matrix(self._both[first:last])
         else:
             both = self._turned[first:last] @ self._sample
             both.sort_indices()
