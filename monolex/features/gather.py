@@ -1,8 +1,9 @@
 """Phase 2: from the codes of a dictionary, feature by feature, to the evidence of every feature in its store.
 
 Works on blocks of neighbouring features, so that memory stays within what is given whatever the width: a block has at
-most ``memory / 256`` active codes and ``memory / 128`` pairs of a feature with a token, or with a context (a feature
-with more makes a block of its own, at 100 bytes a code). All loops over codes are numpy's.
+most ``memory / 1024`` active codes (each takes some 100 bytes here; caches like few) and ``memory / 128`` pairs of a
+feature with a token, a context or another feature. A feature with more codes makes a block of its own. All loops over
+codes are numpy's.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -160,7 +161,7 @@ def _tokens(
 ) -> tuple[Int64[NDArray, "features"], Int64[NDArray, "features"], Float64[NDArray, "features"]]:
     """Write tables ``token`` and ``before``; returns of each feature how many tokens, the first, and its mass."""
     names, width = table.vocabulary, len(table.vocabulary)
-    keys = block.spread(np.arange(block.features) * width) + table.token[block.entries.rows]
+    keys = block.spread(np.arange(block.features) * width) + table.token.take(block.entries.rows)
     mass = np.bincount(keys, block.values, minlength=block.features * width)
     picked, distinct = _heaviest(mass, width, keep)
     # where each code's token is among those picked, and -1 where it is not
@@ -183,7 +184,7 @@ def _tokens(
 
 def _before(writer: Writer, block: Block, table: Table, keep: int, referred: Bool[NDArray, "vocabulary"]) -> None:
     width = len(table.vocabulary) + 1
-    keys = block.spread(np.arange(block.features) * width) + table.before[block.entries.rows]
+    keys = block.spread(np.arange(block.features) * width) + table.before.take(block.entries.rows)
     mass = np.bincount(keys, block.values, minlength=block.features * width)
     mass[width - 1 :: width] = 0
     picked, _ = _heaviest(mass, width, keep)
@@ -207,7 +208,7 @@ def _contexts(
 ) -> Int64[NDArray, "features"]:
     """Write tables ``example`` and ``activation``; returns in how many contexts each feature is active."""
     rows, values, offsets = block.entries.rows, block.entries.values, block.entries.offsets
-    context = table.fragment[rows]
+    context = table.fragment.take(rows)
     new = np.ones(len(rows), bool)
     np.not_equal(context[1:], context[:-1], out=new[1:])
     new[offsets[:-1][np.diff(offsets) > 0]] = True
