@@ -1,6 +1,7 @@
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from found_store import SITES, TRAINED, found_run
@@ -39,6 +40,13 @@ def test_a_feature_is_its_evidence_and_direction(run):
     assert torch.allclose(feature.direction, entry.weights.directions()[alive])
     assert f"Feature {alive} of {SITES[1]}/{TRAINED}: active in" in repr(feature)
     assert "\n" not in repr(feature) + repr(entry) + repr(monolex.open(run)) + repr(monolex.open(run).site(SITES[1]))
+
+
+def test_numbers_of_arrays_name_features(run):
+    entry = monolex.open(run).site(SITES[0]).dictionary("pca")
+    for number in (np.int64(3), torch.tensor(3)):
+        assert repr(entry.feature(number)) == repr(entry.feature(3))
+        assert entry.feature(number).summary.id == entry.store.feature(number).summary.id == 3
 
 
 def test_a_notebook_shows_the_card(run, monkeypatch):
