@@ -67,7 +67,7 @@ class Feature:
             return None
         from monolex.pages.card import card_html
 
-        return card_html(self.evidence, self.entry.store.meta)
+        return card_html(self.evidence, self.entry.store.meta, self.entry.store.text)
 
 
 @final

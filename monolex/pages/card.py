@@ -26,7 +26,7 @@ ABOUT = {
     "top": "The contexts with the largest activations",
     "near_zero": "Active contexts with the smallest maxima: where the feature only just fires",
     "random": "Active contexts drawn at random",
-    "inactive": "Contexts drawn at random in which it is nowhere active",
+    "inactive": "Contexts drawn at random in which none of the activations that were read has it active",
 }
 Look = Callable[[int], str | None]
 """The address of a feature's card, or None where it has none."""
