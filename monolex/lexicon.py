@@ -7,10 +7,11 @@
     print(lexicon.find(prompt="def __init__(self"))
 """
 
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -66,7 +67,7 @@ class Feature:
             return None
         from monolex.pages.card import card_html
 
-        return card_html(self.evidence, self.entry.store.meta)
+        return card_html(self.evidence, self.entry.store.meta, self.entry.store.text)
 
 
 @final
@@ -104,12 +105,13 @@ class Entry:
         rows = read_json(self.run / "eval" / "metrics.json")
         return {row["metric"]: row for row in rows if own.items() <= row.items()}
 
-    def feature(self, number: int) -> Feature:
+    def feature(self, number: SupportsIndex) -> Feature:
         """Feature ``number``.
 
         Raises:
             UserError: there is no such feature.
         """
+        number = operator.index(number)
         if not 0 <= number < len(self):
             raise UserError(f"feature {number}: {self.member.title} has features 0 to {len(self) - 1}")
         return Feature(self, number)

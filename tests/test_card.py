@@ -82,6 +82,11 @@ def test_quantiles_say_the_ranks_that_they_were_drawn_from(store):
     assert ranks == list(range(1, active + 1)) and {int(of) for *_, of in spans} == {active}
 
 
+def test_no_rank_is_claimed_where_one_context_a_document_was_ranked(tmp_path):
+    disjoint = fake_store(tmp_path / "s" / "it.sqlite", config={"disjoint": True})
+    assert "ranked" not in drawn(disjoint, 2) and drawn(disjoint, 2).count("of one context a document") == 5
+
+
 def test_direct_neighbours_and_embedding(store):
     evidence = store.feature(0)
     shown = drawn(store, 0, link={other.feature: f"#f{other.feature}" for other in evidence.neighbours[:1]}.get)

@@ -16,11 +16,13 @@ from monolex.cli import main
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.errors import UserError
 from monolex.evals.inputs import stored_model
+from monolex.features import contrast
 from monolex.features.contrast import GRID, by_contrast, read
 from monolex.features.find import find
 from monolex.features.found import ContrastHit
 from monolex.features.listing import Member, members
 from monolex.features.query import FindConfig
+from monolex.features.texts import activations
 from monolex.hooks import capture
 
 
@@ -161,6 +163,31 @@ def test_halves_are_by_text_and_seed(lm, tmp_path):
     again = read(paths, lm, FindConfig(contrast=paths))
     assert one.tokens == again.tokens and (one.choosing == again.choosing).all()
     assert read(paths, lm, FindConfig(contrast=paths, find_seed=1)).tokens != one.tokens
+
+
+def test_forward_passes_stay_small_whatever_the_width(run, lm, tmp_path, monkeypatch):
+    paths = (written(tmp_path / "a.jsonl", 16, 1, "cat"), written(tmp_path / "b.jsonl", 16, 2, "dogs"))
+    config = FindConfig(contrast=paths, resamples=10)
+    chosen = [one for one in members(run) if one.name == TRAINED]
+    whole, sizes = by_contrast(chosen, lm, paths, config), []
+
+    def seen(*asked):
+        for batch in activations(*asked):
+            sizes.append(batch.real.numel())
+            yield batch
+
+    monkeypatch.setattr(contrast, "activations", seen)
+    monkeypatch.setattr(contrast, "TOKENS", 64)
+    again = by_contrast(chosen, lm, paths, config)
+    assert [(row.site, row.feature) for row in again.rows] == [(row.site, row.feature) for row in whole.rows]
+    assert len(sizes) > 2 and max(sizes) <= 64
+
+
+def test_paths_may_be_texts(lm, tmp_path):
+    paths = (written(tmp_path / "a.jsonl", 16, 1, "cat"), written(tmp_path / "b.jsonl", 16, 2, "dogs"))
+    config = FindConfig(contrast=paths)
+    texts = (str(paths[0]), str(paths[1]))
+    assert read(texts, lm, config).tokens == read(paths, lm, config).tokens
 
 
 def test_what_is_left_out_is_counted(lm, tmp_path):

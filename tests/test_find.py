@@ -140,6 +140,8 @@ def test_a_condition_is_read_strictly(text, said):
         ({"prompt": ""}, "has no token"),
         ({"on": ""}, "is no token"),
         ({"sort": "max", "limit": 0}, "limit = 0"),
+        ({"where": "max>0"}, "where = 'max>0' is one text: give a tuple"),
+        ({"sort": "max", "dictionary": "pca"}, "dictionary = 'pca' is one text: give a tuple"),
     ],
 )
 def test_contradictions_are_refused(fields: dict[str, Any], said: str):
@@ -169,6 +171,22 @@ def test_a_run_without_evidence_answers_prompts_only(run, tmp_path):
     for fields in asked:
         with pytest.raises(UserError, match="nothing was gathered of resid_post.0/topk-k4-r2-s0"):
             find(bare, FindConfig(**fields))
+
+
+def test_dictionaries_without_evidence_are_left_out_and_counted(run, tmp_path):
+    some = tmp_path / "run"
+    shutil.copytree(run, some)
+    path = some / "features" / "manifest.json"
+    raw = json.loads(path.read_text())
+    raw["data"]["stores"] = [store for store in raw["data"]["stores"] if store["name"] != "pca"]
+    path.write_text(json.dumps(raw))
+    asked: list[dict[str, Any]] = [{"on": " cat"}, {"sort": "max"}, {"prompt": PROMPT, "where": ("max>0",)}]
+    for fields in asked:
+        found, whole = (find(folder, FindConfig(**fields, limit=10**6)) for folder in (some, run))
+        assert found.rows and found.rows == tuple(row for row in whole.rows if row.dictionary != "pca")
+        assert found.notes[-1] == "nothing was gathered of 2 of the 8 dictionaries; they are left out"
+    with pytest.raises(UserError, match="nothing was gathered of resid_post.0/pca"):
+        find(some, FindConfig(sort="max", dictionary=("pca",)))
 
 
 def test_evidence_of_other_dictionaries_is_refused(run, tmp_path):

@@ -11,8 +11,10 @@ from fake_run import fake_run
 from fake_store import fake_codes, fake_features, fake_store
 from test_report import BROWSERS, FLAGS, Page
 
+from monolex.artifact import open_artifact
 from monolex.errors import UserError
 from monolex.features.store import FeatureStore, Summary
+from monolex.pages import features
 from monolex.pages.gallery import SORTS, gallery, tokens_of
 from monolex.pages.interest import judge, ranked, varied
 from monolex.report import report
@@ -108,6 +110,21 @@ def test_few_cards_of_many_is_said_and_nothing_links_beyond_them(store):
     assert {link[1:] for link in page.links} <= set(page.ids)
 
 
+def test_cards_of_the_report_link_to_what_the_gallery_holds(run, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    manifest = open_artifact(folder / "features")
+    monkeypatch.setattr(features, "CARDS", 2)
+    features.write_galleries(folder, manifest, cards=2)
+    links = []
+    for site in features.sections(folder, manifest).values():
+        cards = [card for shown in site["shown"] for card in shown.cards] + list((site["contrast"] or ("",))[1:])
+        links += Page("".join(cards)).links
+    assert links
+    for path, _, anchor in (link.partition("#") for link in links):
+        assert f'id="{anchor}"' in (folder / path).read_text(encoding="utf-8")
+
+
 def test_one_feature(tmp_path):
     codes, ids = fake_codes()
     text = gallery(fake_store(tmp_path / "s" / "one.sqlite", codes[:, :1], ids))
@@ -152,7 +169,7 @@ def test_report_shows_features_and_their_galleries(run):
 
 def test_contrast_is_with_the_axis_that_the_feature_reads(run):
     text = (run / "report.html").read_text(encoding="utf-8")
-    (found,) = re.findall(r"Feature (\d+) of tied-a1 beside axis (\d+) of resid_post.1.*?weight ([\d.]+)", text)
+    (found,) = re.findall(r"Feature (\d+) of tied-a1 beside axis (\d+) of resid_post.1.*?weight \(([\d.]+)", text)
     first = ranked(FeatureStore(run / "features" / "resid_post.1" / "tied-a1.sqlite"))[0].id
     assert found == (str(first), str(7 - first), "1.00")
 

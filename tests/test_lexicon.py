@@ -1,6 +1,7 @@
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from found_store import SITES, TRAINED, found_run
@@ -41,11 +42,25 @@ def test_a_feature_is_its_evidence_and_direction(run):
     assert "\n" not in repr(feature) + repr(entry) + repr(monolex.open(run)) + repr(monolex.open(run).site(SITES[1]))
 
 
+def test_numbers_of_arrays_name_features(run):
+    entry = monolex.open(run).site(SITES[0]).dictionary("pca")
+    for number in (np.int64(3), torch.tensor(3)):
+        assert repr(entry.feature(number)) == repr(entry.feature(3))
+        assert entry.feature(number).summary.id == entry.store.feature(number).summary.id == 3
+
+
 def test_a_notebook_shows_the_card(run, monkeypatch):
     card = types.ModuleType("monolex.pages.card")
-    setattr(card, "card_html", lambda evidence, meta: f"<p>{evidence.summary.id} {meta['name']}</p>")  # noqa: B010
+
+    def card_html(evidence, meta, text):
+        return f"<p>{evidence.summary.id} {meta['name']} {text(token)}</p>"
+
+    setattr(card, "card_html", card_html)  # noqa: B010
     monkeypatch.setitem(sys.modules, "monolex.pages.card", card)
-    assert monolex.open(run).site(SITES[0]).dictionary("pca").feature(3)._repr_html_() == "<p>3 pca</p>"
+    entry = monolex.open(run).site(SITES[0]).dictionary("pca")
+    # a token that the evidence of one feature need not name, such as that of the nearest embedding
+    token, said = entry.store.rows("SELECT token, text FROM vocabulary")[0]
+    assert said and entry.feature(3)._repr_html_() == f"<p>3 pca {said}</p>"
 
 
 def test_without_evidence_there_are_still_directions(tmp_path):

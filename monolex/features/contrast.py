@@ -36,6 +36,8 @@ FEWEST = 8
 """Texts a set must have: four to choose by and four to measure on."""
 CODES = 2**24
 """Codes that are encoded at once."""
+TOKENS = 2**14
+"""Tokens of a forward pass: a narrow dictionary must not make it a huge one."""
 GRID = 2**16
 """Steps from 0 to a feature's maximum that are told apart: equal codes of two batches differ by rounding, and what is
 tied must stay tied."""
@@ -72,7 +74,9 @@ class Scored:
     """The chosen ones, still without q."""
 
 
-def by_contrast(chosen: Sequence[Member], lm: LanguageModel, paths: tuple[Path, Path], config: FindConfig) -> Found:
+def by_contrast(
+    chosen: Sequence[Member], lm: LanguageModel, paths: tuple[str | Path, str | Path], config: FindConfig
+) -> Found:
     """Of every dictionary the ``limit`` features whose AUROC on the choosing half is farthest from one half.
 
     Raises:
@@ -99,13 +103,14 @@ def by_contrast(chosen: Sequence[Member], lm: LanguageModel, paths: tuple[Path, 
     return Found(tuple(rows), (*texts.notes, facts), tuple(beside))
 
 
-def read(paths: tuple[Path, Path], lm: LanguageModel, config: FindConfig) -> Texts:
+def read(paths: tuple[str | Path, str | Path], lm: LanguageModel, config: FindConfig) -> Texts:
     """The texts of two files: without repetitions and those in both, in halves by a seeded hash of the text.
 
     Raises:
         UserError: as :func:`by_contrast`.
     """
     sets, notes = [], []
+    paths = (Path(paths[0]), Path(paths[1]))
     for path in paths:
         found, report = _read(path, lm, config)
         sets.append(dict.fromkeys(found))
@@ -159,7 +164,7 @@ def _aggregate(
     codes = {member.name: np.zeros((texts_read, member.d_sae), np.float32) for member in here}
     pooled = np.zeros((texts_read, lm.width(site)), np.float32)
     pool = "last" if config.aggregate == "last" else "mean"
-    batch_tokens = CODES // max(member.d_sae for member in here)
+    batch_tokens = min(TOKENS, CODES // max(member.d_sae for member in here))
     for batch in activations(lm, texts, [site], batch_tokens):
         x, real = batch.x[site].float(), batch.real.to(lm.device)
         for name, dictionary in dictionaries.items():

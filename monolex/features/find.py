@@ -6,6 +6,7 @@ stands beside it; dense features are flagged, since they are active on anything 
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from monolex.config import ModelConfig, require
 from monolex.errors import UserError
 from monolex.evals.inputs import stored_model
 from monolex.features.found import Found, Known, NumberHit, PromptHit, TokenHit
-from monolex.features.listing import Member, choose, knowledge, members
+from monolex.features.listing import Member, choose, gathered, knowledge, members
 from monolex.features.query import FindConfig, as_sql
-from monolex.features.texts import activations, tokenise, tokenizer_of
+from monolex.features.texts import activations, tokenise
+from monolex.features.vocabulary import Texts
 from monolex.model import LanguageModel, load_tokenizer
 from monolex.tables import from_table
 
@@ -33,7 +35,17 @@ def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> 
     """
     run = Path(run)
     chosen = choose(members(run), config.dictionary)
-    get = lm or (lambda: stored_model(run / "activations", config.find_device))
+    named = len(chosen)
+    if config.on is not None or config.sort or config.where:
+        chosen = gathered(chosen)
+    found = _answer(run, chosen, config, lm or (lambda: stored_model(run / "activations", config.find_device)))
+    if len(chosen) == named:
+        return found
+    note = f"nothing was gathered of {named - len(chosen)} of the {named} dictionaries; they are left out"
+    return replace(found, notes=(*found.notes, note))
+
+
+def _answer(run: Path, chosen: Sequence[Member], config: FindConfig, get: GetModel) -> Found:
     if config.prompt is not None:
         return by_prompt(chosen, get(), config.prompt, config)
     if config.on is not None:
@@ -54,7 +66,8 @@ def by_prompt(chosen: Sequence[Member], lm: LanguageModel, prompt: str, config: 
     (tokens,) = texts.tokens
     require(texts.truncated == 0, f"prompt has more tokens than the {lm.max_context} that {lm.name} takes; shorten it")
     require(len(tokens) > 0, f"prompt = {prompt!r}: the tokenizer makes no token of it; give another text")
-    names = [str(tokenizer_of(lm).decode([token])) for token in tokens]
+    known_as = dict(Texts(lm).of(tokens))
+    names = [known_as[token] for token in tokens]
     (batch,) = activations(lm, texts, list(dict.fromkeys(member.site for member in chosen)), lm.max_context)
     rows = []
     for member in chosen:

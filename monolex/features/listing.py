@@ -142,5 +142,17 @@ def choose(found: Sequence[Member], patterns: Sequence[str]) -> list[Member]:
     return [member for member in found if member.title in chosen]
 
 
+def gathered(found: Sequence[Member]) -> list[Member]:
+    """Those with evidence; a run may gather that of a few dictionaries only.
+
+    Raises:
+        UserError: there is none.
+    """
+    some = [member for member in found if member.evidence is not None]
+    if not some:
+        raise UserError(f"nothing was gathered of {found[0].title}; run monolex features for it first")
+    return some
+
+
 def _manifest(folder: Path) -> Manifest | None:
     return open_artifact(folder) if (folder / MANIFEST).exists() else None

@@ -82,6 +82,9 @@ class FindConfig:
         )
         require(self.prompt is None or self.prompt != "", "prompt = '' has no token: give a text")
         require(self.on is None or self.on != "", "on = '' is no token: give one, such as ' def'")
+        for name in ("where", "dictionary"):
+            said = getattr(self, name)
+            require(not isinstance(said, str), f"{name} = {said!r} is one text: give a tuple, as ({said!r},)")
         require(self.limit >= 1, f"limit = {self.limit}: give at least 1")
         require(self.resamples >= 1, f"resamples = {self.resamples}: give at least 1")
         require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")

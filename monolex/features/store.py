@@ -6,12 +6,13 @@ are stored beside them. A store is written once by :class:`Writer`, under a temp
 """
 
 import json
+import operator
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, SupportsIndex, final
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -291,12 +292,13 @@ class FeatureStore:
             self._texts = dict(self._db.execute("SELECT token, text FROM vocabulary"))
         return "" if token is None else self._texts.get(token, "")
 
-    def feature(self, number: int) -> Evidence:
+    def feature(self, number: SupportsIndex) -> Evidence:
         """All that is known of feature ``number``.
 
         Raises:
             UserError: there is no such feature.
         """
+        number = operator.index(number)  # SQLite finds nothing under one of numpy's
         if not 0 <= number < len(self):
             raise UserError(f"feature {number}: {self.meta['name']} has features 0 to {len(self) - 1}")
         summary = self.summaries("id = ?", (number,))[0]

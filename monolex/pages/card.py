@@ -26,7 +26,7 @@ ABOUT = {
     "top": "The contexts with the largest activations",
     "near_zero": "Active contexts with the smallest maxima: where the feature only just fires",
     "random": "Active contexts drawn at random",
-    "inactive": "Contexts drawn at random in which it is nowhere active",
+    "inactive": "Contexts drawn at random in which none of the activations that were read has it active",
 }
 Look = Callable[[int], str | None]
 """The address of a feature's card, or None where it has none."""
@@ -76,7 +76,7 @@ def card(
             legend=token_legend(evidence),
             chart="" if shown else activation_chart(evidence),
             tables=[] if shown else _tables(evidence),
-            groups=_groups(evidence, compact),
+            groups=_groups(evidence, meta, compact),
             inactive_missing=not shown and not evidence.examples["inactive"],
             direct=_direct(evidence, meta),
             related=_related(evidence, meta, link),
@@ -180,7 +180,7 @@ def _tables(evidence: Evidence) -> list[tuple[str, str, Sequence[tuple[Markup, T
     ]
 
 
-def _groups(evidence: Evidence, compact: bool) -> list[Group]:
+def _groups(evidence: Evidence, meta: Mapping[str, Any], compact: bool) -> list[Group]:
     """Contexts as they are shown, the first group in sight and the others folded; none for a dead feature."""
     examples, largest = evidence.examples, evidence.summary.max
     if not evidence.summary.n_active:
@@ -190,14 +190,14 @@ def _groups(evidence: Evidence, compact: bool) -> list[Group]:
         return [Group("Strongest", ABOUT["top"], _lines(top[:SMALL], largest, NARROW))]
     found = [Group("Strongest", ABOUT["top"], _lines(top[:OPEN], largest, tokens.WINDOW))]
     found.append(Group("Next", "The contexts that follow these", _lines(top[OPEN:], largest, NARROW)))
-    found += _quantiles(examples["quantile"], evidence)
+    found += _quantiles(examples["quantile"], evidence, meta)
     names = {"near_zero": "Just above zero", "random": "At random", "inactive": "Inactive"}
     found += [Group(names[g], ABOUT[g], _lines(examples[g], largest, NARROW)) for g in GROUPS if g in names]
     return [group for group in found if group.lines]
 
 
-def _quantiles(contexts: Sequence[Context], evidence: Evidence) -> list[Group]:
-    """The quantiles from the strongest to the weakest, each with the ranks it was drawn from."""
+def _quantiles(contexts: Sequence[Context], evidence: Evidence, meta: Mapping[str, Any]) -> list[Group]:
+    """The quantiles from the strongest to the weakest, each with the ranks it was drawn from where they are known."""
     count, active = max((one.part for one in contexts), default=-1) + 1, evidence.summary.fragments
     found = []
     for part in reversed(range(count)):
@@ -206,6 +206,9 @@ def _quantiles(contexts: Sequence[Context], evidence: Evidence) -> list[Group]:
         about = (
             f"Drawn at random from those ranked {first:,} to {last:,} of {active:,} by their maximum, strongest first"
         )
+        if meta.get("config", {}).get("disjoint"):
+            # one context of a document was ranked, and how many those are is not stored
+            about = "Drawn at random from this part of the ranking by maximum, of one context a document"
         lines = _lines([one for one in contexts if one.part == part], evidence.summary.max, NARROW)
         found.append(Group(f"Quantile {part + 1} of {count}", about, lines))
     return found

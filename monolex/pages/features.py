@@ -15,7 +15,7 @@ from monolex.pages.card import card, percent
 from monolex.pages.charts import TRAINED
 from monolex.pages.gallery import CARDS, gallery
 from monolex.pages.html import number
-from monolex.pages.interest import ranked, varied
+from monolex.pages.interest import Ranked, ranked, varied
 from monolex.pages.tokens import token
 from monolex.runtime import progress
 
@@ -97,7 +97,8 @@ def contrast(run: Path, entries: Sequence[dict[str, Any]]) -> Contrast | None:
     if trained is None or axes is None:
         return None
     with closing(_open(run, trained)) as store, closing(_open(run, axes)) as neurons:
-        first = next((one.id for one in ranked(store) if one.interest > 0), None)
+        features = ranked(store)
+        first = next((one.id for one in features if one.interest > 0), None)
         folder = store.path.parent / store.meta["dictionary"]
         if first is None or not folder.exists():
             return None
@@ -105,8 +106,8 @@ def contrast(run: Path, entries: Sequence[dict[str, Any]]) -> Contrast | None:
         axis = int(row.argmax())
         feature, other = store.feature(first), neurons.feature(axis)
         said = Markup(
-            "Feature {} of {} beside axis {} of {}, the one that its encoder reads most "
-            "(weight {} in a row of length 1). The feature: {}. The axis: {}."
+            "Feature {} of {} beside axis {} of {}, that of its encoder's largest positive weight "
+            "({} in a row of length 1). The feature: {}. The axis: {}."
         ).format(
             first,
             trained["name"],
@@ -118,8 +119,8 @@ def contrast(run: Path, entries: Sequence[dict[str, Any]]) -> Contrast | None:
         )
         return Contrast(
             said,
-            _small(store, feature, _page(trained["path"])),
-            _small(neurons, other, _page(axes["path"])),
+            _small(store, feature, _page(trained["path"]), features),
+            _small(neurons, other, _page(axes["path"]), ranked(neurons)),
         )
 
 
@@ -134,13 +135,17 @@ def _first_token(evidence: Evidence) -> Markup:
 def _shown(run: Path, entry: dict[str, Any]) -> Shown:
     page = _page(entry["path"])
     with closing(_open(run, entry)) as store:
-        cards = [_small(store, store.feature(one.id), page) for one in varied(ranked(store), SHOWN)]
+        features = ranked(store)
+        cards = [_small(store, store.feature(one.id), page, features) for one in varied(features, SHOWN)]
     return Shown(entry["name"], page, f"{entry['alive']:,} of {entry['d_sae']:,} features alive", cards)
 
 
-def _small(store: FeatureStore, evidence: Evidence, page: str) -> Markup:
-    def link(feature: int) -> str:
-        return f"{page}#feature-{feature}"
+def _small(store: FeatureStore, evidence: Evidence, page: str, features: Sequence[Ranked]) -> Markup:
+    """A compact card; its link is left out where the gallery holds more interesting ``features`` only."""
+    there = {one.id for one in features[:CARDS]}
+
+    def link(feature: int) -> str | None:
+        return f"{page}#feature-{feature}" if feature in there else None
 
     return card(evidence, store.meta, text=store.text, link=link, compact=True)
 
