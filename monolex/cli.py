@@ -190,15 +190,21 @@ def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
     _say(f"open {write_report(run)} in a browser")
 
 
-def show(path: Annotated[Positional[Path], arg(metavar="PATH")], verify: bool = False) -> None:
-    """Print what lies at a path: a run, an artefact, a dictionary, a shard, a metrics.jsonl.
+def show(
+    path: Annotated[Positional[Path], arg(metavar="PATH")], verify: bool = False, feature: int | None = None
+) -> None:
+    """Print what lies at a path: a run, an artefact, a dictionary, a shard, a store of features, a metrics.jsonl.
 
     Args:
         path: Anything monolex wrote.
+        feature: Of a store (.sqlite), everything that is known of the feature of this number.
         verify: Of an artefact, or of all artefacts of a run, recompute every hash and say which are whole.
     """
-    from monolex.show import check, show
+    from monolex.show import check, show, show_feature
 
+    if feature is not None:
+        _say(show_feature(path, feature))
+        return
     for text in check(path) if verify else [show(path)]:
         _say(text)
 

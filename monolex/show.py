@@ -142,6 +142,37 @@ def show_store(path: Path) -> str:
     return f"{path}\n{meta}\nThe features with the largest share of one token:\n{columns([[*keys, 'token'], *rows])}"
 
 
+def show_feature(path: Path, number: int) -> str:
+    """What a store knows of one feature, as text; the strongest token of a context stands in «».
+
+    Raises:
+        UserError: no such store or feature.
+    """
+    from contextlib import closing
+
+    from monolex.features.store import FeatureStore
+
+    with closing(FeatureStore(path)) as store:
+        found, name = store.feature(number), store.meta["name"]
+    lines = [f"feature {number} of {name}", *(f"{k}  {_cell(v)}" for k, v in found.summary._asdict().items())]
+    for title, shares in (("on", found.tokens), ("after", found.before)):
+        lines.append(
+            f"{title}  " + ", ".join(f"{json.dumps(t.text, ensure_ascii=False)} {t.share:.1%}" for t in shares)
+        )
+    for title, side in (("promotes", found.promoted), ("suppresses", found.suppressed)):
+        texts = (f"{json.dumps(t.text, ensure_ascii=False)} {t.weight:.3g}" for t in side)
+        lines.append(f"{title} directly  " + ", ".join(texts))
+    for title, others in (("similar", found.neighbours), ("active together", found.coactive)):
+        lines.append(f"{title}  " + ", ".join(f"{n.feature} ({n.value:.3g})" for n in others))
+    for group, contexts in found.examples.items():
+        for one in contexts:
+            peak = max(one.activations)
+            marked = "".join(f"«{t}»" if a == peak > 0 else t for t, a in zip(one.texts, one.activations, strict=True))
+            part = f" {one.part}" if group == "quantile" else ""
+            lines.append(f"{group}{part}  {peak:.4g}  {json.dumps(marked, ensure_ascii=False)}")
+    return "\n".join(lines)
+
+
 def show_tensors(path: Path) -> str:
     """The tensors of a safetensors file, with their first values."""
     from safetensors import SafetensorError, safe_open

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_store import fake_store
 from harvests import contents, corpus_of, make_lm, store
 from naive_features import Naive, check, everything
 from safetensors.torch import load_file
@@ -21,7 +22,7 @@ from monolex.features import stage
 from monolex.features.stage import features, features_from
 from monolex.features.store import FeatureStore
 from monolex.reader import Reader
-from monolex.show import show
+from monolex.show import show, show_feature
 from monolex.training.trainer import train
 
 CONFIG = FeaturesConfig(fragment_tokens=8, coactive_rows=200, features_device="cpu")
@@ -199,3 +200,25 @@ def test_the_demo_model_is_read_right(tmp_path):
     assert all((t.histogram <= evidence.token_histogram).all() for t in evidence.tokens)
     said = json.dumps(found.meta)
     assert "demo" in said and str(Path.home()) not in said.replace(str(tmp_path), "")
+
+
+def test_show_prints_one_feature(tmp_path):
+    found = fake_store(tmp_path / "site" / "one.sqlite")
+    alive = next(s.id for s in found.summaries("n_active > 0"))
+    text = show_feature(tmp_path / "site" / "one.sqlite", alive)
+    evidence = found.feature(alive)
+    assert f"n_active  {evidence.summary.n_active}" in text and f"{evidence.tokens[0].share:.1%}" in text
+    assert text.count("\ntop  ") == len(evidence.examples["top"]) and "«" in text
+    with pytest.raises(UserError, match="has features 0 to"):
+        show_feature(tmp_path / "site" / "one.sqlite", len(found))
+
+
+def test_a_damaged_page_of_a_store_is_named(tmp_path):
+    found = fake_store(tmp_path / "site" / "one.sqlite")
+    found.close()
+    path = tmp_path / "site" / "one.sqlite"
+    content = bytearray(path.read_bytes())
+    content[8192:] = b"\xff" * (len(content) - 8192)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        FeatureStore(path).feature(0)

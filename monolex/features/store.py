@@ -256,7 +256,8 @@ class FeatureStore:
         if not self.path.is_file():
             raise UserError(f"{path} does not exist; gather the evidence first: monolex features")
         try:
-            self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
+            # read-only, so that any thread of a server may use it
+            self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
             self.meta: dict[str, Any] = {k: json.loads(v) for k, v in self._db.execute("SELECT * FROM meta")}
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
             raise UserError(f"{path} is no feature store, or damaged ({error}); gather the evidence again") from error
@@ -280,16 +281,25 @@ class FeatureStore:
         """The numbers of all features, or those that an SQL condition on the columns of :class:`Summary` keeps."""
         columns = ", ".join(Summary._fields)
         query = f"SELECT {columns} FROM feature WHERE {where} ORDER BY {order} LIMIT ?"
-        return [Summary(*row) for row in self._db.execute(query, (*values, limit))]
+        return [Summary(*row) for row in self.rows(query, (*values, limit))]
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows of any SQL query."""
-        return self._db.execute(query, tuple(values)).fetchall()
+        """The rows of any SQL query.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            return self._db.execute(query, tuple(values)).fetchall()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self.path} is damaged ({error}); gather the evidence again") from error
 
     def text(self, token: int | None) -> str:
         """The text of a token that occurs in the store."""
         if not self._texts:
-            self._texts = dict(self._db.execute("SELECT token, text FROM vocabulary"))
+            self._texts = dict(self.rows("SELECT token, text FROM vocabulary"))
         return "" if token is None else self._texts.get(token, "")
 
     def feature(self, number: SupportsIndex) -> Evidence:
@@ -302,7 +312,7 @@ class FeatureStore:
         if not 0 <= number < len(self):
             raise UserError(f"feature {number}: {self.meta['name']} has features 0 to {len(self) - 1}")
         summary = self.summaries("id = ?", (number,))[0]
-        (histogram,) = self._db.execute("SELECT histogram FROM feature WHERE id = ?", (number,)).fetchone()
+        ((histogram,),) = self.rows("SELECT histogram FROM feature WHERE id = ?", (number,))
         direct = self.rows(
             "SELECT side, token, text, weight FROM direct JOIN vocabulary USING (token) WHERE feature = ? "
             "ORDER BY side, rank",
