@@ -179,15 +179,16 @@ def features(
     _say(f"look at it with: monolex show {out}")
 
 
-def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
-    """Write RUN/report.html, one page that opens from disk.
+def report(run: Annotated[Positional[Path], arg(metavar="RUN")], cards: int = 400) -> None:
+    """Write RUN/report.html, one page that opens from disk, and the galleries of features beside it.
 
     Args:
         run: Folder that `monolex run` wrote.
+        cards: Features on the page of a gallery, the most interesting ones; a card takes some 30 kB.
     """
     from monolex.pipeline import write_report
 
-    _say(f"open {write_report(run)} in a browser")
+    _say(f"open {write_report(run, cards=cards)} in a browser")
 
 
 def show(

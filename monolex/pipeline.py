@@ -236,8 +236,10 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
     return page
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, **options: Any) -> Path:
     """Write RUN/report.html and return its path; what the run's own run.toml does not list is no part of it.
+
+    ``options`` are those of :func:`monolex.report.report`.
 
     Raises:
         UserError: as :func:`monolex.report.report` and, where there is a run.toml, as :func:`read_run`.
@@ -246,8 +248,9 @@ def write_report(folder: Path) -> Path:
 
     toml = folder / "run.toml"
     if not toml.exists():
-        return report(folder)
-    return report(folder, [stage.folder.relative_to(folder).as_posix() for stage in plan(read_run(toml), folder)])
+        return report(folder, **options)
+    listed = [stage.folder.relative_to(folder).as_posix() for stage in plan(read_run(toml), folder)]
+    return report(folder, listed, **options)
 
 
 def demo_toml() -> Path:

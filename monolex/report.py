@@ -17,17 +17,19 @@ from monolex.artifact import MANIFEST, TIMINGS, Manifest, open_artifact, read_js
 from monolex.errors import UserError
 from monolex.pages import features, html, sections
 from monolex.pages.charts import SUBJECT, Entry, Looks, entries
+from monolex.pages.gallery import CARDS
 from monolex.pages.html import number, short
 
 PAGE = "report.html"
 
 
-def report(run: str | Path, listed: Collection[str] | None = None) -> Path:
+def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int = CARDS) -> Path:
     """Write ``RUN/report.html`` and return its path. Missing baselines, controls and features are left out.
 
     Every dictionary whose features were gathered in ``RUN/features`` gets a page ``RUN/gallery/SITE/NAME.html``.
 
     Args:
+        cards: features on the page of a gallery, the most interesting ones.
         listed: paths in the run of the artefacts that its run.toml asks for; None if there is no run.toml. Others that
             lie there are shown only if they were measured.
 
@@ -46,7 +48,7 @@ def report(run: str | Path, listed: Collection[str] | None = None) -> Path:
     manifests = {n: m for n, m in _manifests(run) if listed is None or n in listed or n in measured}
     seen = {}
     if found := manifests.get("features"):
-        features.write_galleries(run, found)
+        features.write_galleries(run, found, cards)
         seen = features.sections(run, found)
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
     content = html.page(

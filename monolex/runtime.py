@@ -12,6 +12,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -44,6 +45,19 @@ def device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device = {name!r} is not available here; use `auto` or `cpu`") from error
     return chosen
+
+
+@contextmanager
+def threads(most: int) -> Iterator[None]:
+    """At most ``most`` threads for torch's CPU kernels inside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(most, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def generator(*parts: Any, on: torch.device | str = "cpu") -> torch.Generator:

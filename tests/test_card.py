@@ -61,7 +61,8 @@ def test_every_context_is_there_with_its_maximum_and_group(store):
     top, by_part = evidence.examples["top"], {}
     for one in evidence.examples["quantile"]:
         by_part.setdefault(one.part, []).append(one)
-    order = [*top, *(one for part in sorted(by_part, reverse=True) for one in by_part[part])]
+    falling = [sorted(by_part[part], key=lambda one: -max(one.activations)) for part in sorted(by_part, reverse=True)]
+    order = [*top, *(one for part in falling for one in part)]
     order += [one for group in ("near_zero", "random", "inactive") for one in evidence.examples[group]]
     assert values == [number(max(one.activations)) for one in order] and len(top) > OPEN
     labels = re.findall(r"<summary>(.*?) <small>", shown)

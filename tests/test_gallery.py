@@ -12,6 +12,7 @@ from fake_store import fake_codes, fake_features, fake_store
 from test_report import BROWSERS, FLAGS, Page
 
 from monolex.artifact import open_artifact
+from monolex.cli import main
 from monolex.errors import UserError
 from monolex.features.store import FeatureStore, Summary
 from monolex.pages import features
@@ -282,3 +283,42 @@ def test_filters_in_a_browser(run, store, tmp_path, chosen):
     assert set(order(shown)) == kept and (chosen == "token=nowhere") == (not kept)
     count = re.findall(r"<output[^>]*>(.*?)</output>", shown)[0]
     assert count.startswith(f"{len(kept) - (chosen == 'feature-3')} shown" if kept else "none")
+
+
+DEMO = """
+[model]
+model = "demo"
+[corpus]
+max_tokens = 16_000
+document_tokens = 512
+held_out = 0.3
+[harvest]
+sites = ["resid_post.3"]
+[train.small]
+kinds = ["batchtopk"]
+ks = [8]
+ratios = [1.0]
+scale = true
+steps = 30
+batch_size = 256
+[baselines.plain]
+kinds = ["neurons"]
+[features]
+[eval]
+rows = 1000
+contexts = 2
+"""
+
+
+@pytest.mark.slow
+def test_the_demo_models_report_opens_quietly(tmp_path):
+    (tmp_path / "run.toml").write_text(DEMO)
+    assert main(["run", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run")]) == 0
+    assert main(["report", str(tmp_path / "run"), "--cards", "3"]) == 0
+    pages = [tmp_path / "run" / "report.html", *(tmp_path / "run" / "gallery").rglob("*.html")]
+    assert len(pages) == 3
+    for number, page in enumerate(pages):
+        (tmp_path / str(number)).mkdir()
+        shown, said, log = browse(page.as_uri(), tmp_path / str(number))
+        assert "CONSOLE" not in said and shown.count("<article") >= 3
+        assert log and requests(log) == []

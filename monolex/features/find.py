@@ -36,7 +36,9 @@ def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> 
     run = Path(run)
     chosen = choose(members(run), config.dictionary)
     named = len(chosen)
-    if config.on is not None or config.sort or config.where:
+    some = any(member.evidence is not None for member in chosen)
+    # a prompt needs no evidence, but ten features of each of a hundred baselines answer nobody's question
+    if config.on is not None or config.sort or config.where or (config.prompt and some and not config.dictionary):
         chosen = gathered(chosen)
     found = _answer(run, chosen, config, lm or (lambda: stored_model(run / "activations", config.find_device)))
     if len(chosen) == named:

@@ -209,7 +209,8 @@ def _quantiles(contexts: Sequence[Context], evidence: Evidence, meta: Mapping[st
         if meta.get("config", {}).get("disjoint"):
             # one context of a document was ranked, and how many those are is not stored
             about = "Drawn at random from this part of the ranking by maximum, of one context a document"
-        lines = _lines([one for one in contexts if one.part == part], evidence.summary.max, NARROW)
+        drawn = sorted((one for one in contexts if one.part == part), key=lambda one: -max(one.activations))
+        lines = _lines(drawn, evidence.summary.max, NARROW)
         found.append(Group(f"Quantile {part + 1} of {count}", about, lines))
     return found
 

@@ -56,6 +56,8 @@ KIND = "sweep"
 STATE = Path("state") / "state.safetensors"
 CHECKPOINTS = "checkpoints"
 LAST_GOOD = "last_good"
+SMALL = 2**25
+"""Multiplications of a matrix product below which a second thread costs more than it gains (docs/log.md)."""
 
 
 class Batches(Protocol):
@@ -179,7 +181,11 @@ class _Run:
             self.config.batch_size,
         )  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
-        with closing(runtime.Metrics(self.folder / "metrics.jsonl", self.trainer.done)) as metrics:
+        largest = max(self.config.batch_size * member.d_in * member.d_sae for member in self.members)
+        with (
+            runtime.threads(1 if largest < SMALL else 2**16),
+            closing(runtime.Metrics(self.folder / "metrics.jsonl", self.trainer.done)) as metrics,
+        ):
             self._loop(metrics)
         return self._finish()
 
