@@ -11,6 +11,7 @@ from pathlib import Path
 
 os.environ["COLUMNS"] = "100"
 
+from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
 from monolex.cli import VERBS, main
 from monolex.config import (
     BaselineConfig,
@@ -33,6 +34,9 @@ TABLES = {
     "[controls]": ControlsConfig,
     "[eval]": EvalConfig,
     "[features]": FeaturesConfig,
+    "[patch.NAME]": PatchConfig,
+    "[ablate.NAME] (`features` is needed)": AblateConfig,
+    "[tree.NAME] (`features` is needed)": TreeConfig,
 }
 RUN_TOML = """## run.toml
 
@@ -40,7 +44,8 @@ One table a stage. `[harvest]` and at least one `[train.NAME]` or `[baselines.NA
 each, under names of your choice. A value directly in `[train]` holds for every `[train.NAME]` and
 `[controls.train.NAME]` that does not say otherwise; `[baselines]` likewise. `[controls]`, if it is there, needs a
 `[controls.train.NAME]`: what is trained on every control model, of which only the sites that these tables name are
-harvested. Without `[features]` no evidence is gathered. What is left out has its default. Relative paths are relative
+harvested. Without `[features]` no evidence is gathered; `[patch.NAME]`, `[ablate.NAME]` and `[tree.NAME]` are
+experiments on what features cause, as many as you like. What is left out has its default. Relative paths are relative
 to where the command is run. A worked example is `monolex/demo/run.toml`.
 """
 

@@ -6,6 +6,7 @@ becomes one line on stderr and exit code 2.
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from monolex import __version__
+from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
 from monolex.config import (
     BaselineConfig,
     CorpusConfig,
@@ -179,7 +181,56 @@ def features(
     _say(f"look at it with: monolex show {out}")
 
 
-def report(run: Annotated[Positional[Path], arg(metavar="RUN")], cards: int = 400) -> None:
+def patch(run: Annotated[Positional[Path], arg(metavar="RUN")], config: PatchConfig, out: Path | None = None) -> None:
+    """Patch features of a prompt with a donor's: KL over features and edit size, for every dictionary and baseline.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        config: Which task, dictionaries and searches.
+        out: Folder of the result; by default RUN/patch/TASK.
+    """
+    _experiment("patch", run, config, out or run / "patch" / Path(config.task).stem)
+
+
+def ablate(run: Annotated[Positional[Path], arg(metavar="RUN")], config: AblateConfig, out: Path | None = None) -> None:
+    """Take a feature away where it is active: which tokens the model then predicts less, beside controls.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        config: Which features, and how.
+        out: Folder of the result; by default one in RUN/ablate that is called as the features.
+    """
+    _experiment("ablate", run, config, out or run / "ablate" / _slug(config.features))
+
+
+def tree(run: Annotated[Positional[Path], arg(metavar="RUN")], config: TreeConfig, out: Path | None = None) -> None:
+    """Grow the tree of the features of earlier layers that cause a feature.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        config: Which roots, and how far.
+        out: Folder of the result; by default one in RUN/tree that is called as the roots.
+    """
+    _experiment("tree", run, config, out or run / "tree" / _slug(config.features))
+
+
+def _slug(features: Sequence[str]) -> str:
+    """A name for a folder out of what is asked for."""
+    first = re.sub(r"[^\w.-]+", "-", features[0]).strip("-.") if features else ""
+    return (first or "features") + (f"-and-{len(features) - 1}" if len(features) > 1 else "")
+
+
+def _experiment(kind: str, run: Path, config: PatchConfig | AblateConfig | TreeConfig, out: Path) -> None:
+    from monolex.pipeline import experiment
+    from monolex.show import show
+
+    pictures = experiment(kind, out, run, config)
+    _say(show(out))
+    for picture in pictures:
+        _say(f"look at {picture}")
+
+
+def report(run: Annotated[Positional[Path], arg(metavar="RUN")], cards: int = 300) -> None:
     """Write RUN/report.html, one page that opens from disk, and the galleries of features beside it.
 
     Args:
@@ -219,6 +270,9 @@ VERBS: dict[str, Callable[..., Any]] = {
     "eval": evaluate,
     "features": features,
     "find": find,
+    "patch": patch,
+    "ablate": ablate,
+    "tree": tree,
     "report": report,
     "show": show,
 }

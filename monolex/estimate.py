@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
 from monolex.config import (
     BaselineConfig,
     CorpusConfig,
@@ -31,6 +32,8 @@ from monolex.training.optim import recipe
 
 FEATURE_BYTES = 10_000
 """Measured on the demo: what the evidence of a feature takes on disk."""
+PROMPT_TOKENS = 20
+"""Tokens of an IOI prompt, padding included."""
 OVERHEAD = 2.5
 """Measured on the demo: wall time over the time of the matrix products alone."""
 
@@ -106,6 +109,9 @@ def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cos
         elif isinstance(config, FeaturesConfig):
             given = [one for path in stage.needs for one in named.get(path, [])]
             yield _features(config, given, rows, shape)
+        elif isinstance(config, PatchConfig | AblateConfig | TreeConfig):
+            given = [one for path in stage.needs for one in named.get(path, [])]
+            yield _causal(config, given, run.corpus, shape)
         else:
             yield _eval(config, dictionaries, run.corpus, shape)
 
@@ -220,3 +226,52 @@ def _features(config: FeaturesConfig, given: Sequence[tuple[str, str, int]], row
     weights = max((8 * shape.widths[site] * features for site, _, features in chosen), default=0)
     disk = FEATURE_BYTES * sum(features for _, _, features in chosen)
     return Cost(disk, 4 * shape.parameters + config.memory_mb * 10**6 + 20 * rows + weights, 2 * encode)
+
+
+def _causal(
+    config: PatchConfig | AblateConfig | TreeConfig,
+    given: Sequence[tuple[str, str, int]],
+    corpus: CorpusConfig,
+    shape: Shape,
+) -> Cost:
+    """Experiments run parts of the model many times; dictionaries are small beside that."""
+    forward = 2.0 * shape.block
+    memory = 4 * shape.parameters + 40 * config.batch_tokens * max(shape.widths.values())
+    if isinstance(config, AblateConfig):
+        # the feature, two controls, a rescue by layer twice, and eight pairs
+        runs = (3 + 2 * shape.layers + 16) * config.occurrences * len(config.features)
+        return Cost(10**5 * len(config.features), memory, forward * runs * corpus.context_length / 2)
+    if isinstance(config, TreeConfig):
+        nodes = len(config.features) * sum(config.children**level for level in range(config.depth))
+        runs = nodes * config.contexts * config.confirm
+        return Cost(10**5 * len(config.features), memory, forward / shape.layers * runs * corpus.context_length / 2)
+    return _patch(config, given, shape, memory)
+
+
+def _fits(one: tuple[str, str, int], patterns: Sequence[str]) -> bool:
+    site, name, _ = one
+    return any(fnmatchcase(text, pattern) for pattern in patterns for text in (f"{site}/{name}", site, name))
+
+
+def _patch(config: PatchConfig, given: Sequence[tuple[str, str, int]], shape: Shape, memory: int) -> Cost:
+    residual = tuple(dict.fromkeys(site for site, _, _ in given if site.startswith("resid_post.")))
+    sites = select(config.sites or ("resid_post.*",), residual, "the run") if residual else ()
+    patterns = config.dictionaries or ("*",)
+    chosen = [one for one in given if one[0] in sites and _fits(one, patterns)]
+    exact = config.exact or ("*",)
+    trials = 0.0
+    for site, name, features in chosen:
+        share = 1 - (int(site.rpartition(".")[2]) + 1) / shape.layers
+        slow = _fits((site, name, features), exact)
+        # attribution runs forth and back five times; a sweep visits what is left, greedy all but what is chosen
+        runs = 15 + sum(
+            2 * config.points
+            + {"effects": features, "greedy": config.limit * features, "swaps": 500, "sweep": 0}.get(search, 0)
+            + (search == "sweep") * config.thresholds * features / 2
+            for search in config.searches
+            if slow or search in ("ranking", "random")
+        )
+        trials += share * runs
+    largest = max((features for _, _, features in chosen), default=0)
+    tokens = config.pairs * PROMPT_TOKENS
+    return Cost(50_000 * len(chosen), memory + 12 * tokens * largest, 2.0 * shape.block * tokens * trials)

@@ -3,6 +3,7 @@
 A run is a folder of artefacts::
 
     RUN/run.toml  activations/  train/NAME/  baselines/NAME/  features/  eval/  report.html  gallery/
+    RUN/{patch,ablate,tree}/NAME/
     RUN/controls/CONTROL/{activations/,train/NAME/,baselines/NAME/}
 
 Every stage asks its own artefact whether it is done (see ``artifact``), so a run that was killed goes on where it was,
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monolex.artifact import MANIFEST, TIMINGS, open_artifact, read_json, require_folder, write_bytes, write_json
+from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
 from monolex.config import (
     BaselineConfig,
     CorpusConfig,
@@ -34,6 +36,8 @@ from monolex.runtime import log, peak_memory, size
 from monolex.tables import from_table
 
 T = TypeVar("T")
+CAUSAL: dict[str, type] = {"patch": PatchConfig, "ablate": AblateConfig, "tree": TreeConfig}
+"""Experiments on what features cause, each a table of named tables."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,12 @@ class RunConfig:
     """Table ``[eval]``."""
     features: FeaturesConfig | None = None
     """Table ``[features]``; left out: no evidence is gathered."""
+    patch: dict[str, PatchConfig] = field(default_factory=dict)
+    """Tables ``[patch.NAME]``, one task each."""
+    ablate: dict[str, AblateConfig] = field(default_factory=dict)
+    """Tables ``[ablate.NAME]``."""
+    tree: dict[str, TreeConfig] = field(default_factory=dict)
+    """Tables ``[tree.NAME]``."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +120,13 @@ def read_run(path: Path) -> RunConfig:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a run.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    known = ("model", "corpus", "harvest", "train", "baselines", "controls", "eval", "features")
+    known = ("model", "corpus", "harvest", "train", "baselines", "controls", "eval", "features", *CAUSAL)
     for name, value in table.items():
         if name not in known or not isinstance(value, dict):
             raise UserError(f"{path}: unknown entry {name!r}; a run has the tables {', '.join(known)}")
     defaults, sweeps = _named(TrainConfig, table.get("train", {}), "train", {})
     _, fitted = _named(BaselineConfig, table.get("baselines", {}), "baselines", {})
+    causal = {name: _named(cls, table.get(name, {}), name, {})[1] for name, cls in CAUSAL.items()}
     run = RunConfig(
         model=from_table(ModelConfig, table.get("model", {}), "[model]"),
         corpus=from_table(CorpusConfig, table.get("corpus", {}), "[corpus]"),
@@ -125,12 +136,19 @@ def read_run(path: Path) -> RunConfig:
         controls=_controls(table["controls"], defaults) if "controls" in table else None,
         eval=from_table(EvalConfig, table.get("eval", {}), "[eval]"),
         features=from_table(FeaturesConfig, table["features"], "[features]") if "features" in table else None,
+        **causal,
     )
     if run.controls and not run.controls.train:
         raise UserError(f"{path}: [controls] needs a table [controls.train.NAME] that says what is trained on them")
     for control in run.controls.models if run.controls else ():
         if control not in ("random", "shuffled"):
             raise UserError(f"{path}: [controls] models holds {control!r}; choose from random, shuffled")
+    for kind, tables in (("ablate", run.ablate), ("tree", run.tree)):
+        for name, config in tables.items():
+            if not config.features:
+                raise UserError(
+                    f"{path}: [{kind}.{name}] needs features, a list of SITE/NAME:NUMBER or SITE/NAME@TOKEN"
+                )
     if run.corpus.held_out == 0:
         raise UserError(f"{path}: [corpus] held_out = 0 leaves nothing to evaluate on; keep some documents apart")
     if not run.train and not run.baselines:
@@ -157,6 +175,10 @@ def plan(run: RunConfig, folder: Path) -> list[Stage]:
     stages.append(_eval(folder / "eval", folder / "activations", sources, controls, run.eval))
     if run.features is not None:
         stages.append(_features(folder / "features", folder / "activations", sources, run.features))
+    others = [stage.folder for stage in stages if stage.folder.name != "eval"]
+    for kind in CAUSAL:
+        for name, config in getattr(run, kind).items():
+            stages.append(_causal(kind, folder / kind / name, folder, config, others))
     return stages
 
 
@@ -258,6 +280,19 @@ def demo_toml() -> Path:
     return Path(__file__).parent / "demo" / "run.toml"
 
 
+def experiment(kind: str, folder: Path, run: Path, config: PatchConfig | AblateConfig | TreeConfig) -> list[Path]:
+    """Do the experiment ``kind`` on a run, and draw what it found; the pictures' paths.
+
+    Raises:
+        UserError: as the stage of that name in :mod:`monolex.causal.stages`.
+    """
+    from monolex import figures
+    from monolex.causal import stages
+
+    getattr(stages, kind)(folder, run, config)
+    return figures.draw(folder)
+
+
 def _timed(stage: Stage, folder: Path) -> None:
     """Run a stage and, if it did anything, keep how long it took for the report."""
     manifest = stage.folder / MANIFEST
@@ -341,3 +376,9 @@ def _features(folder: Path, activations: Path, sources: list[Path], config: Feat
         features(folder, activations, sources, config)
 
     return Stage("features", folder, run, config, (activations, *sources))
+
+
+def _causal(
+    kind: str, folder: Path, run: Path, config: PatchConfig | AblateConfig | TreeConfig, needs: Sequence[Path]
+) -> Stage:
+    return Stage(f"{kind} {folder.name}", folder, lambda: experiment(kind, folder, run, config), config, tuple(needs))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from monolex.artifact import MANIFEST, TIMINGS, Manifest, open_artifact, read_json, write_bytes
 from monolex.errors import UserError
-from monolex.pages import features, html, sections
+from monolex.pages import causal, features, html, sections
 from monolex.pages.charts import SUBJECT, Entry, Looks, entries
 from monolex.pages.gallery import CARDS
 from monolex.pages.html import number, short
@@ -50,6 +50,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     if found := manifests.get("features"):
         features.write_galleries(run, found, cards)
         seen = features.sections(run, found)
+    causes = causal.sections(run, manifests)
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
     content = html.page(
         "report.html",
@@ -60,6 +61,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
             for i, site in enumerate(names, 1)
         ],
         **_subject(manifests.get("activations"), everything),
+        causes=causes,
         notice=_notice(evaluation, measured, manifests, listed),
         facts=[*_facts(manifests.get("activations")), *_measured(evaluation, everything)],
         problems=_problems(manifests.get("activations")),
@@ -90,6 +92,7 @@ def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
         "controls/*/baselines/*",
         "eval",
         "features",
+        *(f"{kind}/*" for kind in causal.KINDS),
     )
     for pattern in stages:
         for path in sorted(run.glob(f"{pattern}/{MANIFEST}")):

@@ -1,4 +1,4 @@
-"""Intervals, two groups of units, and matching.
+"""Intervals, paired and two-group tests, corrected p-values, and matching.
 
 Rows of one document are not independent, so intervals resample whole *units* (documents, features or seeds); every
 interval carries the name of its unit.
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import norm, rankdata
+from scipy.stats import false_discovery_control, norm, rankdata
 from scipy.stats import t as student_t
 
 
@@ -88,11 +88,11 @@ def ratio(
     return Estimate(value, float(low), float(high), len(top), over)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def resample_counts(units: int, resamples: int, seed: int) -> NDArray[np.float64]:
     """How often each unit is drawn in each bootstrap resample, ``[resamples, units]``, read-only.
 
-    Kept for the next metric: every metric of a dictionary resamples the same units.
+    Kept for the next metric: a dictionary's metrics resample documents, features and contexts' documents in turn.
     """
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
@@ -122,6 +122,23 @@ def rank_sum(values: Float[NDArray, "units columns"], positive: Bool[NDArray, "u
     distance = np.maximum(np.abs(won - pairs / 2) - 0.5, 0)
     z = np.divide(distance, spread, out=np.zeros_like(distance), where=spread > 0)
     return RankSum(won / pairs, np.maximum(2 * norm.sf(z), min(1.0, 2 / comb(units, above))))
+
+
+def benjamini_hochberg(p: Float[NDArray, "tests"]) -> Float[NDArray, "tests"]:
+    """P-values adjusted so that those below q have a false discovery rate of q; a NaN is no test and stays NaN."""
+    adjusted, known = np.full(len(p), np.nan), ~np.isnan(p)
+    adjusted[known] = false_discovery_control(p[known]) if known.any() else np.nan
+    return adjusted
+
+
+def paired(values: Float[NDArray, "units columns"]) -> Float[NDArray, "columns"]:
+    """Two-sided p-values of the t-test that the mean over units is 0; NaN for fewer than three units or no spread."""
+    units = len(values)
+    if units < 3:
+        return np.full(values.shape[1], np.nan)
+    error = values.std(axis=0, ddof=1) / units**0.5
+    t = np.divide(np.abs(values.mean(axis=0)), error, out=np.full(values.shape[1], np.nan), where=error > 0)
+    return 2 * student_t.sf(t, units - 1)
 
 
 def two_groups(

@@ -1,4 +1,4 @@
-"""Configs from plain data: a TOML table or a JSON object becomes a dataclass, and what does not fit is named."""
+"""Configs from plain data, a TOML table or a JSON object, with what does not fit named; and results as plain data."""
 
 import dataclasses
 import difflib
@@ -29,6 +29,15 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
             raise UserError(f"{where}: unknown key {key!r}; {hint}")
         values[key] = _coerce(value, hints[key], f"{where}.{key}")
     return located(cls(**values))
+
+
+def to_table(value: Any) -> Any:
+    """Named tuples, however deep in lists and tables, as tables: what JSON can hold."""
+    if hasattr(value, "_asdict"):
+        return {name: to_table(inner) for name, inner in value._asdict().items()}
+    if isinstance(value, dict):
+        return {name: to_table(inner) for name, inner in value.items()}
+    return [to_table(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:

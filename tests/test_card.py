@@ -154,7 +154,7 @@ def test_notebook_card_carries_its_style_and_needs_no_store(store):
     shown = card_html(store.feature(0), store.meta)
     assert shown.startswith('<div class="monolex"><style>') and "<script" not in shown and "<link" not in shown
     assert f"embedding {tokens.token(TEXTS[0])}" in shown
-    sheet = re.sub(r"/\*.*?\*/", "", str(html.asset("card.css")), flags=re.S)
+    sheet = re.sub(r"/\*.*?\*/", "", str(html.style()), flags=re.S)
     outside = re.sub(r":where\(\.monolex\) \{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}", "", sheet)
     assert outside.split() == ["@media", "(prefers-color-scheme:", "dark)", "{", "}"]
 

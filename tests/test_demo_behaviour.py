@@ -9,7 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from monolex.demo import behaviour, names
+from monolex.causal import wordings
+from monolex.causal.prompts import fill
+from monolex.demo import behaviour
+from monolex.demo.recipe_data import HELD_OUT_MODULES
 
 TEXT = "One day the newspaper had not arrived, so nobody knew what they were to talk of. "
 
@@ -18,8 +21,10 @@ TEXT = "One day the newspaper had not arrived, so nobody knew what they were to 
 def model_and_tokenizer() -> tuple[GPTNeoXForCausalLM, PreTrainedTokenizerFast]:
     """A random model over whole words, so that a name is the same token everywhere."""
     splitter = pre_tokenizers.Whitespace()
-    material = " ".join((*names.WORDINGS_PRACTISED, *names.WORDINGS_HELD_OUT, *names.PLACES, *names.OBJECTS, TEXT))
-    material += " ".join(("", *names.VERBS, *names.NAMES_PRACTISED, *names.NAMES_HELD_OUT))
+    material = " ".join(
+        (*wordings.WORDINGS_PRACTISED, *wordings.WORDINGS_HELD_OUT, *wordings.PLACES, *wordings.OBJECTS, TEXT)
+    )
+    material += " ".join(("", *wordings.VERBS, *wordings.NAMES_PRACTISED, *wordings.NAMES_HELD_OUT))
     words = ["<s>", "?", *sorted({word for word, _ in splitter.pre_tokenize_str(material)} - {"?"})]
     backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="?"))
     backend.pre_tokenizer = splitter  # pyright: ignore[reportAttributeAccessIssue]
@@ -39,14 +44,14 @@ def model_and_tokenizer() -> tuple[GPTNeoXForCausalLM, PreTrainedTokenizerFast]:
 
 
 def test_held_out_parts_share_nothing_with_practised_ones():
-    assert len(names.NAMES_PRACTISED) == 30 and len(names.NAMES_HELD_OUT) == 10
-    assert len(names.WORDINGS_PRACTISED) == 8 and len(names.WORDINGS_HELD_OUT) == 6
-    assert not set(names.NAMES_PRACTISED) & set(names.NAMES_HELD_OUT)
-    assert not set(names.WORDINGS_PRACTISED) & set(names.WORDINGS_HELD_OUT)
-    assert set(names.HELD_OUT_MODULES) <= set(sys.stdlib_module_names)
+    assert len(wordings.NAMES_PRACTISED) == 30 and len(wordings.NAMES_HELD_OUT) == 10
+    assert len(wordings.WORDINGS_PRACTISED) == 8 and len(wordings.WORDINGS_HELD_OUT) == 6
+    assert not set(wordings.NAMES_PRACTISED) & set(wordings.NAMES_HELD_OUT)
+    assert not set(wordings.WORDINGS_PRACTISED) & set(wordings.WORDINGS_HELD_OUT)
+    assert set(HELD_OUT_MODULES) <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("wording", names.WORDINGS_PRACTISED + names.WORDINGS_HELD_OUT)
+@pytest.mark.parametrize("wording", wordings.WORDINGS_PRACTISED + wordings.WORDINGS_HELD_OUT)
 def test_every_wording_names_each_role_once_and_ends_with_the_answer(wording: str):
     fields = [name for _, name, _, _ in string.Formatter().parse(wording) if name]
     assert sorted(fields) == sorted("abpsvoi")
@@ -58,13 +63,13 @@ def test_no_held_out_opening_is_a_practised_one():
     def openings(wordings: tuple[str, ...]) -> set[str]:
         return {" ".join(wording.split()[:2]) for wording in wordings}
 
-    assert not openings(names.WORDINGS_PRACTISED) & openings(names.WORDINGS_HELD_OUT)
+    assert not openings(wordings.WORDINGS_PRACTISED) & openings(wordings.WORDINGS_HELD_OUT)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_prompt_names_the_subject_twice_and_the_indirect_object_once(seed: int):
-    for wording in names.WORDINGS_PRACTISED + names.WORDINGS_HELD_OUT:
-        prompt = behaviour.fill(wording, names.NAMES_HELD_OUT, random.Random(seed))
+    for wording in wordings.WORDINGS_PRACTISED + wordings.WORDINGS_HELD_OUT:
+        prompt = fill(wording, wordings.NAMES_HELD_OUT, random.Random(seed))
         words = prompt.text.replace(",", " ").replace(".", " ").replace(":", " ").split()
         assert words.count(prompt.subject) == 2 and words.count(prompt.indirect) == 1
         assert prompt.text.endswith(" to") and "{" not in prompt.text
@@ -72,7 +77,7 @@ def test_a_prompt_names_the_subject_twice_and_the_indirect_object_once(seed: int
 
 def test_both_orders_of_roles_occur():
     rng = random.Random(0)
-    prompts = [behaviour.fill(names.WORDINGS_PRACTISED[0], ("Ann", "Bob"), rng) for _ in range(40)]
+    prompts = [fill(wordings.WORDINGS_PRACTISED[0], ("Ann", "Bob"), rng) for _ in range(40)]
     first = [prompt.text.split()[1] == prompt.subject for prompt in prompts]
     assert 5 < sum(first) < 35
 

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
+from monolex.causal import wordings
 from monolex.config import ModelConfig
-from monolex.demo import behaviour, names, recipe, recipe_data
+from monolex.demo import behaviour, recipe, recipe_data
 from monolex.demo.recipe import RecipeConfig
 from monolex.documents import Report
 from monolex.errors import UserError
@@ -87,8 +88,8 @@ def test_paragraphs_hold_practised_wordings_and_names_only():
     found = list(recipe_data.paragraphs(50, seed=1))
     assert found == list(recipe_data.paragraphs(50, seed=1)) != list(recipe_data.paragraphs(50, seed=2))
     words = set(" ".join(found).replace(".", " ").replace(",", " ").split())
-    assert not words & set(names.NAMES_HELD_OUT)
-    assert words >= set(names.NAMES_PRACTISED)
+    assert not words & set(wordings.NAMES_HELD_OUT)
+    assert words >= set(wordings.NAMES_PRACTISED)
     assert all(paragraph.count(" to ") >= 6 for paragraph in found)
 
 
@@ -133,7 +134,7 @@ def test_token_file_is_every_training_document_behind_a_separator(small: RecipeC
 
 def test_names_become_single_tokens_where_the_vocabulary_has_room(small: RecipeConfig):
     wide = recipe_data.train_tokenizer(small.mix(), 1200, 32)
-    everyone = names.NAMES_PRACTISED + names.NAMES_HELD_OUT
+    everyone = wordings.NAMES_PRACTISED + wordings.NAMES_HELD_OUT
     assert set(behaviour.single_token(wide, everyone)) == set(everyone)
     assert wide.convert_tokens_to_ids("<|endoftext|>") == wide.bos_token_id == wide.eos_token_id == 0
     narrow = recipe_data.train_tokenizer(small.mix(), 300, 32)
@@ -237,7 +238,7 @@ def test_initialisation_leaves_the_global_generator_alone(small: RecipeConfig):
 def test_names_of_several_tokens_are_left_out_and_named(small: RecipeConfig):
     tokenizer = recipe_data.train_tokenizer(small.mix(), 257, 64)
     row = behaviour.ioi_table(recipe.initialised(small, 257), tokenizer)[0]
-    assert row.left_out == names.NAMES_PRACTISED
+    assert row.left_out == wordings.NAMES_PRACTISED
     assert row.accuracy.value is None and "one token" in row.accuracy.reason
 
 

@@ -133,7 +133,7 @@ def test_legend_names_each_look_once_in_order():
 
 
 def test_every_marker_and_colour_has_a_style():
-    sheet = html.asset("card.css")
+    sheet = html.asset("chart.css")
     assert all(f".c-{colour} " in sheet for colour in svg.COLOURS)
     assert all(f".{variant} path" in sheet for variant in ("open", "dashed", "dotted"))
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu, norm
+from scipy.stats import mannwhitneyu, norm, ttest_1samp
 from sklearn.metrics import roc_auc_score
 
 from monolex import stats
@@ -155,3 +155,30 @@ def test_groups_without_spread_have_no_effect():
     rare[0] = 1.0
     _, effect = stats.two_groups(rare, positive, "texts")
     assert effect.value is not None and effect.low is None and "too little spread" in effect.reason
+
+
+def test_benjamini_hochberg_by_hand():
+    # ascending 4/1 * .01, 4/2 * .02, 4/3 * .04, 4/4 * .5, and each at most the next
+    adjusted = stats.benjamini_hochberg(np.array([0.02, 0.5, np.nan, 0.01, 0.04]))
+    assert np.allclose(adjusted[[3, 0, 4, 1]], [0.04, 0.04, 0.16 / 3, 0.5])
+    assert np.isnan(adjusted[2])
+    assert np.isnan(stats.benjamini_hochberg(np.array([np.nan, np.nan]))).all()
+    assert len(stats.benjamini_hochberg(np.array([]))) == 0
+
+
+def test_benjamini_hochberg_keeps_false_discoveries_at_the_level():
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(300):
+        p = rng.random(100)
+        p[:20] **= 8
+        found = stats.benjamini_hochberg(p) < 0.2
+        shares.append(found[20:].sum() / max(1, found.sum()))
+    assert 0.1 < np.mean(shares) < 0.2
+
+
+def test_paired_is_the_t_test_of_every_column():
+    values = np.random.default_rng(1).normal(0.3, 1, size=(12, 5))
+    assert np.allclose(stats.paired(values), ttest_1samp(values, 0).pvalue)
+    assert np.isnan(stats.paired(values[:2])).all() and np.isnan(stats.paired(values[:0])).all()
+    assert np.isnan(stats.paired(np.zeros((9, 2)))).all()

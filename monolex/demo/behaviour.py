@@ -15,23 +15,14 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monolex import stats
-from monolex.demo import names
+from monolex.causal import wordings as words
+from monolex.causal.pairs import single_token
+from monolex.causal.prompts import fill
 from monolex.stats import Estimate
 
 PER_WORDING = 60
 BATCH = 32
 IGNORED = -100
-
-
-class Prompt(NamedTuple):
-    """The beginning of a sentence that one of two names completes."""
-
-    text: str
-    """Up to, and without, the space before the answer."""
-    indirect: str
-    """The right answer: who is given something (IO)."""
-    subject: str
-    """The wrong one: who gives, and is named twice (S)."""
 
 
 class IOIRow(NamedTuple):
@@ -49,31 +40,16 @@ class IOIRow(NamedTuple):
     """Names of this set that are not one token after a space."""
 
 
-def fill(wording: str, people: Sequence[str], rng: random.Random) -> Prompt:
-    """A prompt of ``wording``: its text before the last name, for two of ``people`` in random roles."""
-    first, second = rng.sample(people, 2)
-    subject, indirect = (first, second) if rng.random() < 0.5 else (second, first)
-    place, verb, thing = rng.choice(names.PLACES), rng.choice(names.VERBS), rng.choice(names.OBJECTS)
-    start = wording[: wording.index(" {i}")]
-    return Prompt(start.format(a=first, b=second, s=subject, p=place, v=verb, o=thing), indirect, subject)
-
-
 def ioi_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> list[IOIRow]:
     """Practised and held-out wordings by practised and held-out names, 60 prompts a wording.
 
     The task of Wang et al. (arXiv 2211.00593) with random roles; intervals are bootstraps over prompts.
     """
-    wordings = {"practised": names.WORDINGS_PRACTISED, "held-out": names.WORDINGS_HELD_OUT}
-    people = {"practised": names.NAMES_PRACTISED, "held-out": names.NAMES_HELD_OUT}
+    wordings = {"practised": words.WORDINGS_PRACTISED, "held-out": words.WORDINGS_HELD_OUT}
+    people = {"practised": words.NAMES_PRACTISED, "held-out": words.NAMES_HELD_OUT}
     return [
         _ioi_row(model, tokenizer, (how, wordings[how]), (who, people[who]), seed) for how in wordings for who in people
     ]
-
-
-def single_token(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[str, int]:
-    """Those of ``words`` that are one token after a space, with its id."""
-    ids = {word: tokenizer.encode(f" {word}", add_special_tokens=False) for word in words}
-    return {word: found[0] for word, found in ids.items() if len(found) == 1}
 
 
 def _ioi_row(

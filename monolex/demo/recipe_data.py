@@ -17,15 +17,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from monolex import runtime
+from monolex.causal.prompts import fill
+from monolex.causal.wordings import NAMES_HELD_OUT, NAMES_PRACTISED, WORDINGS_PRACTISED
 from monolex.config import CorpusConfig, require
-from monolex.demo import names
-from monolex.demo.behaviour import encode, fill
+from monolex.demo.behaviour import encode
 from monolex.documents import Report, documents
 
 log = logging.getLogger("monolex")
 
 SEPARATOR = "<|endoftext|>"
 SENTENCES = 6
+HELD_OUT_MODULES = ("colorsys", "fractions", "sched", "shelve", "statistics")
+"""Modules of the Python standard library whose source is never trained on."""
 HELD_OUT = 0.01
 SAMPLE_CHARACTERS = 100_000_000
 # A name written this often among that many characters outranks the last merges of a vocabulary of thousands.
@@ -71,7 +74,7 @@ def paragraphs(count: int, seed: int) -> Iterator[str]:
     """Paragraphs of six sentences of practised wordings, each about two practised names."""
     rng = random.Random(seed)
     for _ in range(count):
-        filled = [fill(rng.choice(names.WORDINGS_PRACTISED), names.NAMES_PRACTISED, rng) for _ in range(SENTENCES)]
+        filled = [fill(rng.choice(WORDINGS_PRACTISED), NAMES_PRACTISED, rng) for _ in range(SENTENCES)]
         yield " ".join(f"{prompt.text} {prompt.indirect}." for prompt in filled)
 
 
@@ -79,7 +82,7 @@ def _stdlib(mix: Mix, report: Report, *, held_out: bool) -> Iterator[str]:
     config = CorpusConfig(corpus="stdlib", corpus_seed=mix.seed)
     for document in documents(config, _bare_tokenizer(), report):
         module = document.where.split("/")[0].removesuffix(".py")
-        if (module in names.HELD_OUT_MODULES) == held_out:
+        if (module in HELD_OUT_MODULES) == held_out:
             yield document.text
 
 
@@ -138,7 +141,7 @@ def _sample(mix: Mix) -> Iterator[str]:
             bar.update(len(text))
             if characters > SAMPLE_CHARACTERS:
                 break
-    line = "".join(f" {name}" for name in (*names.NAMES_PRACTISED, *names.NAMES_HELD_OUT))
+    line = "".join(f" {name}" for name in (*NAMES_PRACTISED, *NAMES_HELD_OUT))
     yield line * (characters // CHARACTERS_A_NAME + 1)
 
 

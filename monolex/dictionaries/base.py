@@ -211,6 +211,16 @@ class Dictionary:
             return ENCODERS[self.config.activation](self._input(x), self.weights)
         return ACTIVATIONS[self.config.activation](self.pre_activations(x), self.config)
 
+    def encode_some(
+        self, x: Float[Tensor, "*rows d_in"], features: Int[Tensor, "features"]
+    ) -> Float[Tensor, "*rows features"]:
+        """Codes of ``features`` alone; where no feature looks at another's pre-activation, only they are computed."""
+        if self.config.activation not in ("relu", "linear", "threshold") or len(features) == self.d_sae:
+            return self.encode(x)[..., features]
+        w = self.weights
+        pre = (self._input(x) - w["centre"]) @ w["W_enc"][features].T + w["b_enc"][features]
+        return ACTIVATIONS[self.config.activation](pre, self.config)
+
     def encode_sparse(self, x: Float[Tensor, "rows d_in"]) -> SparseCodes:
         """Codes of ``x`` as row offsets, features and values; :meth:`SparseCodes.dense` gives :meth:`encode` back."""
         return sparse(self.encode(x))

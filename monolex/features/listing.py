@@ -126,19 +126,24 @@ def members(run: Path) -> list[Member]:
     return found
 
 
+def fits(member: Member, patterns: Sequence[str]) -> bool:
+    """Whether its ``SITE/NAME``, site or name fits one of the patterns."""
+    return any(fnmatchcase(text, one) for one in patterns for text in (member.title, member.site, member.name))
+
+
 def choose(found: Sequence[Member], patterns: Sequence[str]) -> list[Member]:
-    """Those whose ``SITE/NAME``, site or name one of the patterns fits; all where there is none.
+    """Those that one of the patterns :func:`fits`; all where there is none.
 
     Raises:
         UserError: a pattern fits nothing.
     """
     chosen: dict[str, Member] = {} if patterns else {member.title: member for member in found}
     for pattern in patterns:
-        fits = [m for m in found if any(fnmatchcase(text, pattern) for text in (m.title, m.site, m.name))]
-        if not fits:
+        fitting = [member for member in found if fits(member, (pattern,))]
+        if not fitting:
             hint = nearest(pattern, [member.title for member in found])
             raise UserError(f"dictionary = {pattern!r}: the run has none like it; {hint}")
-        chosen |= {member.title: member for member in fits}
+        chosen |= {member.title: member for member in fitting}
     return [member for member in found if member.title in chosen]
 
 

@@ -87,9 +87,7 @@ def card(
 
 def card_html(evidence: Evidence, meta: Mapping[str, Any], text: Callable[[int | None], str] | None = None) -> str:
     """The card with its style, for a notebook."""
-    return str(
-        Markup(f'<div class="monolex"><style>{html.asset("card.css")}</style>{card(evidence, meta, text=text)}</div>')
-    )
+    return str(Markup(f'<div class="monolex"><style>{html.style()}</style>{card(evidence, meta, text=text)}</div>'))
 
 
 def token_chart(evidence: Evidence) -> Markup:

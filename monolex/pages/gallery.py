@@ -16,7 +16,7 @@ from monolex.pages.card import card
 from monolex.pages.charts import density_chart
 from monolex.pages.interest import Ranked, ranked
 
-CARDS = 400
+CARDS = 300
 """Cards on a page, the most interesting features'."""
 SORTS = (
     ("interest", "interest"),

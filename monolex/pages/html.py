@@ -5,6 +5,8 @@ Numbers are formatted here and nowhere else, so that a page, its tables and its 
 
 import functools
 import math
+import re
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -53,6 +55,18 @@ def asset(name: str) -> Markup:
     return Markup(files("monolex.pages").joinpath("static", name).read_text(encoding="utf-8"))
 
 
+def style() -> Markup:
+    """The style sheet of charts and cards, which applies inside ``class="monolex"`` only."""
+    return Markup("{}:where(.monolex) {{\n{}}}\n{}").format(asset("palette.css"), asset("chart.css"), asset("card.css"))
+
+
+@functools.cache
+def palette() -> Mapping[str, str]:
+    """The colours on a light ground by name, as ``#rrggbb``."""
+    light, *_ = asset("palette.css").split("@media")
+    return dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", light))
+
+
 @functools.cache
 def _environment() -> Environment:
     environment = Environment(
@@ -63,5 +77,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "short": short}
-    environment.globals["asset"] = asset
+    environment.globals |= {"asset": asset, "style": style}
     return environment

@@ -2,6 +2,7 @@
 
 Colours are CSS classes (``c-blue``, …) that the page's style sheet defines once for light and once for dark, so a
 chart follows the reader's theme and prints. Every mark carries a ``<title>`` and every chart an ``aria-label``.
+:mod:`monolex.pages.picture` puts charts in files of their own, and :mod:`monolex.pages.png` draws the same series.
 """
 
 import math
@@ -16,6 +17,12 @@ COLOURS = ("blue", "sky", "vermilion", "orange", "green", "purple", "olive", "in
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 12.0, 46.0
 APART = 36.0
+NO_DATA = "no data"
+NONE, BAR, SQUARE = "none", "bar", "square"
+WIDE = 6.6
+"""Of a letter, about, at the size of ticks."""
+ROD = 0.62
+"""Height of a bar across, of a row."""
 
 
 class Point(NamedTuple):
@@ -44,7 +51,7 @@ class Series:
     colour: str = "ink"
     """One of :data:`COLOURS`."""
     marker: str = "circle"
-    """Key of :data:`MARKERS`."""
+    """Key of :data:`MARKERS`, `none`, or `bar`: a bar across from 0 to the point."""
     joined: bool = True
     """Whether a line runs through the points."""
     variant: str = ""
@@ -74,6 +81,8 @@ class Axis:
     """Value at its end."""
     log: bool = False
     """Whether equal ratios take equal lengths."""
+    names: tuple[tuple[float, str], ...] = ()
+    """Values with their names, in place of round values as ticks."""
 
     def place(self, value: float) -> float:
         """Where ``value`` lies, from 0 (start) to 1 (end); values beyond an end lie on it."""
@@ -86,7 +95,9 @@ class Axis:
         return self.low - slack <= value <= self.high + slack
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Round values with their labels."""
+        """Round values with their labels, or the names of an axis that has them."""
+        if self.names:
+            return list(self.names)
         values = _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
         return [(value, _tick_label(value, self.log)) for value in values if self.holds(value)]
 
@@ -112,11 +123,15 @@ def axis(
 
 def plot(series: Sequence[Series], x: Axis, y: Axis, label: str, width: int = 520, height: int = 340) -> Markup:
     """Lines and markers with error bars; ``label`` is read out in place of the picture."""
-    frame = _Frame(x, y, width, height)
+    return _svg(width, height, label, [*plotted(series, Frame(x, y, width, height))])
+
+
+def plotted(series: Sequence[Series], frame: "Frame") -> list[str]:
+    """What :func:`plot` puts into its picture."""
     marks = [_series(frame, one) for one in series]
     if not any(one.points for one in series):
-        marks = [_text(width / 2, height / 2, "no data", "middle")]
-    return _svg(width, height, label, [*_axes(frame), *marks])
+        marks = [text((frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2, NO_DATA, "middle")]
+    return [*_axes(frame), *marks]
 
 
 def histogram(
@@ -131,7 +146,7 @@ def histogram(
     """Bars of equal width over ``x``; ``apart`` (count, tick, title) is drawn left of the axis."""
     count, tick, title = apart
     y = axis("", [max([*counts, count, 1])], low=0)
-    frame = _Frame(x, y, width, height, left=LEFT + APART, bottom=40.0)
+    frame = Frame(x, y, width, height, left=LEFT + APART, bottom=40.0)
     wide = (frame.right - frame.left) / max(len(counts), 1)
     edges = [x.low + (x.high - x.low) * i / max(len(counts), 1) for i in range(len(counts) + 1)]
     bars = [
@@ -141,7 +156,7 @@ def histogram(
     if count:
         left = frame.left - APART + 3
         bars += [_bar(frame, left, 12, count, "c-ink", f"{count:,} {title}")]
-        bars += [_text(left + 6, frame.bottom + 17, tick, "middle")]
+        bars += [text(left + 6, frame.bottom + 17, tick, "middle")]
     return _svg(width, height, label, [*_axes(frame, APART), *bars])
 
 
@@ -155,7 +170,7 @@ def stacked(
     """
     totals = [sum(column) for column in zip(*(one.counts for one in layers), strict=True)]
     y = Axis("", 0.7 if log else 0, max([*totals, 1]) * (1.15 if log else 1.02), log=log)
-    frame = _Frame(x, y, width, height, left=40.0, bottom=40.0)
+    frame = Frame(x, y, width, height, left=40.0, bottom=40.0)
     bins = max(len(totals), 1)
     wide = (frame.right - frame.left) / bins
     edges = [x.low + (x.high - x.low) * i / bins for i in range(bins + 1)]
@@ -190,47 +205,56 @@ def legend(series: Iterable[Series]) -> Markup:
         unique.setdefault(one.label, one)
     entries = []
     for one in unique.values():
-        style = _style(one)
-        line = f'<path class="line {style}" d="M1 7H25"/>' if one.joined else ""
-        mark = f'<g class="mark {style}">{_marker(one.marker, 13, 7)}</g>'
-        swatch = f'<svg viewBox="0 0 26 14" width="26" height="14" aria-hidden="true">{line}{mark}</svg>'
-        entries.append(f"<li>{swatch}{escape(one.label)}</li>")
+        shown = f'<svg viewBox="0 0 26 14" width="26" height="14" aria-hidden="true">{swatch(one)}</svg>'
+        entries.append(f"<li>{shown}{escape(one.label)}</li>")
     return Markup('<ul class="legend">' + "".join(entries) + "</ul>") if entries else Markup("")
 
 
-class _Frame:
-    """Maps values to coordinates."""
+def swatch(series: Series) -> str:
+    """What a series looks like, 26 wide and 14 high."""
+    style = _style(series)
+    line = f'<path class="line {style}" d="M1 7H25"/>' if series.joined else ""
+    return f'{line}<g class="mark {style}">{_marker(SQUARE if series.marker == BAR else series.marker, 13, 7)}</g>'
 
-    def __init__(self, x: Axis, y: Axis, width: int, height: int, left: float = LEFT, bottom: float = BOTTOM) -> None:
+
+class Frame:
+    """Maps values to coordinates; the names of a vertical axis have the room that they need."""
+
+    def __init__(
+        self, x: Axis, y: Axis, width: int, height: int, left: float | None = None, bottom: float = BOTTOM
+    ) -> None:
         self.x, self.y = x, y
-        self.left, self.right, self.top, self.bottom = left, width - RIGHT, TOP, height - bottom
+        needed = 16 + WIDE * max((len(name) for _, name in y.names), default=0) + (18 if y.label else 0)
+        self.left, self.right = max(LEFT, needed) if left is None else left, width - RIGHT
+        self.top, self.bottom = TOP, height - bottom
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         across = self.left + self.x.place(x) * (self.right - self.left)
         return round(across, 2), round(self.bottom - self.y.place(y) * (self.bottom - self.top), 2)
 
 
-def _axes(frame: _Frame, shift: float = 0) -> list[str]:
+def _axes(frame: Frame, shift: float = 0) -> list[str]:
     parts = []
     for value, name in frame.y.ticks():
         level = frame.at(frame.x.low, value)[1]
-        parts.append(f'<path class="grid" d="M{frame.left - shift} {level}H{frame.right}"/>')
-        parts.append(_text(frame.left - shift - 7, level + 4, name, "end"))
+        if not frame.y.names:
+            parts.append(f'<path class="grid" d="M{frame.left - shift} {level}H{frame.right}"/>')
+        parts.append(text(frame.left - shift - 7, level + 4, name, "end"))
     for value, name in frame.x.ticks():
         across = frame.at(value, frame.y.low)[0]
         parts.append(f'<path class="axis" d="M{across} {frame.bottom}v4"/>')
-        parts.append(_text(across, frame.bottom + 17, name, "middle"))
+        parts.append(text(across, frame.bottom + 17, name, "middle"))
     parts.append(f'<path class="axis" d="M{frame.left - shift} {frame.bottom}H{frame.right}"/>')
     middle = (frame.left + frame.right) / 2
-    parts.append(_text(middle, frame.bottom + 36, frame.x.label, "middle", "label"))
+    parts.append(text(middle, frame.bottom + 36, frame.x.label, "middle", "label"))
     if frame.y.label:
         middle = (frame.top + frame.bottom) / 2
-        turned = f'<g transform="rotate(-90 13 {middle})">{_text(13, middle, frame.y.label, "middle", "label")}</g>'
+        turned = f'<g transform="rotate(-90 13 {middle})">{text(13, middle, frame.y.label, "middle", "label")}</g>'
         parts.append(turned)
     return parts
 
 
-def _series(frame: _Frame, series: Series) -> str:
+def _series(frame: Frame, series: Series) -> str:
     style = _style(series)
     parts = []
     if series.joined and len(series.points) > 1:
@@ -240,7 +264,7 @@ def _series(frame: _Frame, series: Series) -> str:
     return "".join(parts)
 
 
-def _point(frame: _Frame, point: Point, marker: str, style: str) -> str:
+def _point(frame: Frame, point: Point, marker: str, style: str) -> str:
     across, level = frame.at(point.x, point.y)
     bars = ""
     if point.y_interval and frame.y.holds(point.y):
@@ -249,10 +273,24 @@ def _point(frame: _Frame, point: Point, marker: str, style: str) -> str:
     if point.x_interval:
         low, high = (frame.at(v, point.y)[0] for v in point.x_interval)
         bars += f'<path class="bar" d="M{low} {level}H{high}"/>'
-    if not frame.y.holds(point.y):
+    if not frame.y.holds(point.y) and marker != NONE:
         marker = "down" if point.y < frame.y.low else "up"
     title = f"<title>{escape(point.title)}</title>" if point.title else ""
+    if marker == BAR:
+        return f'<g class="mark {style}">{title}<path class="rod" d="{_rod(frame, point)}"/>{bars}</g>'
     return f'<g class="mark {style}">{title}{bars}{_marker(marker, across, level)}</g>'
+
+
+def rod(frame: Frame, point: Point) -> tuple[float, float, float, float]:
+    """Left, top, width and height of the bar from 0 across to a point."""
+    (start, level), (stop, _) = frame.at(0, point.y), frame.at(point.x, point.y)
+    tall = ROD * (frame.bottom - frame.top) / (frame.y.high - frame.y.low)
+    return min(start, stop), level - tall / 2, abs(stop - start), tall
+
+
+def _rod(frame: Frame, point: Point) -> str:
+    left, top, wide, tall = rod(frame, point)
+    return f"M{left:.2f} {top:.2f}h{wide:.2f}v{tall:.2f}h-{wide:.2f}z"
 
 
 def _style(series: Series) -> str:
@@ -274,30 +312,33 @@ MARKERS = {
 
 
 def _marker(marker: str, across: float, level: float) -> str:
+    if marker == NONE:
+        return ""
     return f'<path transform="translate({across} {level})" d="{MARKERS[marker]}"/>'
 
 
-def _bar(frame: _Frame, left: float, width: float, count: int, style: str, title: str) -> str:
+def _bar(frame: Frame, left: float, width: float, count: int, style: str, title: str) -> str:
     level = frame.at(frame.x.low, count)[1]
     tall = round(frame.bottom - level, 2)
     shape = f'<rect x="{left + 0.5:.2f}" y="{level}" width="{max(width - 1, 0.5):.2f}" height="{tall}"/>'
     return f'<g class="column {style}"><title>{escape(title)}</title>{shape}</g>' if count else ""
 
 
-def _block(frame: _Frame, left: float, wide: float, start: float, stop: float, total: int) -> str:
+def _block(frame: Frame, left: float, wide: float, start: float, stop: float, total: int) -> str:
     """The part from ``start`` to ``stop`` (of 1) of the bar of ``total``, as a closed path."""
     tall = frame.bottom - frame.at(frame.x.low, total)[1]
     foot, head = (round(frame.bottom - share * tall, 1) for share in (start, stop))
     return f"M{frame.left + left + 0.5:.1f} {foot}V{head}h{max(wide - 1, 0.5):.1f}V{foot}z"
 
 
-def _hover(frame: _Frame, left: float, wide: float, title: str) -> str:
+def _hover(frame: Frame, left: float, wide: float, title: str) -> str:
     """The whole height of a bin, invisible, to rest a pointer on."""
     path = f"M{frame.left + left:.1f} {frame.top:.0f}h{wide:.1f}V{frame.bottom:.0f}h-{wide:.1f}z"
     return f'<path d="{path}"><title>{escape(title)}</title></path>'
 
 
-def _text(x: float, y: float, content: str, anchor: str, style: str = "tick") -> str:
+def text(x: float, y: float, content: str, anchor: str, style: str = "tick") -> str:
+    """Escaped text at a place; ``anchor`` is `start`, `middle` or `end`."""
     return f'<text class="{style}" x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}">{escape(content)}</text>'
 
 

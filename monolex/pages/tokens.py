@@ -65,6 +65,17 @@ def context(found: Context, maximum: float, window: int = WINDOW, *, cut: bool =
     return Markup("".join(parts))
 
 
+def ending(texts: Sequence[str], activation: float, maximum: float) -> Markup:
+    """Tokens of which a feature is active on the last, and nothing is said of the others.
+
+    >>> str(ending([" of", "."], 2.0, 4.0))
+    ' of<mark class="a5 peak" title="2.00">.</mark>'
+    """
+    *before, last = texts
+    head = f'<mark class="a{level(activation, maximum)} peak" title="{number(activation)}">'
+    return Markup(f"{_run(''.join(before))}{head}{_run(last, alone=True)}</mark>")
+
+
 def level(activation: float, maximum: float) -> int:
     """Which of the classes a0 to a10 an activation has."""
     return min(STEPS, max(0, round(STEPS * activation / maximum))) if maximum > 0 else 0

@@ -1,0 +1,158 @@
+"""What the causal experiments are asked: patching curves, ablations and trees; needs no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tyro.conf import UseAppendAction
+
+from monolex.config import how, place, require
+
+Many = UseAppendAction[tuple[str, ...]]
+Search = Literal["ranking", "effects", "random", "sweep", "greedy", "swaps"]
+SEARCHES: tuple[str, ...] = ("ranking", "effects", "random", "sweep", "greedy", "swaps")
+To = Literal["zero", "mean", "resample"]
+
+
+@dataclass(frozen=True)
+class PatchConfig:
+    """Features patched against KL to the donor, for dictionaries and baselines at some sites."""
+
+    task: str = place("ioi")
+    """`ioi`, `greater-than`, `pronoun`, or a .jsonl file of own pairs (`base`, `donor`, `right`, `wrong`)."""
+    wordings: Literal["standard", "practised", "held-out"] = "standard"
+    """IOI: sentences for any English model, or those that the bundled model practised, or never saw."""
+    names: Literal["common", "practised", "held-out"] = "common"
+    """IOI: the people in them."""
+    corruption: Literal["io_swap", "p_abc", "s2_io"] = "io_swap"
+    """IOI: the donor has another indirect object (the paper), three other names, or its second subject swapped."""
+    pairs: int = 50
+    """Prompt pairs."""
+    prompt_seed: int = 0
+    """Seed of their draw."""
+    sites: Many = ()
+    """Sites, repeatable; left out: every residual site with a dictionary."""
+    dictionaries: Many = ()
+    """Names of dictionaries and baselines, or patterns of them, repeatable; left out: all."""
+    controls: bool = True
+    """Also the control models' dictionaries of these names, used on the subject's activations."""
+    searches: tuple[Search, ...] = ("ranking", "random")
+    """`ranking` by integrated gradients, `effects` by exact single patches, `random` order, the paper's threshold
+    `sweep`, `greedy`, and `swaps` that improve the ranking's sets."""
+    exact: Many = ()
+    """Dictionaries, or patterns, on which `effects`, `sweep`, `greedy` and `swaps` run; left out: all of the chosen."""
+    points: int = 24
+    """Set sizes of a ranking's curve, even in the logarithm."""
+    thresholds: int = 50
+    """Thresholds of the sweep, 1e-5 to 1 nat, even in the logarithm."""
+    budget: Literal["step", "full"] = "step"
+    """Sweep: compare a loss with the KL before the step (the paper), or with that of all features patched."""
+    limit: int = 64
+    """Features that greedy adds, and the size to which areas are taken."""
+    against: str = "pca"
+    """Baseline that the paper's claims compare with."""
+    patch_seed: int = 0
+    """Seed of random orders and of the bootstrap."""
+    resamples: int = 1000
+    """Bootstrap resamples of an interval."""
+    level: float = 0.95
+    """Coverage of the intervals."""
+    batch_tokens: int = how(1024)
+    """Tokens in a forward pass, all versions of the prompts together: more on an accelerator, some ten thousands."""
+    patch_device: str = how("auto")
+    """Where the model runs."""
+
+    def __post_init__(self) -> None:
+        for name in ("pairs", "points", "thresholds", "limit", "resamples", "batch_tokens"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
+        _require_seeds(self)
+        require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")
+        for search in self.searches:
+            require(search in SEARCHES, f"searches holds {search!r}: choose from {', '.join(SEARCHES)}")
+        require(len(self.searches) > 0, "searches is empty: give at least one, such as ranking")
+        for name in ("sites", "dictionaries", "exact", "searches"):
+            said = getattr(self, name)
+            require(not isinstance(said, str), f"{name} = {said!r} is one text: give a list, [{said!r}]")
+
+
+@dataclass(frozen=True)
+class AblateConfig:
+    """What the model predicts otherwise when a feature is taken away where it is active."""
+
+    features: Many = ()
+    """SITE/NAME:NUMBER, or SITE/NAME@TOKEN for the feature with the largest share on that token; repeatable."""
+    occurrences: int = 200
+    """Tokens on which it is active, at random, of as many documents as there are."""
+    low: float = 0.0
+    """Only where its activation is at least this share of its largest."""
+    to: To = "zero"
+    """What its activation becomes: `zero`, its `mean` over the corpus, or that of another token (`resample`)."""
+    positions: Literal["token", "all"] = "token"
+    """At the token alone, or at every token before it too."""
+    top: int = 20
+    """Tokens listed that lose and that gain most."""
+    ablate_seed: int = 0
+    """Seed of the occurrences, the controls and the bootstrap."""
+    resamples: int = 1000
+    """Bootstrap resamples of an interval."""
+    level: float = 0.95
+    """Coverage of the intervals."""
+    batch_tokens: int = how(8192)
+    """Tokens in a forward pass."""
+    ablate_device: str = how("auto")
+    """Where the model runs."""
+
+    def __post_init__(self) -> None:
+        _require_list(self.features)
+        _require_seeds(self)
+        for name in ("occurrences", "top", "resamples", "batch_tokens"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
+        require(0 <= self.low <= 1, f"low = {self.low}: give a share in [0, 1]")
+        require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")
+
+
+@dataclass(frozen=True)
+class TreeConfig:
+    """Which features of earlier layers cause a feature, layer by layer."""
+
+    features: Many = ()
+    """Roots: SITE/NAME:NUMBER, or SITE/NAME@TOKEN for the feature with the largest share on that token; repeatable."""
+    dictionaries: Many = ()
+    """Names of the dictionaries of the earlier sites, or patterns, repeatable: one that fits a site is needed; left
+    out: those called as the root's."""
+    contexts: int = 20
+    """Contexts of a node, one a document."""
+    low: float = 0.5
+    """Its activation in them is at least this share of its largest (the paper: a half)."""
+    depth: int = 3
+    """Layers below the root; 0 leaves the tokens that it raises."""
+    children: int = 3
+    """Features kept below a node."""
+    confirm: int = 64
+    """Candidates with the largest attribution that are ablated exactly."""
+    exact: bool = False
+    """Ablate every active feature instead."""
+    tree_seed: int = 0
+    """Seed of the contexts and the bootstrap."""
+    level: float = 0.95
+    """Coverage of the intervals."""
+    batch_tokens: int = how(16384)
+    """Tokens in a forward pass of one block."""
+    tree_device: str = how("auto")
+    """Where the model runs."""
+
+    def __post_init__(self) -> None:
+        _require_list(self.features)
+        _require_seeds(self)
+        for name, least in (("contexts", 2), ("depth", 0), ("children", 1), ("confirm", 1), ("batch_tokens", 1)):
+            require(getattr(self, name) >= least, f"{name} = {getattr(self, name)}: give at least {least}")
+        require(0 < self.low <= 1, f"low = {self.low}: give a share in (0, 1]")
+        require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")
+
+
+def _require_list(features: tuple[str, ...]) -> None:
+    require(not isinstance(features, str), f"features = {features!r} is one text: give a list, [{features!r}]")
+
+
+def _require_seeds(config: "PatchConfig | AblateConfig | TreeConfig") -> None:
+    for name, value in vars(config).items():
+        require(not name.endswith("seed") or value >= 0, f"{name} = {value}: a seed cannot be negative")

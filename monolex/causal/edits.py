@@ -1,0 +1,302 @@
+"""Edits of features: swap, ablate, clamp, scale, add — less than rank one, with the reconstruction error explicit.
+
+An edit changes the codes of some features, ``c → c'``, and adds what that means to the activation:
+``x' = x + Σ_{i∈F} (c'_i − c_i) f_i`` (paper, 4.1 and footnote 5). Direction *and* size come from the feature, so a
+position at which it is silent is left alone, unlike under :class:`Projection`, which takes away all that lies along
+the direction. Only the difference is added, in the activation's own precision: where nothing changes, the forward is
+bit-exact.
+
+Every edit is a function of an activation, so it goes into :func:`monolex.hooks.edit` and ``run_from``; :func:`applied`
+adds what generation needs, the number of tokens that a key-value cache already holds.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from monolex import hooks
+from monolex.config import require
+from monolex.dictionaries.base import Dictionary
+from monolex.model import LanguageModel
+from monolex.sites import Site
+
+Error = Literal["keep", "zero", "mean", "donor"]
+"""What becomes of ``e = x − decode(encode(x))``: kept, left out, replaced by its mean, or by the donor's."""
+Change = Callable[[Float[Tensor, "batch tokens features"], int], Float[Tensor, "batch tokens features"]]
+"""New codes for those of the chosen features; the second argument is the position of the first token."""
+Positions = slice | Sequence[int] | Bool[Tensor, "*batch tokens"] | None
+"""Positions counted from the first token that the model was given: a slice, numbers, a mask, or None for all."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureEdit:
+    """Codes of some features changed; see the module's text. Called with an activation, it gives the edited one.
+
+    Raises:
+        UserError: a feature that does not exist, an error without its value, or a dictionary that writes elsewhere.
+    """
+
+    dictionary: Dictionary
+    """Whose features."""
+    features: Sequence[int] | Int[Tensor, "features"] | None
+    """Which ones; None means all."""
+    change: Change
+    """What becomes of their codes: :func:`set_to`, :func:`scaled`, :func:`added`, :func:`resampled`."""
+    positions: Positions = None
+    """Where; by default everywhere."""
+    error: Error = "keep"
+    """What becomes of the reconstruction error at those positions."""
+    error_value: Float[Tensor, "*rows d_in"] | None = None
+    """The error that takes its place, for ``mean`` (`[d_in]`) and ``donor`` (`[batch, tokens, d_in]`)."""
+
+    def __post_init__(self) -> None:
+        config = self.dictionary.config
+        require(
+            config.d_in == config.d_out, f"{self.dictionary} writes {config.d_out} wide: edit features of its own site"
+        )
+        needed, given = self.error in ("mean", "donor"), self.error_value is not None
+        require(
+            needed == given, f"error = {self.error!r}: error_value goes with mean and donor, and only with those two"
+        )
+        chosen = torch.arange(config.d_sae) if self.features is None else torch.as_tensor(self.features).flatten()
+        bad = chosen[(chosen < 0) | (chosen >= config.d_sae)].tolist() if len(chosen) else []
+        require(not bad, f"feature {bad[:1]}: {self.dictionary} has features 0 to {config.d_sae - 1}")
+        twice = chosen.numel() - chosen.unique().numel()
+        require(twice == 0, f"features of {self.dictionary}: {twice} of them stand there twice; name each once")
+        object.__setattr__(self, "features", chosen.to(self.dictionary.W_dec.device, torch.int64))
+
+    def __call__(self, x: Float[Tensor, "batch tokens d_in"], start: int = 0) -> Float[Tensor, "batch tokens d_in"]:
+        """``x'``; ``start`` is the position of the first token of ``x``."""
+        return _where(self.positions, x, start, lambda part: self.delta(part, start).to(x.dtype))
+
+    def delta(self, x: Float[Tensor, "batch tokens d_in"], start: int = 0) -> Float[Tensor, "batch tokens d_in"]:
+        """What is added at every position, before ``positions`` is looked at, in the dictionary's precision."""
+        assert isinstance(self.features, Tensor), "made a tensor at construction"
+        codes = self.dictionary.encode_some(x, self.features)
+        delta = (self.change(codes, start) - codes) @ self.dictionary.W_dec[self.features]
+        if self.error == "keep":
+            return delta
+        error = reconstruction_error(self.dictionary, x)
+        if self.error_value is None:
+            return delta - error
+        return delta + _from(self.error_value, start, x.shape[1], "error_value").to(error) - error
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """All that lies along some directions taken away, or replaced by the donor's: the full-rank edit, to compare with.
+
+    ``x' = x − P x`` or ``x + P (x_donor − x)``, where P projects onto the span of the features' decoder rows.
+    """
+
+    dictionary: Dictionary
+    """Whose features."""
+    features: Sequence[int]
+    """Which ones."""
+    donor: Float[Tensor, "batch tokens d_in"] | None = None
+    """Activation of the donor; None takes the directions away."""
+    positions: Positions = None
+    """Where; by default everywhere."""
+
+    def __call__(self, x: Float[Tensor, "batch tokens d_in"], start: int = 0) -> Float[Tensor, "batch tokens d_in"]:
+        """``x'``; ``start`` is the position of the first token of ``x``."""
+        rows = self.dictionary.W_dec[list(self.features)]
+        # of features that share a direction the span is smaller: keep what the decomposition says is really there
+        _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
+        basis = basis[sizes > sizes.max() * 1e-6] if len(sizes) else basis
+
+        def delta(part: Tensor) -> Tensor:
+            now = part.to(basis.dtype)
+            other = 0 if self.donor is None else _from(self.donor, start, part.shape[1], "donor").to(now)
+            return ((other - now) @ basis.T @ basis).to(x.dtype)
+
+        return _where(self.positions, x, start, delta)
+
+
+Edit = FeatureEdit | Projection
+
+
+def set_to(value: float | Float[Tensor, "*rows features"]) -> Change:
+    """Codes become ``value``: 0 ablates; a number or one a feature clamps (its mean: mean ablation); the donor's codes
+    ``[batch, tokens, features]`` patch."""
+
+    def change(codes: Tensor, start: int) -> Tensor:
+        if not isinstance(value, Tensor):
+            return torch.full_like(codes, value)
+        return _from(value, start, codes.shape[1], "value").to(codes).expand_as(codes)
+
+    return change
+
+
+def scaled(factor: float) -> Change:
+    """Codes become ``factor`` times what they are."""
+    return lambda codes, _: codes * factor
+
+
+def added(amount: float) -> Change:
+    """``amount`` more of each feature at every position, active or not: steering."""
+    return lambda codes, _: codes + amount
+
+
+def resampled(pool: Float[Tensor, "rows features"], seed: int) -> Change:
+    """Codes become those of a row of ``pool`` drawn for every position: resample ablation.
+
+    The draw depends on seed, batch and position only, so that generation is the same with and without a cache.
+    """
+
+    def change(codes: Tensor, start: int) -> Tensor:
+        batch, tokens = codes.shape[:2]
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(len(pool), (start + tokens, batch), generator=generator)[start:].T
+        return pool[drawn.to(pool.device)].to(codes)
+
+    return change
+
+
+def swap(
+    dictionary: Dictionary,
+    donor: Float[Tensor, "batch tokens d_in"],
+    features: Sequence[int] | Int[Tensor, "features"] | None = None,
+    *,
+    positions: Positions = None,
+    error: Error = "keep",
+) -> FeatureEdit:
+    """The paper's patch (4.1): the features' codes become those of the donor's activation at the same site.
+
+    ``error="donor"`` takes over the donor's reconstruction error too, so that all features then give its activation;
+    ``mean`` takes the mean of the donor's.
+    """
+    chosen = torch.arange(dictionary.d_sae) if features is None else torch.as_tensor(features, dtype=torch.int64)
+    # encoded by the very call that encodes the base, so that equal activations give equal codes to the last bit
+    codes = dictionary.encode_some(donor, chosen.to(dictionary.W_dec.device))
+    value = None
+    if error in ("mean", "donor"):
+        value = reconstruction_error(dictionary, donor)
+        value = value.mean((0, 1)) if error == "mean" else value
+    return FeatureEdit(dictionary, chosen, set_to(codes), positions, error, value)
+
+
+def ablate(
+    dictionary: Dictionary,
+    features: Sequence[int] | Int[Tensor, "features"] | None,
+    *,
+    to: float | Float[Tensor, "*rows features"] = 0.0,
+    positions: Positions = None,
+    error: Error = "keep",
+    error_value: Float[Tensor, "*rows d_in"] | None = None,
+) -> FeatureEdit:
+    """The features' codes become ``to``: zero, their means, or those of another prompt."""
+    return FeatureEdit(dictionary, features, set_to(to), positions, error, error_value)
+
+
+def reconstruction_error(dictionary: Dictionary, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_in"]:
+    """``e = x − decode(encode(x))``, in the dictionary's precision."""
+    return x.to(dictionary.W_dec.dtype) - dictionary.reconstruct(x)
+
+
+@contextmanager
+def applied(lm: LanguageModel, edits: Mapping[str, Edit] | Mapping[Site, Edit]) -> Iterator[None]:
+    """While active, every forward of ``lm.hf`` and ``generate``, with or without a key-value cache, is edited.
+
+    A step of generation with a cache runs on the newest token only; its position is counted from the cache, so that
+    ``positions`` mean the same tokens either way.
+
+    Raises:
+        UserError, SiteError: as :func:`monolex.hooks.edit`.
+    """
+    start = 0
+
+    def count(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal start
+        cache = kwargs.get("past_key_values")
+        start = 0 if cache is None else int(cache.get_seq_length())
+
+    def run(edit: Edit, x: Tensor) -> Tensor:
+        return edit(x, start)
+
+    handle = lm.hf.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        with hooks.edit(lm, {str(site): partial(run, edit) for site, edit in edits.items()}):
+            yield
+    finally:
+        handle.remove()
+
+
+def generate(
+    lm: LanguageModel,
+    tokens: Int[Tensor, "batch tokens"],
+    edits: Mapping[str, Edit] | Mapping[Site, Edit],
+    max_new_tokens: int,
+    *,
+    cache: bool = True,
+    **options: Any,
+) -> Int[Tensor, "batch more"]:
+    """``lm.hf.generate`` under ``edits``, greedy unless ``options`` (as transformers takes them) say otherwise.
+
+    To steer only what is generated give the edit ``positions=slice(tokens.shape[1] - 1, None)``: the last token of
+    the prompt is where the first new one comes from.
+    """
+    tokens = tokens.to(lm.device)
+    settings = {"do_sample": False, "use_cache": cache, "attention_mask": torch.ones_like(tokens), **options}
+    with applied(lm, edits), torch.no_grad():
+        return lm.hf.generate(tokens, max_new_tokens=max_new_tokens, **settings)  # pyright: ignore
+
+
+def positions_mask(
+    positions: Positions, start: int, length: int, device: torch.device
+) -> Bool[Tensor, "*batch tokens"] | None:
+    """Which of ``length`` tokens from ``start`` on are meant; None means all.
+
+    Raises:
+        UserError: a mask that is shorter than the tokens.
+    """
+    if positions is None:
+        return None
+    if isinstance(positions, Tensor) and positions.dtype == torch.bool:
+        return _from(positions[..., None], start, length, "positions")[..., 0].to(device)
+    here = torch.arange(start, start + length, device=device)
+    if isinstance(positions, slice):
+        require(
+            positions.step in (None, 1) and min(positions.start or 0, positions.stop or 0) >= 0,
+            f"positions = {positions}: count from the first token, without steps (a text that grows has no last one)",
+        )
+        return (here >= (positions.start or 0)) & (
+            here < (start + length if positions.stop is None else positions.stop)
+        )
+    chosen = torch.as_tensor(positions, dtype=torch.int64, device=device)
+    require(bool((chosen >= 0).all()), "positions holds a negative number: count from the first token")
+    return torch.isin(here, chosen)
+
+
+def _where(
+    positions: Positions, x: Tensor, start: int, delta: Callable[[Float[Tensor, "batch tokens d_in"]], Tensor]
+) -> Tensor:
+    """``x`` with ``delta`` added where ``positions`` say; it is asked for no token behind the last of them, of which a
+    donor may know nothing."""
+    where = positions_mask(positions, start, x.shape[1], x.device)
+    if where is None:
+        return x + delta(x)
+    meant = where.reshape(-1, where.shape[-1]).any(0).nonzero()
+    if not len(meant):
+        return x
+    last = int(meant[-1]) + 1
+    part = x[:, :last]
+    edited = torch.where(where[..., :last, None], part + delta(part), part)
+    return torch.cat([edited, x[:, last:]], 1)
+
+
+def _from(value: Tensor, start: int, length: int, name: str) -> Tensor:
+    """The part of ``[*batch, tokens, width]`` that belongs to the tokens at hand; what has one row only serves all."""
+    if value.ndim < 2 or value.shape[-2] == 1:
+        return value
+    require(
+        value.shape[-2] >= start + length,
+        f"{name} is of {value.shape[-2]} tokens and the text has {start + length}: give one value for all tokens",
+    )
+    return value[..., start : start + length, :]

@@ -1,0 +1,343 @@
+"""The stages ``patch``, ``ablate`` and ``tree``: an experiment on a run's dictionaries as an artefact.
+
+An artefact is made piece by piece (a dictionary, a feature, a root) and a piece is kept as it is done, so that a killed
+stage loses one of them at most. The numbers are in ``KIND.json``; of curves every pair's are in ``pairs.safetensors``.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors.numpy import load_file, save
+
+from monolex import artifact, runtime
+from monolex.artifact import MANIFEST, FileEntry, Manifest, read_json, write_bytes, write_json
+from monolex.causal import claims
+from monolex.causal.ablation import ablate_feature
+from monolex.causal.behaviour import behaviour, demo_table, rows
+from monolex.causal.claims import Bootstrap, Claim
+from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
+from monolex.causal.experiment import arrays, as_json, experiment, from_arrays
+from monolex.causal.inputs import Chosen, Root, dictionaries, parents, roots, words
+from monolex.causal.occurrences import occurrences
+from monolex.causal.pairs import PromptPairs
+from monolex.causal.patching import prepare_patch
+from monolex.causal.prompts import draw
+from monolex.causal.trees import tree as grow
+from monolex.config import Kind, identity, require
+from monolex.errors import UserError
+from monolex.evals.inputs import stored_model
+from monolex.features.listing import SUBJECT, Member, choose, fits, members
+from monolex.features.vocabulary import Texts
+from monolex.model import LanguageModel
+from monolex.sites import Site
+from monolex.tables import to_table
+
+PAIRS = "pairs.safetensors"
+PARTIAL = "partial"
+EXAMPLES = 3
+TRAINED = get_args(Kind)
+COMPLETE = ("pca", "pca-pm", "ica", "ica-pm", "neurons-pm")
+"""Baselines that reconstruct everything, so that patching all of their features must reach the donor."""
+
+Piece = Callable[[Path], Any]
+"""Does a part of an artefact and gives its entry in the JSON; may write files of its own beside the given path."""
+
+
+def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
+    """Patching curves of a run's dictionaries on one task, with the model's behaviour on it and the paper's claims.
+
+    Writes ``patch.json`` and ``pairs.safetensors`` (every number of every pair, ``MODEL/SITE/NAME/SEARCH.FIELD``).
+
+    Raises:
+        UserError: no run, nothing that fits, a task that the tokenizer cannot spell, or a file that cannot be read.
+    """
+    folder, run = Path(folder), Path(run)
+    used = dictionaries(run, config.sites, config.dictionaries, controls=config.controls)
+    choose([one.member for one in used], config.exact)
+    request = parents(run, used) | _file_parent(config.task)
+    if found := _done(folder, "patch", identity(config), request):
+        return found
+    lm = stored_model(run / "activations", config.patch_device)
+    pairs = draw(lm, config)
+    how = Bootstrap(config.resamples, config.level, config.patch_seed)
+
+    def piece(one: Chosen) -> Piece:
+        def work(path: Path) -> dict[str, Any]:
+            weights = one.member.weights(str(lm.device))
+            ready = prepare_patch(lm, pairs, one.member.site, weights, batch_tokens=config.batch_tokens)
+            result = experiment(ready, config, _fits(one, config.exact))
+            write_bytes(path.with_suffix(".safetensors"), save(arrays(result)))
+            recipe = weights.config.recipe
+            facts = {"model": one.model, "site": one.member.site, "name": one.member.name, "kind": weights.config.kind}
+            return (
+                facts | {"alpha": recipe.get("alpha"), "d_sae": one.member.d_sae} | as_json(result, config.limit, how)
+            )
+
+        return work
+
+    tolerance = claims.EXACT if lm.dtype in (torch.float32, torch.float64) else claims.ROUGH
+    partial, made = _pieces(folder, "patch", identity(config), request, {one.key: piece(one) for one in used})
+    stored = {one.key: load_file(_place(partial, one.key).with_suffix(".safetensors")) for one in used}
+    entry = {
+        **_prompts(lm, pairs, config),
+        "curves": made,
+        "claims": to_table(_claims(used, made, stored, config.against, how, tolerance)),
+    }
+    flat = {f"{key}/{name}": array for key, some in stored.items() for name, array in some.items()}
+    extra = {PAIRS: write_bytes(folder / PAIRS, save(flat))}
+    return _finish(folder, "patch", identity(config), request, entry, extra, {"task": config.task, "pairs": len(pairs)})
+
+
+def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifest:
+    """Ablation histograms of some features of a run; writes ``ablate.json``.
+
+    Raises:
+        UserError: no run, or a feature that does not exist or is never active.
+    """
+    folder, run = Path(folder), Path(run)
+    chosen = roots(run, config.features)
+    request = _root_parents(run, chosen)
+    if found := _done(folder, "ablate", identity(config), request):
+        return found
+    lm = stored_model(run / "activations", config.ablate_device)
+
+    def piece(root: Root) -> Piece:
+        def work(_path: Path) -> dict[str, Any]:
+            weights = root.member.weights(str(lm.device))
+            where = {"count": config.occurrences, "low": config.low, "seed": config.ablate_seed}
+            found = occurrences(run / "activations", weights, [root.feature], **where)[root.feature]
+            require(len(found.end) > 0, f"feature {root.key} is never active: there is nothing to ablate")
+            made = ablate_feature(
+                lm,
+                weights,
+                root.feature,
+                found,
+                to=config.to,
+                positions=config.positions,
+                top=config.top,
+                seed=config.ablate_seed,
+                resamples=config.resamples,
+                level=config.level,
+                batch_tokens=config.batch_tokens,
+                text=_text(lm),
+            )
+            return {"name": root.member.name, "words": words(root.member, root.feature)} | made.to_json()
+
+        return work
+
+    _, made = _pieces(folder, "ablate", identity(config), request, {root.key: piece(root) for root in chosen})
+    return _finish(folder, "ablate", identity(config), request, {"ablations": made}, {}, _listed(chosen))
+
+
+def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
+    """Causal trees below some features of a run; writes ``tree.json``.
+
+    Raises:
+        UserError: no run, a feature that does not exist or is never active, or earlier sites without one dictionary.
+    """
+    folder, run = Path(folder), Path(run)
+    chosen = roots(run, config.features)
+    below = {root.key: _below(run, root, config) for root in chosen}
+    used = [Chosen(SUBJECT, one.member) for some in below.values() for one in some.values()]
+    request = _root_parents(run, chosen) | parents(run, used)
+    if found := _done(folder, "tree", identity(config), request):
+        return found
+    lm = stored_model(run / "activations", config.tree_device)
+
+    def piece(root: Root) -> Piece:
+        def work(_path: Path) -> dict[str, Any]:
+            ours = {site: one.member for site, one in below[root.key].items()}
+            made = grow(
+                lm,
+                {site: member.weights(str(lm.device)) for site, member in ours.items()},
+                root.member.site,
+                root.feature,
+                run / "activations",
+                contexts=config.contexts,
+                low=config.low,
+                depth=config.depth,
+                children=config.children,
+                confirm=config.confirm,
+                exact=config.exact,
+                seed=config.tree_seed,
+                level=config.level,
+                batch_tokens=config.batch_tokens,
+                label=lambda site, feature: words(ours[site], feature),
+                text=_text(lm),
+            )
+            names = {site: member.name for site, member in ours.items()}
+            return {"root": root.key, "dictionaries": names} | made.to_json()
+
+        return work
+
+    _, made = _pieces(folder, "tree", identity(config), request, {root.key: piece(root) for root in chosen})
+    return _finish(folder, "tree", identity(config), request, {"trees": made}, {}, _listed(chosen))
+
+
+def _prompts(lm: LanguageModel, pairs: PromptPairs, config: PatchConfig) -> dict[str, Any]:
+    """The prompts and what the model does on them, before anything is patched."""
+    table = demo_table(lm, pairs=120) if config.task == "ioi" else []
+    return {
+        "task": pairs.task,
+        "corruption": pairs.corruption,
+        "wordings": config.wordings if config.task == "ioi" else "",
+        "names": config.names if config.task == "ioi" else "",
+        "pairs": len(pairs),
+        "left_out": list(pairs.left_out),
+        "examples": [list(texts) for texts in pairs.texts[:EXAMPLES]],
+        "behaviour": to_table(behaviour(lm, pairs)),
+        "by_wording": to_table(rows(lm, pairs)),
+        "table": [{"wordings": row.wordings, "names": row.names, **to_table(row.behaviour)} for row in table],
+    }
+
+
+def _claims(
+    used: Sequence[Chosen],
+    made: Sequence[Mapping[str, Any]],
+    stored: Mapping[str, Any],
+    against: str,
+    how: Bootstrap,
+    tolerance: float,
+) -> list[Claim]:
+    """The paper's statements, read off the curves of integrated gradients' ranking, site by site."""
+    found = []
+    for site in dict.fromkeys(one.member.site for one in used):
+        here = [(one, facts) for one, facts in zip(used, made, strict=True) if one.member.site == site]
+        own = [(one, facts) for one, facts in here if one.model == SUBJECT]
+        reference = next((one for one, facts in own if one.member.name == against), None)
+        if reference is None:
+            runtime.log.warning("patch: no dictionary called %r at %s, so nothing is compared with it", against, site)
+            continue
+        ends, curves = from_arrays(stored[reference.key])
+        base = curves.get("ranking")
+        if any(facts["kind"] in COMPLETE for one, facts in own if one is reference):
+            found.append(claims.floor(reference.member.title, ends, False, how, tolerance))
+        trained = [(one, facts) for one, facts in own if facts["kind"] in TRAINED and one is not reference]
+        for one, _ in trained:
+            floors, mine = from_arrays(stored[one.key])
+            found.append(claims.floor(one.member.title, floors, True, how, tolerance))
+            if base is None:
+                continue
+            parts = (one.member.title, mine["ranking"], reference.member.title, base, floors)
+            found += claims.compare(*parts, "features", claims.FEWER, how)
+            found += claims.compare(*parts, "edit", claims.SMALLER, how)
+        if base is not None:
+            found += _finer(trained, stored, how)
+    return found
+
+
+def _finer(
+    trained: Sequence[tuple[Chosen, Mapping[str, Any]]], stored: Mapping[str, Any], how: Bootstrap
+) -> list[Claim]:
+    """Every ReLU dictionary against the least sparse one of its kind and width."""
+    found = []
+    relu = [(one, facts) for one, facts in trained if facts["alpha"] is not None]
+    for kind in dict.fromkeys((facts["kind"], facts["d_sae"]) for _, facts in relu):
+        alike = [pair for pair in relu if (pair[1]["kind"], pair[1]["d_sae"]) == kind]
+        alike.sort(key=lambda pair: pair[1]["alpha"])
+        dense, least = alike[0][0], alike[0][1]["alpha"]
+        _, reference = from_arrays(stored[dense.key])
+        for one in (one for one, facts in alike if facts["alpha"] > least):
+            floors, mine = from_arrays(stored[one.key])
+            parts = (one.member.title, mine["ranking"], dense.member.title, reference["ranking"], floors)
+            found += claims.compare(*parts, "features", claims.FINER, how)
+    return found
+
+
+def _fits(one: Chosen, patterns: Sequence[str]) -> bool:
+    """Whether the slow searches run on a dictionary: those of control models are not worth the minutes."""
+    return one.model == SUBJECT and (not patterns or fits(one.member, patterns))
+
+
+def _below(run: Path, root: Root, config: TreeConfig) -> dict[str, Root]:
+    """The dictionary of every site that the tree may reach: the root's, and one for each residual site before it."""
+    site = Site.parse(root.member.site)
+    require(site.kind == "resid_post", f"features = {root.key!r}: a tree grows between residual sites, resid_post.*")
+    patterns = config.dictionaries or (root.member.name,)
+    found = {root.member.site: root}
+    for layer in range(site.layer - 1, max(site.layer - 1 - config.depth, -1), -1):
+        earlier = str(Site("resid_post", layer))
+        here = [member for member in members(run) if member.site == earlier]
+        if not here and len(found) > 1:
+            break  # the tree ends where the run has no dictionaries
+        fitting = [member for member in here if fits(member, patterns)]
+        if len(fitting) != 1:
+            what = f"{len(fitting)} dictionaries at {earlier} fit {', '.join(patterns)}"
+            raise UserError(f"{what}: give --dictionaries that fit one at each site, such as {_example(here)}")
+        found[earlier] = Root(fitting[0], -1)
+    return found
+
+
+def _example(here: Sequence[Member]) -> str:
+    return here[0].name if here else "those of another run (this one has none there)"
+
+
+def _root_parents(run: Path, chosen: Sequence[Root]) -> dict[str, str]:
+    """With the evidence, of which the words beside a feature are."""
+    return parents(run, [Chosen(SUBJECT, root.member) for root in chosen], evidence=True)
+
+
+def _listed(chosen: Sequence[Root]) -> dict[str, Any]:
+    return {"features": [root.key for root in chosen]}
+
+
+def _file_parent(task: str) -> dict[str, str]:
+    """The content of a file of own pairs, which its name alone does not identify."""
+    return {"task": artifact.file_hash(Path(task))} if Path(task).is_file() else {}
+
+
+def _text(lm: LanguageModel) -> Callable[[int], str]:
+    texts = Texts(lm)
+    return lambda token: texts.of([token])[0][1]
+
+
+def _done(folder: Path, kind: str, config: Mapping[str, Any], request: Mapping[str, str]) -> Manifest | None:
+    if not artifact.is_done(folder, kind, config, request):
+        return None
+    runtime.log.info("%s: %s is done", kind, folder)
+    return artifact.open_artifact(folder, kind)
+
+
+def _pieces(
+    folder: Path, kind: str, config: Mapping[str, Any], request: Mapping[str, str], pieces: Mapping[str, Piece]
+) -> tuple[Path, list[Any]]:
+    """Do the pieces that are not done yet; where their files lie, and their entries."""
+    artifact.warn_replacing(folder, kind)
+    partial = folder / PARTIAL / artifact.request_hash(kind, config, request)[:16]
+    for stale in set((folder / PARTIAL).glob("*")) - {partial}:
+        shutil.rmtree(stale)
+    made = []
+    with runtime.progress(len(pieces), kind, "piece") as bar:
+        for key, work in pieces.items():
+            path = _place(partial, key)
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, work(path))
+            made.append(read_json(path))
+            bar.update(1)
+    return partial, made
+
+
+def _place(partial: Path, key: str) -> Path:
+    return partial / f"{artifact.digest(key)[:16]}.json"
+
+
+def _finish(
+    folder: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    request: Mapping[str, str],
+    entry: Mapping[str, Any],
+    extra: Mapping[str, FileEntry],
+    facts: Mapping[str, Any],
+) -> Manifest:
+    # until here an older answer stayed whole
+    (folder / MANIFEST).unlink(missing_ok=True)
+    name = f"{kind}.json"
+    files = {name: write_json(folder / name, entry), **extra}
+    manifest = artifact.finish(folder, kind, config, request, files, facts)
+    shutil.rmtree(folder / PARTIAL)
+    return manifest

@@ -1,0 +1,268 @@
+"""Pictures as plain values, for pages and for files of their own: charts side by side under one legend, and diagrams.
+
+A picture says what is drawn and where, in pixels; this module writes it as an SVG file that needs no style sheet
+beside it, :mod:`monolex.pages.png` as a PNG file with the same places.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from markupsafe import Markup, escape
+
+from monolex.pages import html, svg
+from monolex.pages.svg import COLOURS, Axis, Frame, Series
+
+FONT = '"DejaVu Sans", Verdana, Helvetica, Arial, sans-serif'
+HEAD, CAPTION, ROW, GAP, EDGE = 34.0, 22.0, 20.0, 12.0, 14.0
+"""Heights of a title, of a panel's title and of a row of the legend; what is between panels, and around a picture."""
+LETTER, SWATCH = 6.5, 36.0
+"""Width of a letter of the legend, about, and of what stands before it."""
+
+
+class Panel(NamedTuple):
+    """One chart."""
+
+    title: str
+    """What stands above it."""
+    series: tuple[Series, ...]
+    """What is drawn."""
+    x: Axis
+    """Horizontal scale."""
+    y: Axis
+    """Vertical scale."""
+    width: int = 530
+    """Of the whole chart, in pixels."""
+    height: int = 360
+    """Likewise."""
+
+    def chart(self) -> Markup:
+        """The chart for a page, without its title."""
+        return svg.plot(self.series, self.x, self.y, self.title, self.width, self.height)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Charts in rows under a title, over one legend."""
+
+    name: str
+    """Of its file, without the ending."""
+    title: str
+    """What stands above it, and is read out in its place."""
+    panels: tuple[Panel, ...]
+    """Its charts."""
+    columns: int = 2
+    """Charts in a row."""
+    legend: bool = True
+    """Whether series are named."""
+
+
+class Box(NamedTuple):
+    """A rectangle with text."""
+
+    x: float
+    """Left edge."""
+    y: float
+    """Upper edge."""
+    width: float
+    """To the right."""
+    height: float
+    """Downwards."""
+    lines: tuple[str, ...]
+    """What stands in it; the first is the stronger."""
+    style: str = ""
+    """`root`, `quiet`, `token`, or empty."""
+    title: str = ""
+    """What a pointer resting on it shows."""
+
+
+class Edge(NamedTuple):
+    """A curve from the right edge of one box to the left edge of another."""
+
+    start: tuple[float, float]
+    """Where it leaves."""
+    stop: tuple[float, float]
+    """Where it arrives."""
+    thickness: float
+    """In pixels."""
+    colour: str
+    """One of :data:`~monolex.pages.svg.COLOURS`."""
+    broken: bool = False
+    """Whether it is dashed."""
+    faint: bool = False
+    """Whether it stands back."""
+    title: str = ""
+    """What a pointer resting on it shows."""
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """Boxes and what joins them."""
+
+    name: str
+    """Of its file, without the ending."""
+    title: str
+    """What stands above it, and is read out in its place."""
+    boxes: tuple[Box, ...]
+    """In front."""
+    edges: tuple[Edge, ...]
+    """Behind the boxes."""
+    heads: tuple[tuple[float, str], ...]
+    """Left edge and name of every column."""
+    width: float
+    """In pixels."""
+    height: float
+    """Likewise."""
+
+    def chart(self) -> Markup:
+        """The diagram for a page, without its title."""
+        label = escape(self.title)
+        return Markup(
+            f'<svg class="chart diagram" viewBox="0 0 {self.width:.0f} {self.height:.0f}" width="{self.width:.0f}" '
+            f'height="{self.height:.0f}" role="img" aria-label="{label}">{"".join(_diagram(self))}</svg>'
+        )
+
+
+class Named(NamedTuple):
+    """An entry of a legend and where it stands."""
+
+    x: float
+    """Left edge of what it looks like."""
+    y: float
+    """Upper edge."""
+    series: Series
+    """What it names."""
+
+
+class Place(NamedTuple):
+    """A panel and where it stands."""
+
+    panel: Panel
+    """The chart."""
+    x: float
+    """Left edge."""
+    y: float
+    """Upper edge of the chart; its title is above."""
+
+    def frame(self) -> Frame:
+        """Its scales, from the chart's own corner."""
+        return Frame(self.panel.x, self.panel.y, self.panel.width, self.panel.height)
+
+
+class Layout(NamedTuple):
+    """Where everything stands, in pixels from the upper left."""
+
+    width: float
+    """Of the picture."""
+    height: float
+    """Likewise."""
+    panels: list[Place]
+    """Charts."""
+    legend: list[Named]
+    """Entries."""
+
+
+def layout(picture: Picture | Diagram) -> Layout:
+    """Places of the panels and of the legend below them; a diagram has neither, but the room for its title."""
+    if isinstance(picture, Diagram):
+        return Layout(picture.width, picture.height + HEAD, [], [])
+    rows = [picture.panels[i : i + picture.columns] for i in range(0, len(picture.panels), picture.columns)]
+    width = 2 * EDGE + max(sum(one.width for one in row) + GAP * (len(row) - 1) for row in rows)
+    placed, y = [], HEAD
+    for row in rows:
+        x = EDGE
+        for one in row:
+            placed.append(Place(one, x, y + CAPTION))
+            x += one.width + GAP
+        y += CAPTION + max(one.height for one in row)
+    named: list[Named] = []
+    x = EDGE
+    for one in _unique(picture) if picture.legend else ():
+        wide = SWATCH + LETTER * len(one.label) + GAP
+        if x > EDGE and x + wide > width:
+            x, y = EDGE, y + ROW
+        named.append(Named(x, y, one))
+        x += wide
+    return Layout(width, y + (ROW if named else 0) + EDGE / 2, placed, named)
+
+
+def svg_file(picture: Picture | Diagram) -> bytes:
+    """The picture as an SVG file on a light ground."""
+    found = layout(picture)
+    parts = _raised(_diagram(picture), HEAD) if isinstance(picture, Diagram) else _charts(found)
+    label = escape(picture.title)
+    size = f'viewBox="0 0 {found.width:.0f} {found.height:.0f}" width="{found.width:.0f}" height="{found.height:.0f}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} role="img" aria-label="{label}">'
+    ground = f'<rect width="100%" height="100%" fill="{html.palette()["paper"]}"/>'
+    title = svg.text(EDGE, 22, picture.title, "start", "title")
+    return "".join([head, f"<style>{_style()}</style>", ground, title, *parts, "</svg>\n"]).encode()
+
+
+def _charts(found: Layout) -> list[str]:
+    parts = []
+    for place in found.panels:
+        parts.append(svg.text(place.x, place.y - 6, place.panel.title, "start", "head"))
+        parts += _raised(svg.plotted(place.panel.series, place.frame()), place.y, place.x)
+    for one in found.legend:
+        parts += _raised([svg.swatch(one.series)], one.y, one.x)
+        parts.append(svg.text(one.x + SWATCH - 5, one.y + 11, one.series.label, "start", "label"))
+    return parts
+
+
+def _raised(parts: Iterable[str], down: float, across: float = 0) -> list[str]:
+    return [f'<g transform="translate({across:g} {down:g})">', *parts, "</g>"]
+
+
+def _diagram(diagram: Diagram) -> list[str]:
+    parts = [svg.text(x, 14, name, "start", "head") for x, name in diagram.heads]
+    for edge in diagram.edges:
+        style = f"edge c-{edge.colour}" + " dashed" * edge.broken + " faint" * edge.faint
+        curve = "M{} {}C{} {} {} {} {} {}".format(*(round(v, 1) for point in bezier(edge) for v in point))
+        title = f"<title>{escape(edge.title)}</title>" if edge.title else ""
+        parts.append(f'<path class="{style}" stroke-width="{edge.thickness:.2f}" d="{curve}">{title}</path>')
+    for box in diagram.boxes:
+        title = f"<title>{escape(box.title)}</title>" if box.title else ""
+        shape = f'<rect x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" height="{box.height:g}" rx="4"/>'
+        lines = [svg.text(box.x + 8, y, line, "start", style) for line, y, style in written(box)]
+        parts.append(f'<g class="box {box.style}">{title}{shape}{"".join(lines)}</g>')
+    return parts
+
+
+def bezier(edge: Edge) -> tuple[tuple[float, float], ...]:
+    """Its four points: it leaves and arrives level."""
+    (x, y), (right, below) = edge.start, edge.stop
+    middle = (x + right) / 2
+    return (x, y), (middle, y), (middle, below), (right, below)
+
+
+def written(box: Box) -> list[tuple[str, float, str]]:
+    """The lines of a box with their base lines and styles."""
+    top = box.y + box.height / 2 - 7.5 * (len(box.lines) - 1) + 4
+    styles = ("label", *("tick",) * len(box.lines)) if box.style != "quiet" else ("tick",) * len(box.lines)
+    return [(line, top + 15 * i, style) for i, (line, style) in enumerate(zip(box.lines, styles, strict=False))]
+
+
+def _unique(picture: Picture) -> Sequence[Series]:
+    found: dict[str, Series] = {}
+    for panel in picture.panels:
+        for one in panel.series:
+            found.setdefault(one.label, one)
+    return list(found.values())
+
+
+def _style() -> str:
+    """The rules of charts with colours in the place of variables, which not every program that shows SVG knows."""
+    colours = html.palette()
+    rules = [f"text {{ font-family: {FONT}; }}"]
+    for selectors, body in re.findall(r"^([.\w][^{}]*) \{([^{}]*)\}", html.asset("chart.css"), re.MULTILINE):
+        if selectors.startswith((".legend", ".c-")) or ":hover" in selectors:
+            continue
+        # one rule a colour where the rule is of a series
+        own = COLOURS if "var(--series)" in body else ("",)
+        for colour in own:
+            names = [re.sub(r"^(\S+)", rf"\1.c-{colour}", one) if colour else one for one in selectors.split(", ")]
+            series = colours["soft" if colour == "ink" else colour] if colour else ""
+            shown = re.sub(r"var\(--(\w+)\)", lambda m, s=series: s if m[1] == "series" else colours[m[1]], body)
+            rules.append(f"{', '.join(names)} {{{shown}}}")
+    return "\n".join(rules)

@@ -1,0 +1,303 @@
+"""Searches: the fast ones decide as the naive ones, and find what was planted."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pairs
+import pytest
+import tiny
+import torch
+from test_causal_patching import naive_kl
+from torch import Tensor, nn
+
+from monolex import stats
+from monolex.causal import claims, curves, searches
+from monolex.causal.claims import Bootstrap
+from monolex.causal.curves import Curve, Floors, Reference
+from monolex.causal.patching import Patch, prepare_patch
+from monolex.errors import UserError
+from monolex.model import wrap
+
+SITE = "resid_post.1"
+THRESHOLDS = np.logspace(-5, 0, 12).tolist()
+
+
+def patch(d_sae: int = 40, *, batch_tokens: int = 400, seed: int = 0) -> Patch:
+    return prepare_patch(
+        tiny.model("gpt_neox"), pairs.pairs(), SITE, pairs.dictionary(32, d_sae, seed=seed), batch_tokens=batch_tokens
+    )
+
+
+def naive_sweep(one: Patch, thresholds: list[float], budget: str, seed: int, d_sae: int = 40) -> list[set[int]]:
+    """The paper's loop: one candidate at a time, every layer, every feature encoded anew."""
+    lm, given, dictionary = tiny.model("gpt_neox"), pairs.pairs(), pairs.dictionary(32, d_sae)
+    generator = torch.Generator().manual_seed(seed)
+    kept = list(range(len(one.candidates)))
+
+    def loss(chosen: list[int]) -> float:
+        return float(naive_kl(lm, given, SITE, dictionary, one.candidates[chosen].tolist()).mean())
+
+    full = now = loss(kept)
+    found = []
+    for threshold in thresholds:
+        left = list(kept)
+        for candidate in [left[place] for place in torch.randperm(len(left), generator=generator).tolist()]:
+            without = [other for other in kept if other != candidate]
+            value = loss(without)
+            if value - (now if budget == "step" else full) < threshold:
+                kept, now = without, value
+        found.append(set(kept))
+    return found
+
+
+def sets(found: list[searches.Found]) -> list[set[int]]:
+    return [set(one.chosen.nonzero()[:, 0].tolist()) for one in found]
+
+
+@pytest.mark.parametrize("budget", ["step", "full"])
+@pytest.mark.parametrize("batch_tokens", [1, 150, 2000])
+def test_the_sweep_decides_as_one_at_a_time(budget, batch_tokens):
+    one = patch(batch_tokens=batch_tokens)
+    thresholds = THRESHOLDS[::3]
+    fast = searches.threshold_sweep(one, thresholds, budget=budget, seed=5)
+    assert sets(fast) == naive_sweep(one, thresholds, budget, 5)
+    assert [found.threshold for found in fast] == thresholds
+    sizes = [len(found) for found in sets(fast)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
+
+
+def test_the_budget_of_the_full_set_keeps_the_loss_within_it():
+    one = patch()
+    full = float(one.mean_kl(one.edit(one.all())[None])[0])
+    for found in searches.threshold_sweep(one, THRESHOLDS, budget="full"):
+        assert float(one.mean_kl(one.edit(found.chosen)[None])[0]) < full + (found.threshold or 0) + 1e-12
+
+
+def test_a_sweep_at_the_ends_of_the_thresholds():
+    one = patch()
+    everything, nothing = searches.threshold_sweep(one, [-math.inf, math.inf])
+    assert everything.chosen.all()
+    assert not nothing.chosen.any()
+
+
+def test_equal_seeds_give_equal_sets():
+    one = patch()
+    first, again, other = (sets(searches.threshold_sweep(one, THRESHOLDS, seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def permuted(one: Patch, order: Tensor) -> Patch:
+    fields = {name: getattr(one, name)[order] for name in ("candidates", "difference", "directions")}
+    return dataclasses.replace(one, **fields)
+
+
+def test_the_order_of_features_does_not_matter_to_rankings():
+    one = patch()
+    order = torch.randperm(len(one.candidates), generator=torch.Generator().manual_seed(0))
+    measured = []
+    for version in (one, permuted(one, order)):
+        scores = searches.attribution(version)
+        found = searches.prefixes(searches.ranking(scores), searches.log_sizes(len(scores), 6))
+        measured.append((curves.measure(version, found).kl, version.candidates[searches.ranking(scores)].tolist()))
+    assert measured[0][1] == measured[1][1]
+    assert np.allclose(measured[0][0], measured[1][0], rtol=0, atol=1e-12)
+    assert [
+        set(version.candidates[found.chosen].tolist())
+        for version in (one, permuted(one, order))
+        for found in searches.greedy(version, 3)[3:]
+    ][0] == set(one.candidates[searches.greedy(one, 3)[3].chosen].tolist())
+
+
+def test_integrated_gradients_add_up_to_the_effect_of_all():
+    one = patch()
+    none, full = one.mean_kl(torch.stack([one.edit(~one.all()), one.edit(one.all())])).tolist()
+    coarse, fine = (float(searches.attribution(one, points).sum()) for points in (0, 10))
+    assert fine == pytest.approx(full - none, rel=1e-5)
+    assert abs(coarse - (full - none)) > abs(fine - (full - none))
+
+
+def test_attribution_is_the_derivative_at_the_base():
+    one = patch()
+    scores = searches.attribution(one, 0)
+    small = 1e-6
+    none = one.mean_kl(one.edit(~one.all())[None])
+    for candidate in (0, 3, len(scores) - 1):
+        moved = one.mean_kl(small * one.contribution(candidate)[None])
+        assert float((moved - none)[0]) / small == pytest.approx(float(scores[candidate]), rel=1e-4, abs=1e-9)
+
+
+def test_effects_are_single_patches():
+    one = patch()
+    none = float(one.mean_kl(one.edit(~one.all())[None])[0])
+    lm, given, dictionary = tiny.model("gpt_neox"), pairs.pairs(), pairs.dictionary(32, 40)
+    effects = searches.effects(one)
+    for candidate in (0, 7, len(effects) - 1):
+        alone = naive_kl(lm, given, SITE, dictionary, [int(one.candidates[candidate])]).mean()
+        assert float(effects[candidate]) == pytest.approx(float(alone) - none, abs=1e-10)
+
+
+def test_greedy_is_the_naive_one_and_no_better_than_the_optimum():
+    one = patch(9)
+    assert 4 <= len(one.candidates) <= 9
+    best = [float(one.mean_kl(one.edit(found.chosen)[None])[0]) for found in searches.exhaustive(one)]
+    greedy = searches.greedy(one)
+    chosen: set[int] = set()
+    for step, found in enumerate(greedy):
+        kl = float(one.mean_kl(one.edit(found.chosen)[None])[0])
+        assert kl >= best[step] - 1e-12
+        assert sets([found])[0] == chosen
+        rest = set(range(len(one.candidates))) - chosen
+        trials = {}
+        for candidate in rest:
+            mask = found.chosen.clone()
+            mask[candidate] = True
+            trials[candidate] = float(one.mean_kl(one.edit(mask)[None])[0])
+        if trials:
+            chosen = chosen | {min(trials, key=trials.__getitem__)}
+    assert len(greedy) == len(one.candidates) + 1
+    assert len(searches.greedy(one, 2)) == 3
+
+
+def test_swaps_only_improve_and_keep_the_size():
+    one = patch()
+    order = searches.random_order(one, 0)
+    for start in searches.prefixes(order, [0, 1, 5, len(order)]):
+        better = searches.local_swaps(one, start)
+        before, after = one.mean_kl(torch.stack([one.edit(start.chosen), one.edit(better.chosen)])).tolist()
+        assert better.chosen.sum() == start.chosen.sum()
+        assert after <= before + 1e-12
+    five = searches.prefixes(order, [5])[0]
+    values = one.mean_kl(torch.stack([one.edit(five.chosen), one.edit(searches.local_swaps(one, five).chosen)]))
+    assert values[1] < values[0]
+
+
+def test_exhaustive_refuses_many():
+    with pytest.raises(UserError, match="use greedy above 16"):
+        searches.exhaustive(patch(48))
+
+
+def test_sizes_reach_from_none_to_all():
+    assert searches.log_sizes(0) == [0]
+    assert searches.log_sizes(1) == [0, 1]
+    sizes = searches.log_sizes(300, 10)
+    assert sizes[:2] == [0, 1]
+    assert sizes[-1] == 300
+    assert sizes == sorted(set(sizes))
+    assert searches.log_sizes(100, 1) == [0, 1, 100]
+
+
+class Scale(nn.Module):
+    """A final norm that changes nothing, so that the logits are linear in the residual stream."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+def test_a_planted_readout_is_recovered():
+    """Logits read four of 32 orthonormal features: those, and no others, must be found."""
+    hf = tiny.tiny_hf("gpt_neox").double()
+    hf.get_submodule("gpt_neox").register_module("final_layer_norm", Scale(32))
+    dictionary = pairs.complete(32, seed=3)
+    planted = [2, 11, 19, 30]
+    readers = torch.randn(tiny.VOCAB, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        hf.get_parameter("lm_head.weight").copy_(readers @ dictionary.W_dec[planted])
+    one = prepare_patch(wrap(hf), pairs.pairs(), "resid_post.2", dictionary)
+    assert len(one.candidates) == 32
+    swept = searches.threshold_sweep(one, [1e-9], seed=2)[0]
+    assert one.candidates[swept.chosen].tolist() == planted
+    ranked = searches.ranking(-searches.attribution(one).abs())
+    assert sorted(one.candidates[ranked[:4]].tolist()) == planted
+    greedy = searches.greedy(one, 4)[-1]
+    assert one.candidates[greedy.chosen].tolist() == planted
+    assert float(one.mean_kl(one.edit(greedy.chosen)[None])[0]) < 1e-10
+
+
+def curve(sizes: list[int], kl: list[float], edit: list[float], prompts: int = 40) -> Curve:
+    """The same numbers for every pair, but for a factor that differs between them and not between curves."""
+    factor = np.linspace(0.9, 1.1, prompts)
+    losses, moved = (np.array(values)[:, None] * factor for values in (kl, edit))
+    return Curve(np.array(sizes), losses, losses, losses, losses, moved, moved, moved)
+
+
+def ends(none: float, full: float, prompts: int = 40) -> Floors:
+    factor = np.linspace(0.9, 1.1, prompts)
+    references = [
+        Reference(value * factor, value * factor, edit * factor) for value, edit in ((none, 0), (full, 9), (0, 9))
+    ]
+    return Floors(*references, donor_metric=np.zeros(prompts))
+
+
+def test_what_a_curve_needs_is_read_between_its_points():
+    line = curve([0, 10, 20], [1.0, 0.5, 0.0], [0.0, 3.0, 4.0])
+    features, edit = curves.needed(line, ends(1.0, 0.0), 0.25, 50, 0)
+    assert features[0] == pytest.approx(15)
+    assert edit[0] == pytest.approx(3.5)
+    assert np.isnan(curves.needed(line, ends(1.0, 0.0), -0.1, 50, 0)[0]).all()
+    assert curves.needed(line, ends(1.0, 0.0), 2.0, 50, 0)[0][0] == 0
+
+
+def test_areas_and_their_ratio():
+    line, half = curve([0, 10, 20], [1.0, 0.5, 0.0], [0] * 3), curve([20, 0], [0.0, 0.5], [0] * 2)
+    assert curves.area(line, ends(1.0, 0.0), 20).mean() == pytest.approx(10)
+    assert curves.area(line, ends(1.0, 0.0), 10).mean() == pytest.approx(7.5)
+    assert curves.area(line, ends(1.0, 0.0), 30).mean() == pytest.approx(10)
+    ratio = curves.area_ratio(line, half, ends(1.0, 0.0), 20)
+    assert ratio.value == pytest.approx(2)
+    assert ratio.low == pytest.approx(2)
+    assert stats.ratio([1.0], [2.0], "prompts").value == 0.5
+
+
+def test_claims_are_read_off_the_curves():
+    how = Bootstrap(200)
+    better, worse = curve([0, 4, 8], [1.0, 0.4, 0.01], [0, 1, 2]), curve([0, 40, 80], [1.0, 0.4, 0.01], [0, 10, 20])
+    floor = curve([0, 8], [1.0, 0.45], [0, 1])
+    found = claims.compare("sae", better, "pca", worse, ends(1.0, 0.01), "features", claims.FEWER, how)
+    assert [one.verdict for one in found] == ["confirmed"] * 4
+    assert found[0].estimate.value == pytest.approx(0.1)
+    found = claims.compare("pca", worse, "sae", better, ends(1.0, 0.01), "edit", claims.SMALLER, how)
+    assert [one.verdict for one in found] == ["contradicted"] * 4
+    early, _, half, quarter = claims.compare("sae", floor, "pca", worse, ends(1.0, 0.45), "features", claims.FEWER, how)
+    assert early.estimate.value is not None
+    assert half.estimate.value is not None
+    assert (quarter.estimate.value, quarter.verdict) == (None, "contradicted")
+    assert quarter.estimate.reason == "sae never gets there: the floor is above"
+    other = claims.compare("a", worse, "b", floor, ends(1, 0), "edit", "", how)[3]
+    assert (other.verdict, other.estimate.reason) == ("confirmed", "b never gets there: the floor is above")
+    neither = claims.compare("a", floor, "b", floor, ends(1, 0), "edit", "", how)[3]
+    assert (neither.verdict, neither.estimate.value) == ("undecided", None)
+
+
+def test_claims_where_resamples_disagree_are_undecided():
+    """Half of the pairs get there and half never do, so that some resamples do and some do not."""
+    kl = np.concatenate([np.full((1, 40), 1.0), np.repeat([[0.1, 0.41]], 20, axis=1).reshape(1, 40)])
+    torn = Curve(np.array([0, 4]), *(kl,) * 4, *(np.zeros((2, 40)),) * 3)
+    sure = curve([0, 8], [1.0, 0.2], [0, 1])
+    quarter = claims.compare("torn", torn, "sure", sure, ends(1.0, 0.0), "features", "", Bootstrap(500))[3]
+    assert quarter.verdict == "undecided"
+
+
+def test_floors_are_claims_too():
+    how = Bootstrap(200)
+    assert claims.floor("sae", ends(1.0, 0.2), True, how).verdict == "confirmed"
+    assert claims.floor("sae", ends(1.0, 1e-9), True, how).verdict == "contradicted"
+    assert claims.floor("pca", ends(1.0, 1e-9), False, how).verdict == "confirmed"
+    assert claims.floor("pca", ends(1.0, 0.2), False, how).verdict == "contradicted"
+    few = np.zeros(40)
+    few[0] = 1.0  # a floor on one pair of forty: an interval that begins at nothing
+    torn = ends(1.0, 0.0)._replace(all=Reference(few, few, few))
+    assert claims.floor("sae", torn, True, how).verdict == claims.floor("pca", torn, False, how).verdict == "undecided"
+    assert claims.floor("pca", ends(1.0, 1e-3), False, how, claims.ROUGH).verdict == "confirmed"
+
+
+def test_a_curve_without_the_empty_set_begins_there_all_the_same():
+    whole, part = curve([0, 10, 20], [1.0, 0.5, 0.0], [0, 1, 2]), curve([10, 20], [0.5, 0.0], [1, 2])
+    assert np.allclose(curves.area(whole, ends(1.0, 0.0), 20), curves.area(part, ends(1.0, 0.0), 20))
+    assert curves.needed(part, ends(1.0, 0.0), 0.75, 10, 0)[0][0] == pytest.approx(5)

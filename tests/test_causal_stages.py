@@ -1,0 +1,248 @@
+"""The three experiments as artefacts of a small run: complete, resumable, refused in one sentence."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from found_store import TRAINED, found_run
+from safetensors.numpy import load_file
+
+from monolex.artifact import open_artifact, read_json, verify
+from monolex.causal import stages
+from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
+from monolex.causal.inputs import dictionaries, parents, roots
+from monolex.errors import UserError
+
+ROOT = f"resid_post.2/{TRAINED}:3"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return found_run(tmp_path_factory.mktemp("causal"))
+
+
+@pytest.fixture(scope="module")
+def task(run: Path) -> str:
+    path = run.parent / "pairs.jsonl"
+    words = own_words(run)
+    lines = [json.dumps(pair) for pair in words]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def own_words(run: Path) -> list[dict]:
+    """Pairs of words that are one token each in the run's own tokenizer."""
+    from monolex.causal.pairs import single_token
+    from monolex.evals.inputs import stored_model
+
+    lm = stored_model(run / "activations", "cpu")
+    assert lm.tokenizer is not None
+    vocabulary = [text.strip() for text in (lm.tokenizer.decode([i]) for i in range(len(lm.tokenizer)))]
+    ids = single_token(lm.tokenizer, [word for word in vocabulary if word.isalpha() and len(word) > 1])
+    a, b, c, d, *_ = list(ids)
+    return [
+        {"base": f" {a} {b} {c} {d}", "donor": f" {c} {b} {c} {d}", "right": f" {a}", "wrong": f" {b}"},
+        {"base": f" {b} {a}", "donor": f" {c} {a}", "right": f" {b}", "wrong": f" {a}", "donor_right": f" {c}"},
+        {"base": f" {d} {d} {a}", "donor": f" {d} {b} {a}", "right": [f" {a}", f" {d}"], "wrong": f" {b}"},
+    ]
+
+
+def patch_config(task: str, **changes) -> PatchConfig:
+    settings = {"task": task, "points": 4, "thresholds": 3, "limit": 4, "resamples": 20, "patch_device": "cpu"}
+    return PatchConfig(**{**settings, "searches": ("ranking", "random", "sweep", "greedy"), **changes})
+
+
+def test_curves_of_every_dictionary_with_their_numbers(run, task, tmp_path):
+    manifest = stages.patch(tmp_path / "patch", run, patch_config(task, exact=("topk-*",)))
+    assert verify(tmp_path / "patch").content == manifest.content
+    made = read_json(tmp_path / "patch" / "patch.json")
+    names = {(one["site"], one["name"]) for one in made["curves"]}
+    assert names == {(one.member.site, one.member.name) for one in dictionaries(run, (), (), controls=True)}
+    assert {"pca", "neurons", TRAINED} <= {name for _, name in names}
+    assert made["pairs"] == 3
+    assert made["behaviour"]["n"] == 3
+    assert made["behaviour"]["verdict"]
+    stored = load_file(tmp_path / "patch" / "pairs.safetensors")
+    for one in made["curves"]:
+        exact = one["name"].startswith("topk")
+        assert set(one["curves"]) >= ({"ranking", "random", "sweep", "greedy"} if exact else {"ranking", "random"})
+        assert one["curves"]["ranking"][0]["size"] == 0
+        assert one["curves"]["ranking"][-1]["size"] == one["candidates"]
+        key = f"subject/{one['site']}/{one['name']}"
+        for search, points in one["curves"].items():
+            kl = stored[f"{key}/{search}.kl"]
+            assert kl.shape == (len(points), 3)
+            assert np.allclose([point["kl"]["value"] for point in points], kl.mean(1))
+        assert np.allclose(stored[f"{key}/ranking.kl"][0], stored[f"{key}/floors.none"][0])
+        assert np.allclose(stored[f"{key}/ranking.kl"][-1], stored[f"{key}/floors.all"][0], atol=1e-6)
+    pca = [one for one in made["curves"] if one["name"] == "pca"]
+    assert all(one["floors"]["all"]["kl"]["value"] < 1e-4 for one in pca)
+    statements = {one["statement"] for one in made["claims"]}
+    assert len(statements) == 4
+    assert {one["verdict"] for one in made["claims"]} <= {"confirmed", "contradicted", "undecided"}
+    assert not (tmp_path / "patch" / "partial").exists()
+
+
+def test_done_is_not_done_again_and_a_changed_file_is(run, task, tmp_path):
+    own = tmp_path / "own.jsonl"
+    shutil.copy(task, own)
+    config = patch_config(str(own), dictionaries=("pca",), searches=("ranking",))
+    first = stages.patch(tmp_path / "patch", run, config)
+    stamp = (tmp_path / "patch" / "patch.json").stat().st_mtime_ns
+    assert stages.patch(tmp_path / "patch", run, config).content == first.content
+    assert (tmp_path / "patch" / "patch.json").stat().st_mtime_ns == stamp
+    own.write_text("\n".join(own.read_text().splitlines()[:2]) + "\n")
+    assert stages.patch(tmp_path / "patch", run, config).content != first.content
+    assert read_json(tmp_path / "patch" / "patch.json")["pairs"] == 2
+
+
+def test_an_interrupted_experiment_goes_on(run, task, tmp_path, monkeypatch):
+    config = patch_config(task, dictionaries=("pca", "neurons"), searches=("ranking",))
+    whole = stages.patch(tmp_path / "whole", run, config)
+    real, calls = stages.experiment, []
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(stages, "experiment", dies)
+    with pytest.raises(KeyboardInterrupt):
+        stages.patch(tmp_path / "killed", run, config)
+    assert not (tmp_path / "killed" / "manifest.json").exists()
+    assert stages.patch(tmp_path / "killed", run, config).content == whole.content
+    assert len(calls) == 3 + 2  # four dictionaries: two were done, the third is done again
+
+
+def test_ablation_of_features_by_number_and_by_token(run, tmp_path):
+    config = AblateConfig(features=(ROOT,), occurrences=12, resamples=20, ablate_device="cpu")
+    stages.ablate(tmp_path / "one", run, config)
+    (made,) = read_json(tmp_path / "one" / "ablate.json")["ablations"]
+    assert (made["site"], made["name"], made["feature"]) == ("resid_post.2", TRAINED, 3)
+    assert 0 < made["occurrences"] <= 12
+    assert made["words"]
+    assert set(made["measures"]) == {"probability", "logprob", "logit", "centred"}
+    token = made["words"].split("'")[1]
+    by_token = dataclasses.replace(config, features=(f"resid_post.2/{TRAINED}@{token}",))
+    manifest = stages.ablate(tmp_path / "token", run, by_token)
+    assert manifest.data["features"][0].startswith(f"resid_post.2/{TRAINED}:")
+    assert "features" in manifest.parents
+
+
+def test_a_failed_request_leaves_the_answer_before_it_whole(run, tmp_path, monkeypatch):
+    config = AblateConfig(features=(ROOT,), occurrences=6, resamples=20, ablate_device="cpu")
+    first = stages.ablate(tmp_path / "one", run, config)
+
+    def fails(*_arguments, **_options):
+        raise UserError("no")
+
+    monkeypatch.setattr(stages, "ablate_feature", fails)
+    with pytest.raises(UserError, match="no"):
+        stages.ablate(tmp_path / "one", run, dataclasses.replace(config, occurrences=7))
+    assert verify(tmp_path / "one").content == first.content
+
+
+def test_a_tree_grows_through_the_sites_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("found_store.SITES", ("resid_post.1", "resid_post.2"))
+    run = found_run(tmp_path)
+    config = TreeConfig(features=(ROOT,), dictionaries=(TRAINED,), contexts=8, low=0.1, tree_device="cpu")
+    manifest = stages.tree(tmp_path / "tree", run, config)
+    assert manifest.data["features"] == [ROOT]
+    (made,) = read_json(tmp_path / "tree" / "tree.json")["trees"]
+    assert made["root"] == ROOT
+    assert set(made["dictionaries"]) == {"resid_post.1", "resid_post.2"}
+    sites = {node["site"] for node in made["nodes"]}
+    assert sites == {"resid_post.1", "resid_post.2"}
+    root = made["nodes"][0]
+    assert root["feature"] == 3
+    assert root["label"]
+    assert {"error", "rest"} <= {node["kind"] for node in made["nodes"]}
+    assert len(made["logits"]) == 5
+    assert stages.tree(tmp_path / "tree", run, config).content == manifest.content
+
+
+def test_dictionaries_of_one_sparsity_are_not_compared(run):
+    used = dictionaries(run, ("resid_post.2",), (TRAINED,), controls=False)
+    same = [
+        (used[0], {"kind": "tied", "d_sae": 8, "alpha": 0.1}),
+        (used[0], {"kind": "tied", "d_sae": 8, "alpha": 0.1}),
+    ]
+    ends = {f"floors.{name}": np.ones((3, 4)) for name in ("none", "all", "whole")} | {
+        "floors.donor_metric": np.ones(4)
+    }
+    assert stages._finer(same, {used[0].key: ends}, stages.Bootstrap(10)) == []
+
+
+def test_names_that_fit_nothing_are_said(run, task, tmp_path, caplog):
+    with pytest.raises(UserError, match="the run has none like it"):
+        stages.patch(tmp_path / "patch", run, patch_config(task, dictionaries=("pca",), exact=("nonsense",)))
+    stages.patch(
+        tmp_path / "patch", run, patch_config(task, dictionaries=("pca",), searches=("ranking",), against="pcaa")
+    )
+    assert "no dictionary called 'pcaa'" in caplog.text
+    assert read_json(tmp_path / "patch" / "patch.json")["claims"] == []
+
+
+def test_a_tree_of_a_run(run, tmp_path):
+    config = TreeConfig(features=(ROOT,), dictionaries=("topk-k4-*",), contexts=6, depth=1, tree_device="cpu")
+    # there is no dictionary at resid_post.1, so nothing can be grown one layer down
+    with pytest.raises(UserError, match=r"0 dictionaries at resid_post.1 fit topk-k4-\*"):
+        stages.tree(tmp_path / "tree", run, config)
+    with pytest.raises(UserError, match="grows between residual sites"):
+        stages._below(run, roots(run, (ROOT,))[0]._replace(member=_elsewhere(run)), config)
+
+
+def _elsewhere(run: Path):
+    (root,) = roots(run, (ROOT,))
+    return dataclasses.replace(root.member, site="mlp_act.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("resid_post.2", "write SITE/NAME:NUMBER"),
+        (f"resid_post.2/{TRAINED}:x", "write SITE/NAME:NUMBER"),
+        (f"resid_post.2/{TRAINED}:" + "9" * 5000, "write SITE/NAME:NUMBER"),
+        (f"resid_post.2/{TRAINED}:9999", "has features 0 to"),
+        ("resid_post.2/nothing:1", "the run has none like it"),
+        ("*:1", "fits 8 dictionaries|fits . dictionaries"),
+        (f"resid_post.2/{TRAINED}@notatoken", "is not one token"),
+    ],
+)
+def test_features_that_cannot_be_meant(run, text, said):
+    with pytest.raises(UserError, match="features is empty"):
+        roots(run, ())
+    with pytest.raises(UserError, match=said):
+        roots(run, (text,))
+
+
+def test_configs_say_what_is_wrong():
+    with pytest.raises(UserError, match="features = 'a/b:1' is one text"):
+        AblateConfig(features="a/b:1")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="searches holds 'best'"):
+        PatchConfig(searches=("best",))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="low = 0.0: give a share"):
+        TreeConfig(features=("a/b:1",), low=0.0)
+    with pytest.raises(UserError, match="contexts = 1: give at least 2"):
+        TreeConfig(features=("a/b:1",), contexts=1)
+    with pytest.raises(UserError, match="patch_seed = -1: a seed cannot be negative"):
+        PatchConfig(patch_seed=-1)
+    with pytest.raises(UserError, match="pairs = 0: give at least 1"):
+        PatchConfig(pairs=0)
+    with pytest.raises(UserError, match="sites = 'resid_post.1' is one text"):
+        PatchConfig(sites="resid_post.1")  # pyright: ignore[reportArgumentType]
+
+
+def test_parents_are_what_was_read(run):
+    used = dictionaries(run, ("resid_post.2",), ("pca",), controls=True)
+    assert [one.key for one in used] == ["subject/resid_post.2/pca"]
+    assert set(parents(run, used)) == {"activations", "subject.baselines.plain"}
+    assert parents(run, used)["activations"] == open_artifact(run / "activations").content
+    with pytest.raises(UserError, match="holds no site"):
+        dictionaries(run, ("resid_post.7",), (), controls=False)
+    with pytest.raises(UserError, match="no folder of a run"):
+        dictionaries(run / "nowhere", (), (), controls=False)

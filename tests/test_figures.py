@@ -1,0 +1,316 @@
+"""Pictures of the experiments: whole files, at the same places in SVG and PNG, and as true as the numbers."""
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import causal_json
+import numpy as np
+import pytest
+from causal_json import HOSTILE, TOKENS
+from PIL import Image
+
+from monolex import figures
+from monolex.artifact import finish
+from monolex.errors import UserError
+from monolex.pages import curves, effects, html, svg, trees
+from monolex.pages.picture import Box, Diagram, Edge, Panel, Picture, layout, svg_file
+from monolex.pages.png import legible, png
+from monolex.pages.svg import BAR, NONE, Axis, Point, Series
+
+NAMESPACE = "{http://www.w3.org/2000/svg}"
+CONTENTS = {
+    "patch": causal_json.patch(),
+    "ablate": causal_json.ablate(features=2),
+    "tree": causal_json.tree(),
+}
+
+
+def parsed(content: bytes) -> ET.Element:
+    return ET.fromstring(content.decode())
+
+
+def texts(content: bytes) -> list[str]:
+    return [one.text or "" for one in parsed(content).iter(f"{NAMESPACE}text")]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_draws_whole_files_beside_the_numbers(kind, tmp_path):
+    causal_json.artifact(tmp_path, kind, CONTENTS[kind])
+    made = figures.draw(tmp_path)
+    assert made and sorted(made) == sorted([*tmp_path.glob("*.svg"), *tmp_path.glob("*.png")])
+    assert [path.stem for path in made[::2]] == [path.stem for path in made[1::2]]
+    for vector, pixel in zip(made[::2], made[1::2], strict=True):
+        root = parsed(vector.read_bytes())
+        assert root.tag == f"{NAMESPACE}svg" and not list(root.iter(f"{NAMESPACE}script"))
+        assert "var(" not in vector.read_text() and "url(" not in vector.read_text()
+        assert pixel.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        shown = pixels(pixel)
+        size = int(root.get("width", 0)), int(root.get("height", 0))
+        assert shown.shape[:2] == (2 * size[1], 2 * size[0])
+        assert len(np.unique(shown[::3, ::3].astype(int) @ (65536, 256, 1))) > 20
+
+
+@pytest.mark.parametrize("kind", ["ablate", "tree"])
+def test_the_same_numbers_give_the_same_files(kind, tmp_path):
+    causal_json.artifact(tmp_path, kind, CONTENTS[kind])
+    first = {path: path.read_bytes() for path in figures.draw(tmp_path)}
+    assert {path: path.read_bytes() for path in figures.draw(tmp_path)} == first
+
+
+def test_stale_pictures_go_and_nothing_else(tmp_path):
+    causal_json.artifact(tmp_path, "ablate", causal_json.ablate(features=2))
+    assert len(figures.draw(tmp_path)) == 4
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    causal_json.artifact(tmp_path, "ablate", causal_json.ablate(features=1))
+    made = figures.draw(tmp_path)
+    assert len(made) == 2
+    left = {path.name for path in tmp_path.iterdir()} - {path.name for path in made}
+    assert left == {"mine.png", "ablate.json", "manifest.json"}
+
+
+def test_other_kinds_have_no_pictures(tmp_path):
+    finish(tmp_path, "sweep", {}, {}, {}, {"members": []})
+    with pytest.raises(UserError, match="holds sweep, of which there are no pictures"):
+        figures.draw(tmp_path)
+    with pytest.raises(UserError, match="no finished artefact"):
+        figures.draw(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("patch", causal_json.patch(sites=())),
+        ("ablate", {"ablations": []}),
+        ("ablate", causal_json.ablate(control=False)),
+        ("tree", causal_json.tree(deep=False)),
+        ("tree", {"trees": [{**causal_json.tree(deep=False)["trees"][0], "logits": []}]}),
+    ],
+)
+def test_what_may_be_missing_may_be_missing(kind, content, tmp_path):
+    causal_json.artifact(tmp_path, kind, content)
+    for path in figures.draw(tmp_path):
+        assert path.stat().st_size > 1000
+
+
+def without_values(value):
+    """Every estimate of a nested value lost, with a reason."""
+    if isinstance(value, dict) and set(value) == {"value", "low", "high", "n", "over", "reason"}:
+        return {**value, "value": None, "low": None, "high": None, "reason": "lost"}
+    if isinstance(value, dict):
+        return {key: without_values(one) for key, one in value.items()}
+    return [without_values(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_estimates_may_be_null(kind, tmp_path):
+    causal_json.artifact(tmp_path, kind, without_values(CONTENTS[kind]))
+    made = figures.draw(tmp_path)
+    assert made
+    if kind == "patch":
+        assert svg.NO_DATA in texts(made[0].read_bytes())
+
+
+def test_tokens_are_escaped_and_legible(tmp_path):
+    causal_json.artifact(tmp_path, "ablate", causal_json.ablate())
+    vector, _ = figures.draw(tmp_path)
+    assert HOSTILE not in vector.read_text() and "&lt;script&gt;" in vector.read_text()
+    found = texts(vector.read_bytes())
+    wanted = {effects.label(text) for text in TOKENS[: effects.LOSERS]}
+    assert wanted <= set(found) and {"␣self", "↵␣×4", "∅", "$x$"} <= set(found)
+    assert all(len(one) <= effects.LETTERS for one in wanted)
+
+
+def test_letters_that_the_type_lacks_are_escapes():
+    assert legible("␣self ↵ ⁻³ ± ‖x′‖ $x$") == "␣self ↵ ⁻³ ± ‖x′‖ $x$"
+    assert legible("中\U00020000") == "\\u4e2d\\U00020000"
+
+
+def test_a_chart_holds_a_choice_of_dictionaries():
+    here = curves.sites(CONTENTS["patch"])["resid_post.1"]
+    names = [(one["model"], one["name"]) for one in curves.shown(here)]
+    assert ("subject", "tied-a3e-3-r4-s0") in names and ("subject", "tied-a3e-3-r4-s1") not in names
+    assert {("subject", name) for name in ("pca", "ica-topk-k32", "neurons", "random")} <= set(names)
+    assert [model for model, _ in names if model != "subject"] == ["random"]
+    more = [{**here[0], "name": f"tied-a{i}-r4-s0", "alpha": float(i)} for i in range(30)]
+    chosen = curves.shown([*more, *here[4:]])
+    assert len(chosen) == curves.SHOWN
+    alphas = [one["alpha"] for one in chosen if one["kind"] == "tied"]
+    assert (alphas[0], alphas[-1]) == (0.0, 29.0) and alphas == sorted(alphas)
+
+
+def test_curves_show_the_numbers_of_the_artefact():
+    here = curves.sites(CONTENTS["patch"])["resid_post.1"]
+    left, right = curves.panels("resid_post.1", here)
+    wanted = here[0]["curves"]["ranking"]
+    by_size = next(one for one in left.series if one.label == here[0]["name"])
+    by_edit = next(one for one in right.series if one.label == here[0]["name"])
+    assert [(p.x, p.y) for p in by_size.points] == [(w["size"], w["kl"]["value"]) for w in wanted]
+    assert [(p.x, p.y) for p in by_edit.points] == [(w["edit"]["value"], w["kl"]["value"]) for w in wanted]
+    spans = {(w["kl"]["low"], w["kl"]["high"]) for w in wanted}
+    assert {p.y_interval for p in by_size.points} - {None} <= spans
+    assert by_size.points[0].y_interval and any(p.y_interval is None for p in by_size.points)
+    base = next(one for one in left.series if one.label == "nothing patched")
+    assert {p.y for p in base.points} == {4.1} and [p.x for p in base.points] == [left.x.low, left.x.high]
+    assert left.y.low == 0 and all(p.x <= curves.LARGEST for one in left.series for p in one.points)
+
+
+def test_control_models_are_broken_lines():
+    left, _ = curves.panels("s", curves.sites(CONTENTS["patch"])["resid_post.1"])
+    looks = {one.label: one.variant for one in left.series}
+    assert [label for label, variant in looks.items() if variant == "dashed"] == [
+        "batchtopk-k32-r4-s0 of the randomly initialised model"
+    ]
+    assert len({(one.colour, one.marker, one.variant) for one in left.series}) == len(left.series)
+
+
+def test_searches_are_drawn_where_there_are_more_than_the_cheap_ones():
+    names = [one.name for one in curves.pictures(CONTENTS["patch"])]
+    assert names == ["resid_post.1", "resid_post.1-searches", "resid_post.2"]
+    panels = curves.search_panels(curves.sites(CONTENTS["patch"])["resid_post.1"])
+    assert [panel.title for panel in panels] == ["tied-a3e-3-r4-s0", "pca"]
+    sweep = next(one for one in panels[0].series if one.label == curves.SEARCHES["sweep"][2])
+    assert [point.x for point in sweep.points] == [3, 12, 40]
+
+
+def test_an_outline_keeps_every_count():
+    one = causal_json.ablate()["ablations"][0]
+    left, _ = effects.panels(one)
+    histogram, outline = one["measures"]["logprob"]["total"], left.series[0].points
+    tops = {(a.x, b.x): a.y for a, b in zip(outline, outline[1:], strict=False) if a.x != b.x}
+    bins = zip(histogram["edges"], histogram["edges"][1:], histogram["counts"], strict=False)
+    held = {(low, high): count for low, high, count in bins if count}
+    assert {ends: top for ends, top in tops.items() if top > effects.FLOOR} == held
+    assert outline[0].y == outline[-1].y == effects.FLOOR
+
+
+def test_losers_have_bars_with_intervals_and_marks_beside_them():
+    one = causal_json.ablate()["ablations"][0]
+    _, right = effects.panels(one)
+    bars, direct, control = right.series
+    wanted = one["measures"]["logprob"]["suppressed"][: effects.LOSERS]
+    assert bars.marker == BAR and [p.x for p in bars.points] == [w["change"] for w in wanted]
+    assert [p.x_interval for p in bars.points] == [(w["low"], w["high"]) for w in wanted]
+    assert [p.x for p in direct.points] == [w["direct"] for w in wanted]
+    assert [p.x for p in control.points] == [w["control"] for w in wanted]
+    assert [name for _, name in right.y.ticks()] == [effects.label(w["text"]) for w in wanted]
+
+
+def test_bars_run_from_zero_to_their_value():
+    frame = svg.Frame(Axis("x", -4, 1), Axis("", -1.5, 0.5, names=((0.0, "a"), (-1.0, "b"))), 500, 300)
+    for point in (Point(-3, 0), Point(0.5, -1)):
+        left, top, wide, tall = svg.rod(frame, point)
+        zero, end = frame.at(0, 0)[0], frame.at(point.x, 0)[0]
+        assert (left, left + wide) == pytest.approx((min(zero, end), max(zero, end)))
+        assert top + tall / 2 == pytest.approx(frame.at(0, point.y)[1])
+        assert tall == pytest.approx(svg.ROD * (frame.bottom - frame.top) / 2)
+
+
+def test_nodes_of_a_tree_do_not_overlap_and_edges_meet_them():
+    found = trees.diagram(CONTENTS["tree"]["trees"][0])
+    for i, a in enumerate(found.boxes):
+        assert a.x >= 0 and a.x + a.width <= found.width and a.y >= 0 and a.y + a.height <= found.height
+        for b in found.boxes[:i]:
+            apart = a.x + a.width <= b.x or b.x + b.width <= a.x
+            assert apart or a.y + a.height <= b.y or b.y + b.height <= a.y
+    for edge in found.edges:
+        assert any(edge.start == (b.x + b.width, b.y + b.height / 2) for b in found.boxes)
+        assert any(edge.stop == (b.x, b.y + b.height / 2) for b in found.boxes)
+
+
+def test_edges_tell_sign_and_size():
+    found = trees.diagram(CONTENTS["tree"]["trees"][0])
+    by = {edge.title.partition(" on ")[0]: edge for edge in found.edges}
+    raises, lowers, error, rest = (by[name] for name in ("1.344", "1.12", "reconstruction error", "all features"))
+    assert (raises.colour, raises.broken) == ("blue", False) and (lowers.colour, lowers.broken) == ("vermilion", True)
+    assert error.colour == rest.colour == "ink" and error.faint and rest.faint and not raises.faint
+    shares = {"raises": 0.6, "lowers": 0.275, "error": 0.1}
+    for edge, share in zip((raises, lowers, error), shares.values(), strict=True):
+        assert edge.thickness == pytest.approx(trees.THIN + (trees.THICK - trees.THIN) * share)
+    said = [line for box in found.boxes for line in box.lines]
+    assert "2.40 ± 0.100 (60 %)" in said and "−1.10 ± 0.100 (−28 %)" in said and "0.300 ± 0.100 (8 %), repeated" in said
+
+
+def test_a_large_tree_stays_in_order():
+    nodes = [causal_json._node(0, None, "resid_post.3", 0, None, "")]
+    for parent in range(13):
+        for _ in range(3):
+            site = f"resid_post.{2 - round(math.log(2 * parent + 1, 3) - 1e-9)}"
+            nodes.append(causal_json._node(len(nodes), parent, site, len(nodes), 1 + len(nodes) % 7, "x"))
+    found = trees.diagram({"root": "a/b:0", "dictionaries": {}, "nodes": nodes, "logits": []})
+    middles = {node["id"]: box.y + box.height / 2 for node, box in zip(nodes, found.boxes, strict=True)}
+    for node in nodes:
+        below = [middles[child["id"]] for child in trees.ordered(nodes, node["id"])]
+        assert below == sorted(below)
+        if below:
+            assert middles[node["id"]] == pytest.approx((below[0] + below[-1]) / 2)
+
+
+def test_panels_and_legend_have_room():
+    series = tuple(Series(f"a series with a long name {i}", (Point(i, i),)) for i in range(10))
+    panel = Panel("p", series, Axis("x", 0, 10), Axis("y", 0, 10), 300, 200)
+    found = layout(Picture("n", "t", (panel,) * 3, columns=2))
+    for i, one in enumerate(found.panels):
+        assert one.x + one.panel.width <= found.width and one.y + one.panel.height <= found.height
+        for other in found.panels[:i]:
+            assert one.x >= other.x + other.panel.width or one.y >= other.y + other.panel.height
+    places = [(one.x, one.y) for one in found.legend]
+    assert len(places) == len(set(places)) == 10
+    assert min(y for _, y in places) >= max(one.y + one.panel.height for one in found.panels)
+    assert max(y for _, y in places) < found.height and all(x < found.width for x, _ in places)
+
+
+def test_every_look_has_its_colour_in_a_file_of_its_own():
+    """What a page's style sheet says of a class, the file says too, with the light palette's colours."""
+    colours = html.palette()
+    for name in svg.COLOURS:
+        shade = colours["soft" if name == "ink" else name]
+        series = Series("s", (Point(1, 1), Point(2, 2)), name)
+        shown = svg_file(Picture("n", "t", (Panel("p", (series,), Axis("x", 0, 3), Axis("y", 0, 3)),))).decode()
+        assert f".line.c-{name} {{" in shown
+        assert shade in re.findall(rf"\.line\.c-{name} {{([^}}]*)}}", shown)[0]
+
+
+MARKS = [(colour, marker) for colour in ("blue", "ink") for marker in (*list(svg.MARKERS)[:6], BAR, NONE)]
+
+
+@pytest.mark.parametrize("variant", ["", "open", "dashed", "dotted"])
+def test_pixels_are_where_the_vectors_are(variant, tmp_path):
+    """A mark of every kind is drawn near the place that its panel gives it."""
+    for colour, marker in MARKS:
+        point = Point(2, 2, x_interval=(1.5, 2.5), y_interval=(1, 3))
+        series = Series("s", (point,), colour, marker, joined=False, variant=variant)
+        picture = Picture("n", "", (Panel("", (series,), Axis("", 0, 4), Axis("", 0, 4), 200, 150),), legend=False)
+        path = tmp_path / "a.png"
+        path.write_bytes(png(picture))
+        place = layout(picture).panels[0]
+        x, y = place.frame().at(2, 2)
+        box = pixels(path)[round(2 * (place.y + y)) - 24 :, round(2 * (place.x + x)) - 24 :][:48, :48]
+        shade = html.palette()["soft" if colour == "ink" else colour]
+        target = np.array([int(shade[i : i + 2], 16) for i in (1, 3, 5)])
+        near = np.abs(box.astype(int) - target).sum(-1) < 150
+        assert near.sum() > 20, (colour, marker)
+
+
+def test_broken_faint_and_plain_edges_are_drawn(tmp_path):
+    boxes = tuple(Box(x, 20, 60, 40, ("a", "b"), style, "t") for x, style in ((10, ""), (150, "root"), (290, "token")))
+    edges = (
+        Edge((70, 40), (150, 40), 4, "blue"),
+        Edge((210, 40), (290, 40), 4, "vermilion", broken=True),
+    )
+    diagram = Diagram("d", "t", boxes, edges, ((10, "head"),), 360, 80)
+    path = tmp_path / "d.png"
+    path.write_bytes(png(diagram))
+    row = pixels(path)[2 * (40 + 34), :, :].astype(int)
+    gaps = {}
+    for name, (start, stop) in {"plain": (142, 298), "broken": (422, 578)}.items():
+        ground = np.abs(row[start:stop] - row[1]).sum(-1) < 30
+        gaps[name] = int(np.diff(ground.astype(int)).clip(0).sum())
+    assert gaps["plain"] == 0 and gaps["broken"] >= 4
+    assert {"head", "a", "b", "t"} <= set(texts(svg_file(diagram)))

@@ -1,0 +1,61 @@
+"""A language model of one block whose every number is set by hand: what it does can be worked out on paper."""
+
+import torch
+from test_causal_searches import Scale
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from monolex.dictionaries.base import Dictionary, DictionaryConfig
+from monolex.model import LanguageModel, wrap
+
+
+def wired(
+    embedding: Tensor,
+    unembedding: Tensor,
+    into: Tensor | None = None,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+) -> LanguageModel:
+    """``logits = unembedding · (x + out · relu(into · x + bias))`` of ``x = embedding[token]``, in float64.
+
+    ``into`` is [neurons, width], ``out`` [width, neurons]; left out, the block does nothing.
+    """
+    vocab, width = embedding.shape
+    neurons = 1 if into is None else len(into)
+    config = GPT2Config(
+        vocab_size=vocab,
+        n_embd=width,
+        n_layer=1,
+        n_head=1,
+        n_positions=16,
+        n_inner=neurons,
+        activation_function="relu",
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = GPT2LMHeadModel(config).double().eval()
+    block = model.transformer.h[0]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.transformer.wte.weight.copy_(embedding)
+        model.lm_head.weight.copy_(unembedding)
+        if into is not None and bias is not None and out is not None:
+            block.mlp.c_fc.weight.copy_(into.T)
+            block.mlp.c_fc.bias.copy_(bias)
+            block.mlp.c_proj.weight.copy_(out.T)
+    block.ln_1, block.ln_2, model.transformer.ln_f = Scale(width), Scale(width), Scale(width)
+    return wrap(model, name="wired")
+
+
+def directions(rows: Tensor, site: str) -> Dictionary:
+    """Codes are how far ``x`` goes along each of some unit rows, where that is more than rounding."""
+    features, width = rows.shape
+    config = DictionaryConfig(
+        kind="tied", activation="threshold", threshold=1e-9, d_in=width, d_out=width, d_sae=features, site=site
+    )
+    zeros = torch.zeros(features, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+    weights = {"W_enc": rows, "W_dec": rows, "b_enc": zeros[0], "b_dec": zeros[1], "centre": zeros[1]}
+    return Dictionary(config, weights)
