@@ -184,7 +184,7 @@ class Lexicon:
         """The model that was harvested, loaded once.
 
         Raises:
-            UserError: what its name stands for now has other weights.
+            UserError: the model of that name has other weights than it had.
         """
         if self._lm is None:
             self._lm = stored_model(self.run / "activations")

@@ -284,6 +284,22 @@ def test_claims_where_resamples_disagree_are_undecided():
     assert quarter.verdict == "undecided"
 
 
+def test_only_a_sparser_dictionary_is_asked_whether_it_is_finer():
+    line = curve([0, 8], [1.0, 0.1], [0, 1])
+
+    def one(name: str, kind: str, alpha: float | None) -> claims.Measured:
+        return claims.Measured(name, kind, alpha, 8, ends(1.0, 0.1), line)
+
+    here = [one("a", "tied", 0.1), one("b", "tied", 0.1), one("c", "tied", 0.3), one("d", "topk", None)]
+    found = claims.read_off([*here, one("pca", "pca", None)], one("pca", "pca", None), Bootstrap(20))
+    finer = {(claim.dictionary, claim.against) for claim in found if claim.statement == claims.FINER}
+    assert finer == {("c", "a")}
+    assert {claim.dictionary for claim in found if claim.statement == claims.FEWER} == {"a", "b", "c", "d"}
+    assert [claim.dictionary for claim in found if claim.statement == claims.NO_FLOOR] == ["pca"]
+    itself = claims.read_off(here, here[0], Bootstrap(20))
+    assert not [claim for claim in itself if claim.dictionary == claim.against or claim.statement == claims.NO_FLOOR]
+
+
 def test_floors_are_claims_too():
     how = Bootstrap(200)
     assert claims.floor("sae", ends(1.0, 0.2), True, how).verdict == "confirmed"

@@ -165,18 +165,6 @@ def test_a_tree_grows_through_the_sites_of_a_run(tmp_path, monkeypatch):
     assert stages.tree(tmp_path / "tree", run, config).content == manifest.content
 
 
-def test_dictionaries_of_one_sparsity_are_not_compared(run):
-    used = dictionaries(run, ("resid_post.2",), (TRAINED,), controls=False)
-    same = [
-        (used[0], {"kind": "tied", "d_sae": 8, "alpha": 0.1}),
-        (used[0], {"kind": "tied", "d_sae": 8, "alpha": 0.1}),
-    ]
-    ends = {f"floors.{name}": np.ones((3, 4)) for name in ("none", "all", "whole")} | {
-        "floors.donor_metric": np.ones(4)
-    }
-    assert stages._finer(same, {used[0].key: ends}, stages.Bootstrap(10)) == []
-
-
 def test_names_that_fit_nothing_are_said(run, task, tmp_path, caplog):
     with pytest.raises(UserError, match="the run has none like it"):
         stages.patch(tmp_path / "patch", run, patch_config(task, dictionaries=("pca",), exact=("nonsense",)))
@@ -193,7 +181,7 @@ def test_a_tree_of_a_run(run, tmp_path):
     with pytest.raises(UserError, match=r"0 dictionaries at resid_post.1 fit topk-k4-\*"):
         stages.tree(tmp_path / "tree", run, config)
     with pytest.raises(UserError, match="grows between residual sites"):
-        stages._below(run, roots(run, (ROOT,))[0]._replace(member=_elsewhere(run)), config)
+        stages._below([], roots(run, (ROOT,))[0]._replace(member=_elsewhere(run)), config)
 
 
 def _elsewhere(run: Path):

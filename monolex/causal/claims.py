@@ -6,13 +6,15 @@ chosen on the very pairs that they are measured on and a bootstrap does not choo
 better, and surer, than they would be on other prompts.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monolex import stats
 from monolex.causal.curves import PROMPTS, Curve, Floors, needed
+from monolex.config import Kind
 from monolex.stats import Estimate
 
 Verdict = Literal["confirmed", "contradicted", "undecided"]
@@ -22,7 +24,9 @@ EXACT = 1e-4
 """Share of the base's KL below which a floor counts as none, of a model in float32."""
 ROUGH = 1e-2
 """The same in half precision."""
-
+TRAINED = get_args(Kind)
+COMPLETE = ("pca", "pca-pm", "ica", "ica-pm", "neurons-pm")
+"""Baselines that reconstruct everything, so that patching all of their features must reach the donor."""
 
 FEWER = "fewer features than the baseline at equal KL"
 SMALLER = "smaller edit than the baseline at equal KL"
@@ -57,6 +61,50 @@ class Claim(NamedTuple):
     """A ratio to ``against``, or the floor as a share of the base's KL."""
     verdict: Verdict
     """What the numbers say."""
+
+
+class Measured(NamedTuple):
+    """A dictionary of which the claims are asked."""
+
+    name: str
+    """Unique."""
+    kind: str
+    """Of dictionary."""
+    alpha: float | None
+    """L1 coefficient; None of kinds without one."""
+    d_sae: int
+    """Features."""
+    ends: Floors
+    """References."""
+    ranking: Curve | None
+    """Its curve by integrated gradients, if that was asked for."""
+
+
+def read_off(
+    dictionaries: Sequence[Measured], baseline: Measured, how: Bootstrap, tolerance: float = EXACT
+) -> list[Claim]:
+    """All statements about the trained ones among the dictionaries of a site, and about the baseline's floor."""
+    trained = [one for one in dictionaries if one.kind in TRAINED and one.name != baseline.name]
+    found = [floor(baseline.name, baseline.ends, False, how, tolerance)] if baseline.kind in COMPLETE else []
+    for one in trained:
+        found.append(floor(one.name, one.ends, True, how, tolerance))
+        if one.ranking is not None and baseline.ranking is not None:
+            parts = (one.name, one.ranking, baseline.name, baseline.ranking, one.ends)
+            found += compare(*parts, "features", FEWER, how)
+            found += compare(*parts, "edit", SMALLER, how)
+    for kind in dict.fromkeys((one.kind, one.d_sae) for one in trained if one.alpha is not None):
+        found += _finer([one for one in trained if (one.kind, one.d_sae) == kind], how)
+    return found
+
+
+def _finer(alike: Sequence[Measured], how: Bootstrap) -> list[Claim]:
+    """Of dictionaries of one kind and width every sparser one against the least sparse."""
+    dense = min(alike, key=lambda one: one.alpha or 0)
+    found = []
+    for one in sorted(alike, key=lambda one: one.alpha or 0):
+        if (one.alpha or 0) > (dense.alpha or 0) and one.ranking is not None and dense.ranking is not None:
+            found += compare(one.name, one.ranking, dense.name, dense.ranking, one.ends, "features", FINER, how)
+    return found
 
 
 def compare(

@@ -41,7 +41,7 @@ class Result(NamedTuple):
     """References."""
     curves: dict[str, Curve]
     """By search."""
-    thresholds: tuple[float, ...]
+    thresholds: tuple[float | None, ...]
     """Of the sweep's points."""
     attributed: float
     """Sum of the attributions: near KL(all) − KL(none) where integrated gradients can be trusted."""
@@ -53,7 +53,7 @@ def experiment(patch: Patch, config: PatchConfig, exact: bool) -> Result:
     order = searches.ranking(scores)
     sizes = searches.log_sizes(len(order), config.points)
     limit = min(config.limit, len(order))
-    thresholds = np.logspace(-5, 0, config.thresholds).tolist()
+    thresholds = searches.paper_thresholds(config.thresholds)
     ranked = searches.prefixes(order, sizes)
     how: dict[str, Callable[[], list[Found]]] = {
         "ranking": lambda: ranked,
@@ -64,12 +64,13 @@ def experiment(patch: Patch, config: PatchConfig, exact: bool) -> Result:
         "swaps": lambda: [searches.local_swaps(patch, one) for one in ranked],
     }
     wanted = [name for name in config.searches if exact or name not in EXACT]
-    made, ends = {name: measure(patch, how[name]()) for name in wanted}, floors(patch)
+    sets = {name: how[name]() for name in wanted}
+    made, ends = {name: measure(patch, found) for name, found in sets.items()}, floors(patch)
     if "greedy" in made and "ranking" in made and "swaps" not in made:
         ratio = area_ratio(made["ranking"], made["greedy"], ends, limit).value
         if ratio is not None and ratio > WORTH_SWAPS:
             made["swaps"] = measure(patch, how["swaps"]())
-    swept = tuple(thresholds) if "sweep" in made else ()
+    swept = tuple(found.threshold for found in sets.get("sweep", ()))
     return Result(len(order), ends, made, swept, float(scores.sum()))
 
 

@@ -63,17 +63,17 @@ def occurrences(
     wanted = torch.tensor(list(features), dtype=torch.int64)
     chunks = reader.chunks(max(256, ENCODED // dictionary.d_sae))
     codes = torch.cat([dictionary.encode_some(x.to(dictionary.W_enc.device), wanted).cpu() for _, x in chunks])
-    rows = packed_rows(activations, split).tokens
+    rows, docs = packed_rows(activations, split).tokens, reader.docs(0, len(reader))
     drawn = torch.randperm(len(reader), generator=torch.Generator().manual_seed(seed))[:POOL]
     found = {}
     for column, feature in enumerate(features):
         maximum = codes[:, column].max().clamp_min(0)
         index = ((codes[:, column] > 0) & (codes[:, column] >= low * maximum)).nonzero()[:, 0]
-        chosen = _spread(index, reader, count, seed)
+        chosen = _spread(index, docs, count, seed)
         found[feature] = Occurrences(
             *_with_contexts(reader, rows, chosen),
             activation=codes[chosen, column],
-            doc=reader.docs(0, len(reader))[chosen].long(),
+            doc=docs[chosen].long(),
             maximum=float(maximum),
             active=len(index),
             mean=float(codes[:, column].clamp_min(0).double().mean()),
@@ -82,10 +82,10 @@ def occurrences(
     return found
 
 
-def _spread(index: Int[Tensor, "active"], reader: Reader, count: int, seed: int) -> Int[Tensor, "chosen"]:
+def _spread(index: Int[Tensor, "active"], docs: Int[Tensor, "rows"], count: int, seed: int) -> Int[Tensor, "chosen"]:
     """``count`` of the rows ``index`` at random: first one of every document, then second ones, and so on."""
     index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))]
-    doc = reader.docs(0, len(reader))[index]
+    doc = docs[index]
     order = doc.argsort(stable=True)
     first = torch.cat([torch.ones(1, dtype=torch.bool), doc[order].diff() != 0])[: len(order)]
     number = torch.arange(len(order))

@@ -108,7 +108,7 @@ def read(target: Dictionary, feature: int, x: Float[Tensor, "rows d_in"]) -> Rea
     """A feature on some rows of its site."""
     chosen = torch.tensor([feature], device=target.W_enc.device)
     code = target.encode_some(x, chosen)[:, 0].clamp_min(0)
-    return Readings(code, target.pre_activations(x)[:, feature])
+    return Readings(code, target.pre_activations(x, chosen)[:, 0])
 
 
 def folds(end: Int[Tensor, "texts"], batch_tokens: int) -> Iterator[Int[Tensor, "part"]]:

@@ -20,8 +20,6 @@ from monolex.config import require
 from monolex.runtime import progress
 
 Budget = Literal["step", "full"]
-THRESHOLDS = tuple(np.logspace(-5, 0, 50).tolist())
-"""The paper's fifty thresholds, in nats, ascending."""
 EXHAUSTIVE = 16
 
 
@@ -45,18 +43,23 @@ def attribution(patch: Patch, points: int = 5) -> Float[Tensor, "candidates"]:
     whole = patch.edit(patch.all())
     total = torch.zeros_like(patch.difference[:, 0, 0])
     for node, weight in zip(nodes, weights, strict=True):
-        x = (patch.base + (node * whole).to(patch.base.dtype)).detach().requires_grad_()
-        log_p = patch.suffix.end_logits(x[None], grad=True)[0].log_softmax(-1)
-        (gradient,) = torch.autograd.grad(kl(log_p, patch.donor_log_p).mean(), x)
-        along = torch.einsum("ptd,cd->cpt", gradient.to(patch.directions), patch.directions)
-        total += weight * (along * patch.difference).sum((1, 2))
+        total += weight * _slopes(patch, node * whole)
     return total
+
+
+def _slopes(patch: Patch, edit: Float[Tensor, "prompts tokens d_in"]) -> Float[Tensor, "candidates"]:
+    """What each candidate would add to the mean KL at ``edit``, were that linear from there on."""
+    x = (patch.base + edit.to(patch.base.dtype)).detach().requires_grad_()
+    log_p = patch.suffix.end_logits(x[None], grad=True)[0].log_softmax(-1)
+    (gradient,) = torch.autograd.grad(kl(log_p, patch.donor_log_p).mean(), x)
+    along = torch.einsum("ptd,cd->cpt", gradient.to(patch.directions), patch.directions)
+    return (along * patch.difference).sum((1, 2))
 
 
 def effects(patch: Patch) -> Float[Tensor, "candidates"]:
     """What each candidate adds to the mean KL when it alone is patched, exactly."""
-    nothing = patch.kl(patch.edit(~patch.all()))
-    return torch.stack([nothing.sum() * 0, *_gains(patch, patch.edit(~patch.all()), nothing, patch.all())])[1:]
+    nothing = patch.edit(~patch.all())
+    return _gains(patch, nothing, patch.kl(nothing), patch.all())
 
 
 def ranking(scores: Float[Tensor, "candidates"]) -> Int[Tensor, "candidates"]:
@@ -82,6 +85,11 @@ def log_sizes(candidates: int, points: int = 24) -> list[int]:
     return sorted({0, *spaced.tolist(), candidates})
 
 
+def paper_thresholds(count: int = 50) -> list[float]:
+    """Thresholds in nats, ascending and even in the logarithm; fifty are the paper's."""
+    return np.logspace(-5, 0, count).tolist()
+
+
 def random_order(patch: Patch, seed: int) -> Int[Tensor, "candidates"]:
     """The control: candidates in an order that knows nothing."""
     order = torch.randperm(len(patch.candidates), generator=torch.Generator().manual_seed(seed))
@@ -89,7 +97,7 @@ def random_order(patch: Patch, seed: int) -> Int[Tensor, "candidates"]:
 
 
 def threshold_sweep(
-    patch: Patch, thresholds: Sequence[float] = THRESHOLDS, *, budget: Budget = "step", seed: int = 0
+    patch: Patch, thresholds: Sequence[float], *, budget: Budget = "step", seed: int = 0
 ) -> list[Found]:
     """The paper's search (Algorithm 4.1, ACDC on a flat graph): start from all candidates patched; for each threshold,
     ascending, visit those left in random order and drop each whose loss raises the mean KL by less than it.
@@ -188,8 +196,7 @@ def greedy(patch: Patch, limit: int | None = None) -> list[Found]:
     steps = len(chosen) if limit is None else min(limit, len(chosen))
     with progress(steps, "greedy", "features") as bar:
         for _ in range(steps):
-            gains = torch.stack(_gains(patch, edit, kl, ~chosen))
-            best = int((~chosen).nonzero()[gains.argmin(), 0])
+            best = int((~chosen).nonzero()[_gains(patch, edit, kl, ~chosen).argmin(), 0])
             chosen[best] = True
             edit = patch.edit(chosen)
             kl = patch.kl(edit)
@@ -200,14 +207,14 @@ def greedy(patch: Patch, limit: int | None = None) -> list[Found]:
 
 def _gains(
     patch: Patch, edit: Tensor, kl: Float[Tensor, "prompts"], tried: Bool[Tensor, "candidates"]
-) -> list[Float[Tensor, ""]]:
+) -> Float[Tensor, "tried"]:
     """By how much each of the candidates ``tried`` would change the mean KL if it were added to ``edit``."""
     found = []
     for some in tried.nonzero()[:, 0].split(patch.fold):
         numbers = some.tolist()
         for pairs, values in patch.trials([edit + patch.contribution(one) for one in numbers], numbers):
             found.append((values - kl[pairs]).sum() / len(kl))
-    return found
+    return torch.stack(found) if found else kl[:0]
 
 
 def local_swaps(patch: Patch, start: Found, *, tries: int = 32, rounds: int = 20) -> Found:
@@ -238,11 +245,7 @@ def local_swaps(patch: Patch, start: Found, *, tries: int = 32, rounds: int = 20
 
 
 def _exchanges(patch: Patch, chosen: Tensor, edit: Tensor, tries: int) -> list[tuple[int, int]]:
-    x = (patch.base + edit.to(patch.base.dtype)).detach().requires_grad_()
-    log_p = patch.suffix.end_logits(x[None], grad=True)[0].log_softmax(-1)
-    (gradient,) = torch.autograd.grad(kl(log_p, patch.donor_log_p).mean(), x)
-    along = torch.einsum("ptd,cd->cpt", gradient.to(patch.directions), patch.directions)
-    gain = (along * patch.difference).sum((1, 2))
+    gain = _slopes(patch, edit)
     inside, outside = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
     count = max(1, int(tries**0.5))
     leave = inside[gain[inside].argsort(descending=True)[:count]].tolist()

@@ -7,9 +7,10 @@ stage loses one of them at most. The numbers are in ``KIND.json``; of curves eve
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from monolex import artifact, runtime
@@ -17,7 +18,7 @@ from monolex.artifact import MANIFEST, FileEntry, Manifest, read_json, write_byt
 from monolex.causal import claims
 from monolex.causal.ablation import ablate_feature
 from monolex.causal.behaviour import behaviour, demo_table, rows
-from monolex.causal.claims import Bootstrap, Claim
+from monolex.causal.claims import Bootstrap, Claim, Measured
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
 from monolex.causal.experiment import arrays, as_json, experiment, from_arrays
 from monolex.causal.inputs import Chosen, Root, dictionaries, parents, roots, words
@@ -26,7 +27,7 @@ from monolex.causal.pairs import PromptPairs
 from monolex.causal.patching import prepare_patch
 from monolex.causal.prompts import draw
 from monolex.causal.trees import tree as grow
-from monolex.config import Kind, identity, require
+from monolex.config import identity, require
 from monolex.errors import UserError
 from monolex.evals.inputs import stored_model
 from monolex.features.listing import SUBJECT, Member, choose, fits, members
@@ -38,9 +39,6 @@ from monolex.tables import to_table
 PAIRS = "pairs.safetensors"
 PARTIAL = "partial"
 EXAMPLES = 3
-TRAINED = get_args(Kind)
-COMPLETE = ("pca", "pca-pm", "ica", "ica-pm", "neurons-pm")
-"""Baselines that reconstruct everything, so that patching all of their features must reach the donor."""
 
 Piece = Callable[[Path], Any]
 """Does a part of an artefact and gives its entry in the JSON; may write files of its own beside the given path."""
@@ -70,11 +68,9 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
             ready = prepare_patch(lm, pairs, one.member.site, weights, batch_tokens=config.batch_tokens)
             result = experiment(ready, config, _fits(one, config.exact))
             write_bytes(path.with_suffix(".safetensors"), save(arrays(result)))
-            recipe = weights.config.recipe
-            facts = {"model": one.model, "site": one.member.site, "name": one.member.name, "kind": weights.config.kind}
-            return (
-                facts | {"alpha": recipe.get("alpha"), "d_sae": one.member.d_sae} | as_json(result, config.limit, how)
-            )
+            facts = {"model": one.model, "site": one.member.site, "name": one.member.name, "d_sae": one.member.d_sae}
+            known = {"kind": weights.config.kind, "alpha": weights.config.recipe.get("alpha")}
+            return facts | known | as_json(result, config.limit, how)
 
         return work
 
@@ -140,7 +136,8 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
     """
     folder, run = Path(folder), Path(run)
     chosen = roots(run, config.features)
-    below = {root.key: _below(run, root, config) for root in chosen}
+    there = members(run)
+    below = {root.key: _below(there, root, config) for root in chosen}
     used = [Chosen(SUBJECT, one.member) for some in below.values() for one in some.values()]
     request = _root_parents(run, chosen) | parents(run, used)
     if found := _done(folder, "tree", identity(config), request):
@@ -197,53 +194,24 @@ def _prompts(lm: LanguageModel, pairs: PromptPairs, config: PatchConfig) -> dict
 def _claims(
     used: Sequence[Chosen],
     made: Sequence[Mapping[str, Any]],
-    stored: Mapping[str, Any],
+    stored: Mapping[str, Mapping[str, NDArray]],
     against: str,
     how: Bootstrap,
     tolerance: float,
 ) -> list[Claim]:
-    """The paper's statements, read off the curves of integrated gradients' ranking, site by site."""
+    """The paper's statements about the subject's dictionaries, site by site."""
+    sites: dict[str, dict[str, Measured]] = {}
+    for one, facts in zip(used, made, strict=True):
+        if one.model == SUBJECT:
+            ends, curves = from_arrays(stored[one.key])
+            known = (facts["kind"], facts["alpha"], facts["d_sae"], ends, curves.get("ranking"))
+            sites.setdefault(one.member.site, {})[one.member.name] = Measured(one.member.title, *known)
     found = []
-    for site in dict.fromkeys(one.member.site for one in used):
-        here = [(one, facts) for one, facts in zip(used, made, strict=True) if one.member.site == site]
-        own = [(one, facts) for one, facts in here if one.model == SUBJECT]
-        reference = next((one for one, facts in own if one.member.name == against), None)
-        if reference is None:
+    for site, here in sites.items():
+        if against in here:
+            found += claims.read_off(list(here.values()), here[against], how, tolerance)
+        else:
             runtime.log.warning("patch: no dictionary called %r at %s, so nothing is compared with it", against, site)
-            continue
-        ends, curves = from_arrays(stored[reference.key])
-        base = curves.get("ranking")
-        if any(facts["kind"] in COMPLETE for one, facts in own if one is reference):
-            found.append(claims.floor(reference.member.title, ends, False, how, tolerance))
-        trained = [(one, facts) for one, facts in own if facts["kind"] in TRAINED and one is not reference]
-        for one, _ in trained:
-            floors, mine = from_arrays(stored[one.key])
-            found.append(claims.floor(one.member.title, floors, True, how, tolerance))
-            if base is None:
-                continue
-            parts = (one.member.title, mine["ranking"], reference.member.title, base, floors)
-            found += claims.compare(*parts, "features", claims.FEWER, how)
-            found += claims.compare(*parts, "edit", claims.SMALLER, how)
-        if base is not None:
-            found += _finer(trained, stored, how)
-    return found
-
-
-def _finer(
-    trained: Sequence[tuple[Chosen, Mapping[str, Any]]], stored: Mapping[str, Any], how: Bootstrap
-) -> list[Claim]:
-    """Every ReLU dictionary against the least sparse one of its kind and width."""
-    found = []
-    relu = [(one, facts) for one, facts in trained if facts["alpha"] is not None]
-    for kind in dict.fromkeys((facts["kind"], facts["d_sae"]) for _, facts in relu):
-        alike = [pair for pair in relu if (pair[1]["kind"], pair[1]["d_sae"]) == kind]
-        alike.sort(key=lambda pair: pair[1]["alpha"])
-        dense, least = alike[0][0], alike[0][1]["alpha"]
-        _, reference = from_arrays(stored[dense.key])
-        for one in (one for one, facts in alike if facts["alpha"] > least):
-            floors, mine = from_arrays(stored[one.key])
-            parts = (one.member.title, mine["ranking"], dense.member.title, reference["ranking"], floors)
-            found += claims.compare(*parts, "features", claims.FINER, how)
     return found
 
 
@@ -252,7 +220,7 @@ def _fits(one: Chosen, patterns: Sequence[str]) -> bool:
     return one.model == SUBJECT and (not patterns or fits(one.member, patterns))
 
 
-def _below(run: Path, root: Root, config: TreeConfig) -> dict[str, Root]:
+def _below(there: Sequence[Member], root: Root, config: TreeConfig) -> dict[str, Root]:
     """The dictionary of every site that the tree may reach: the root's, and one for each residual site before it."""
     site = Site.parse(root.member.site)
     require(site.kind == "resid_post", f"features = {root.key!r}: a tree grows between residual sites, resid_post.*")
@@ -260,7 +228,7 @@ def _below(run: Path, root: Root, config: TreeConfig) -> dict[str, Root]:
     found = {root.member.site: root}
     for layer in range(site.layer - 1, max(site.layer - 1 - config.depth, -1), -1):
         earlier = str(Site("resid_post", layer))
-        here = [member for member in members(run) if member.site == earlier]
+        here = [member for member in there if member.site == earlier]
         if not here and len(found) > 1:
             break  # the tree ends where the run has no dictionaries
         fitting = [member for member in here if fits(member, patterns)]

@@ -193,11 +193,13 @@ class Dictionary:
         """Decoder rows scaled to unit length (a zero row stays zero)."""
         return self.W_dec / self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8)
 
-    def pre_activations(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_sae"]:
-        """What the activation function is applied to."""
+    def pre_activations(
+        self, x: Float[Tensor, "*rows d_in"], features: Int[Tensor, "features"] | slice = slice(None)
+    ) -> Float[Tensor, "*rows features"]:
+        """What the activation function is applied to; with ``features`` of these alone."""
         w = self.weights
         centred = self._input(x) - w["centre"]
-        return centred @ w["W_enc"].T + w["b_enc"]
+        return centred @ w["W_enc"][features].T + w["b_enc"][features]
 
     def _input(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_in"]:
         # a last dimension of 1 would otherwise be broadcast against the centre
@@ -217,9 +219,7 @@ class Dictionary:
         """Codes of ``features`` alone; where no feature looks at another's pre-activation, only they are computed."""
         if self.config.activation not in ("relu", "linear", "threshold") or len(features) == self.d_sae:
             return self.encode(x)[..., features]
-        w = self.weights
-        pre = (self._input(x) - w["centre"]) @ w["W_enc"][features].T + w["b_enc"][features]
-        return ACTIVATIONS[self.config.activation](pre, self.config)
+        return ACTIVATIONS[self.config.activation](self.pre_activations(x, features), self.config)
 
     def encode_sparse(self, x: Float[Tensor, "rows d_in"]) -> SparseCodes:
         """Codes of ``x`` as row offsets, features and values; :meth:`SparseCodes.dense` gives :meth:`encode` back."""

@@ -99,7 +99,7 @@ def stored_model(activations: Path, device: str = "auto") -> LanguageModel:
     """The very model that stored activations are of.
 
     Raises:
-        UserError: no finished activations, or what its name stands for now has other weights.
+        UserError: no finished activations, or the model of that name has other weights than it had.
     """
     stored = open_artifact(activations, "activations").data["model"]
     asked = from_table(ModelConfig, stored["model_config"], str(activations))
