@@ -58,8 +58,9 @@ def test_no_feature_is_no_edit_to_the_last_bit(architecture):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", KINDS)
-def test_equal_base_and_donor_are_no_edit_to_the_last_bit(dtype, activation):
-    lm = wrap(tiny.tiny_hf("gpt_neox").to(dtype))
+@pytest.mark.parametrize("architecture", READ)
+def test_equal_base_and_donor_are_no_edit_to_the_last_bit(architecture, dtype, activation):
+    lm = wrap(tiny.tiny_hf(architecture).to(dtype))
     dictionary = pairs.dictionary(32, 48, activation).to(torch.float64 if dtype == torch.float64 else torch.float32)
     ids = tiny.tokens()
     same = tiny.read(lm, SITE, ids)
@@ -68,8 +69,11 @@ def test_equal_base_and_donor_are_no_edit_to_the_last_bit(dtype, activation):
         assert torch.equal(hooks.logits(lm, ids, {SITE: swap(dictionary, same, features)}), plain)
 
 
-def test_a_model_in_training_mode_is_no_noise():
-    hf = tiny.tiny_hf("gpt_neox", hidden_dropout=0.5, attention_dropout=0.5).double().train()
+@pytest.mark.parametrize("architecture", READ)
+def test_a_model_in_training_mode_is_no_noise(architecture):
+    names = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop")}.get(architecture, ("attention_dropout",))
+    names += ("hidden_dropout",) if architecture.startswith("gpt_neox") else ()
+    hf = tiny.tiny_hf(architecture, **dict.fromkeys(names, 0.5)).double().train()
     lm = wrap(hf)
     ids, dictionary = tiny.tokens(), pairs.dictionary(32, 48)
     same = tiny.read(lm, SITE, ids)
@@ -184,8 +188,9 @@ def test_a_mask_may_differ_between_prompts(x):
     assert torch.equal((y != x).any(-1), mask)
 
 
-def test_several_sites_at_once():
-    lm, ids = tiny.model("gpt_neox"), tiny.tokens()
+@pytest.mark.parametrize("architecture", READ)
+def test_several_sites_at_once(architecture):
+    lm, ids = tiny.model(architecture), tiny.tokens()
     first, second = pairs.dictionary(32, 48), pairs.dictionary(32, 40, seed=1)
     others = [tiny.read(lm, site, tiny.tokens(seed=1)) for site in ("resid_post.0", "resid_post.2")]
     both = {"resid_post.0": swap(first, others[0], [1, 2]), "resid_post.2": swap(second, others[1])}
@@ -242,8 +247,9 @@ def test_codes_of_a_donor_do_not_reach_beyond_it():
         generate(lm, prompt, patched, 3)
 
 
-def test_the_model_is_left_as_it_was():
-    lm, ids = tiny.tiny("gpt_neox"), tiny.tokens()
+@pytest.mark.parametrize("architecture", READ)
+def test_the_model_is_left_as_it_was(architecture):
+    lm, ids = tiny.tiny(architecture), tiny.tokens()
     dictionary = pairs.dictionary(32, 48).to(torch.float32)
     lm.hf.train()
     foreign = lm.hf.register_forward_hook(lambda *_: None)

@@ -71,8 +71,9 @@ def test_no_feature_gives_the_base_and_a_complete_basis_the_donor(architecture):
     assert ends.none.kl.min() > 1e-4
 
 
-def test_a_dictionary_leaves_a_floor():
-    lm, given = tiny.model("gpt_neox"), pairs.pairs()
+@pytest.mark.parametrize("architecture", READ)
+def test_a_dictionary_leaves_a_floor(architecture):
+    lm, given = tiny.model(architecture), pairs.pairs()
     dictionary = pairs.dictionary(32, 48)
     patch = prepare_patch(lm, given, "resid_post.1", dictionary)
     base, donor = tiny.read(lm, "resid_post.1", given.base), tiny.read(lm, "resid_post.1", given.donor)
@@ -95,8 +96,9 @@ def test_float32_agrees():
     assert tiny.close(values[1], values[0], 1e-5)
 
 
-def test_equal_prompts_have_no_candidates():
-    lm, given = tiny.model("gpt_neox"), pairs.pairs()
+@pytest.mark.parametrize("architecture", READ)
+def test_equal_prompts_have_no_candidates(architecture):
+    lm, given = tiny.model(architecture), pairs.pairs()
     same = PromptPairs(**{**vars(given), "donor": given.base})
     patch = prepare_patch(lm, same, "resid_post.1", pairs.dictionary(32, 48))
     assert len(patch.candidates) == 0
@@ -128,9 +130,10 @@ def test_padding_is_neither_edited_nor_counted():
         assert torch.allclose(size.changed[number], expected[expected > 0].mean(), atol=1e-12)
 
 
+@pytest.mark.parametrize("architecture", READ)
 @pytest.mark.parametrize("number", range(len(pairs.LENGTHS)))
-def test_a_prompt_alone_is_that_prompt_in_a_batch(number):
-    lm, given = tiny.model("gpt_neox"), pairs.pairs()
+def test_a_prompt_alone_is_that_prompt_in_a_batch(architecture, number):
+    lm, given = tiny.model(architecture), pairs.pairs()
     dictionary = pairs.dictionary(32, 48)
     length = int(given.lengths[number])
     alone = given.select([number])
@@ -143,8 +146,9 @@ def test_a_prompt_alone_is_that_prompt_in_a_batch(number):
         assert tiny.close(single[0], together[number])
 
 
-def test_stored_sizes_and_losses_are_those_of_the_sets_kept():
-    lm, given = tiny.model("gpt_neox"), pairs.pairs()
+@pytest.mark.parametrize("architecture", READ)
+def test_stored_sizes_and_losses_are_those_of_the_sets_kept(architecture):
+    lm, given = tiny.model(architecture), pairs.pairs()
     dictionary = pairs.dictionary(32, 48)
     patch = prepare_patch(lm, given, "resid_post.1", dictionary)
     found = searches.threshold_sweep(patch, [1e-4, 1e-2, 0.1, 1.0], seed=1)
@@ -174,8 +178,9 @@ def test_logit_differences_and_what_is_recovered():
     assert curves.recovered(curve, 1, ends).value == pytest.approx(1, abs=1e-9)
 
 
-def test_faithfulness_and_completeness_at_their_ends():
-    lm, given = tiny.model("llama"), pairs.pairs()
+@pytest.mark.parametrize("architecture", READ)
+def test_faithfulness_and_completeness_at_their_ends(architecture):
+    lm, given = tiny.model(architecture), pairs.pairs()
     patch = prepare_patch(lm, given, "resid_post.1", pairs.dictionary(32, 48))
     ends = curves.floors(patch)
     curve = curves.measure(patch, [Found(~patch.all()), Found(patch.all())])

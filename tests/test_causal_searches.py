@@ -8,7 +8,7 @@ import pairs
 import pytest
 import tiny
 import torch
-from test_causal_patching import naive_kl
+from test_causal_patching import READ, naive_kl
 from torch import Tensor, nn
 
 from monolex import stats
@@ -23,9 +23,9 @@ SITE = "resid_post.1"
 THRESHOLDS = np.logspace(-5, 0, 12).tolist()
 
 
-def patch(d_sae: int = 40, *, batch_tokens: int = 400, seed: int = 0) -> Patch:
+def patch(d_sae: int = 40, *, batch_tokens: int = 400, seed: int = 0, architecture: str = "gpt_neox") -> Patch:
     return prepare_patch(
-        tiny.model("gpt_neox"), pairs.pairs(), SITE, pairs.dictionary(32, d_sae, seed=seed), batch_tokens=batch_tokens
+        tiny.model(architecture), pairs.pairs(), SITE, pairs.dictionary(32, d_sae, seed=seed), batch_tokens=batch_tokens
     )
 
 
@@ -75,15 +75,17 @@ def test_the_budget_of_the_full_set_keeps_the_loss_within_it():
         assert float(one.mean_kl(one.edit(found.chosen)[None])[0]) < full + (found.threshold or 0) + 1e-12
 
 
-def test_a_sweep_at_the_ends_of_the_thresholds():
-    one = patch()
+@pytest.mark.parametrize("architecture", READ)
+def test_a_sweep_at_the_ends_of_the_thresholds(architecture):
+    one = patch(architecture=architecture)
     everything, nothing = searches.threshold_sweep(one, [-math.inf, math.inf])
     assert everything.chosen.all()
     assert not nothing.chosen.any()
 
 
-def test_equal_seeds_give_equal_sets():
-    one = patch()
+@pytest.mark.parametrize("architecture", READ)
+def test_equal_seeds_give_equal_sets(architecture):
+    one = patch(architecture=architecture)
     first, again, other = (sets(searches.threshold_sweep(one, THRESHOLDS, seed=seed)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
@@ -94,8 +96,9 @@ def permuted(one: Patch, order: Tensor) -> Patch:
     return dataclasses.replace(one, **fields)
 
 
-def test_the_order_of_features_does_not_matter_to_rankings():
-    one = patch()
+@pytest.mark.parametrize("architecture", READ)
+def test_the_order_of_features_does_not_matter_to_rankings(architecture):
+    one = patch(architecture=architecture)
     order = torch.randperm(len(one.candidates), generator=torch.Generator().manual_seed(0))
     measured = []
     for version in (one, permuted(one, order)):
@@ -139,8 +142,9 @@ def test_effects_are_single_patches():
         assert float(effects[candidate]) == pytest.approx(float(alone) - none, abs=1e-10)
 
 
-def test_greedy_is_the_naive_one_and_no_better_than_the_optimum():
-    one = patch(9)
+@pytest.mark.parametrize("architecture", READ)
+def test_greedy_is_the_naive_one_and_no_better_than_the_optimum(architecture):
+    one = patch(9, architecture=architecture)
     assert 4 <= len(one.candidates) <= 9
     best = [float(one.mean_kl(one.edit(found.chosen)[None])[0]) for found in searches.exhaustive(one)]
     greedy = searches.greedy(one)
