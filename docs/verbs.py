@@ -23,6 +23,7 @@ from monolex.config import (
     TrainConfig,
     plain,
 )
+from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.pipeline import ControlsConfig
 
 TABLES = {
@@ -37,6 +38,8 @@ TABLES = {
     "[patch.NAME]": PatchConfig,
     "[ablate.NAME] (`features` is needed)": AblateConfig,
     "[tree.NAME] (`features` is needed)": TreeConfig,
+    "[explain.NAME]": ExplainConfig,
+    "[score.NAME] (`explanations` is needed)": ScoreConfig,
 }
 RUN_TOML = """## run.toml
 
@@ -45,7 +48,8 @@ each, under names of your choice. A value directly in `[train]` holds for every 
 `[controls.train.NAME]` that does not say otherwise; `[baselines]` likewise. `[controls]`, if it is there, needs a
 `[controls.train.NAME]`: what is trained on every control model, of which only the sites that these tables name are
 harvested. Without `[features]` no evidence is gathered; `[patch.NAME]`, `[ablate.NAME]` and `[tree.NAME]` are
-experiments on what features cause, as many as you like. What is left out has its default. Relative paths are relative
+experiments on what features cause, `[explain.NAME]` and `[score.NAME]` explanations and their scores, as many as you
+like. What is left out has its default. Relative paths are relative
 to where the command is run. A worked example is `monolex/demo/run.toml`.
 """
 
@@ -63,11 +67,16 @@ def text() -> str:
     return "\n".join([*parts, run_toml()])
 
 
+def _source(config: type) -> str:
+    """Of a config and what it extends."""
+    return "".join(inspect.getsource(cls) for cls in config.__mro__ if dataclasses.is_dataclass(cls))
+
+
 def run_toml() -> str:
     """The reference of run.toml: every table's fields with defaults and help."""
     parts = [RUN_TOML]
     for table, config in TABLES.items():
-        source, lines = inspect.getsource(config), []
+        source, lines = _source(config), []
         for field in dataclasses.fields(config):
             if field.default is dataclasses.MISSING:
                 continue  # tables in the table, which have their own heading

@@ -25,7 +25,10 @@ PROGRESS = "progress.json"
 """Of an unfinished artefact made site by site: the sites that are whole, and for which request."""
 TIMINGS = "timings.json"
 """Of a run: seconds that each stage took when it last did anything."""
-SCHEMAS = {"activations": 1, "sweep": 1, "baselines": 1, "eval": 1, "features": 1, "patch": 1, "ablate": 1, "tree": 1}
+SCHEMAS = {
+    **{"activations": 1, "sweep": 1, "baselines": 1, "eval": 1, "features": 1},
+    **{"patch": 1, "ablate": 1, "tree": 1, "explain": 1, "score": 1},
+}
 PACKAGES = ("monolex", "torch", "transformers", "safetensors", "numpy", "scikit-learn")
 
 

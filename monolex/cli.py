@@ -27,6 +27,7 @@ from monolex.config import (
 )
 from monolex.errors import UserError
 from monolex.features.query import FindConfig
+from monolex.interp.config import ExplainConfig, FigureConfig, ScoreConfig
 from monolex.runtime import setup_logging
 
 arg = tyro.conf.arg
@@ -214,20 +215,77 @@ def tree(run: Annotated[Positional[Path], arg(metavar="RUN")], config: TreeConfi
     _experiment("tree", run, config, out or run / "tree" / _slug(config.features))
 
 
+def explain(
+    run: Annotated[Positional[Path], arg(metavar="RUN")], config: ExplainConfig, out: Path | None = None
+) -> None:
+    """Explain features of a run: by rules that need no language model, or by asking one.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        config: Which features, from which text, and by what.
+        out: Folder of the result; by default RUN/explain/MODE.
+    """
+    _experiment("explain", run, config, out or run / "explain" / config.mode)
+
+
+def score(
+    run: Annotated[Positional[Path | None], arg(metavar="RUN")] = None,
+    config: ScoreConfig = ScoreConfig(),  # noqa: B008 (frozen)
+    out: Path | None = None,
+    sanity: bool = False,
+) -> int:
+    """Score explanations: simulated activations against true ones, detection, fuzzing, chance, intervals.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        config: How.
+        out: Folder of the result; by default one in RUN/score that is called as the explanations and the simulator.
+        sanity: Score nothing of a run, but let the simulator rank the true and false explanations of hand-made
+            features: what cannot do that cannot judge others. The exit code is 1 if any true one is not first.
+    """
+    if sanity:
+        from monolex.interp.simulators import checked
+
+        found = checked(config)
+        _say(found.table())
+        return int(found.first < len(found.features))
+    if run is None:
+        raise UserError("RUN is missing: give the folder of a run, or --sanity")
+    from monolex.interp.stored import chosen
+
+    name = chosen(run, config.explanations).name
+    _experiment("score", run, config, out or run / "score" / f"{name}-{config.simulator}")
+    return 0
+
+
 def _slug(features: Sequence[str]) -> str:
     """A name for a folder out of what is asked for."""
     first = re.sub(r"[^\w.-]+", "-", features[0]).strip("-.") if features else ""
     return (first or "features") + (f"-and-{len(features) - 1}" if len(features) > 1 else "")
 
 
-def _experiment(kind: str, run: Path, config: PatchConfig | AblateConfig | TreeConfig, out: Path) -> None:
-    from monolex.pipeline import experiment
+def _experiment(kind: str, run: Path, config: Any, out: Path) -> None:
+    from monolex.experiments import experiment
     from monolex.show import show
 
     pictures = experiment(kind, out, run, config)
     _say(show(out))
     for picture in pictures:
         _say(f"look at {picture}")
+
+
+def figure(run: Annotated[Positional[Path], arg(metavar="RUN")], config: FigureConfig, out: Path | None = None) -> None:
+    """Make figures and tables of the paper out of a run's scores: the numbers as JSON, and what they look like.
+
+    Args:
+        run: Folder with the scores that `monolex score` made.
+        config: Which figure, of which scores.
+        out: Folder of the files; by default RUN/figures.
+    """
+    from monolex.figures import paper
+
+    for path in paper(run, config, out):
+        _say(f"look at {path}")
 
 
 def report(run: Annotated[Positional[Path], arg(metavar="RUN")], cards: int = 300) -> None:
@@ -273,13 +331,16 @@ VERBS: dict[str, Callable[..., Any]] = {
     "patch": patch,
     "ablate": ablate,
     "tree": tree,
+    "explain": explain,
+    "score": score,
+    "figure": figure,
     "report": report,
     "show": show,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code is 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run one verb; the exit code is 0, what the verb gives, 2 for a user's mistake, 130 after Ctrl-C."""
     # Spinning threads cost 25 times the work where a core is shared (docs/log.md); read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -288,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     setup_logging()
     try:
-        tyro.extras.subcommand_cli_from_dict(
+        code = tyro.extras.subcommand_cli_from_dict(
             VERBS,
             prog="monolex",
             description=f"Learn the monosemantic lexicon of a language model. `--version` prints {__version__}.",
@@ -308,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("monolex: stopped; the same command goes on from here\n")
         return 130
-    return 0
+    return code or 0
 
 
 def _control(text: str) -> tuple[str, tuple[Path, list[Path]]]:

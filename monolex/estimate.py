@@ -1,14 +1,16 @@
 """What a run will cost before it is started: disk, memory and rough minutes of every stage.
 
 Minutes are floating-point operations divided by the speed of a matrix product measured here and now, times a factor
-for everything that is not one; they are right within a factor of two or so.
+for everything that is not one, and what Python takes by itself; they are right within a factor of two or so.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -23,6 +25,9 @@ from monolex.config import (
     ModelConfig,
     TrainConfig,
 )
+from monolex.interp.config import ExplainConfig, ScoreConfig
+from monolex.interp.examples import KEPT, PEAKS
+from monolex.interp.inputs import TOPK
 from monolex.model import source
 from monolex.pipeline import RunConfig, Stage
 from monolex.runtime import device, size
@@ -34,6 +39,15 @@ FEATURE_BYTES = 10_000
 """Measured on the demo: what the evidence of a feature takes on disk."""
 PROMPT_TOKENS = 20
 """Tokens of an IOI prompt, padding included."""
+EXPLAINED_BYTES, SCORED_BYTES = 25_000, 6_000
+"""Measured on the demo: what the explanations of a feature, and an explanation's scores, take on disk."""
+PATTERN_TOKENS = {"paper": 60, "modern": 180}
+"""Tokens that the model reads to find the pattern of a feature, by mode; measured, as what follows, on two cores, and
+divided by all features that are asked for, of which many are silent and skipped."""
+LEARN = {"paper": 0.005, "modern": 0.008}
+"""Seconds of Python that an explanation takes without a language model."""
+SIMULATE = 0.008
+"""Seconds that scoring an explanation by rules takes."""
 OVERHEAD = 2.5
 """Measured on the demo: wall time over the time of the matrix products alone."""
 
@@ -49,6 +63,25 @@ class Cost:
     activations, which the system takes back when it needs them."""
     flops: float
     """Floating-point operations."""
+    seconds: float = 0.0
+    """What is no arithmetic."""
+
+
+class Given(NamedTuple):
+    """A dictionary that is trained or fitted."""
+
+    site: str
+    """Where."""
+    name: str
+    """Its name; of a baseline of top-k kind with a number in place of its k."""
+    features: int
+    """How many it has."""
+    home: Path
+    """The run's folder, or the control model's in it."""
+    trained: bool
+    """Whether it is of a sweep."""
+    checkpoints: int = 0
+    """Dictionaries that are kept along its training."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +109,7 @@ def describe(run: RunConfig, stages: Sequence[Stage]) -> str:
         done = stage.answered and not redone.intersection(stage.needs)
         if not done:
             redone.add(stage.folder)
-        spent = cost.flops / speed * OVERHEAD / 60
+        spent = (cost.flops / speed * OVERHEAD + cost.seconds) / 60
         state = "there" if done else "to do"
         lines.append(f"{stage.name:<20} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
         disk, minutes = disk + cost.disk, minutes + (0.0 if done else spent)
@@ -88,22 +121,23 @@ def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cos
     """The cost of every stage, in order."""
     rows = int(run.corpus.max_tokens * (1 - run.corpus.held_out))
     dictionaries: list[tuple[str, int]] = []
-    named: dict[Path, list[tuple[str, str, int]]] = {}
+    named: dict[Path, list[Given]] = {}
     sweeps: dict[Path, TrainConfig] = {}
+    explained: dict[str, tuple[ExplainConfig, int]] = {}
     for stage in stages:
         config = stage.config
         if isinstance(config, tuple):
             yield _harvest(*config, shape=shape)
         elif isinstance(config, TrainConfig):
             sweep = _members(config, run.harvest, shape)
-            named[stage.folder] = [(member.site, member.name, member.d_sae) for member in sweep]
+            named[stage.folder] = [_trained(member, stage.folder, config) for member in sweep]
             dictionaries += [(member.site, member.d_sae) for member in sweep]
             sweeps[stage.folder] = config
             yield _train(config, sweep, rows, 4 if run.harvest.dtype == "fp32" else 2)
         elif isinstance(config, BaselineConfig):
             matched = [sweeps[path] for path in stage.needs if path in sweeps]
-            named[stage.folder] = list(_fitted(config, matched, run.harvest, shape))
-            fitted = [(site, features) for site, _, features in named[stage.folder]]
+            named[stage.folder] = list(_fitted(config, stage.folder.parents[1], matched, run.harvest, shape))
+            fitted = [(one.site, one.features) for one in named[stage.folder]]
             dictionaries += fitted
             yield _baselines(config, fitted, rows, shape)
         elif isinstance(config, FeaturesConfig):
@@ -112,6 +146,12 @@ def costs(run: RunConfig, stages: Sequence[Stage], shape: Shape) -> Iterator[Cos
         elif isinstance(config, PatchConfig | AblateConfig | TreeConfig):
             given = [one for path in stage.needs for one in named.get(path, [])]
             yield _causal(config, given, run.corpus, shape)
+        elif isinstance(config, ExplainConfig):
+            given = [one for path in stage.needs for one in named.get(path, [])]
+            explained[stage.folder.name] = config, _explained(config, given)
+            yield _explain(config, given, run.corpus, shape)
+        elif isinstance(config, ScoreConfig):
+            yield _score(config, *explained[config.explanations])
         else:
             yield _eval(config, dictionaries, run.corpus, shape)
 
@@ -161,6 +201,10 @@ def _members(config: TrainConfig, harvest: HarvestConfig, shape: Shape) -> tuple
     return members(config, {site: shape.widths[site] for site in _sites(config.sites, harvest, shape)})
 
 
+def _trained(member: Member, folder: Path, config: TrainConfig) -> Given:
+    return Given(member.site, member.name, member.d_sae, folder.parents[1], True, config.keep_checkpoints)
+
+
 def _train(config: TrainConfig, sweep: Sequence[Member], rows: int, item: int) -> Cost:
     """``item``: bytes of a stored number."""
     weights = sum(2 * m.d_in * m.d_sae for m in sweep)
@@ -186,15 +230,16 @@ def _work(config: TrainConfig, member: Member) -> int:
 
 
 def _fitted(
-    config: BaselineConfig, matched: Sequence[TrainConfig], harvest: HarvestConfig, shape: Shape
-) -> Iterator[tuple[str, str, int]]:
-    """Site, name (of a `-topk` kind without its k) and features of every baseline."""
+    config: BaselineConfig, home: Path, matched: Sequence[TrainConfig], harvest: HarvestConfig, shape: Shape
+) -> Iterator[Given]:
+    """Every baseline."""
     for site in _sites(config.sites, harvest, shape):
         like = sum(member.site == site for sweep in matched for member in _members(sweep, harvest, shape))
         ks = len(config.ks or ()) + like or 1
         for kind in config.kinds:
-            for _ in range(ks if kind.endswith("-topk") else 1):
-                yield site, kind, round((config.ratio if kind.startswith("random") else 2) * shape.widths[site])
+            features = round((config.ratio if kind.startswith("random") else 2) * shape.widths[site])
+            names = [f"{kind}-k{number}" for number in range(ks)] if kind.endswith(TOPK) else [kind]
+            yield from (Given(site, name, features, home, trained=False) for name in names)
 
 
 def _baselines(config: BaselineConfig, fitted: list[tuple[str, int]], rows: int, shape: Shape) -> Cost:
@@ -217,20 +262,20 @@ def _eval(config: EvalConfig, dictionaries: list[tuple[str, int]], corpus: Corpu
     return Cost(len(dictionaries) * 20_000, memory, encode + forward)
 
 
-def _features(config: FeaturesConfig, given: Sequence[tuple[str, str, int]], rows: int, shape: Shape) -> Cost:
+def _features(config: FeaturesConfig, given: Sequence[Given], rows: int, shape: Shape) -> Cost:
     rows = min(rows, config.feature_rows or rows)
-    sites = select(config.sites, tuple(dict.fromkeys(site for site, _, _ in given)), "the run")
+    sites = select(config.sites, tuple(dict.fromkeys(one.site for one in given)), "the run")
     patterns = config.dictionaries or ("*",)
-    chosen = [one for one in given if one[0] in sites and any(fnmatchcase(one[1], pattern) for pattern in patterns)]
-    encode = sum(4.0 * rows * shape.widths[site] * features for site, _, features in chosen)
-    weights = max((8 * shape.widths[site] * features for site, _, features in chosen), default=0)
-    disk = FEATURE_BYTES * sum(features for _, _, features in chosen)
+    chosen = [one for one in given if one.site in sites and any(fnmatchcase(one.name, pattern) for pattern in patterns)]
+    encode = sum(4.0 * rows * shape.widths[one.site] * one.features for one in chosen)
+    weights = max((8 * shape.widths[one.site] * one.features for one in chosen), default=0)
+    disk = FEATURE_BYTES * sum(one.features for one in chosen)
     return Cost(disk, 4 * shape.parameters + config.memory_mb * 10**6 + 20 * rows + weights, 2 * encode)
 
 
 def _causal(
     config: PatchConfig | AblateConfig | TreeConfig,
-    given: Sequence[tuple[str, str, int]],
+    given: Sequence[Given],
     corpus: CorpusConfig,
     shape: Shape,
 ) -> Cost:
@@ -248,21 +293,72 @@ def _causal(
     return _patch(config, given, shape, memory)
 
 
-def _fits(one: tuple[str, str, int], patterns: Sequence[str]) -> bool:
-    site, name, _ = one
-    return any(fnmatchcase(text, pattern) for pattern in patterns for text in (f"{site}/{name}", site, name))
+def _explained(config: ExplainConfig, given: Sequence[Given]) -> int:
+    """Features, at most."""
+    return sum(min(config.features, one.features) for one in _wanted(config, given))
 
 
-def _patch(config: PatchConfig, given: Sequence[tuple[str, str, int]], shape: Shape, memory: int) -> Cost:
-    residual = tuple(dict.fromkeys(site for site, _, _ in given if site.startswith("resid_post.")))
+def _wanted(config: ExplainConfig, given: Sequence[Given]) -> list[Given]:
+    """What is explained; of the top-k baselines as many of a kind and site as there are trained dictionaries there."""
+    sites = select(config.sites, tuple(dict.fromkeys(one.site for one in given)), "the run")
+    patterns = config.dictionaries or ("*",)
+    fitting = [one for one in given if one.site in sites and _fits(one, patterns)]
+    if not config.controls:
+        fitting = [one for one in fitting if one.home.parent.name != "controls"]
+    trained = Counter((one.home, one.site) for one in fitting if one.trained)
+    seen: Counter[tuple[Path, str, str]] = Counter()
+    found: list[Given] = []
+    for one in fitting:
+        kind, topk, _ = one.name.rpartition(f"{TOPK}-k")
+        if topk and config.matched and (most := trained[one.home, one.site]):
+            seen[one.home, one.site, kind] += 1
+            if seen[one.home, one.site, kind] > most:
+                continue
+        found += [one] * (1 + one.checkpoints * config.checkpoints)
+    return found
+
+
+def _explain(config: ExplainConfig, given: Sequence[Given], corpus: CorpusConfig, shape: Shape) -> Cost:
+    """Encoding all fragments, learning in Python, and for patterns short texts through the model."""
+    chosen, features = _wanted(config, given), _explained(config, given)
+    fragments = min(config.fragments, corpus.max_tokens // config.fragment_tokens)
+    if config.mode == "paper" and corpus.document_tokens:  # one of a document
+        fragments = min(fragments, -(-corpus.max_tokens // corpus.document_tokens))
+    tokens = fragments * config.fragment_tokens
+    encode = sum(2.0 * tokens * shape.widths[one.site] * one.features for one in chosen)
+    patterns = 2.0 * shape.block * PATTERN_TOKENS[config.mode] * features * ("pattern" in config.explainers)
+    widest = max((one.features for one in chosen), default=0)
+    # at once: the codes of one pass, and of every fragment and feature the maximum and whether it varies
+    looked = min(config.features, widest) if config.pick == "first" or config.mode == "paper" else widest
+    memory = 4 * shape.parameters + 4 * min(tokens * widest, KEPT) + 5 * min(fragments * looked, PEAKS)
+    return Cost(
+        EXPLAINED_BYTES * features, memory, encode + patterns, LEARN[config.mode] * features * len(config.explainers)
+    )
+
+
+def _score(config: ScoreConfig, explained: ExplainConfig, features: int) -> Cost:
+    """Of rules; what a language model takes depends on where it runs."""
+    explanations = features * len(explained.explainers)
+    draws = 8 * config.resamples * features
+    return Cost(SCORED_BYTES * explanations, draws + 10**5 * explained.features, 0.0, SIMULATE * explanations)
+
+
+def _fits(one: Given, patterns: Sequence[str]) -> bool:
+    texts = (f"{one.site}/{one.name}", one.site, one.name)
+    return any(fnmatchcase(text, pattern) for pattern in patterns for text in texts)
+
+
+def _patch(config: PatchConfig, given: Sequence[Given], shape: Shape, memory: int) -> Cost:
+    residual = tuple(dict.fromkeys(one.site for one in given if one.site.startswith("resid_post.")))
     sites = select(config.sites or ("resid_post.*",), residual, "the run") if residual else ()
     patterns = config.dictionaries or ("*",)
-    chosen = [one for one in given if one[0] in sites and _fits(one, patterns)]
+    chosen = [one for one in given if one.site in sites and _fits(one, patterns)]
     exact = config.exact or ("*",)
     trials = 0.0
-    for site, name, features in chosen:
-        share = 1 - (int(site.rpartition(".")[2]) + 1) / shape.layers
-        slow = _fits((site, name, features), exact)
+    for one in chosen:
+        features = one.features
+        share = 1 - (int(one.site.rpartition(".")[2]) + 1) / shape.layers
+        slow = _fits(one, exact)
         # attribution runs forth and back five times; a sweep visits what is left, greedy all but what is chosen
         runs = 15 + sum(
             2 * config.points
@@ -272,6 +368,6 @@ def _patch(config: PatchConfig, given: Sequence[tuple[str, str, int]], shape: Sh
             if slow or search in ("ranking", "random")
         )
         trials += share * runs
-    largest = max((features for _, _, features in chosen), default=0)
+    largest = max((one.features for one in chosen), default=0)
     tokens = config.pairs * PROMPT_TOKENS
     return Cost(50_000 * len(chosen), memory + 12 * tokens * largest, 2.0 * shape.block * tokens * trials)

@@ -1,26 +1,33 @@
-"""Pictures of the causal experiments, as SVG and PNG files beside the numbers they are drawn from."""
+"""Pictures of experiments and of scores, as SVG and PNG files beside the numbers they are drawn from."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import open_artifact, read_json, write_bytes
+from monolex.artifact import open_artifact, read_json, write_bytes, write_json
 from monolex.config import require
-from monolex.pages import curves, effects, trees
-from monolex.pages.picture import Diagram, Picture, svg_file
+from monolex.interp import paper as numbers
+from monolex.interp import paper_tables
+from monolex.interp.config import FIGURES, FigureConfig
+from monolex.pages import curves, effects, scores, sheets, trees
+from monolex.pages.picture import Diagram, Drawing, Picture, svg_file
 from monolex.pages.png import png
 
-ENDINGS: dict[str, Callable[[Picture | Diagram], bytes]] = {".svg": svg_file, ".png": png}
+FOLDER = "figures"
+"""Of a run: its figures of the paper."""
+ENDINGS: dict[str, Callable[[Drawing], bytes]] = {".svg": svg_file, ".png": png}
 KINDS: dict[str, Callable[[Any], Sequence[Picture | Diagram]]] = {
     "patch": curves.pictures,
     "ablate": effects.pictures,
     "tree": trees.diagrams,
+    "score": scores.pictures,
 }
 """What is drawn of an artefact of each kind, from the content of its KIND.json."""
 
 
 def draw(folder: Path) -> list[Path]:
-    """Draw the patch, ablate or tree artefact in ``folder``; the paths of the pictures, ``KIND-….svg`` and ``.png``.
+    """Draw the patch, ablate, tree or score artefact in ``folder``; the pictures' paths, ``KIND-….svg`` and ``.png``.
 
     Pictures of these names that lie there already are replaced or removed; nothing else is touched.
 
@@ -40,3 +47,39 @@ def draw(folder: Path) -> list[Path]:
         for path in set(folder.glob(f"{kind}-*{ending}")) - set(made):
             path.unlink()
     return made
+
+
+def paper(run: Path, config: FigureConfig | None = None, out: Path | None = None) -> list[Path]:
+    """Make figures and tables of the paper of a run's scores; the files' paths, ``WHICH.json``, ``.svg`` and ``.png``.
+
+    They are written to ``out``, by default RUN/figures; of all of them, those for which there are scores.
+
+    Raises:
+        UserError: there are no scores for any of what is asked; a name in ``config`` is of nothing that was scored.
+    """
+    run, config = Path(run), config or FigureConfig()
+    folder = run / FOLDER if out is None else out
+    if config.which != "all":
+        return _write(folder / config.which, _numbers(run, config.which, config))
+    made: list[Path] = []
+    for which in FIGURES:
+        with contextlib.suppress(numbers.NoScores):
+            made += _write(folder / which, _numbers(run, which, config))
+    require(
+        bool(made), f"none of the scores in {run} is for a figure; run `monolex explain {run}` on more dictionaries"
+    )
+    return made
+
+
+def _numbers(run: Path, which: str, config: FigureConfig) -> dict[str, Any]:
+    make = paper_tables.table if which in paper_tables.TITLES else numbers.figure
+    return make(run, which, config)
+
+
+def _write(path: Path, found: dict[str, Any]) -> list[Path]:
+    """The numbers of a figure and what they look like."""
+    drawing = sheets.sheet(found) if "tables" in found else scores.picture(found)
+    write_json(path.with_suffix(".json"), found)
+    for ending, write in ENDINGS.items():
+        write_bytes(path.with_suffix(ending), write(drawing))
+    return [path.with_suffix(ending) for ending in (".json", *ENDINGS)]

@@ -25,6 +25,8 @@ from monolex.features.found import Found
 from monolex.features.listing import SUBJECT, Member, members
 from monolex.features.query import FindConfig, nearest
 from monolex.features.store import Evidence, FeatureStore, Summary
+from monolex.interp import results
+from monolex.interp.records import Scored
 from monolex.model import LanguageModel
 
 
@@ -67,7 +69,8 @@ class Feature:
             return None
         from monolex.pages.card import card_html
 
-        return card_html(self.evidence, self.entry.store.meta, self.entry.store.text)
+        scored = self.entry.scored.get(self.number, ())
+        return card_html(self.evidence, self.entry.store.meta, self.entry.store.text, scored)
 
 
 @final
@@ -94,6 +97,12 @@ class Entry:
     def store(self) -> FeatureStore:
         """The evidence of its features; :class:`UserError` if none was gathered."""
         return self.member.store()
+
+    @cached_property
+    def scored(self) -> dict[int, list[Scored]]:
+        """Explanations of its features with their scores, by feature; {} where there are none."""
+        key = SUBJECT, self.member.site, self.name
+        return results.scored(self.run, only=key).get(key, {})
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 A run is a folder of artefacts::
 
     RUN/run.toml  activations/  train/NAME/  baselines/NAME/  features/  eval/  report.html  gallery/
-    RUN/{patch,ablate,tree}/NAME/
+    RUN/{patch,ablate,tree,explain,score}/NAME/
     RUN/controls/CONTROL/{activations/,train/NAME/,baselines/NAME/}
 
 Every stage asks its own artefact whether it is done (see ``artifact``), so a run that was killed goes on where it was,
@@ -32,12 +32,12 @@ from monolex.config import (
     identity,
 )
 from monolex.errors import UserError
+from monolex.experiments import CAUSAL, INTERP, Experiment, experiment
+from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.runtime import log, peak_memory, size
 from monolex.tables import from_table
 
 T = TypeVar("T")
-CAUSAL: dict[str, type] = {"patch": PatchConfig, "ablate": AblateConfig, "tree": TreeConfig}
-"""Experiments on what features cause, each a table of named tables."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ class RunConfig:
     """Tables ``[ablate.NAME]``."""
     tree: dict[str, TreeConfig] = field(default_factory=dict)
     """Tables ``[tree.NAME]``."""
+    explain: dict[str, ExplainConfig] = field(default_factory=dict)
+    """Tables ``[explain.NAME]``."""
+    score: dict[str, ScoreConfig] = field(default_factory=dict)
+    """Tables ``[score.NAME]``."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +124,13 @@ def read_run(path: Path) -> RunConfig:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a run.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    known = ("model", "corpus", "harvest", "train", "baselines", "controls", "eval", "features", *CAUSAL)
+    known = ("model", "corpus", "harvest", "train", "baselines", "controls", "eval", "features", *CAUSAL, *INTERP)
     for name, value in table.items():
         if name not in known or not isinstance(value, dict):
             raise UserError(f"{path}: unknown entry {name!r}; a run has the tables {', '.join(known)}")
     defaults, sweeps = _named(TrainConfig, table.get("train", {}), "train", {})
     _, fitted = _named(BaselineConfig, table.get("baselines", {}), "baselines", {})
-    causal = {name: _named(cls, table.get(name, {}), name, {})[1] for name, cls in CAUSAL.items()}
+    causal = {name: _named(cls, table.get(name, {}), name, {})[1] for name, cls in (CAUSAL | INTERP).items()}
     run = RunConfig(
         model=from_table(ModelConfig, table.get("model", {}), "[model]"),
         corpus=from_table(CorpusConfig, table.get("corpus", {}), "[corpus]"),
@@ -149,6 +153,11 @@ def read_run(path: Path) -> RunConfig:
                 raise UserError(
                     f"{path}: [{kind}.{name}] needs features, a list of SITE/NAME:NUMBER or SITE/NAME@TOKEN"
                 )
+    for name, config in run.score.items():
+        if config.explanations not in run.explain:
+            raise UserError(
+                f"{path}: [score.{name}] explanations = {config.explanations!r}: name one of the tables [explain.NAME]"
+            )
     if run.corpus.held_out == 0:
         raise UserError(f"{path}: [corpus] held_out = 0 leaves nothing to evaluate on; keep some documents apart")
     if not run.train and not run.baselines:
@@ -178,7 +187,12 @@ def plan(run: RunConfig, folder: Path) -> list[Stage]:
     others = [stage.folder for stage in stages if stage.folder.name != "eval"]
     for kind in CAUSAL:
         for name, config in getattr(run, kind).items():
-            stages.append(_causal(kind, folder / kind / name, folder, config, others))
+            stages.append(_experiment(kind, folder / kind / name, folder, config, others))
+    for name, config in run.explain.items():
+        stages.append(_experiment("explain", folder / "explain" / name, folder, config, others))
+    for name, config in run.score.items():
+        given = (folder / "explain" / config.explanations,)
+        stages.append(_experiment("score", folder / "score" / name, folder, config, given))
     return stages
 
 
@@ -261,6 +275,7 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
 def write_report(folder: Path, **options: Any) -> Path:
     """Write RUN/report.html and return its path; what the run's own run.toml does not list is no part of it.
 
+    Explanations and scores are, for commands of their own make them in a run.
     ``options`` are those of :func:`monolex.report.report`.
 
     Raises:
@@ -278,19 +293,6 @@ def write_report(folder: Path, **options: Any) -> Path:
 def demo_toml() -> Path:
     """The bundled demo's run.toml."""
     return Path(__file__).parent / "demo" / "run.toml"
-
-
-def experiment(kind: str, folder: Path, run: Path, config: PatchConfig | AblateConfig | TreeConfig) -> list[Path]:
-    """Do the experiment ``kind`` on a run, and draw what it found; the pictures' paths.
-
-    Raises:
-        UserError: as the stage of that name in :mod:`monolex.causal.stages`.
-    """
-    from monolex import figures
-    from monolex.causal import stages
-
-    getattr(stages, kind)(folder, run, config)
-    return figures.draw(folder)
 
 
 def _timed(stage: Stage, folder: Path) -> None:
@@ -378,7 +380,5 @@ def _features(folder: Path, activations: Path, sources: list[Path], config: Feat
     return Stage("features", folder, run, config, (activations, *sources))
 
 
-def _causal(
-    kind: str, folder: Path, run: Path, config: PatchConfig | AblateConfig | TreeConfig, needs: Sequence[Path]
-) -> Stage:
+def _experiment(kind: str, folder: Path, run: Path, config: Experiment, needs: Sequence[Path]) -> Stage:
     return Stage(f"{kind} {folder.name}", folder, lambda: experiment(kind, folder, run, config), config, tuple(needs))

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from monolex.artifact import MANIFEST, TIMINGS, Manifest, open_artifact, read_json, write_bytes
 from monolex.errors import UserError
-from monolex.pages import causal, features, html, sections
+from monolex.interp import results
+from monolex.pages import causal, features, html, interpretation, sections
 from monolex.pages.charts import SUBJECT, Entry, Looks, entries
 from monolex.pages.gallery import CARDS
 from monolex.pages.html import number, short
@@ -31,7 +32,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     Args:
         cards: features on the page of a gallery, the most interesting ones.
         listed: paths in the run of the artefacts that its run.toml asks for; None if there is no run.toml. Others that
-            lie there are shown only if they were measured.
+            lie there are shown only if they were measured, or if they are explanations or scores.
 
     Raises:
         UserError: the run has not been evaluated, or an artefact of it is damaged.
@@ -45,12 +46,15 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     counts = _fire_counts(run / "eval" / "densities.safetensors")
     names = dict.fromkeys(e.site for e in everything if e.site)
     measured = _measured_folders(everything)
-    manifests = {n: m for n, m in _manifests(run) if listed is None or n in listed or n in measured}
+    wanted = None if listed is None else {*listed, *measured}
+    manifests = {n: m for n, m in _manifests(run) if wanted is None or n in wanted or m.kind in interpretation.KINDS}
     seen = {}
     if found := manifests.get("features"):
-        features.write_galleries(run, found, cards)
-        seen = features.sections(run, found)
+        scored = results.scored(run, [n.partition("/")[2] for n, m in manifests.items() if m.kind == "score"])
+        features.write_galleries(run, found, cards, scored)
+        seen = features.sections(run, found, cards, scored)
     causes = causal.sections(run, manifests)
+    explained = interpretation.sections(run, manifests, listed)
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
     content = html.page(
         "report.html",
@@ -61,6 +65,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
             for i, site in enumerate(names, 1)
         ],
         **_subject(manifests.get("activations"), everything),
+        explained=explained,
         causes=causes,
         notice=_notice(evaluation, measured, manifests, listed),
         facts=[*_facts(manifests.get("activations")), *_measured(evaluation, everything)],
@@ -92,6 +97,8 @@ def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
         "controls/*/baselines/*",
         "eval",
         "features",
+        "explain/*",
+        "score/*",
         *(f"{kind}/*" for kind in causal.KINDS),
     )
     for pattern in stages:

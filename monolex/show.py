@@ -1,14 +1,18 @@
 """``monolex show PATH``: anything monolex wrote, as text a person reads."""
 
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json, verify
 from monolex.errors import UserError
+from monolex.pieces import UNANSWERED
 from monolex.runtime import read_jsonl, size
 
+EXAMPLES, LETTERS = 12, 100
+"""Explanations that are shown of an artefact, and how much of each."""
 UNFINISHED = {"progress.json": "harvest, fit or gathering", "state": "training", "partial": "evaluation"}
 TABLES = (
     ("decomposition", ("fvu", "l0", "alive_paper", "dead", "norm_ratio")),
@@ -34,7 +38,9 @@ def show(path: Path) -> str:
         return json.dumps(read_json(path), indent=1, ensure_ascii=False)
     if (path / MANIFEST).exists():
         manifest = open_artifact(path)
-        return "\n".join([_head(path, manifest), *KINDS[manifest.kind](path, manifest)])
+        left = manifest.data.get(UNANSWERED)
+        again = [f"calls went unanswered: {_counts(left)}; the command that made this tries them again"] if left else []
+        return "\n".join([_head(path, manifest), *again, *KINDS[manifest.kind](path, manifest)])
     if (path / "weights.safetensors").exists():
         return show_dictionary(path)
     for name, what in UNFINISHED.items():
@@ -131,6 +137,54 @@ def show_patch(path: Path, _manifest: Manifest) -> list[str]:
     ]
 
 
+def show_explain(path: Path, _manifest: Manifest) -> list[str]:
+    """What was asked, skipped and failed, dictionary by dictionary, and some explanations."""
+    facts = read_json(path / "explain.json")
+    kept = [["model", "site", "dictionary", "asked", "explained", "skipped and failed"]]
+    for one in facts["dictionaries"]:
+        failed = [f"{name}: {_counts(some)}" for name, some in one["failures"].items() if some]
+        said = "; ".join([_counts(one["skipped"]), *failed]).strip("; ")
+        kept.append([one["model"], one["site"], one["name"], str(one["asked"]), str(one["explained"]), said or "–"])
+    fragments = ", ".join(f"{model} {count:,}" for model, count in facts["fragments"].items())
+    shown = [["feature", "explainer", "explanation"]]
+    # what directions write stands among the lines too, and is no explanation
+    rows = (row for row in read_jsonl(path / "explanations.jsonl") if row["explainer"] != "output")
+    for row in itertools.islice(rows, EXAMPLES):
+        text = row["text"] if row["failure"] is None else f"failed: {row['failure']}"
+        shown.append([f"{row['site']}/{row['name']}:{row['feature']}", row["explainer"], text[:LETTERS]])
+    left = [f"{model}: {_counts(some)}" for model, some in facts["left_out"].items() if some]
+    return [
+        f"mode {facts['mode']}, explainers {', '.join(facts['explainers'])}",
+        f"fragments: {fragments}; left out: {'; '.join(left) or 'none'}",
+        columns(kept),
+        f"\n{columns(shown)}",
+    ]
+
+
+def show_score(path: Path, _manifest: Manifest) -> list[str]:
+    """Mean scores by dictionary and explainer, with intervals and how many features have none."""
+    facts = read_json(path / "score.json")
+    heads = ["top and random", "random", "chance", "detection", "fuzz", "features", "without a score"]
+    kept = [["model", "site", "dictionary", "explainer", *heads]]
+    names = ("top_and_random", "random", "chance", "detection", "fuzz")
+    for one in facts["dictionaries"]:
+        for explainer, some in one["explainers"].items():
+            main = some["top_and_random"]
+            cells = [_mean(some[name], main["n"]) if name in some else "–" for name in names]
+            counts = [str(main["n"]), _counts({**one["skipped"], **main["missing"]}) or "–"]
+            kept.append([one["model"], one["site"], one["name"], explainer, *cells, *counts])
+    return [f"simulator {facts['simulator']}, fragments of mode {facts['mode']}", columns(kept)]
+
+
+def _mean(found: dict[str, Any], features: int) -> str:
+    """A mean, and over how many features where it is not over ``features`` of them."""
+    return _estimate(found) + (f" (n {found['n']})" if found["n"] not in (0, features) else "")
+
+
+def _counts(some: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in some.items())
+
+
 def show_ablate(path: Path, _manifest: Manifest) -> list[str]:
     """Of every feature how much predictions change beside its controls, and the tokens that lose most."""
     lines = []
@@ -178,6 +232,8 @@ KINDS: dict[str, Callable[[Path, Manifest], list[str]]] = {
     "features": show_features,
     "patch": show_patch,
     "ablate": show_ablate,
+    "explain": show_explain,
+    "score": show_score,
     "tree": show_tree,
 }
 
@@ -263,7 +319,11 @@ def show_tensors(path: Path) -> str:
 
 
 def show_metrics(path: Path) -> str:
-    """The last line of every member in a metrics.jsonl."""
+    """The last line of every member in a metrics.jsonl; of other lines how many there are, and the first."""
+    first = next(read_jsonl(path), {})
+    if "step" not in first:
+        count = sum(1 for _ in read_jsonl(path))
+        return f"{path}: {count:,} lines; the first:\n{json.dumps(first, indent=1, ensure_ascii=False)}"
     last = {(row.get("site"), row.get("member")): row for row in read_jsonl(path)}
     return f"{path}: last values of {len(last)} members\n{_records(list(last.values()))}"
 

@@ -207,6 +207,55 @@ def _effects(a: NDArray, b: NDArray, drawn_a: NDArray | None = None, drawn_b: ND
     return (means[0] - means[1]) / np.sqrt(pooled)
 
 
+def correlate(
+    x: ArrayLike,
+    y: ArrayLike,
+    over: str,
+    *,
+    ranks: bool = False,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Pearson's correlation of two values a unit, or Spearman's (``ranks``), with its percentile bootstrap interval.
+
+    Spearman's ranks, ties at their middle, are taken anew in every resample.
+    """
+    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if len(a) < 3:
+        return Estimate(None, n=len(a), over=over, reason=f"fewer than 3 {over}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return Estimate(None, n=len(a), over=over, reason="not finite")
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return Estimate(None, n=len(a), over=over, reason="constant")
+    value = float(_correlations(a, b, np.ones((1, len(a))), ranks)[0])
+    drawn = _correlations(a, b, resample_counts(len(a), resamples, seed), ranks)
+    finite = drawn[np.isfinite(drawn)]
+    if len(finite) < level * len(drawn):
+        return Estimate(value, n=len(a), over=over, reason="too little spread: no interval")
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), len(a), over)
+
+
+def _correlations(a: NDArray, b: NDArray, counts: NDArray, ranks: bool) -> NDArray:
+    """The correlation in every resample; NaN where a resample is constant."""
+    x, y = (_midranks(one, counts) if ranks else (one - one.mean()) / one.std() for one in (a, b))
+    units = counts.shape[1]
+    x, y = (one - (counts * one).sum(-1, keepdims=True) / units for one in (x, y))
+    covariance, spread, other = ((counts * one).sum(-1) for one in (x * y, x * x, y * y))
+    # Of equal numbers the spread is a rounding error.
+    known = (spread > 1e-12 * units) & (other > 1e-12 * units)
+    below = np.sqrt(np.where(known, spread * other, 1))
+    return np.where(known, covariance / below, np.nan)
+
+
+def _midranks(values: NDArray, counts: NDArray) -> NDArray:
+    """Every unit's rank in every resample, ``[resamples, units]``; of units that are not drawn, anything."""
+    distinct, group = np.unique(values, return_inverse=True)
+    held = _by_group(counts, group, len(distinct))
+    return (held.cumsum(1) - (held - 1) / 2)[:, group]
+
+
 def match(similarity: Float[NDArray, "a b"]) -> tuple[Int[NDArray, "pairs"], Int[NDArray, "pairs"]]:
     """The one-to-one matching of rows to columns with the largest total similarity (Hungarian algorithm)."""
     rows, columns = linear_sum_assignment(similarity, maximize=True)

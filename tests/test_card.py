@@ -3,15 +3,18 @@
 import re
 import xml.etree.ElementTree as ET
 
+import fake_scores
 import numpy as np
 import pytest
 from fake_store import HOSTILE, TEXTS, fake_codes, fake_store
 from test_report import Page
 
 from monolex.features.store import TOKEN_BINS, FeatureStore
+from monolex.interp.records import Overlay, Scored
 from monolex.pages import html, tokens
 from monolex.pages.card import OPEN, SMALL, card, card_html, percent, token_chart
-from monolex.pages.html import number
+from monolex.pages.explained import FRAGMENTS, sort_key
+from monolex.pages.html import interval, number
 from monolex.pages.svg import Axis, Layer, stacked
 
 DEAD, DENSE, HOSTILE_ONE, ONCE = 3, 4, 5, 7
@@ -198,3 +201,121 @@ def test_stacked_parts_share_a_bar_in_proportion(log):
 
 def test_nothing_to_stack():
     assert bars(stacked([Layer("a", "blue", [0, 0])], Axis("x", 0, 1), "empty", log=True)) == []
+
+
+def explained(feature: int, simulators=("rules",), explainers=("token",)) -> list[Scored]:
+    one, level = fake_scores.plan(("resid_post.1",))[0]
+    rows = [fake_scores.line(one, feature, e, s, level) for s in simulators for e in explainers]
+    return [Scored(row, fake_scores.overlays(feature)) for row in rows]
+
+
+def test_a_card_without_explanations_is_as_before(store):
+    assert drawn(store, 0, scored=()) == drawn(store, 0)
+    assert "explained" not in drawn(store, 0) and "Explanations" not in drawn(store, 0)
+
+
+@pytest.mark.parametrize("feature", [0, 1, 2, DEAD])
+def test_explanations_with_every_score_and_interval(store, feature):
+    (one,) = explained(feature)
+    shown = drawn(store, feature, scored=[one])
+    found = re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>(.*?)</small>", shown[shown.index('class="marks"') :])
+    scores = one.row["scores"]
+    cells = [scores[name] for name in ("top_and_random", "top", "random", "chance")]
+    judged = [one.row[kind] for kind in ("detection", "fuzz") if one.row[kind]]
+    cells += [cells[name] for cells in judged for name in ("balanced_accuracy", "auc")]
+    assert [value for _, value, _ in found[: len(cells)]] == [number(cell["value"]) for cell in cells]
+    assert [under for *_, under in found[: len(cells)]] == [interval(c["low"], c["high"]) for c in cells]
+    assert [label for label, *_ in found[:4]] == ["Score", "Top", "Random", "Chance"]
+    assert tokens.line(one.row["text"]) in shown and "no language model" in shown
+    Page(shown)
+
+
+def test_what_is_missing_says_why(store):
+    shown = drawn(store, 5, scored=explained(5))
+    assert shown.count(f"<dd>n/a<small>{fake_scores.REASON}</small>") == 3
+    unsaid = drawn(store, 6, scored=explained(6))
+    assert "<i>no explanation</i>" in unsaid and f"n/a<small>{fake_scores.UNSAID}</small>" in unsaid
+    assert f"failed: {fake_scores.UNSAID} (10)" in unsaid
+    assert f"failed: {fake_scores.FAILED} (2)" in drawn(store, 0, scored=explained(3))
+    assert "None" not in shown + unsaid
+
+
+def test_scores_of_two_simulators_stand_apart_under_one_text(store):
+    shown = drawn(store, 0, scored=explained(0, ("rules", fake_scores.EXACT), ("token", "pattern")))
+    assert shown.count('class="say"') == 2 and shown.count('class="marks"') == 4
+    assert shown.count(f"Simulated by: {fake_scores.EXACT}") == 2 and shown.count("<details open>") == 1
+
+
+def test_output_tokens_are_apart_from_the_explanations(store):
+    shown = drawn(store, 0, scored=explained(0, explainers=("token", "pattern")))
+    said = "Output side, which says nothing of when the feature is active: <em>promotes</em>"
+    assert shown.count(said) == 1 and shown.index(said) > shown.rindex('class="marks"')
+    assert str(tokens.token(" self")) in shown[shown.index(said) :]
+
+
+def test_a_small_card_has_texts_and_scores_alone(store):
+    found = explained(0, ("rules", fake_scores.EXACT))
+    shown = drawn(store, 0, scored=found, compact=True)
+    cell = found[0].row["scores"]["top_and_random"]
+    score = f"{number(cell['value'])} {interval(cell['low'], cell['high'])}"
+    assert f"score {score} by rules; {score} by {fake_scores.EXACT}</small>" in shown
+    assert "<details" not in shown and shown.count('class="say"') == 1
+    assert "score n/a the predictions are constant by rules" in drawn(store, 0, scored=explained(5), compact=True)
+
+
+def test_hostile_explanations_stay_text(store):
+    for compact in (False, True):
+        shown = drawn(store, 2, scored=explained(2), compact=compact)
+        Page(shown)
+        assert "<script" not in shown and "&lt;script&gt;" in shown
+        assert "\u202e" not in shown and "\x00" not in shown
+
+
+MARK = re.compile(r'<mark class="([^"]*)" title="([^"]*)">(.*?)</mark>')
+
+
+def test_strips_are_real_above_and_simulated_below():
+    found = Overlay("top", 1, ("a", "b", "c", "d", ""), (0.0, 2.0, -1.0, 4.0, 0.0), (0.0, 0.0, 5.0, 10.0, 2.5))
+    shown = str(tokens.overlaid(found, 4.0, 10.0))
+    assert MARK.findall(shown) == [
+        ("r5", "real 2.00, simulated 0", "b"),
+        ("s5", "real −1.00, simulated 5.00", "c"),
+        ("r10 s10 peak", "real 4.00, simulated 10.0", "d"),
+        ("s2", "real 0, simulated 2.50", tokens.EMPTY),
+    ]
+    assert re.sub(r"<[^>]*>", "", shown) == "abcd∅"
+
+
+def test_a_fragment_that_was_not_simulated_says_so():
+    shown = str(tokens.overlaid(Overlay("top", 1, ("a", "b"), (0.0, 2.0), None), 4.0, 0.0))
+    assert MARK.findall(shown) == [("r5 peak", "real 2.00", "b")] and "the simulator failed here" in shown
+    quiet = tokens.overlaid(Overlay("random", 1, ("a", "b"), (-1.0, -2.0), (0.0, 0.0)), 0.0, 0.0)
+    assert quiet == "ab"
+
+
+def test_few_fragments_of_every_group_share_one_scale(store):
+    (one,) = explained(0)
+    many = [Overlay(group, doc, ("x",), (float(doc),), (1.0,)) for group in ("top", "random") for doc in range(1, 7)]
+    shown = drawn(store, 0, scored=[Scored(one.row, tuple(many))])
+    found = shown[shown.index('class="ctx two"') : shown.index("</ol>", shown.index('class="ctx two"'))]
+    assert re.findall(r'title="document (\d)"><b>(\w+)', found) == [
+        (str(doc), group) for group in ("top", "random") for doc in range(1, FRAGMENTS + 1)
+    ]
+    assert [style for style, *_ in MARK.findall(found)] == ["r5 s10 peak", "r10 s10 peak"] * 2
+
+
+def test_features_are_sorted_by_scores_of_one_kind_alone():
+    found = {i: explained(i, (fake_scores.EXACT, "rules"), ("pattern", "token")) for i in (5, 0, 1)}
+    name, scores = sort_key(found)
+    assert name == f"score (pattern, {fake_scores.EXACT})" and set(scores) == {0, 1}
+    assert scores[0] == found[0][0].row["scores"]["top_and_random"]["value"]
+    assert sort_key({5: explained(5)}) == sort_key({}) == ("", {})
+
+
+def test_notebook_cards_carry_explanations(store):
+    shown = card_html(store.feature(0), store.meta, scored=explained(0))
+    assert (
+        "Explanations" in shown
+        and "Simulated by" in shown
+        and "Explanations" not in card_html(store.feature(0), store.meta)
+    )

@@ -2,9 +2,13 @@ import subprocess
 import sys
 
 import pytest
+from interp_run import server_model
 
 import monolex
 from monolex.cli import VERBS, main
+from monolex.interp import sanity
+from monolex.interp.protocol import correlation
+from monolex.interp.sanity_suite import SUITE
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -37,3 +41,17 @@ def test_a_public_name_stays_what_it_is():
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{monolex.__version__}\n"
+
+
+def test_sanity_writes_nothing_and_its_exit_code_says_whether_all_true_ones_are_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["score", "--sanity"]) == 0
+    # a model that never learned to answer, through the store of replies
+    model = str(server_model(tmp_path.parent / f"{tmp_path.name}-model"))
+    flags = ["--simulator", "json", "--llm", model, "--llm-device", "cpu"]
+    monkeypatch.setattr(sanity.run, "__defaults__", (correlation, SUITE[:1]))
+    assert main(["score", "--sanity", *flags]) == 1
+    assert "ranks first of 0 of 1" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    assert main(["score", "--sanity", *flags, "--replies", str(tmp_path / "kept.sqlite")]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.sqlite"]

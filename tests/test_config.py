@@ -14,6 +14,7 @@ from monolex.config import (
     located,
 )
 from monolex.errors import UserError
+from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.tables import from_table
 
 CONFIGS = (ModelConfig, CorpusConfig, HarvestConfig, TrainConfig, BaselineConfig, EvalConfig, FeaturesConfig)
@@ -106,3 +107,33 @@ def test_positions_are_a_python_slice(text, kept):
 def test_a_slice_that_is_none_or_keeps_nothing_is_refused(text):
     with pytest.raises(UserError, match="positions"):
         CorpusConfig(context_length=8, positions=text)
+
+
+ASKING = {"explainers": ("openai",), "llm": "m", "base_url": "http://127.0.0.1:1/v1"}
+
+
+@pytest.mark.parametrize(
+    ("cls", "given", "sentence"),
+    [
+        (ExplainConfig, {"llm": "m"}, "llm = 'm': nothing here asks a language model; leave it out"),
+        (ExplainConfig, {"temperature": 0.5}, "temperature = 0.5: nothing here asks"),
+        (ExplainConfig, {"llm_dtype": "bf16"}, "llm_dtype = 'bf16' without llm"),
+        (ExplainConfig, {**ASKING, "llm_dtype": "bf16"}, "llm_dtype = 'bf16': the endpoint"),
+        (ExplainConfig, {**ASKING, "temperature": -1.0}, "temperature = -1.0: give 0 or more"),
+        (ScoreConfig, {"llm": "m"}, "llm = 'm': nothing here asks a language model; leave it out"),
+        (ScoreConfig, {"llm_dtype": "bf16"}, "llm_dtype = 'bf16' without llm"),
+        (ScoreConfig, {"simulator": "json"}, "llm is empty"),
+        (ScoreConfig, {**ASKING, "explainers": (), "simulator": "exact"}, "base_url: the simulator 'exact'"),
+    ],
+)
+def test_a_language_model_that_is_not_asked_is_no_part_of_a_request(cls, given, sentence):
+    given = {name: value for name, value in given.items() if value}
+    with pytest.raises(UserError, match=sentence):
+        cls(**given)
+
+
+def test_how_a_language_model_is_asked_is_no_part_of_a_request():
+    other = {"base_url": "https://elsewhere/v1", "batch_tokens": 9, "llm_device": "cpu", "calls": 1, "offline": True}
+    assert identity(ExplainConfig(**ASKING)) == identity(ExplainConfig(**ASKING | other))
+    assert identity(ExplainConfig(**ASKING)) != identity(ExplainConfig(**ASKING, temperature=0.5))
+    assert "temperature" not in identity(ScoreConfig())

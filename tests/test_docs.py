@@ -71,3 +71,23 @@ def test_the_version_is_one():
 
     assert f'version = "{monolex.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f"## {monolex.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_and_the_toml_of_the_page_on_interpretation(tmp_path, capsys):
+    from monolex.cli import main
+    from monolex.pipeline import read_run
+
+    page = (ROOT / "docs" / "interpretation.md").read_text(encoding="utf-8")
+    (tmp_path / "run.toml").write_text(page.split("```toml\n", 1)[1].split("```", 1)[0], encoding="utf-8")
+    assert read_run(tmp_path / "run.toml").train["residual"].ratios == (2.0,)
+    commands = page.split("```sh\n", 1)[1].split("```", 1)[0].replace("\\\n", "").splitlines()
+    commands = [line.split()[1:] for line in commands if line.startswith("monolex ")]
+    assert [verb for verb, *_ in commands] == ["run", "explain", "score", "score", "score", "figure"]
+    known = set()
+    for verb in ("run", "explain", "score", "figure"):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        flags = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+        assert all(set(re.findall(r"--[a-z-]+", " ".join(words))) <= flags for words in commands if words[0] == verb)
+        known |= flags
+    assert set(re.findall(r"`(--[a-z-]+)", page)) <= known

@@ -4,13 +4,18 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from planted import SITE, MemoryStream, config, planted
 
-from monolex.config import TrainConfig
-from monolex.estimate import Cost, _train
+from monolex.config import CorpusConfig, TrainConfig
+from monolex.estimate import OVERHEAD, Cost, Given, Shape, _explain, _explained, _train, costs, model_shape
+from monolex.interp.config import ExplainConfig
+from monolex.interp.examples import KEPT, PEAKS
+from monolex.pipeline import demo_toml, plan, read_run
 from monolex.training.members import members
 from monolex.training.trainer import Source, train_from
 
@@ -60,3 +65,47 @@ def test_disk_of_training_holds_the_states_and_what_is_kept(tmp_path, kinds):
     # The second of two states is there for a moment only.
     assert 0.9 * most < said < 2 * most
     assert said > estimate(config(kinds=kinds, ratios=(4.0,), keep_checkpoints=1), 96, 64).disk
+
+
+def test_what_is_explained_is_counted_as_it_will_be():
+    run, control = Path("run"), Path("run/controls/random")
+    sweep = [Given(SITE, name, 100, home, True, 3) for home in (run, control) for name in ("tied", "batchtopk-k8")]
+    baselines = [Given(SITE, "pca", 40, run, False), *(Given(SITE, f"pca-topk-k{n}", 40, run, False) for n in range(5))]
+    given = [*sweep, *baselines]
+
+    def features(**asked: Any) -> int:
+        return _explained(ExplainConfig(features=50, **asked), given)
+
+    assert features() == 4 * 50 + 3 * 40
+    assert features(matched=False) == 4 * 50 + 6 * 40
+    assert features(controls=False) == 2 * 50 + 3 * 40
+    assert features(checkpoints=True) == 4 * 4 * 50 + 3 * 40
+    # of one trained dictionary there is one
+    assert features(dictionaries=("tied", "pca-topk-*")) == 2 * 50 + 40
+    assert features(dictionaries=("pca-topk-*",)) == 5 * 40, "as inputs.py: without a trained one, all"
+
+
+def test_the_demo_and_the_figures_take_minutes():
+    for path, name, low, high in (
+        (demo_toml(), "explain demo", 0.5, 2.5),
+        (Path(__file__).parents[1] / "bench" / "fig2.toml", "explain paper", 4, 14),
+    ):
+        run = read_run(path)
+        stages = plan(run, Path("nowhere"))
+        (found,) = [
+            cost
+            for stage, cost in zip(stages, costs(run, stages, model_shape(run.model)), strict=True)
+            if stage.name == name
+        ]
+        minutes = (found.flops / 1e11 * OVERHEAD + found.seconds) / 60  # at what two cores do
+        assert low < minutes < high, name
+        assert 10**8 < found.memory < 10**9, name
+
+
+def test_maxima_of_all_fragments_are_part_of_the_memory():
+    corpus, shape = CorpusConfig(max_tokens=50_000 * 64), Shape(0, 0, 0, {SITE: 8}, 1)
+    wide = [Given(SITE, "tied", 100_000, Path("run"), True)]
+    asked = ExplainConfig(fragments=50_000, fragment_tokens=64, mode="modern")
+    assert _explain(asked, wide, corpus, shape).memory == 4 * KEPT + 5 * PEAKS
+    first = _explain(replace(asked, pick="first", features=10), wide, corpus, shape)
+    assert first.memory == 4 * KEPT + 5 * 50_000 * 10

@@ -6,16 +6,19 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import causal_json
+import fake_scores
 import numpy as np
 import pytest
 from causal_json import HOSTILE, TOKENS
 from PIL import Image
 
 from monolex import figures
-from monolex.artifact import finish
+from monolex.artifact import finish, read_json
+from monolex.cli import main
 from monolex.errors import UserError
+from monolex.interp.config import FIGURES, FigureConfig
 from monolex.pages import curves, effects, html, svg, trees
-from monolex.pages.picture import Box, Diagram, Edge, Panel, Picture, layout, svg_file
+from monolex.pages.picture import Box, Diagram, Edge, Panel, Picture, Sheet, Writing, layout, svg_file
 from monolex.pages.png import legible, png
 from monolex.pages.svg import BAR, NONE, Axis, Point, Series
 
@@ -314,3 +317,96 @@ def test_broken_faint_and_plain_edges_are_drawn(tmp_path):
         gaps[name] = int(np.diff(ground.astype(int)).clip(0).sum())
     assert gaps["plain"] == 0 and gaps["broken"] >= 4
     assert {"head", "a", "b", "t"} <= set(texts(svg_file(diagram)))
+
+
+RESIDUAL = ("resid_post.0", "resid_post.1", "resid_post.2")
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("scored")
+    planned = fake_scores.plan((*RESIDUAL, "mlp_act.1")) + fake_scores.sizes(RESIDUAL[0])
+    fake_scores.fake_scores(run, "paper", planned + fake_scores.steps(RESIDUAL[0]))
+    fake_scores.fake_scores(run, "exact", fake_scores.plan(RESIDUAL[:2]), simulator=fake_scores.EXACT)
+    return run
+
+
+def test_every_figure_of_the_paper_is_three_files_of_the_same_numbers(scored):
+    made = figures.paper(scored)
+    folder = scored / "figures"
+    wanted = [folder / f"{which}{ending}" for which in FIGURES for ending in (".json", ".svg", ".png")]
+    assert made == wanted and sorted(folder.iterdir()) == sorted(wanted)
+    for which in FIGURES:
+        content = read_json(folder / f"{which}.json")
+        assert content["figure"] == which
+        vector = (folder / f"{which}.svg").read_bytes()
+        size = parsed(vector)
+        shown = pixels(folder / f"{which}.png")
+        assert shown.shape[:2] == (2 * int(size.get("height", 0)), 2 * int(size.get("width", 0)))
+        assert b"var(" not in vector and b"<script" not in vector and b"url(" not in vector
+        said = texts(vector)
+        assert content["title"] in said
+        for panel in content.get("panels", ()):
+            assert panel["title"] in said and {one["label"] for one in panel["series"]} <= set(said)
+
+
+def test_titles_of_marks_hold_the_numbers_of_the_json(scored):
+    figures.paper(scored, FigureConfig(which="fig2"))
+    titles = [
+        one.text or "" for one in parsed((scored / "figures" / "fig2.svg").read_bytes()).iter(f"{NAMESPACE}title")
+    ]
+    content = read_json(scored / "figures" / "fig2.json")
+    for panel in content["panels"]:
+        for one in panel["series"]:
+            for point in one["points"]:
+                span = html.interval(point["low"], point["high"])
+                start = f"{one['label']}\n{point['site']}/{point['name']}\nscore {html.number(point['value'])} {span}\n"
+                assert any(title.startswith(start) for title in titles)
+
+
+def test_one_figure_elsewhere(scored, tmp_path, capsys):
+    assert main(["figure", str(scored), "fig9", "--out", str(tmp_path), "--scores", "exact", "--together"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fig9.json", "fig9.png", "fig9.svg"]
+    assert [panel["simulator"] for panel in read_json(tmp_path / "fig9.json")["panels"]] == [fake_scores.EXACT]
+    assert capsys.readouterr().out.count("look at ") == 3
+
+
+def test_all_are_those_that_there_are_scores_for(tmp_path):
+    fake_scores.fake_scores(tmp_path, planned=fake_scores.plan(RESIDUAL[:1], fake_scores.METHODS[:3]))
+    made = figures.paper(tmp_path)
+    assert {path.stem for path in made} == {"fig2", "fig9", "table1", "table2"}
+
+
+def test_what_is_lacking_is_said_on_the_command_line(tmp_path, capsys):
+    assert main(["figure", str(tmp_path)]) == 2
+    assert "has no scores; run `monolex explain" in capsys.readouterr().err
+    fake_scores.fake_scores(tmp_path, planned=fake_scores.plan(("attn_out.0",)), features=0)
+    assert main(["figure", str(tmp_path), "fig2"]) == 2
+    assert "fig2: none of the top and random scores" in capsys.readouterr().err
+    assert main(["figure", str(tmp_path)]) == 2
+    assert "is for a figure" in capsys.readouterr().err and not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize("how", [{}, {"lost": True}, {"features": 0}, {"planned": []}])
+def test_scores_are_drawn_beside_their_numbers(how, tmp_path):
+    fake_scores.fake_scores(tmp_path, **{"planned": fake_scores.plan((*RESIDUAL, "mlp_act.1")), **how})
+    folder = tmp_path / "score" / "paper"
+    made = figures.draw(folder)
+    names = ["score-resid_post", "score-mlp_act"] if how.get("planned") != [] else []
+    assert [path.name for path in made] == [f"{name}{ending}" for name in names for ending in (".svg", ".png")]
+    for path in made[::2]:
+        assert (svg.NO_DATA in texts(path.read_bytes())) == bool(how)
+    assert {"manifest.json", "score.json", "scores.jsonl"} <= {path.name for path in folder.iterdir()}
+
+
+def test_sheets_are_drawn_where_the_vectors_are(tmp_path):
+    sheet = Sheet("s", "t", (Writing(100, 60, "here", "label"),), ((20, 180, 30),), 200, 80)
+    (tmp_path / "s.png").write_bytes(png(sheet))
+    shown = pixels(tmp_path / "s.png").astype(int)
+    ground = shown[1, 1]
+    changed = np.abs(shown - ground).sum(-1) > 20
+    rule = changed[2 * (30 + 34) - 2 : 2 * (30 + 34) + 2].any(0)
+    assert rule[50:350].all() and not rule[:36].any() and not rule[364:].any()
+    text = changed[2 * (60 + 34) - 20 : 2 * (60 + 34), :]
+    assert text[:, 198:280].any() and not text[:, :196].any()
+    assert {"here", "t"} == set(texts(svg_file(sheet)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_run import fake_run
+from fake_scores import line, plan, scored
 from fake_store import fake_codes, fake_features, fake_store
 from test_report import BROWSERS, FLAGS, Page
 
@@ -16,7 +17,7 @@ from monolex.cli import main
 from monolex.errors import UserError
 from monolex.features.store import FeatureStore, Summary
 from monolex.pages import features
-from monolex.pages.gallery import SORTS, gallery, tokens_of
+from monolex.pages.gallery import SORTS, chosen, gallery, tokens_of
 from monolex.pages.interest import judge, ranked, varied
 from monolex.report import report
 
@@ -111,19 +112,49 @@ def test_few_cards_of_many_is_said_and_nothing_links_beyond_them(store):
     assert {link[1:] for link in page.links} <= set(page.ids)
 
 
-def test_cards_of_the_report_link_to_what_the_gallery_holds(run, tmp_path, monkeypatch):
+def test_cards_of_the_report_link_to_what_the_gallery_holds(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     manifest = open_artifact(folder / "features")
-    monkeypatch.setattr(features, "CARDS", 2)
     features.write_galleries(folder, manifest, cards=2)
     links = []
-    for site in features.sections(folder, manifest).values():
+    for site in features.sections(folder, manifest, cards=2).values():
         cards = [card for shown in site["shown"] for card in shown.cards] + list((site["contrast"] or ("",))[1:])
         links += Page("".join(cards)).links
     assert links
     for path, _, anchor in (link.partition("#") for link in links):
         assert f'id="{anchor}"' in (folder / path).read_text(encoding="utf-8")
+
+
+def explained(features) -> dict:
+    one, level = plan(("resid_post.1",))[0]
+    (found,) = scored([line(one, i, "token", "rules", level) for i in features]).values()
+    return found
+
+
+def test_explained_features_are_on_the_page_before_any_other(store):
+    features, least = ranked(store), ranked(store)[-2:]
+    text = gallery(store, cards=3, scored=explained(one.id for one in least))
+    there = {int(i) for i in re.findall(r'id="feature-(\d+)"', text)}
+    assert there == {features[0].id, *(one.id for one in least)}
+    assert "3 of 8 are on this page: 2 of the 2 with explanations, then the most interesting." in text
+    assert [one.id for one in chosen(features, 3, {})] == [one.id for one in features[:3]]
+    assert "1 of the 2 with explanations" in gallery(store, cards=1, scored=explained(one.id for one in least))
+    assert "2 have explanations." in gallery(store, scored=explained((0, 1)))
+    assert chosen(features, 8, explained(range(8))) == features
+
+
+def test_scored_features_can_be_sorted_by_their_score(store, tmp_path):
+    found = explained((0, 1, 2, 5))
+    text = gallery(store, scored=found)
+    assert '<option value="score">score (token, rules)</option>' in text and "data-score" not in gallery(store)
+    values = {i: some[0].row["scores"]["top_and_random"]["value"] for i, some in found.items()}
+    assert values[5] is None and text.count("data-score=") == 3
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    shown, said, _ = browse(f"{(tmp_path / 'page.html').as_uri()}#sort=score", tmp_path)
+    rest = [i for i in (1, 2, 4, 5, 6, 7, 0) if values.get(i) is None]
+    best = sorted((0, 1, 2), key=lambda i: -values[i])
+    assert "CONSOLE" not in said and order(shown) == [*best, *sorted(rest)]
 
 
 def test_one_feature(tmp_path):

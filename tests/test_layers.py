@@ -8,7 +8,7 @@ import monolex
 ROOT = Path(monolex.__file__).parent
 LAYERS = (
     ("errors",),
-    ("config", "tables", "artifact", "runtime", "stats"),
+    ("config", "tables", "artifact", "runtime", "pieces", "stats"),
     ("sites", "hooks", "model", "chats", "documents", "corpus"),
     ("shuffle", "shards", "reader", "activations"),
     ("dictionaries",),
@@ -16,8 +16,9 @@ LAYERS = (
     ("evals",),
     ("features",),
     ("causal",),
+    ("interp",),
     ("pages", "report", "figures", "lexicon", "demo"),
-    ("estimate", "pipeline", "show"),
+    ("experiments", "estimate", "pipeline", "show"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -12,6 +12,7 @@ from monolex.dictionaries.base import load
 from monolex.errors import UserError
 from monolex.features.find import find
 from monolex.features.query import FindConfig
+from monolex.interp import results
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +53,21 @@ def test_numbers_of_arrays_name_features(run):
 def test_a_notebook_shows_the_card(run, monkeypatch):
     card = types.ModuleType("monolex.pages.card")
 
-    def card_html(evidence, meta, text):
-        return f"<p>{evidence.summary.id} {meta['name']} {text(token)}</p>"
+    def card_html(evidence, meta, text, scored):
+        return f"<p>{evidence.summary.id} {meta['name']} {text(token)} {scored}</p>"
+
+    def explained(folder, *, only):
+        assert folder == run and only == ("subject", SITES[0], "pca")
+        return {("subject", SITES[0], "pca"): {3: ["explained"]}, ("random", SITES[0], "pca"): {4: ["elsewhere"]}}
 
     setattr(card, "card_html", card_html)  # noqa: B010
     monkeypatch.setitem(sys.modules, "monolex.pages.card", card)
+    monkeypatch.setattr(results, "scored", explained)
     entry = monolex.open(run).site(SITES[0]).dictionary("pca")
     # a token that the evidence of one feature need not name, such as that of the nearest embedding
     token, said = entry.store.rows("SELECT token, text FROM vocabulary")[0]
-    assert said and entry.feature(3)._repr_html_() == f"<p>3 pca {said}</p>"
+    assert said and entry.feature(3)._repr_html_() == f"<p>3 pca {said} ['explained']</p>"
+    assert entry.feature(4)._repr_html_() == f"<p>4 pca {said} ()</p>"
 
 
 def test_without_evidence_there_are_still_directions(tmp_path):

@@ -254,5 +254,6 @@ def test_show_refuses_what_monolex_did_not_write(tmp_path):
 def test_the_demo_is_a_valid_run():
     config = read_run(demo_toml())
     names = [stage.name for stage in plan(config, demo_toml().parent)]
-    assert names[0] == "harvest" and names[-5:] == ["eval", "features", "patch ioi", "ablate def", "tree def"]
+    last = ["eval", "features", "patch ioi", "ablate def", "tree def", "explain demo", "score demo"]
+    assert names[0] == "harvest" and names[-7:] == last
     assert {"train residual", "train mlp", "train seeds", "train random mlp", "baselines shuffled pca"} <= set(names)

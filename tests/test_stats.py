@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu, norm, ttest_1samp
+from scipy.stats import mannwhitneyu, norm, pearsonr, spearmanr, ttest_1samp
 from sklearn.metrics import roc_auc_score
 
 from monolex import stats
@@ -182,3 +182,30 @@ def test_paired_is_the_t_test_of_every_column():
     assert np.allclose(stats.paired(values), ttest_1samp(values, 0).pvalue)
     assert np.isnan(stats.paired(values[:2])).all() and np.isnan(stats.paired(values[:0])).all()
     assert np.isnan(stats.paired(np.zeros((9, 2)))).all()
+
+
+def by_hand(x, y, counts, ranks):
+    """A correlation of a resample, laid out in full."""
+    a, b = np.repeat(x, counts), np.repeat(y, counts)
+    return (spearmanr if ranks else pearsonr)(a, b).statistic
+
+
+@pytest.mark.parametrize("ranks", [False, True])
+def test_correlations_are_those_of_the_laid_out_resamples(ranks):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=25).round(1)  # ties
+    y = (x + rng.normal(size=25)).round(1) * 1e6 + 1e9
+    found = stats.correlate(x, y, "features", ranks=ranks, resamples=200, level=0.9, seed=4)
+    counts = stats.resample_counts(25, 200, 4).astype(int)
+    drawn = [by_hand(x, y, one, ranks) for one in counts]
+    assert found.value == pytest.approx(by_hand(x, y, np.ones(25, int), ranks), abs=1e-9)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.05, 0.95])), abs=1e-9)
+    assert (found.n, found.over) == (25, "features")
+
+
+def test_no_correlation_without_two_values_that_vary():
+    assert stats.correlate([1, 2], [1, 2], "features").reason == "fewer than 3 features"
+    assert stats.correlate([1, 2, 3], [5, 5, 5], "features")[:3] == (None, None, None)
+    assert stats.correlate([1, 2, 3], [5, np.nan, 5], "features").reason == "not finite"
+    lone = stats.correlate([0, 0, 0, 1], [0, 0, 1, 2], "features")
+    assert lone.value is not None and lone.low is None and "too little spread" in lone.reason

@@ -4,7 +4,6 @@ An artefact is made piece by piece (a dictionary, a feature, a root) and a piece
 stage loses one of them at most. The numbers are in ``KIND.json``; of curves every pair's are in ``pairs.safetensors``.
 """
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from monolex import artifact, runtime
-from monolex.artifact import MANIFEST, FileEntry, Manifest, read_json, write_bytes, write_json
+from monolex import artifact, pieces, runtime
+from monolex.artifact import FileEntry, Manifest, write_bytes, write_json
 from monolex.causal import claims
 from monolex.causal.ablation import ablate_feature
 from monolex.causal.behaviour import behaviour, demo_table, rows
@@ -36,12 +35,8 @@ from monolex.model import LanguageModel
 from monolex.sites import Site
 from monolex.tables import to_table
 
-PAIRS = "pairs.safetensors"
-PARTIAL = "partial"
+PATCH, PAIRS = "patch.json", "pairs.safetensors"
 EXAMPLES = 3
-
-Piece = Callable[[Path], Any]
-"""Does a part of an artefact and gives its entry in the JSON; may write files of its own beside the given path."""
 
 
 def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
@@ -56,13 +51,13 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     used = dictionaries(run, config.sites, config.dictionaries, controls=config.controls)
     choose([one.member for one in used], config.exact)
     request = parents(run, used) | _file_parent(config.task)
-    if found := _done(folder, "patch", identity(config), request):
+    if found := pieces.done(folder, "patch", identity(config), request):
         return found
     lm = stored_model(run / "activations", config.patch_device)
     pairs = draw(lm, config)
     how = Bootstrap(config.resamples, config.level, config.patch_seed)
 
-    def piece(one: Chosen) -> Piece:
+    def piece(one: Chosen) -> pieces.Piece:
         def work(path: Path) -> dict[str, Any]:
             weights = one.member.weights(str(lm.device))
             ready = prepare_patch(lm, pairs, one.member.site, weights, batch_tokens=config.batch_tokens)
@@ -75,16 +70,20 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
         return work
 
     tolerance = claims.EXACT if lm.dtype in (torch.float32, torch.float64) else claims.ROUGH
-    partial, made = _pieces(folder, "patch", identity(config), request, {one.key: piece(one) for one in used})
-    stored = {one.key: load_file(_place(partial, one.key).with_suffix(".safetensors")) for one in used}
+    partial, made = pieces.make(folder, "patch", identity(config), request, {one.key: piece(one) for one in used})
+    stored = {one.key: load_file(pieces.place(partial, one.key).with_suffix(".safetensors")) for one in used}
     entry = {
         **_prompts(lm, pairs, config),
         "curves": made,
         "claims": to_table(_claims(used, made, stored, config.against, how, tolerance)),
     }
     flat = {f"{key}/{name}": array for key, some in stored.items() for name, array in some.items()}
-    extra = {PAIRS: write_bytes(folder / PAIRS, save(flat))}
-    return _finish(folder, "patch", identity(config), request, entry, extra, {"task": config.task, "pairs": len(pairs)})
+
+    def write() -> dict[str, FileEntry]:
+        return {PATCH: write_json(folder / PATCH, entry), PAIRS: write_bytes(folder / PAIRS, save(flat))}
+
+    facts = {"task": config.task, "pairs": len(pairs)}
+    return pieces.finish(folder, "patch", identity(config), request, write, facts)
 
 
 def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifest:
@@ -96,11 +95,11 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
     folder, run = Path(folder), Path(run)
     chosen = roots(run, config.features)
     request = _root_parents(run, chosen)
-    if found := _done(folder, "ablate", identity(config), request):
+    if found := pieces.done(folder, "ablate", identity(config), request):
         return found
     lm = stored_model(run / "activations", config.ablate_device)
 
-    def piece(root: Root) -> Piece:
+    def piece(root: Root) -> pieces.Piece:
         def work(_path: Path) -> dict[str, Any]:
             weights = root.member.weights(str(lm.device))
             where = {"count": config.occurrences, "low": config.low, "seed": config.ablate_seed}
@@ -124,8 +123,8 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
 
         return work
 
-    _, made = _pieces(folder, "ablate", identity(config), request, {root.key: piece(root) for root in chosen})
-    return _finish(folder, "ablate", identity(config), request, {"ablations": made}, {}, _listed(chosen))
+    _, made = pieces.make(folder, "ablate", identity(config), request, {root.key: piece(root) for root in chosen})
+    return _finish(folder, "ablate", config, request, {"ablations": made}, chosen)
 
 
 def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
@@ -140,11 +139,11 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
     below = {root.key: _below(there, root, config) for root in chosen}
     used = [Chosen(SUBJECT, one.member) for some in below.values() for one in some.values()]
     request = _root_parents(run, chosen) | parents(run, used)
-    if found := _done(folder, "tree", identity(config), request):
+    if found := pieces.done(folder, "tree", identity(config), request):
         return found
     lm = stored_model(run / "activations", config.tree_device)
 
-    def piece(root: Root) -> Piece:
+    def piece(root: Root) -> pieces.Piece:
         def work(_path: Path) -> dict[str, Any]:
             ours = {site: one.member for site, one in below[root.key].items()}
             made = grow(
@@ -170,8 +169,8 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
 
         return work
 
-    _, made = _pieces(folder, "tree", identity(config), request, {root.key: piece(root) for root in chosen})
-    return _finish(folder, "tree", identity(config), request, {"trees": made}, {}, _listed(chosen))
+    _, made = pieces.make(folder, "tree", identity(config), request, {root.key: piece(root) for root in chosen})
+    return _finish(folder, "tree", config, request, {"trees": made}, chosen)
 
 
 def _prompts(lm: LanguageModel, pairs: PromptPairs, config: PatchConfig) -> dict[str, Any]:
@@ -248,8 +247,19 @@ def _root_parents(run: Path, chosen: Sequence[Root]) -> dict[str, str]:
     return parents(run, [Chosen(SUBJECT, root.member) for root in chosen], evidence=True)
 
 
-def _listed(chosen: Sequence[Root]) -> dict[str, Any]:
-    return {"features": [root.key for root in chosen]}
+def _finish(
+    folder: Path,
+    kind: str,
+    config: AblateConfig | TreeConfig,
+    request: Mapping[str, str],
+    entry: Mapping[str, Any],
+    chosen: Sequence[Root],
+) -> Manifest:
+    name = f"{kind}.json"
+    facts = {"features": [root.key for root in chosen]}
+    return pieces.finish(
+        folder, kind, identity(config), request, lambda: {name: write_json(folder / name, entry)}, facts
+    )
 
 
 def _file_parent(task: str) -> dict[str, str]:
@@ -260,52 +270,3 @@ def _file_parent(task: str) -> dict[str, str]:
 def _text(lm: LanguageModel) -> Callable[[int], str]:
     texts = Texts(lm)
     return lambda token: texts.of([token])[0][1]
-
-
-def _done(folder: Path, kind: str, config: Mapping[str, Any], request: Mapping[str, str]) -> Manifest | None:
-    if not artifact.is_done(folder, kind, config, request):
-        return None
-    runtime.log.info("%s: %s is done", kind, folder)
-    return artifact.open_artifact(folder, kind)
-
-
-def _pieces(
-    folder: Path, kind: str, config: Mapping[str, Any], request: Mapping[str, str], pieces: Mapping[str, Piece]
-) -> tuple[Path, list[Any]]:
-    """Do the pieces that are not done yet; where their files lie, and their entries."""
-    artifact.warn_replacing(folder, kind)
-    partial = folder / PARTIAL / artifact.request_hash(kind, config, request)[:16]
-    for stale in set((folder / PARTIAL).glob("*")) - {partial}:
-        shutil.rmtree(stale)
-    made = []
-    with runtime.progress(len(pieces), kind, "piece") as bar:
-        for key, work in pieces.items():
-            path = _place(partial, key)
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, work(path))
-            made.append(read_json(path))
-            bar.update(1)
-    return partial, made
-
-
-def _place(partial: Path, key: str) -> Path:
-    return partial / f"{artifact.digest(key)[:16]}.json"
-
-
-def _finish(
-    folder: Path,
-    kind: str,
-    config: Mapping[str, Any],
-    request: Mapping[str, str],
-    entry: Mapping[str, Any],
-    extra: Mapping[str, FileEntry],
-    facts: Mapping[str, Any],
-) -> Manifest:
-    # until here an older answer stayed whole
-    (folder / MANIFEST).unlink(missing_ok=True)
-    name = f"{kind}.json"
-    files = {name: write_json(folder / name, entry), **extra}
-    manifest = artifact.finish(folder, kind, config, request, files, facts)
-    shutil.rmtree(folder / PARTIAL)
-    return manifest

@@ -253,9 +253,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Dictionary:
         UserError: the folder holds no dictionary, or a damaged one.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).exists():
-        raise UserError(f"{folder} holds no dictionary (no {CONFIG}); give the folder of one member")
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder)
     try:
         weights = load_tensors((folder / WEIGHTS).read_bytes())
     except (OSError, SafetensorError) as error:
@@ -263,7 +261,15 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Dictionary:
     return Dictionary(config, weights).to(device)
 
 
-def _read_config(path: Path) -> DictionaryConfig:
+def read_config(folder: Path) -> DictionaryConfig:
+    """What a dictionary is, without its weights.
+
+    Raises:
+        UserError: the folder holds no dictionary, or one of another version.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        raise UserError(f"{folder} holds no dictionary (no {CONFIG}); give the folder of one member")
     raw = read_json(path)
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if schema != SCHEMA:

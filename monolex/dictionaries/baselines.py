@@ -77,9 +77,14 @@ def matched_ks(reader: ActivationRows, sweeps: Sequence[Path], seed: int) -> tup
     """The mean L0 over a sample of rows, rounded and at least 1, of every dictionary of ``sweeps`` at this site."""
     members = [(sweep, row) for sweep in sweeps for row in open_artifact(sweep, "sweep").data["members"]]
     here = [load(sweep / row["path"]) for sweep, row in members if row["site"] == reader.site]
-    chunks = sample(reader, MATCH_ROWS, seed).split(1024) if here else ()
-    counts = [sum(int(dictionary.encode(x).count_nonzero()) for x in chunks) for dictionary in here]
-    return tuple(sorted({max(1, round(count / sum(map(len, chunks)))) for count in counts}))
+    return tuple(sorted({max(1, round(l0)) for l0 in mean_l0(reader, here, seed)}))
+
+
+def mean_l0(reader: ActivationRows, dictionaries: Sequence[Dictionary], seed: int) -> list[float]:
+    """The mean L0 of dictionaries over the same sample of rows."""
+    chunks = sample(reader, MATCH_ROWS, seed).split(1024) if dictionaries else ()
+    rows = max(1, sum(map(len, chunks)))
+    return [sum(int(one.encode(x).count_nonzero()) for x in chunks) / rows for one in dictionaries]
 
 
 def _matched(sweeps: Sequence[Path], activations: Path, content: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ architecture needs a case of its own. Directions of neurons and heads first go t
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from monolex.evals.evaluate import RESIDUAL
 from monolex.evals.similarity import BLOCK, unit_rows
 from monolex.features.segments import largest_of_rows
 from monolex.features.store import Writer
+from monolex.features.vocabulary import Texts
 from monolex.model import LanguageModel
 from monolex.sites import Site
 
@@ -175,3 +176,30 @@ def _without_bias(module: nn.Module, width: int) -> Linear:
 def _blocks(matrix: Float[Tensor, "rows d"], columns: int) -> Iterator[tuple[int, Float[Tensor, "block d"]]]:
     step = max(1, BLOCK // max(1, columns))
     return ((start, matrix[start : start + step]) for start in range(0, len(matrix), step))
+
+
+class Moved(NamedTuple):
+    """The tokens whose logits a direction moves most by itself."""
+
+    promoted: list[str]
+    """Raised most, the most first."""
+    suppressed: list[str]
+    """Lowered most."""
+
+
+@torch.no_grad()
+def moved(
+    lm: LanguageModel, site: Site, dictionary: Dictionary, features: Sequence[int], count: int
+) -> tuple[list[Moved], str]:
+    """The ``count`` tokens that each of some features promotes and suppresses most; why not, where there is no way."""
+    way = way_to_logits(lm, site, dictionary)
+    if way.through is None or not count or not features:
+        return [Moved([], []) for _ in features], way.reason
+    texts, found = Texts(lm), []
+    unembedding = named_rows(lm, lm.unembedding).to(dictionary.W_dec)
+    unembedding = unembedding - unembedding.mean(0)
+    logits = way.through(dictionary.W_dec[list(features)]) @ unembedding.T
+    for row in logits:
+        sides = (row.topk(min(count, len(row))).indices, (-row).topk(min(count, len(row))).indices)
+        found.append(Moved(*([texts.of([token])[0][1] for token in side.tolist()] for side in sides)))
+    return found, ""

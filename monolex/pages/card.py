@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from monolex.features.store import GROUPS, Context, Evidence, Neighbour, TokenShare, TokenWeight
-from monolex.pages import html, svg, tokens
+from monolex.interp.records import Scored
+from monolex.pages import explained, html, svg, tokens
 from monolex.pages.html import number
 from monolex.pages.svg import Axis, Layer
 
@@ -51,13 +52,14 @@ def card(
     link: Look = lambda _number: None,
     compact: bool = False,
     anchor: str = "",
+    scored: Sequence[Scored] = (),
     attributes: Mapping[str, Any] | None = None,
 ) -> Markup:
     """The card of a feature of the store that ``meta`` is of.
 
     ``text`` gives the text of a token id (left out: of the tokens that the evidence itself names); ``link`` says where
     other cards are; ``compact`` leaves the head, the token histogram and a few contexts; ``anchor`` is the card's id;
-    ``attributes`` are added to its element.
+    ``scored`` are the feature's explanations; ``attributes`` are added to its element.
     """
     summary = evidence.summary
     shown = compact or not summary.n_active
@@ -71,6 +73,9 @@ def card(
             meta=meta,
             own=link(summary.id) if compact else None,
             said=_said(evidence),
+            brief=explained.summary(scored) if compact else [],
+            explanations=[] if compact else explained.explanations(scored),
+            output=explained.output_side(scored),
             stats=_stats(evidence, meta),
             token_chart=token_chart(evidence) if summary.n_active else "",
             legend=token_legend(evidence),
@@ -85,9 +90,15 @@ def card(
     )
 
 
-def card_html(evidence: Evidence, meta: Mapping[str, Any], text: Callable[[int | None], str] | None = None) -> str:
+def card_html(
+    evidence: Evidence,
+    meta: Mapping[str, Any],
+    text: Callable[[int | None], str] | None = None,
+    scored: Sequence[Scored] = (),
+) -> str:
     """The card with its style, for a notebook."""
-    return str(Markup(f'<div class="monolex"><style>{html.style()}</style>{card(evidence, meta, text=text)}</div>'))
+    shown = card(evidence, meta, text=text, scored=scored)
+    return str(Markup(f'<div class="monolex"><style>{html.style()}</style>{shown}</div>'))
 
 
 def token_chart(evidence: Evidence) -> Markup:

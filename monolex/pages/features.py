@@ -1,6 +1,6 @@
 """What the report shows of features: a gallery page for every store, and per site the most interesting cards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from monolex import __version__
-from monolex.artifact import Manifest, write_bytes
+from monolex.artifact import Manifest, digest, write_bytes
 from monolex.dictionaries import base
+from monolex.features.listing import SUBJECT
 from monolex.features.store import Evidence, FeatureStore
+from monolex.interp.records import Scored
 from monolex.pages.card import card, percent
 from monolex.pages.charts import TRAINED
-from monolex.pages.gallery import CARDS, gallery
+from monolex.pages.gallery import CARDS, chosen, gallery
 from monolex.pages.html import number
 from monolex.pages.interest import Ranked, ranked, varied
 from monolex.pages.tokens import token
@@ -50,19 +52,25 @@ class Contrast(NamedTuple):
     """The axis's."""
 
 
-def write_galleries(run: Path, manifest: Manifest, cards: int = CARDS) -> None:
+By = Mapping[tuple[str, str, str], Mapping[int, Sequence[Scored]]]
+"""Scored explanations by dictionary (model, site, name) and feature."""
+
+
+def write_galleries(run: Path, manifest: Manifest, cards: int = CARDS, scored: By | None = None) -> None:
     """Write ``RUN/gallery/SITE/NAME.html`` for every store of ``RUN/features``, of at most ``cards`` cards each.
 
-    A page that was made of the same store stays.
+    A page that was made of the same store and of the same explanations stays.
     """
     with progress(len(manifest.data["stores"]), "gallery", "page") as bar:
         for entry in manifest.data["stores"]:
             page = _page(entry["path"])
-            made_of = f"<!-- {manifest.files[entry['path']].sha256} {cards} {__version__} -->\n".encode()
+            own = _of(scored, entry)
+            hashes = f"{manifest.files[entry['path']].sha256} {digest(sorted(own.items())) if own else '-'}"
+            made_of = f"<!-- {hashes} {cards} {__version__} -->\n".encode()
             if not _ends_with(run / page, made_of):
                 home = "../" * page.count("/") + "report.html"
                 with closing(_open(run, entry)) as store:
-                    write_bytes(run / page, gallery(store, home=home, cards=cards).encode() + made_of)
+                    write_bytes(run / page, gallery(store, home=home, cards=cards, scored=own).encode() + made_of)
             bar.update(1)
 
 
@@ -74,18 +82,26 @@ def _ends_with(path: Path, tail: bytes) -> bool:
         return file.read() == tail
 
 
-def sections(run: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """By site: its dictionaries' most interesting features, and one of them beside an axis of the activations."""
+def sections(run: Path, manifest: Manifest, cards: int = CARDS, scored: By | None = None) -> dict[str, dict[str, Any]]:
+    """By site: its dictionaries' most interesting features, and one of them beside an axis of the activations.
+
+    ``cards`` and ``scored`` are those of :func:`write_galleries`, to whose cards these link.
+    """
     sites: dict[str, list[dict[str, Any]]] = {}
     for entry in manifest.data["stores"]:
         sites.setdefault(entry["site"], []).append(entry)
     return {
-        site: {"shown": [_shown(run, entry) for entry in entries], "contrast": contrast(run, entries)}
+        site: {
+            "shown": [_shown(run, entry, cards, _of(scored, entry)) for entry in entries],
+            "contrast": contrast(run, entries, cards, scored),
+        }
         for site, entries in sites.items()
     }
 
 
-def contrast(run: Path, entries: Sequence[dict[str, Any]]) -> Contrast | None:
+def contrast(
+    run: Path, entries: Sequence[dict[str, Any]], cards: int = CARDS, scored: By | None = None
+) -> Contrast | None:
     """The most interesting feature of a site's first trained dictionary beside the axis that it reads most.
 
     Stores hold the positive side of an axis, so that is the one with the largest encoder weight, not the largest
@@ -105,6 +121,7 @@ def contrast(run: Path, entries: Sequence[dict[str, Any]]) -> Contrast | None:
         row = base.load(folder).W_enc[first]
         axis = int(row.argmax())
         feature, other = store.feature(first), neurons.feature(axis)
+        own, axes_own = _of(scored, trained), _of(scored, axes)
         said = Markup(
             "Feature {} of {} beside axis {} of {}, that of its encoder's largest positive weight "
             "({} in a row of length 1). The feature: {}. The axis: {}."
@@ -119,8 +136,8 @@ def contrast(run: Path, entries: Sequence[dict[str, Any]]) -> Contrast | None:
         )
         return Contrast(
             said,
-            _small(store, feature, _page(trained["path"]), features),
-            _small(neurons, other, _page(axes["path"]), ranked(neurons)),
+            _small(store, feature, trained, chosen(features, cards, own), own),
+            _small(neurons, other, axes, chosen(ranked(neurons), cards, axes_own), axes_own),
         )
 
 
@@ -132,22 +149,36 @@ def _first_token(evidence: Evidence) -> Markup:
     return Markup("{} on {}, one of {:,} different tokens").format(percent(first.share), token(first.text), count)
 
 
-def _shown(run: Path, entry: dict[str, Any]) -> Shown:
-    page = _page(entry["path"])
+def _of(scored: By | None, entry: Mapping[str, Any]) -> Mapping[int, Sequence[Scored]]:
+    """The explanations of the features of one store."""
+    return (scored or {}).get((SUBJECT, entry["site"], entry["name"]), {})
+
+
+def _shown(run: Path, entry: dict[str, Any], cards: int, scored: Mapping[int, Sequence[Scored]]) -> Shown:
     with closing(_open(run, entry)) as store:
         features = ranked(store)
-        cards = [_small(store, store.feature(one.id), page, features) for one in varied(features, SHOWN)]
-    return Shown(entry["name"], page, f"{entry['alive']:,} of {entry['d_sae']:,} features alive", cards)
+        there = chosen(features, cards, scored)
+        small = [_small(store, store.feature(one.id), entry, there, scored) for one in varied(features, SHOWN)]
+    said = f"{entry['alive']:,} of {entry['d_sae']:,} features alive"
+    said += f", {len(scored):,} explained" if scored else ""
+    return Shown(entry["name"], _page(entry["path"]), said, small)
 
 
-def _small(store: FeatureStore, evidence: Evidence, page: str, features: Sequence[Ranked]) -> Markup:
-    """A compact card; its link is left out where the gallery holds more interesting ``features`` only."""
-    there = {one.id for one in features[:CARDS]}
+def _small(
+    store: FeatureStore,
+    evidence: Evidence,
+    entry: Mapping[str, Any],
+    gallery: Sequence[Ranked],
+    scored: Mapping[int, Sequence[Scored]],
+) -> Markup:
+    """A compact card; its link is left out where the ``gallery`` holds other features only."""
+    page, there = _page(entry["path"]), {one.id for one in gallery}
 
     def link(feature: int) -> str | None:
         return f"{page}#feature-{feature}" if feature in there else None
 
-    return card(evidence, store.meta, text=store.text, link=link, compact=True)
+    own = scored.get(evidence.summary.id, ())
+    return card(evidence, store.meta, text=store.text, link=link, compact=True, scored=own)
 
 
 def _open(run: Path, entry: dict[str, Any]) -> FeatureStore:

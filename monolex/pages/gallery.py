@@ -7,11 +7,12 @@ what was chosen after the ``#`` of the address: ``page.html#sort=density&token=s
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monolex.features.store import FeatureStore
-from monolex.pages import html
+from monolex.interp.records import Scored
+from monolex.pages import explained, html
 from monolex.pages.card import card
 from monolex.pages.charts import density_chart
 from monolex.pages.interest import Ranked, ranked
@@ -34,12 +35,18 @@ KINDS = (
 )
 
 
-def gallery(store: FeatureStore, *, home: str = "", cards: int = CARDS) -> str:
-    """The page of a store, with the ``cards`` most interesting features; ``home`` is the address of the report."""
-    features = ranked(store)
-    shown = features[:cards]
+def gallery(
+    store: FeatureStore, *, home: str = "", cards: int = CARDS, scored: Mapping[int, Sequence[Scored]] | None = None
+) -> str:
+    """The page of a store, with the ``cards`` most interesting features; ``home`` is the address of the report.
+
+    ``scored`` are the features' explanations.
+    """
+    features, scored = ranked(store), scored or {}
+    shown = chosen(features, cards, scored)
     ids = {one.id for one in shown}
     meta = store.meta
+    by_score, scores = explained.sort_key(scored)
     counts = Counter(one.kind for one in features)
     return html.page(
         "gallery.html",
@@ -50,7 +57,9 @@ def gallery(store: FeatureStore, *, home: str = "", cards: int = CARDS) -> str:
         kinds=[(key, label, counts[key]) for key, label in KINDS],
         dead=counts["dead"],
         hidden=sum(1 for one in shown if one.kind == "dead"),
-        sorts=SORTS,
+        sorts=(*SORTS, ("score", by_score)) if by_score else SORTS,
+        explained=len(ids & set(scored)),
+        of_explained=len(scored),
         densities=density_chart([one.summary.n_active for one in features], meta["rows"], meta["name"], "blue"),
         cards=[
             card(
@@ -59,14 +68,21 @@ def gallery(store: FeatureStore, *, home: str = "", cards: int = CARDS) -> str:
                 text=store.text,
                 link=lambda number: f"#feature-{number}" if number in ids else None,
                 anchor=f"feature-{one.id}",
-                attributes=attributes(one, tokens_of(store, one.id)),
+                scored=scored.get(one.id, ()),
+                attributes=attributes(one, tokens_of(store, one.id), scores.get(one.id)),
             )
             for one in shown
         ],
     )
 
 
-def attributes(one: Ranked, tokens: Sequence[str]) -> dict[str, Any]:
+def chosen(features: Sequence[Ranked], cards: int, scored: Mapping[int, Any]) -> list[Ranked]:
+    """The ``cards`` features of a page by interest; those with explanations come before any without."""
+    first = sorted(features, key=lambda one: one.id not in scored)[:cards]
+    return sorted(first, key=lambda one: (-one.interest, one.id))
+
+
+def attributes(one: Ranked, tokens: Sequence[str], score: float | None = None) -> dict[str, Any]:
     """What the page sorts and filters by; lower-case tokens as JSON, because a token may hold any character."""
     s = one.summary
     known = {
@@ -79,6 +95,7 @@ def attributes(one: Ranked, tokens: Sequence[str]) -> dict[str, Any]:
         "data-kind": one.kind,
         "data-tokens": json.dumps([text.lower() for text in tokens], ensure_ascii=False),
     }
+    known |= {"data-score": _digits(score)} if score is not None else {}
     return known | ({"hidden": ""} if one.kind == "dead" else {})
 
 

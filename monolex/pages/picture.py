@@ -1,4 +1,4 @@
-"""Pictures as plain values, for pages and for files of their own: charts side by side under one legend, and diagrams.
+"""Pictures as plain values, for pages and for files of their own: charts under one legend, diagrams, and tables.
 
 A picture says what is drawn and where, in pixels; this module writes it as an SVG file that needs no style sheet
 beside it, :mod:`monolex.pages.png` as a PNG file with the same places.
@@ -124,6 +124,37 @@ class Diagram:
         )
 
 
+class Writing(NamedTuple):
+    """A line of text of a sheet."""
+
+    x: float
+    """Left edge."""
+    y: float
+    """Base line."""
+    text: str
+    """What it says."""
+    style: str
+    """`tick`, `label` or `head`."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Text in places, and level lines: a table."""
+
+    name: str
+    """Of its file, without the ending."""
+    title: str
+    """What stands above it, and is read out in its place."""
+    writings: tuple[Writing, ...]
+    """Lines of text."""
+    rules: tuple[tuple[float, float, float], ...]
+    """Left end, right end and height of every line."""
+    width: float
+    """In pixels."""
+    height: float
+    """Likewise."""
+
+
 class Named(NamedTuple):
     """An entry of a legend and where it stands."""
 
@@ -163,9 +194,13 @@ class Layout(NamedTuple):
     """Entries."""
 
 
-def layout(picture: Picture | Diagram) -> Layout:
-    """Places of the panels and of the legend below them; a diagram has neither, but the room for its title."""
-    if isinstance(picture, Diagram):
+Drawing = Picture | Diagram | Sheet
+"""Whatever can be a file of its own."""
+
+
+def layout(picture: Drawing) -> Layout:
+    """Places of the panels and of the legend below them; others have neither, but the room for their title."""
+    if not isinstance(picture, Picture):
         return Layout(picture.width, picture.height + HEAD, [], [])
     rows = [picture.panels[i : i + picture.columns] for i in range(0, len(picture.panels), picture.columns)]
     width = 2 * EDGE + max(sum(one.width for one in row) + GAP * (len(row) - 1) for row in rows)
@@ -187,10 +222,13 @@ def layout(picture: Picture | Diagram) -> Layout:
     return Layout(width, y + (ROW if named else 0) + EDGE / 2, placed, named)
 
 
-def svg_file(picture: Picture | Diagram) -> bytes:
+def svg_file(picture: Drawing) -> bytes:
     """The picture as an SVG file on a light ground."""
     found = layout(picture)
-    parts = _raised(_diagram(picture), HEAD) if isinstance(picture, Diagram) else _charts(found)
+    if isinstance(picture, Picture):
+        parts = _charts(found)
+    else:
+        parts = _raised(_diagram(picture) if isinstance(picture, Diagram) else _sheet(picture), HEAD)
     label = escape(picture.title)
     size = f'viewBox="0 0 {found.width:.0f} {found.height:.0f}" width="{found.width:.0f}" height="{found.height:.0f}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} role="img" aria-label="{label}">'
@@ -227,6 +265,11 @@ def _diagram(diagram: Diagram) -> list[str]:
         lines = [svg.text(box.x + 8, y, line, "start", style) for line, y, style in written(box)]
         parts.append(f'<g class="box {box.style}">{title}{shape}{"".join(lines)}</g>')
     return parts
+
+
+def _sheet(sheet: Sheet) -> list[str]:
+    rules = [f'<path class="grid" d="M{left:g} {y:g}H{right:g}"/>' for left, right, y in sheet.rules]
+    return rules + [svg.text(one.x, one.y, one.text, "start", one.style) for one in sheet.writings]
 
 
 def bezier(edge: Edge) -> tuple[tuple[float, float], ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from monolex.pages import html
-from monolex.pages.picture import EDGE, HEAD, SWATCH, Diagram, Picture, bezier, layout, written
+from monolex.pages.picture import EDGE, HEAD, SWATCH, Diagram, Drawing, Sheet, bezier, layout, written
 from monolex.pages.svg import BAR, NO_DATA, NONE, SQUARE, Frame, Point, Series, rod
 
 DPI, SHARP = 100, 2
@@ -19,7 +19,7 @@ SIZES = {"tick": 11, "label": 12, "head": 12, "title": 15}
 DASHES: dict[str, Any] = {"dashed": (0, (5 * POINT, 4 * POINT)), "dotted": (0, (1.5 * POINT, 3 * POINT))}
 
 
-def png(picture: Picture | Diagram) -> bytes:
+def png(picture: Drawing) -> bytes:
     """The picture as a PNG file on a light ground; letters that the type has not are written as escapes."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -34,6 +34,8 @@ def png(picture: Picture | Diagram) -> bytes:
         sheet.text(EDGE, 22, picture.title, "start", "title")
         if isinstance(picture, Diagram):
             _diagram(sheet, picture)
+        if isinstance(picture, Sheet):
+            _sheet(sheet.at(0, HEAD), picture)
         for place in found.panels:
             sheet.text(place.x, place.y - 6, place.panel.title, "start", "head")
             _panel(sheet.at(place.x, place.y), place.panel.series, place.frame())
@@ -188,6 +190,13 @@ def _diagram(sheet: _Sheet, diagram: Diagram) -> None:
         )
         for line, y, style in written(box):
             sheet.text(box.x + 8, y, line, "start", style)
+
+
+def _sheet(sheet: _Sheet, table: Sheet) -> None:
+    for left, right, y in table.rules:
+        sheet.line([(left, y), (right, y)], _colour("grid"), 1)
+    for one in table.writings:
+        sheet.text(one.x, one.y, one.text, "start", one.style)
 
 
 def _colour(name: str) -> str:

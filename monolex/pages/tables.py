@@ -24,6 +24,8 @@ class Column(NamedTuple):
     """Tooltip of the head."""
     whole: bool = False
     """Whether it is a count."""
+    noted: bool = False
+    """Whether its reasons are always notes: of numbers that have a reason each, as counts of what went wrong."""
 
 
 class Cell(NamedTuple):
@@ -129,6 +131,8 @@ def table(
 
 def _head(column: Column, rows: Sequence[Row | None]) -> Head:
     """What a column's intervals (most of them) resample, or the reason why none of its numbers has one."""
+    if column.noted:
+        return Head(column.label, "", column.meaning)
     valued = [row for row in rows if row and row["value"] is not None]
     units = Counter(row["over"] for row in valued if row["low"] is not None)
     if units:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from monolex.features.store import Context
+from monolex.interp.records import Overlay
 from monolex.pages.html import number
 
 WINDOW = 24
@@ -22,6 +23,7 @@ SPACES = 4
 PICTURES = {"\n": "↵", "\t": "→", "\r": "␍", "\x7f": "␡", "\xa0": "⍽"}
 ATOM = re.compile(rf"[^ !-~]| {{{SPACES},}}")
 UNSEEN = re.compile(f"(?:{ATOM.pattern})+")
+EMPTY = '<i title="no text">∅</i>'
 LETTERS = r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]+"
 RIGHT_TO_LEFT = re.compile(f"{LETTERS}(?: {LETTERS})*")
 
@@ -33,7 +35,7 @@ def token(text: str) -> Markup:
     '<bdi><i>␣</i>self</bdi>'
     """
     if not text:
-        return Markup('<i title="no text">∅</i>')
+        return Markup(EMPTY)
     bare = text.strip(" ")
     left = len(text) - len(text.lstrip(" ")) if bare else len(text)
     right = len(text) - left - len(bare)
@@ -74,6 +76,39 @@ def ending(texts: Sequence[str], activation: float, maximum: float) -> Markup:
     *before, last = texts
     head = f'<mark class="a{level(activation, maximum)} peak" title="{number(activation)}">'
     return Markup(f"{_run(''.join(before))}{head}{_run(last, alone=True)}</mark>")
+
+
+def overlaid(found: Overlay, actual: float, predicted: float) -> Markup:
+    """The tokens of a scored fragment: a strip above each is its real activation, one below what was simulated.
+
+    ``actual`` and ``predicted`` are the largest of each, which the classes r0 to r10 and s0 to s10 are relative to.
+    """
+    said = found.predicted or (0.0,) * len(found.actual)
+    peak = max(range(len(found.actual)), key=lambda i: found.actual[i], default=0)
+    parts: list[str] = [] if found.predicted else ["<i>the simulator failed here</i> "]
+    quiet: list[str] = []
+    for i, (text, real, simulated) in enumerate(zip(found.texts, found.actual, said, strict=True)):
+        above, below = level(real, actual), level(simulated, predicted)
+        if real <= 0 and not below:
+            quiet.append(text)
+            continue
+        parts.append(_run("".join(quiet)))
+        quiet = []
+        strongest = " peak" if i == peak and real > 0 else ""
+        title = f"real {number(real)}" + (f", simulated {number(simulated)}" if found.predicted else "")
+        style = " ".join([f"r{above}"] * (real > 0) + [f"s{below}"] * (below > 0)) + strongest
+        parts.append(f'<mark class="{style}" title="{title}">{_run(text, alone=True) or EMPTY}</mark>')
+    parts.append(_run("".join(quiet)))
+    return Markup("".join(parts))
+
+
+def line(text: str) -> Markup:
+    """A sentence in which nothing is invisible, and which cannot turn the direction of what follows.
+
+    >>> str(line("<b>\u202e"))
+    '&lt;b&gt;<i>U+202E</i>'
+    """
+    return Markup(_run(text))
 
 
 def level(activation: float, maximum: float) -> int:

@@ -7,6 +7,7 @@ const cards = [...list.children].map((element) => ({
   element,
   kind: element.dataset.kind,
   tokens: JSON.parse(element.dataset.tokens),
+  score: Number(element.dataset.score ?? -Infinity),
   ...Object.fromEntries(["id", "interest", "density", "max", "kurtosis", "share"].map((key) => [key, Number(element.dataset[key])])),
 }));
 

@@ -1,0 +1,203 @@
+"""The stage ``explain``: examples and explanations of some features of a run's dictionaries.
+
+A dictionary is a piece, kept as it is done. Calls that a language model left unanswered (timeouts, malformed replies)
+are counted failures, and the same command tries them again; answers that are no use are failures that stay. Writes
+``explain.json`` (a row a dictionary: what was asked, skipped, failed), ``explanations.jsonl`` (a line a feature and
+explainer), ``examples.safetensors`` (which fragments each feature was explained from and is scored on, with its
+activations) and ``vocabulary.json``.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file, save
+
+from monolex import pieces, runtime
+from monolex.artifact import FileEntry, Manifest, write_bytes, write_json
+from monolex.config import identity
+from monolex.dictionaries.base import Dictionary
+from monolex.evals.inputs import packed_rows, stored_model
+from monolex.features.weights import moved
+from monolex.interp import lookup, pattern, stored
+from monolex.interp.clients import open_client
+from monolex.interp.config import LLM_EXPLAINERS, ExplainConfig
+from monolex.interp.examples import draw
+from monolex.interp.explainers import explain_examples, explain_openai
+from monolex.interp.inputs import Target, parents, targets
+from monolex.interp.meter import METER
+from monolex.interp.records import Client, Examples, Explanation, Failure
+from monolex.interp.replies import unanswered
+from monolex.interp.windows import Windows, texts_of, windows
+from monolex.model import LanguageModel
+from monolex.reader import Reader
+from monolex.sites import Site
+
+KIND = stored.KIND
+LEARNED: dict[str, Callable[[Examples], Explanation]] = {"token": lookup.token_table, "ngram": lookup.ngram}
+"""Explainers that need examples alone."""
+ASKING: dict[str, Callable[[Sequence[Examples], Client, ExplainConfig], list[Explanation | Failure]]] = {
+    "openai": explain_openai,
+    "examples": explain_examples,
+}
+"""Explainers that ask a language model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One model's fragments."""
+
+    lm: LanguageModel
+    """The model."""
+    windows: Windows
+    """Its fragments."""
+    texts: Mapping[int, str]
+    """Their tokens."""
+
+
+def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manifest:
+    """Explain features of a run; see the module's docstring for what is written.
+
+    Raises:
+        UserError: no run, nothing that fits, no fragment, or a language model that cannot be asked.
+    """
+    folder, run = Path(folder), Path(run)
+    used = targets(run, config)
+    request = parents(run, used)
+    asking = bool(set(config.explainers) & set(LLM_EXPLAINERS))
+    local = asking and not config.base_url
+    # an endpoint need not be there when all is done; of a local model the weights are part of the request
+    if not local and (found := pieces.done(folder, KIND, identity(config), request)):
+        return found
+    sources = _Sources(config)
+    with open_client(config, run) if asking else nullcontext() as client:
+        if local and client is not None:
+            request = {**request, "llm": client.backend.identity}
+            if found := pieces.done(folder, KIND, identity(config), request):
+                return found
+
+        def piece(target: Target) -> pieces.Piece:
+            return lambda path: _dictionary(path, target, sources.of(target), config, client)
+
+        works = {one.key: piece(one) for one in used}
+        partial, made = pieces.make(folder, KIND, identity(config), request, works, unanswered(client))
+    models = {one.model: sources.of(one) for one in used}
+    facts = {
+        "mode": config.mode,
+        "explainers": list(config.explainers),
+        "fragments": {name: len(source.windows.start) for name, source in models.items()},
+        "left_out": {name: dict(source.windows.left_out) for name, source in models.items()},
+        "dictionaries": made,
+    }
+
+    def write() -> dict[str, FileEntry]:
+        places = {one.key: pieces.place(partial, one.key) for one in used}
+        flat: stored.Arrays = {}
+        texts: dict[int, str] = {}
+        for name, source in models.items():
+            flat |= stored.prefixed(f"{name}/fragments", stored.windows_arrays(source.windows))
+            texts |= source.texts
+        for key, path in places.items():
+            flat |= stored.prefixed(key, load_file(path.with_suffix(".safetensors")))
+        content = b"".join(path.with_suffix(".jsonl").read_bytes() for path in places.values())
+        return {
+            stored.FACTS: write_json(folder / stored.FACTS, facts),
+            stored.LINES: write_bytes(folder / stored.LINES, content),
+            stored.ARRAYS: write_bytes(folder / stored.ARRAYS, save(flat)),
+            stored.TEXTS: write_json(folder / stored.TEXTS, {str(token): texts[token] for token in sorted(texts)}),
+        }
+
+    counts: dict[str, Any] = {"dictionaries": len(made), "features": sum(row["explained"] for row in made)}
+    if client is not None:
+        counts[METER] = client.meter.to_json()
+    return pieces.finish(folder, KIND, identity(config), request, write, counts)
+
+
+class _Sources:
+    """Every model's fragments, cut once."""
+
+    def __init__(self, config: ExplainConfig) -> None:
+        self._config = config
+        self._known: dict[Path, Source] = {}
+
+    def of(self, target: Target) -> Source:
+        if target.activations not in self._known:
+            self._known[target.activations] = self._cut(target)
+        return self._known[target.activations]
+
+    def _cut(self, target: Target) -> Source:
+        config = self._config
+        lm = stored_model(target.activations, config.explain_device)
+        reader = Reader(target.activations, target.member.site, config.split)
+        cut = windows(
+            reader,
+            packed_rows(target.activations, config.split),
+            lm,
+            length=config.fragment_tokens,
+            limit=config.fragments,
+            one_a_document=config.mode == "paper",
+            seed=config.explain_seed,
+        )
+        return Source(lm, cut, texts_of(cut.tokens, lm))
+
+
+def _dictionary(
+    path: Path, target: Target, source: Source, config: ExplainConfig, client: Client | None
+) -> dict[str, Any]:
+    """Explain one dictionary's features; its row."""
+    weights = target.member.weights(str(runtime.device(config.explain_device)))
+    reader = Reader(target.activations, target.member.site, config.split)
+    drawn = draw(reader, weights, source.windows, config, target.key)
+    examples = drawn.of(source.windows, source.texts)
+    made = {name: _explained(name, examples, target, source.lm, weights, config, client) for name in config.explainers}
+    head = {"model": target.model, "site": target.member.site, "name": target.member.name}
+    rows = [
+        head | stored.line(one.feature, explanation, name)
+        for name, some in made.items()
+        for one, explanation in zip(examples, some, strict=True)
+    ]
+    rows += [head | row for row in _output(target, source, weights, drawn.features.tolist(), config.output_tokens)]
+    write_bytes(path.with_suffix(".jsonl"), stored.lines(rows))
+    write_bytes(path.with_suffix(".safetensors"), save(stored.drawn_arrays(drawn)))
+    failed = {name: [one.reason for one in some if isinstance(one, Failure)] for name, some in made.items()}
+    return {
+        **target.facts(),
+        "asked": drawn.asked,
+        "skipped": dict(drawn.skipped),
+        "explained": len(examples),
+        "rare": drawn.rare,
+        "failures": {name: dict(Counter(reasons)) for name, reasons in failed.items()},
+    }
+
+
+def _explained(
+    name: str,
+    examples: Sequence[Examples],
+    target: Target,
+    lm: LanguageModel,
+    weights: Dictionary,
+    config: ExplainConfig,
+    client: Client | None,
+) -> Sequence[Explanation | Failure]:
+    if name in LEARNED:
+        return [LEARNED[name](one) for one in examples]
+    if name == "pattern":
+        how = {"batch_tokens": config.batch_tokens, "seed": config.explain_seed}
+        return pattern.explain(lm, weights, target.member.site, examples, **how)
+    assert client is not None, name
+    return ASKING[name](examples, client, config)
+
+
+def _output(
+    target: Target, source: Source, weights: Dictionary, features: Sequence[int], count: int
+) -> list[dict[str, Any]]:
+    """The tokens that each direction promotes and suppresses most by itself: what it says, not when it speaks."""
+    site = Site.parse(target.member.site)
+    found, reason = moved(source.lm, site, weights, features, count)
+    return [
+        {"feature": feature, "explainer": "output", "output": {**one._asdict(), "reason": reason}}
+        for feature, one in zip(features, found, strict=True)
+    ]

@@ -1,0 +1,130 @@
+"""Tables as pictures: the paper's tables on explanations, set in columns as wide as what stands in them."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from monolex.interp.comparable import Facts
+from monolex.interp.paper_tables import MOMENTS
+from monolex.pages.html import interval, number
+from monolex.pages.picture import EDGE, Sheet, Writing
+from monolex.pages.png import legible
+from monolex.pages.scores import METRICS, counted, estimate
+from monolex.pages.tokens import plain
+
+LETTER, LINE, PAD, BETWEEN = 7.1, 16.0, 18.0, 26.0
+"""Width of a letter, about; height of a line; room between columns and between tables."""
+LONGEST = 62
+"""Letters in a line of a cell."""
+
+
+class Grid(NamedTuple):
+    """One table."""
+
+    caption: str
+    """What stands above it."""
+    heads: tuple[str, ...]
+    """Names of its columns."""
+    rows: tuple[tuple[str, ...], ...]
+    """A text a cell."""
+    notes: tuple[str, ...] = ()
+    """What stands below it."""
+
+
+def sheet(tables: Facts) -> Sheet:
+    """The picture of :func:`monolex.interp.paper_tables.table`."""
+    make = _examples if tables["figure"] == "table1" else _moments
+    return drawn(tables["figure"], tables["title"], [make(one, tables["metric"]) for one in tables["tables"]])
+
+
+def drawn(name: str, title: str, grids: Sequence[Grid]) -> Sheet:
+    """Tables below each other."""
+    writings: list[Writing] = []
+    rules: list[tuple[float, float, float]] = []
+    y, right = 8.0, EDGE + LETTER * len(title) * 1.3
+    for grid in grids:
+        y, wide = _set(grid, y, writings, rules)
+        right = max(right, wide)
+    return Sheet(name, title, tuple(writings), tuple(rules), right + EDGE, y)
+
+
+def _set(grid: Grid, y: float, writings: list[Writing], rules: list[tuple[float, float, float]]) -> tuple[float, float]:
+    """Set one table from ``y`` down; its lower and its right end."""
+    cells = [[_wrapped(text) for text in row] for row in (grid.heads, *grid.rows)]
+    widths = [LETTER * max(len(line) for row in cells for line in row[i]) + PAD for i in range(len(grid.heads))]
+    starts = [EDGE + sum(widths[:i]) for i in range(len(widths))]
+    right = EDGE + sum(widths)
+    for line in textwrap.wrap(legible(grid.caption), max(LONGEST, int((right - EDGE) / LETTER / 1.1))):
+        writings.append(Writing(EDGE, y + 12, line, "head"))
+        y += LINE
+    for i, row in enumerate(cells):
+        tall = LINE * max(len(lines) for lines in row)
+        for x, lines in zip(starts, row, strict=True):
+            at = [(line, y + 18 + LINE * j) for j, line in enumerate(lines)]
+            writings += [Writing(x, below, line, "label" if i else "tick") for line, below in at]
+        y += tall + 8
+        rules.append((EDGE, right - PAD, y))
+    for note in grid.notes:
+        for line in textwrap.wrap(legible(note), max(LONGEST, int((right - EDGE) / LETTER))):
+            writings.append(Writing(EDGE, y + 15, line, "tick"))
+            y += 14
+    return y + BETWEEN, max([right, *(EDGE + LETTER * 1.1 * len(w.text) for w in writings if w.style == "head")])
+
+
+def _wrapped(text: str) -> list[str]:
+    """Lines of a cell: nothing in it is invisible, and letters that the type of PNGs has not are escapes."""
+    lines = [line for part in text.split("\n") for line in textwrap.wrap(legible(plain(part)), LONGEST)]
+    return lines or [""]
+
+
+def _examples(one: Facts, metric: str) -> Grid:
+    several = len(one["explainers"]) > 1
+    heads = ("Feature", *["Explainer"] * several, "Explanation", METRICS[metric].capitalize(), "Chance")
+    rows = [
+        (
+            str(row["feature"]),
+            *[row["explainer"]] * several,
+            _line(row["text"]),
+            *map(_cell, (row["score"], row["chance"])),
+        )
+        for row in one["rows"]
+    ]
+    skipped = f"{one['explained']:,} of {one['asked']:,} features explained; skipped: {counted(one['skipped'])}."
+    caption = f"{one['site']}/{one['name']}, the first features that were explained: {_how(one)}"
+    return Grid(caption, heads, tuple(rows), (skipped, "Intervals resample documents."))
+
+
+def _moments(one: Facts, metric: str) -> Grid:
+    heads = ("Dictionary", "Features", *(f"{moment.capitalize()}:\nPearson, Spearman" for moment in MOMENTS))
+    pooled = {(row["method"], row["site"]) for row in one["rows"] if row["name"] is None}
+    rows = []
+    for row in one["rows"]:
+        place = row["site"].partition(".")[0]
+        if row["name"] is not None and (row["method"], f"{place}.*") in pooled:
+            continue
+        name = f"{row['method']}, {f'all of {place}' if row['name'] is None else row['site']}"
+        missing = sum(row["missing"].values())
+        cells = ["\n".join(_cell(row["moments"][m][kind]) for kind in ("pearson", "spearman")) for m in MOMENTS]
+        counts = f"{row['features']:,}" + (f", {missing:,} without a score" if missing else "")
+        rows.append((name, counts, *cells))
+    how = one["bootstrap"]
+    note = f"Intervals of {how['level']:.0%}: {how['resamples']:,} bootstrap resamples of features, seed {how['seed']}."
+    said = "Skew and kurtosis are about zero. Rows of several sites lay their features beside each other"
+    said += "; the rows of their dictionaries are in the JSON file." if pooled else "."
+    return Grid(f"{METRICS[metric].capitalize()}: {_how(one)}", heads, tuple(rows), (f"{note} {said}",))
+
+
+def _how(one: Facts) -> str:
+    who = " and ".join(one["explainers"])
+    return f"explainer {who}, simulator {one['simulator']}, {one['mode']} protocol ({', '.join(one['scores'])})"
+
+
+def _line(text: str | None) -> str:
+    """An explanation in one piece, its own line breaks seen."""
+    return "(no explanation)" if text is None else plain(text)
+
+
+def _cell(found: Facts) -> str:
+    if found["value"] is None:
+        return estimate(found)
+    return f"{number(found['value'])} {interval(found['low'], found['high'])}".rstrip()

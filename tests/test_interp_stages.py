@@ -1,0 +1,346 @@
+"""Explaining and scoring as stages of a small run: complete, resumable, refused in one sentence."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harvests import contents, corpus_of
+from interp_run import EXPLAIN, HARVEST, SITES, TIED, small_run
+from safetensors.numpy import load_file
+
+from monolex import cli
+from monolex.activations import harvest
+from monolex.artifact import open_artifact, read_json, verify
+from monolex.config import ModelConfig
+from monolex.dictionaries.base import load
+from monolex.errors import UserError
+from monolex.evals.inputs import packed_rows
+from monolex.interp import explain as explaining
+from monolex.interp import results, scoring, stored
+from monolex.interp.config import ScoreConfig
+from monolex.interp.explain import explain
+from monolex.interp.inputs import targets
+from monolex.interp.protocol import correlation
+from monolex.interp.scoring import score
+from monolex.reader import Reader
+from monolex.show import show
+
+SCORE = ScoreConfig(resamples=50)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("interp"))
+
+
+@pytest.fixture(scope="module")
+def made(run: Path) -> Path:
+    """The run, explained and scored."""
+    explain(run / "explain" / "paper", run, EXPLAIN)
+    score(run / "score" / "rules", run / "explain" / "paper", SCORE, run)
+    return run
+
+
+def names(some) -> list[str]:
+    return [one.key for one in some]
+
+
+def test_which_dictionaries(run):
+    found = targets(run, EXPLAIN)
+    assert names(found)[0].startswith("subject/resid_post.0/")
+    kinds = {one.config.kind for one in found if one.model == "subject"}
+    assert kinds == {"tied", "neurons", "pca", "pca-topk"}
+    assert [one.key for one in found if one.model == "random"] == [f"random/{site}/{TIED}" for site in SITES]
+    for site in SITES:
+        here = [one for one in found if one.member.site == site and one.model == "subject"]
+        (tied,) = [one for one in here if one.trained]
+        (topk,) = [one for one in here if one.config.kind == "pca-topk"]
+        assert tied.l0 is not None
+        assert abs(topk.config.k - tied.l0) == min(abs(k - tied.l0) for k in (2, 5, 16))
+        assert topk.method == "pca-topk"
+        assert tied.method == TIED
+    assert found[-1].method == f"random model: {TIED}"
+    everything = targets(run, dataclasses.replace(EXPLAIN, matched=False, controls=False))
+    assert sum(one.config.kind == "pca-topk" for one in everything) == 6
+    assert {one.model for one in everything} == {"subject"}
+
+
+def test_dictionaries_along_training(run):
+    config = dataclasses.replace(EXPLAIN, checkpoints=True, controls=False, dictionaries=("tied-*",), sites=SITES[:1])
+    (early, final) = targets(run, config)
+    assert early.step is not None and final.step is None
+    assert early.member.name == f"{TIED}@{early.step}"
+    assert early.method == final.method
+    assert not np.allclose(early.member.weights().W_enc, final.member.weights().W_enc)
+
+
+def test_the_artefacts_hold_what_they_say(made):
+    for folder in (made / "explain" / "paper", made / "score" / "rules"):
+        verify(folder)
+    facts = read_json(made / "explain" / "paper" / "explain.json")
+    rows = list(stored.read_lines(made / "score" / "rules" / "scores.jsonl"))
+    content = read_json(made / "score" / "rules" / "score.json")
+    assert content["simulator"] == "rules"
+    for one, summary in zip(facts["dictionaries"], content["dictionaries"], strict=True):
+        assert one["asked"] == one["explained"] + sum(one["skipped"].values())
+        mine = [r for r in rows if all(r[key] == one[key] for key in ("model", "site", "name"))]
+        assert {row["explainer"] for row in mine} == set(EXPLAIN.explainers)
+        assert len(mine) == 3 * one["explained"]
+        for explainer in EXPLAIN.explainers:
+            values = [r["scores"]["top_and_random"]["value"] for r in mine if r["explainer"] == explainer]
+            known = [value for value in values if value is not None]
+            reasons = [r["scores"]["top_and_random"]["reason"] for r in mine if r["explainer"] == explainer]
+            silent = reasons.count("the predictions are constant")
+            mean = summary["explainers"][explainer]["top_and_random"]
+            # what says nothing tells nothing: 0 in the mean, and counted
+            assert mean["n"] == len(known) + silent
+            assert mean["constant"] == silent
+            assert sum(mean["missing"].values()) == len(values) - len(known) - silent
+            known += [0.0] * silent
+            assert mean["value"] == (pytest.approx(np.mean(known)) if known else None)
+            if len(known) > 1:
+                assert mean["low"] <= mean["value"] <= mean["high"]
+    pairs = {(d["name"], d["against_model"], d["against"]) for d in content["differences"]}
+    assert (TIED, "subject", "neurons") in pairs
+    assert (TIED, "random", TIED) in pairs
+    assert (TIED, "subject", TIED) not in pairs
+
+
+def test_scores_are_those_of_the_activations(made, run):
+    """From the stored rows to the score of a feature, step by step in another way."""
+    given = stored.Explanations(made / "explain" / "paper")
+    rows = {
+        (r["model"], r["site"], r["name"], r["feature"], r["explainer"]): r
+        for r in stored.read_lines(made / "score" / "rules" / "scores.jsonl")
+    }
+    predictions = load_file(made / "score" / "rules" / "predictions.safetensors")
+    checked = 0
+    for key in (f"subject/{SITES[0]}/{TIED}", f"random/{SITES[1]}/{TIED}", f"subject/{SITES[1]}/pca"):
+        model, site, name = key.split("/")
+        home = run if model == "subject" else run / "controls" / model
+        reader = Reader(home / "activations", site)
+        folder = home / ("baselines/plain" if name == "pca" else "train/main") / site / name
+        dictionary, there = load(folder), given.read(key)
+        packed = packed_rows(home / "activations", "train")
+        for number, one in enumerate(there.examples):
+            actual = []
+            for fragment in (*one.top, *one.random):
+                x = reader.read(fragment.row, fragment.row + 6)
+                actual.append(dictionary.encode(x)[:, one.feature].numpy())
+                row, place = (int(read(fragment.row, fragment.row + 1)) for read in (reader.contexts, reader.positions))
+                assert fragment.tokens == tuple(packed.tokens[row, place : place + 6].tolist())
+            for explainer in EXPLAIN.explainers:
+                explanation = there.explanations[explainer][number]
+                cell = rows[model, site, name, one.feature, explainer]["scores"]["top_and_random"]
+                if not isinstance(explanation, stored.Explanation):
+                    assert cell["value"] is None
+                    continue
+                guess = np.concatenate([explanation.rule.predict(f.texts) for f in (*one.top, *one.random)])
+                saved = predictions[f"{key}/{explainer}"][number][: len(actual)].ravel()
+                assert np.allclose(saved, guess, rtol=1e-4, atol=1e-6)
+                value = correlation(np.concatenate(actual), guess).value
+                assert cell["value"] == (pytest.approx(value, abs=2e-4) if np.isfinite(value) else None)
+                checked += cell["value"] is not None
+    assert checked > 20
+
+
+def test_done_is_done_and_another_request_is_not(made, monkeypatch):
+    before = (made / "explain" / "paper" / "manifest.json").stat().st_mtime_ns
+    monkeypatch.setattr(explaining, "_dictionary", None)
+    monkeypatch.setattr(scoring, "_dictionary", None)
+    explain(made / "explain" / "paper", made, EXPLAIN)
+    score(made / "score" / "rules", made / "explain" / "paper", dataclasses.replace(SCORE, calls=3), made)
+    assert (made / "explain" / "paper" / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(TypeError):
+        score(made / "score" / "other", made / "explain" / "paper", dataclasses.replace(SCORE, shuffles=2), made)
+
+
+def test_an_interrupted_run_equals_an_uninterrupted_one(made, tmp_path, monkeypatch):
+    config = dataclasses.replace(EXPLAIN, explainers=("ngram",))
+    explain(tmp_path / "whole", made, config)
+    work, done = explaining._dictionary, []
+
+    def some(path, target, *rest):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(target.key)
+        return work(path, target, *rest)
+
+    monkeypatch.setattr(explaining, "_dictionary", some)
+    with pytest.raises(KeyboardInterrupt):
+        explain(tmp_path / "cut", made, config)
+    assert not (tmp_path / "cut" / "manifest.json").exists()
+    later = []
+    monkeypatch.setattr(explaining, "_dictionary", lambda p, t, *rest: later.append(t.key) or work(p, t, *rest))
+    explain(tmp_path / "cut", made, config)
+    assert not set(done) & set(later)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_equal_seeds_equal_results_and_others_differ(made, tmp_path):
+    config = dataclasses.replace(EXPLAIN, explainers=("token",), controls=False, sites=SITES[:1], mode="modern")
+    explain(tmp_path / "a", made, config)
+    explain(tmp_path / "b", made, config)
+    explain(tmp_path / "c", made, dataclasses.replace(config, explain_seed=1))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert contents(tmp_path / "a") != contents(tmp_path / "c")
+    for name in ("a", "b"):
+        score(tmp_path / "s" / name, tmp_path / name, SCORE, made)
+    first, second = (contents(tmp_path / "s" / name) for name in ("a", "b"))
+    assert first["scores.jsonl"] == second["scores.jsonl"]
+
+
+def test_a_shuffled_run_scores_lower(made):
+    content = read_json(made / "score" / "rules" / "score.json")
+    for one in content["dictionaries"]:
+        found = one["explainers"]["ngram"]
+        if one["model"] == "subject" and one["trained"]:
+            assert found["top_and_random"]["value"] > found["chance"]["value"]
+
+
+def test_what_cards_show(made):
+    found = results.scored(made)
+    some = found["subject", SITES[0], TIED]
+    feature, explanations = next(iter(some.items()))
+    assert [one.row["explainer"] for one in explanations] == list(EXPLAIN.explainers)
+    for one in explanations:
+        assert one.row["feature"] == feature
+        assert [overlay.group for overlay in one.overlays] == ["top", "top", "random"]
+        for overlay in one.overlays:
+            assert len(overlay.texts) == len(overlay.actual) == 6
+            assert overlay.predicted is None or len(overlay.predicted) == 6
+    top = explanations[0].overlays[0]
+    assert max(top.actual) >= max(explanations[0].overlays[2].actual) * 0.5
+    assert results.scored(made, ["none of this name"]) == {}
+
+
+def test_one_dictionary_is_read_alone(made, monkeypatch):
+    everything = results.scored(made)
+    read = []
+    examples = stored.Explanations.examples
+    monkeypatch.setattr(stored.Explanations, "examples", lambda given, key: read.append(key) or examples(given, key))
+    key = "subject", SITES[0], TIED
+    assert results.scored(made, only=key) == {key: everything[key]}
+    assert read == ["/".join(key)]
+    monkeypatch.setattr(stored, "read_lines", None)
+    assert results.scored(made, only=("subject", SITES[0], "no such")) == {}
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_predictions_are_never_paired_with_other_fragments(made, tmp_path, gone):
+    for part in ("explain/paper", "score/rules"):
+        shutil.copytree(made / part, tmp_path / part)
+    assert results.scored(tmp_path) == results.scored(made)
+    if gone:
+        shutil.rmtree(tmp_path / "explain")
+    else:
+        changes = {"features": 3, "explain_seed": 7, "dictionaries": ("tied-*",), "explainers": ("token",)}
+        explain(tmp_path / "explain" / "paper", made, dataclasses.replace(EXPLAIN, **changes))
+    found = results.scored(tmp_path)
+    old = {key: {n: [one.row for one in some] for n, some in by.items()} for key, by in results.scored(made).items()}
+    assert {key: {n: [one.row for one in some] for n, some in by.items()} for key, by in found.items()} == old
+    assert not any(one.overlays for by in found.values() for some in by.values() for one in some)
+
+
+def test_few_explanations_are_shown_without_what_directions_write(made, tmp_path):
+    changes = {"features": 2, "dictionaries": ("tied-*",), "sites": SITES[:1], "controls": False}
+    explain(tmp_path / "few", made, dataclasses.replace(EXPLAIN, **changes, explainers=("token",)))
+    kept = list(stored.read_lines(tmp_path / "few" / "explanations.jsonl"))
+    assert [row["explainer"] for row in kept] == ["token", "token", "output", "output"]
+    shown = show(tmp_path / "few").splitlines()
+    lines = shown[[line.split()[:1] for line in shown].index(["feature"]) + 1 :]
+    wanted = [f"{SITES[0]}/{TIED}:{row['feature']}" for row in kept[:2]]
+    assert [line.split()[:2] for line in lines] == [[name, "token"] for name in wanted]
+
+
+def test_show_and_the_command_line(made, capsys):
+    assert "resid_post.0" in show(made / "explain" / "paper")
+    assert "simulator rules" in show(made / "score" / "rules")
+    assert cli.main(["score", str(made), "--explanations", "nothing"]) == 2
+    assert "holds paper" in capsys.readouterr().err
+    assert cli.main(["score"]) == 2
+    assert "RUN is missing" in capsys.readouterr().err
+    assert cli.main(["explain", str(made), "--explainers", "openai"]) == 2
+    assert "llm is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dictionaries": ("nothing-*",)}, "the run has none like it"),
+        ({"sites": ("mlp_act.0",)}, "mlp_act.0"),
+        ({"fragment_tokens": 40}, "lower fragment_tokens"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_sentence(run, tmp_path, changes, said):
+    with pytest.raises(UserError, match=said):
+        explain(tmp_path / "out", run, dataclasses.replace(EXPLAIN, **changes))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_fragments_of_another_corpus(made, tmp_path):
+    stored_model = open_artifact(made / "activations").data["model"]["model_config"]
+    corpus = corpus_of(tmp_path, documents=90, context_length=32, corpus_seed=5)
+    harvest(tmp_path / "acts", ModelConfig(model=stored_model["model"], device="cpu"), corpus, HARVEST)
+    config = dataclasses.replace(EXPLAIN, activations=str(tmp_path / "acts"), explainers=("token",))
+    explain(tmp_path / "out", made, config)
+    facts = read_json(tmp_path / "out" / "explain.json")
+    assert {one["model"] for one in facts["dictionaries"]} == {"subject"}
+    assert facts["fragments"]["subject"] < 90
+    control = made / "controls" / "random" / "activations"
+    with pytest.raises(UserError, match="another model"):
+        explain(tmp_path / "no", made, dataclasses.replace(config, activations=str(control)))
+
+
+def test_a_dictionary_of_which_nothing_can_be_explained_stays(made, tmp_path):
+    config = dataclasses.replace(
+        EXPLAIN, explainers=("token",), controls=False, sites=SITES[:1], features=2, dictionaries=("tied-*", "pca")
+    )
+    plain, alive = explaining.draw, []
+
+    def none(reader, weights, windows, asked, key):
+        found = plain(reader, weights, windows, asked, key)
+        if "tied" in key:
+            cut = {name: getattr(found, name)[:0] for name in stored.DRAWN}
+            moments = type(found.moments)(*(column[:0] for column in found.moments))
+            return dataclasses.replace(found, skipped={"too rare": 2}, moments=moments, **cut)
+        alive.append(key)
+        return found
+
+    explaining.draw = none
+    try:
+        explain(tmp_path / "explain", made, config)
+    finally:
+        explaining.draw = plain
+    assert alive
+    score(tmp_path / "score", tmp_path / "explain", SCORE, made)
+    (tied,) = [d for d in read_json(tmp_path / "score" / "score.json")["dictionaries"] if d["trained"]]
+    assert tied["skipped"] == {"too rare": 2}
+    assert tied["explainers"]["token"]["top_and_random"]["reason"] == "no feature was explained"
+    assert "too rare" in show(tmp_path / "score")
+
+
+def test_damage_is_named(made, tmp_path):
+    for name in ("explanations.jsonl", "examples.safetensors"):
+        copy = tmp_path / name
+        shutil.copytree(made / "explain" / "paper", copy)
+        size = (copy / name).stat().st_size
+        (copy / name).write_bytes(b"{" * size)
+        with pytest.raises(UserError, match="is damaged"):
+            score(tmp_path / "out", copy, SCORE, made)
+
+
+def test_a_name_of_a_table_that_is_not_there(tmp_path):
+    from monolex.pipeline import read_run
+
+    path = tmp_path / "run.toml"
+    head = '[harvest]\nsites = ["resid_post.0"]\n[train.a]\n[explain.paper]\n'
+    path.write_text(head + '[score.rules]\nexplanations = "papr"\n')
+    with pytest.raises(UserError, match=r"name one of the tables \[explain.NAME\]"):
+        read_run(path)
+    path.write_text(head + '[score.rules]\nexplanations = "paper"\n')
+    assert read_run(path).score["rules"].simulator == "rules"
+    assert json.dumps(read_run(path).explain["paper"].explainers)
