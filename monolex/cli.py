@@ -41,7 +41,7 @@ def run(
     out: Path | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Do all that a run.toml says: harvest, train, baselines, controls, eval, features, report; done ones are skipped.
+    """Do all that a run.toml says, from harvest to experiments, explanations and report; what is done is skipped.
 
     Args:
         config: Path of the run.toml, or of a run's folder.

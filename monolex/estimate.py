@@ -25,6 +25,7 @@ from monolex.config import (
     ModelConfig,
     TrainConfig,
 )
+from monolex.features.listing import name_fits
 from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.interp.examples import KEPT, PEAKS
 from monolex.interp.inputs import TOPK
@@ -344,8 +345,7 @@ def _score(config: ScoreConfig, explained: ExplainConfig, features: int) -> Cost
 
 
 def _fits(one: Given, patterns: Sequence[str]) -> bool:
-    texts = (f"{one.site}/{one.name}", one.site, one.name)
-    return any(fnmatchcase(text, pattern) for pattern in patterns for text in texts)
+    return name_fits(one.site, one.name, patterns)
 
 
 def _patch(config: PatchConfig, given: Sequence[Given], shape: Shape, memory: int) -> Cost:

@@ -47,9 +47,7 @@ def make(
     """
     if not artifact.is_done(folder, kind, config, request):
         artifact.warn_replacing(folder, kind)
-    partial = folder / PARTIAL / artifact.request_hash(kind, config, request)[:16]
-    for stale in set((folder / PARTIAL).glob("*")) - {partial}:
-        shutil.rmtree(stale)
+    partial = room(folder, artifact.request_hash(kind, config, request))
     made = []
     with runtime.progress(len(pieces), kind, "piece") as bar:
         for key, work in pieces.items():
@@ -69,6 +67,14 @@ def make(
             made.append(read_json(path))
             bar.update(1)
     return partial, made
+
+
+def room(folder: Path, request: str) -> Path:
+    """Where the finished pieces of a request lie; those of other requests are dropped."""
+    partial = folder / PARTIAL / request[:16]
+    for stale in set((folder / PARTIAL).glob("*")) - {partial}:
+        shutil.rmtree(stale)
+    return partial
 
 
 def place(partial: Path, key: str) -> Path:

@@ -1,9 +1,8 @@
 """A language model whose one block copies the tokens one and two places back: features of bigrams known by hand."""
 
 import torch
-from test_causal_searches import Scale
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
+from wired import blank
 
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.model import LanguageModel, wrap
@@ -20,28 +19,13 @@ def looking_back(embedding: Tensor) -> LanguageModel:
     vocab, size = embedding.shape
     width = max(2 * max(size, POSITIONS), 3 * size + POSITIONS)
     width += width % 2  # half of it for each of two heads
-    config = GPT2Config(
-        vocab_size=vocab,
-        n_embd=width,
-        n_layer=1,
-        n_head=2,
-        n_positions=POSITIONS,
-        n_inner=1,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    with torch.random.fork_rng(devices=[]):
-        model = GPT2LMHeadModel(config).double().eval()
+    model = blank(vocab, width, heads=2, positions=POSITIONS, neurons=1)
     block = model.transformer.h[0]
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
         model.transformer.wte.weight[:, :size] = embedding
         model.transformer.wpe.weight[:, 3 * size : 3 * size + POSITIONS] = torch.eye(POSITIONS)
         for back in (1, 2):
             _copy(block.attn, back, size, width)
-    block.ln_1, block.ln_2, model.transformer.ln_f = Scale(width), Scale(width), Scale(width)
     return wrap(model, name="looking back")
 
 

@@ -20,9 +20,9 @@ from monolex.errors import UserError
 from monolex.evals.inputs import packed_rows
 from monolex.interp import explain as explaining
 from monolex.interp import results, scoring, stored
-from monolex.interp.config import ScoreConfig
+from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.interp.explain import explain
-from monolex.interp.inputs import targets
+from monolex.interp.inputs import candidates, targets
 from monolex.interp.protocol import correlation
 from monolex.interp.scoring import score
 from monolex.reader import Reader
@@ -44,12 +44,16 @@ def made(run: Path) -> Path:
     return run
 
 
+def chosen(run: Path, config: ExplainConfig):
+    return targets(candidates(run, config), config)
+
+
 def names(some) -> list[str]:
     return [one.key for one in some]
 
 
 def test_which_dictionaries(run):
-    found = targets(run, EXPLAIN)
+    found = chosen(run, EXPLAIN)
     assert names(found)[0].startswith("subject/resid_post.0/")
     kinds = {one.config.kind for one in found if one.model == "subject"}
     assert kinds == {"tied", "neurons", "pca", "pca-topk"}
@@ -63,14 +67,14 @@ def test_which_dictionaries(run):
         assert topk.method == "pca-topk"
         assert tied.method == TIED
     assert found[-1].method == f"random model: {TIED}"
-    everything = targets(run, dataclasses.replace(EXPLAIN, matched=False, controls=False))
+    everything = chosen(run, dataclasses.replace(EXPLAIN, matched=False, controls=False))
     assert sum(one.config.kind == "pca-topk" for one in everything) == 6
     assert {one.model for one in everything} == {"subject"}
 
 
 def test_dictionaries_along_training(run):
     config = dataclasses.replace(EXPLAIN, checkpoints=True, controls=False, dictionaries=("tied-*",), sites=SITES[:1])
-    (early, final) = targets(run, config)
+    (early, final) = chosen(run, config)
     assert early.step is not None and final.step is None
     assert early.member.name == f"{TIED}@{early.step}"
     assert early.method == final.method

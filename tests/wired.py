@@ -9,6 +9,30 @@ from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.model import LanguageModel, wrap
 
 
+def blank(vocab: int, width: int, *, heads: int, positions: int, neurons: int) -> GPT2LMHeadModel:
+    """A GPT-2 of one block in float64 whose weights are all 0 and whose norms change nothing."""
+    config = GPT2Config(
+        vocab_size=vocab,
+        n_embd=width,
+        n_layer=1,
+        n_head=heads,
+        n_positions=positions,
+        n_inner=neurons,
+        activation_function="relu",
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = GPT2LMHeadModel(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    block = model.transformer.h[0]
+    block.ln_1, block.ln_2, model.transformer.ln_f = Scale(width), Scale(width), Scale(width)
+    return model
+
+
 def wired(
     embedding: Tensor,
     unembedding: Tensor,
@@ -21,32 +45,15 @@ def wired(
     ``into`` is [neurons, width], ``out`` [width, neurons]; left out, the block does nothing.
     """
     vocab, width = embedding.shape
-    neurons = 1 if into is None else len(into)
-    config = GPT2Config(
-        vocab_size=vocab,
-        n_embd=width,
-        n_layer=1,
-        n_head=1,
-        n_positions=16,
-        n_inner=neurons,
-        activation_function="relu",
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    with torch.random.fork_rng(devices=[]):
-        model = GPT2LMHeadModel(config).double().eval()
+    model = blank(vocab, width, heads=1, positions=16, neurons=1 if into is None else len(into))
     block = model.transformer.h[0]
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
         model.transformer.wte.weight.copy_(embedding)
         model.lm_head.weight.copy_(unembedding)
         if into is not None and bias is not None and out is not None:
             block.mlp.c_fc.weight.copy_(into.T)
             block.mlp.c_fc.bias.copy_(bias)
             block.mlp.c_proj.weight.copy_(out.T)
-    block.ln_1, block.ln_2, model.transformer.ln_f = Scale(width), Scale(width), Scale(width)
     return wrap(model, name="wired")
 
 

@@ -9,7 +9,7 @@ from monolex.artifact import MANIFEST, open_artifact
 from monolex.config import require
 from monolex.errors import UserError
 from monolex.features.find import find
-from monolex.features.listing import SUBJECT, Member, choose, fits, members
+from monolex.features.listing import SUBJECT, Member, choose, control_runs, fits, members
 from monolex.features.query import FindConfig
 from monolex.sites import select
 
@@ -58,13 +58,12 @@ def dictionaries(run: Path, sites: Sequence[str], names: Sequence[str], *, contr
     there = list(dict.fromkeys(member.site for member in here))
     wanted = select(sites or (RESIDUAL,), there, str(run))
     found = [Chosen(SUBJECT, member) for member in choose([m for m in here if m.site in wanted], names)]
-    for home in sorted((run / "controls").glob("*/")) if controls else ():
-        if (home / "activations" / MANIFEST).exists():
-            found += [
-                Chosen(home.name, member)
-                for member in members(home)
-                if member.site in wanted and (not names or fits(member, names))
-            ]
+    for home in control_runs(run) if controls else ():
+        found += [
+            Chosen(home.name, member)
+            for member in members(home)
+            if member.site in wanted and (not names or fits(member, names))
+        ]
     return sorted(found, key=lambda one: wanted.index(one.member.site))
 
 

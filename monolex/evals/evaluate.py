@@ -15,7 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from monolex import artifact, runtime
+from monolex import artifact, pieces, runtime
 from monolex.artifact import Manifest
 from monolex.config import EvalConfig, identity
 from monolex.dictionaries.base import Dictionary, load
@@ -43,7 +43,6 @@ SUBJECT = "subject"
 RANDOM = "random directions"
 METRICS = "metrics.json"
 DENSITIES = "densities.safetensors"
-PARTIAL = "partial"
 RESIDUAL = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 Row = dict[str, Any]
@@ -73,7 +72,9 @@ def evaluate(
         return artifact.open_artifact(folder, KIND)
     if not controls:
         log.warning("eval: no control model is given; numbers stand beside baselines only")
-    partial = _partial(folder, artifact.request_hash(KIND, identity(config), parents))
+    artifact.warn_replacing(folder, KIND)
+    partial = pieces.room(folder, artifact.request_hash(KIND, identity(config), parents))
+    (folder / artifact.MANIFEST).unlink(missing_ok=True)
     facts = describe(inputs)
     with runtime.progress(facts["dictionaries"], "eval", "dictionary") as bar:
         for one in inputs:
@@ -85,18 +86,8 @@ def evaluate(
         DENSITIES: artifact.write_bytes(folder / DENSITIES, save_tensors(counts)),
     }
     manifest = artifact.finish(folder, KIND, identity(config), parents, files, facts)
-    shutil.rmtree(folder / PARTIAL)
+    shutil.rmtree(folder / pieces.PARTIAL)
     return manifest
-
-
-def _partial(folder: Path, request: str) -> Path:
-    """Where finished sites of this request are kept; those of other requests are dropped."""
-    artifact.warn_replacing(folder, KIND)
-    partial = folder / PARTIAL / request[:16]
-    for stale in set((folder / PARTIAL).glob("*")) - {partial}:
-        shutil.rmtree(stale)
-    (folder / artifact.MANIFEST).unlink(missing_ok=True)
-    return partial
 
 
 def _collect(inputs: Sequence[Inputs], partial: Path) -> tuple[list[Row], dict[str, Tensor]]:

@@ -128,7 +128,18 @@ def members(run: Path) -> list[Member]:
 
 def fits(member: Member, patterns: Sequence[str]) -> bool:
     """Whether its ``SITE/NAME``, site or name fits one of the patterns."""
-    return any(fnmatchcase(text, one) for one in patterns for text in (member.title, member.site, member.name))
+    return name_fits(member.site, member.name, patterns)
+
+
+def name_fits(site: str, name: str, patterns: Sequence[str], *others: str) -> bool:
+    """Whether ``SITE/NAME``, the site, the name or one of the ``others`` fits one of the patterns."""
+    return any(fnmatchcase(text, one) for one in patterns for text in (f"{site}/{name}", site, name, *others))
+
+
+def control_runs(run: Path) -> list[Path]:
+    """The folders of a run's control models that were harvested; each is laid out as a run."""
+    homes = sorted((run / "controls").glob("*/"))
+    return [home for home in homes if (home / "activations" / MANIFEST).exists()]
 
 
 def choose(found: Sequence[Member], patterns: Sequence[str]) -> list[Member]:

@@ -71,8 +71,7 @@ def direct_logits(writer: Writer, dictionary: Dictionary, lm: LanguageModel, way
     named: set[int] = set()
     if way.through is None:
         return named
-    unembedding = named_rows(lm, lm.unembedding).to(dictionary.W_dec)
-    unembedding = unembedding - unembedding.mean(0)
+    unembedding = _centred_unembedding(lm, dictionary)
     for first, part in _blocks(dictionary.W_dec, len(unembedding)):
         logits = (way.through(part) @ unembedding.T).cpu().numpy()
         sides: list[list[Any]] = []
@@ -106,6 +105,11 @@ def closest(dictionary: Dictionary, site: Site, lm: LanguageModel, matrix: Float
 def named_rows(lm: LanguageModel, matrix: Float[Tensor, "vocab d"]) -> Float[Tensor, "named d"]:
     """The rows of an (un)embedding that stand for a token of the tokenizer; matrices are often padded."""
     return matrix.detach() if lm.tokenizer is None else matrix.detach()[: len(lm.tokenizer)]
+
+
+def _centred_unembedding(lm: LanguageModel, dictionary: Dictionary) -> Float[Tensor, "named d"]:
+    rows = named_rows(lm, lm.unembedding).to(dictionary.W_dec)
+    return rows - rows.mean(0)
 
 
 @torch.no_grad()
@@ -196,8 +200,7 @@ def moved(
     if way.through is None or not count or not features:
         return [Moved([], []) for _ in features], way.reason
     texts, found = Texts(lm), []
-    unembedding = named_rows(lm, lm.unembedding).to(dictionary.W_dec)
-    unembedding = unembedding - unembedding.mean(0)
+    unembedding = _centred_unembedding(lm, dictionary)
     logits = way.through(dictionary.W_dec[list(features)]) @ unembedding.T
     for row in logits:
         sides = (row.topk(min(count, len(row))).indices, (-row).topk(min(count, len(row))).indices)

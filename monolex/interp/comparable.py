@@ -5,13 +5,13 @@ so do scores of explanations that are gone or were made anew since.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from monolex.artifact import MANIFEST, digest, open_artifact, read_json
 from monolex.config import require
 from monolex.errors import UserError
+from monolex.features.listing import name_fits
 from monolex.features.query import nearest
 from monolex.interp import stored
 from monolex.interp.config import FigureConfig
@@ -129,5 +129,4 @@ def _protocol(source: Source) -> str:
 
 
 def _fits(one: Facts, patterns: Sequence[str]) -> bool:
-    names = (f"{one['site']}/{one['name']}", one["site"], one["name"], one["method"])
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+    return name_fits(one["site"], one["name"], patterns, one["method"])

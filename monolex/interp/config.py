@@ -14,7 +14,6 @@ EXPLAINERS: tuple[str, ...] = ("token", "ngram", "pattern", "openai", "examples"
 LLM_EXPLAINERS: tuple[str, ...] = ("openai", "examples")
 """Explainers that ask a language model."""
 Simulators = Literal["rules", "exact", "completions", "json"]
-SIMULATORS: tuple[str, ...] = ("rules", "exact", "completions", "json")
 Scorer = Literal["correlation", "detection", "fuzz"]
 SCORERS: tuple[str, ...] = ("correlation", "detection", "fuzz")
 Figure = Literal["all", "fig2", "fig8", "fig9", "fig10", "training", "table1", "table2"]

@@ -27,7 +27,7 @@ from monolex.interp.clients import open_client
 from monolex.interp.config import LLM_EXPLAINERS, ExplainConfig
 from monolex.interp.examples import draw
 from monolex.interp.explainers import explain_examples, explain_openai
-from monolex.interp.inputs import Target, parents, targets
+from monolex.interp.inputs import Target, candidates, parents, targets
 from monolex.interp.meter import METER
 from monolex.interp.records import Client, Examples, Explanation, Failure
 from monolex.interp.replies import unanswered
@@ -65,8 +65,8 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
         UserError: no run, nothing that fits, no fragment, or a language model that cannot be asked.
     """
     folder, run = Path(folder), Path(run)
-    used = targets(run, config)
-    request = parents(run, used)
+    there = candidates(run, config)
+    request = parents(there)
     asking = bool(set(config.explainers) & set(LLM_EXPLAINERS))
     local = asking and not config.base_url
     # an endpoint need not be there when all is done; of a local model the weights are part of the request
@@ -78,6 +78,8 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
             request = {**request, "llm": client.backend.identity}
             if found := pieces.done(folder, KIND, identity(config), request):
                 return found
+
+        used = targets(there, config)
 
         def piece(target: Target) -> pieces.Piece:
             return lambda path: _dictionary(path, target, sources.of(target), config, client)

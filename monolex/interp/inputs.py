@@ -1,18 +1,18 @@
 """Which dictionaries of a run are explained: trained ones (along training), matched baselines, control models'."""
 
-import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import MANIFEST, open_artifact
+from monolex.artifact import open_artifact
 from monolex.config import Kind
 from monolex.dictionaries.base import DictionaryConfig, read_config
 from monolex.dictionaries.baselines import mean_l0
 from monolex.errors import UserError
-from monolex.features.listing import SUBJECT, Member, choose, fits, members
+from monolex.features.listing import SUBJECT, Member, choose, control_runs, fits, members
 from monolex.interp.config import ExplainConfig
 from monolex.reader import Reader
 from monolex.runtime import log
@@ -77,7 +77,7 @@ class Target:
         }
 
 
-def targets(run: Path, config: ExplainConfig) -> list[Target]:
+def candidates(run: Path, config: ExplainConfig) -> list[Target]:
     """The dictionaries that ``config`` asks for, by site; the subject's before the control models'.
 
     Raises:
@@ -99,9 +99,8 @@ def targets(run: Path, config: ExplainConfig) -> list[Target]:
         if config.controls:
             log.info("explain: control models are left out, because --activations are of the subject alone")
     elif config.controls:
-        for home in sorted((run / "controls").glob("*/")):
-            if (home / "activations" / MANIFEST).exists():
-                found += _of_model(home, home.name, config, strict=False)
+        for home in control_runs(run):
+            found += _of_model(home, home.name, config, strict=False)
     if not found:
         raise UserError("no dictionary is left to explain; give other --sites or --dictionaries")
     order = {site: i for i, site in enumerate(dict.fromkeys(one.member.site for one in found))}
@@ -116,16 +115,19 @@ def _of_model(home: Path, model: str, config: ExplainConfig, *, strict: bool) ->
         sites = select(config.sites, known, str(home))
         named = choose([member for member in here if member.site in sites], config.dictionaries)
     else:
-        sites = [site for site in known if not config.sites or any(_site_fits(site, name) for name in config.sites)]
+        sites = [site for site in known if not config.sites or any(fnmatchcase(site, name) for name in config.sites)]
         named = [m for m in here if m.site in sites and (not config.dictionaries or fits(m, config.dictionaries))]
     activations = home / "activations"
-    found = [Target(model, member, activations, read_config(member.folder)) for member in named]
-    found = [one for site in sites for one in _with_l0([f for f in found if f.member.site == site], config.matched)]
-    return [later for one in found for later in (*(_checkpoints(one) if config.checkpoints else ()), one)]
+    return [Target(model, member, activations, read_config(member.folder)) for member in named]
 
 
-def _site_fits(site: str, pattern: str) -> bool:
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), site) is not None
+def targets(found: Sequence[Target], config: ExplainConfig) -> list[Target]:
+    """Of :func:`candidates` those that are explained: L0s are measured, top-k baselines matched, checkpoints added."""
+    groups: dict[tuple[str, str], list[Target]] = {}
+    for one in found:
+        groups.setdefault((one.model, one.member.site), []).append(one)
+    used = [one for group in groups.values() for one in _with_l0(group, config.matched)]
+    return [later for one in used for later in (*(_checkpoints(one) if config.checkpoints else ()), one)]
 
 
 def _with_l0(here: Sequence[Target], matched: bool) -> list[Target]:
@@ -163,14 +165,10 @@ def _checkpoints(target: Target) -> list[Target]:
     return found
 
 
-def parents(run: Path, used: Sequence[Target]) -> dict[str, str]:
+def parents(found: Sequence[Target]) -> dict[str, str]:
     """Content hashes of all activations, sweeps and baselines that are read."""
-    found = {}
-    for one in used:
-        folder = one.member.folder
-        source = folder.parents[3] if one.step is not None else folder.parents[1]
-        home = source.parents[1]
-        model = one.model if home != run else SUBJECT
-        found[f"{model}.{source.parent.name}.{source.name}"] = open_artifact(source).content
-        found[f"{one.model}.activations"] = open_artifact(one.activations, "activations").content
-    return dict(sorted(found.items()))
+    folders = {f"{one.model}.activations": one.activations for one in found}
+    for one in found:
+        source = one.member.folder.parents[1]
+        folders[f"{one.model}.{source.parent.name}.{source.name}"] = source
+    return {name: open_artifact(folder).content for name, folder in sorted(folders.items())}

@@ -14,6 +14,7 @@ from monolex.artifact import MANIFEST, open_artifact
 from monolex.features.listing import SUBJECT
 from monolex.interp.comparable import Facts, NoScores, explainers_of, joined, require_known, sources
 from monolex.interp.config import FigureConfig
+from monolex.interp.records import dictionary_of
 
 RESIDUAL, MLP = ("resid_pre", "resid_mid", "resid_post"), ("mlp_in", "mlp_act", "mlp_out")
 CHANCE = {
@@ -120,7 +121,7 @@ def labels(dictionaries: Sequence[Facts]) -> dict[tuple[str, ...], str]:
     Its method; where a method has several dictionaries at a site (top-k baselines as sparse as several trained ones),
     with the trained dictionary that has the nearest L0, or with its own name.
     """
-    unique = {_key(one): one for one in dictionaries}
+    unique = {dictionary_of(one): one for one in dictionaries}
     counts = Counter((one["method"], one["site"]) for one in unique.values())
     crowded = {method for (method, _), n in counts.items() if n > 1}
     found = {}
@@ -143,12 +144,12 @@ def over_sizes(chosen: Sequence[Score], metric: str) -> list[dict[str, Any]]:
     panels = []
     for site in dict.fromkeys(one.one["site"] for one in final):
         here = [one for one in final if one.one["site"] == site]
-        recipes: dict[tuple[str, ...], str] = {_key(s.one): _recipe(s.one) for s in here if s.one["trained"]}
-        sizes = {(recipes[_key(s.one)], s.one["ratio"]) for s in here if _key(s.one) in recipes}
+        recipes: dict[tuple[str, ...], str] = {dictionary_of(s.one): _recipe(s.one) for s in here if s.one["trained"]}
+        sizes = {(recipes[dictionary_of(s.one)], s.one["ratio"]) for s in here if dictionary_of(s.one) in recipes}
         several = {recipe for recipe, n in Counter(recipe for recipe, _ in sizes).items() if n > 1}
         if several:
             names = labels([s.one for s in here]) | recipes
-            kept = [s for s in here if not s.one["trained"] or recipes[_key(s.one)] in several]
+            kept = [s for s in here if not s.one["trained"] or recipes[dictionary_of(s.one)] in several]
             series = _series(kept, names, lambda one: one["ratio"])
             panels.append({"place": site, "x": "ratio", **_drawn(series, metric)})
     return panels
@@ -157,13 +158,13 @@ def over_sizes(chosen: Sequence[Score], metric: str) -> list[dict[str, Any]]:
 def over_steps(chosen: Sequence[Score], metric: str, run: Path) -> list[dict[str, Any]]:
     """A panel a site with checkpoints: the score over the steps of training; the last point is the dictionary."""
     kept = {(s.one["model"], s.one["site"], s.one["method"]) for s in chosen if s.one["step"] is not None}
-    at = {_key(s.one): final_step(run, s.one) if s.one["step"] is None else s.one["step"] for s in chosen}
+    at = {dictionary_of(s.one): final_step(run, s.one) if s.one["step"] is None else s.one["step"] for s in chosen}
     panels = []
     for site in dict.fromkeys(s.one["site"] for s in chosen):
         here = [s for s in chosen if s.one["site"] == site and (s.one["model"], site, s.one["method"]) in kept]
         if here:
-            names = {_key(s.one): s.one["method"] for s in here}
-            series = _series(here, names, lambda one: at[_key(one)])
+            names = {dictionary_of(s.one): s.one["method"] for s in here}
+            series = _series(here, names, lambda one: at[dictionary_of(one)])
             panels.append({"place": site, "x": "step", **_drawn(series, metric)})
     return panels
 
@@ -196,7 +197,7 @@ def _series(
     found: dict[str, dict[str, Any]] = {}
     order = sorted(chosen, key=lambda one: (one.one["model"] != SUBJECT, not one.one["trained"]))
     for one in order:
-        label = names[_key(one.one)] + one.suffix
+        label = names[dictionary_of(one.one)] + one.suffix
         head = {name: one.one[name] for name in ("model", "method", "kind", "trained")}
         series = found.setdefault(label, {"label": label, **head, "points": []})
         series["points"].append(one.point(across(one.one)))
@@ -238,7 +239,3 @@ def _titled(panels: Sequence[Facts]) -> list[dict[str, Any]]:
 def _recipe(one: Facts) -> str:
     """A trained dictionary without its size."""
     return re.sub(r"-r[\d.]+(e-?\d+)?(?=-|$)", "", one["method"])
-
-
-def _key(one: Facts) -> tuple[str, ...]:
-    return one["model"], one["site"], one["name"]

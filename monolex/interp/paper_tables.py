@@ -8,6 +8,7 @@ from monolex import stats
 from monolex.features.listing import SUBJECT
 from monolex.interp.comparable import Facts, Group, NoScores, explainers_of, joined, require_known, sources
 from monolex.interp.config import FigureConfig
+from monolex.interp.records import dictionary_of
 
 TITLES = {
     "table1": "Features and their explanations",
@@ -57,7 +58,7 @@ def examples(group: Group, metric: str, config: FigureConfig) -> list[dict[str, 
     rows = sorted(lines(group, dictionaries, sum(panels, [])), key=lambda row: row["feature"])
     for explainers in panels:
         for one in dictionaries:
-            own = [row for row in rows if _key(row) == _key(one) and row["explainer"] in explainers]
+            own = [row for row in rows if dictionary_of(row) == dictionary_of(one) and row["explainer"] in explainers]
             first = list(dict.fromkeys(row["feature"] for row in own))[: config.rows]
             if first:
                 counts = {name: one[name] for name in ("model", "site", "name", "asked", "explained", "skipped")}
@@ -76,12 +77,12 @@ def moments(group: Group, metric: str, config: FigureConfig) -> list[dict[str, A
         rows = [row for row in everything if row["explainer"] == name]
         made = []
         for one in dictionaries:
-            own = [row for row in rows if _key(row) == _key(one)]
+            own = [row for row in rows if dictionary_of(row) == dictionary_of(one)]
             head = {key: one[key] for key in ("model", "site", "name", "method")}
             made += [head | _correlations(own, metric, config)] if own else []
         for method, place in dict.fromkeys((row["method"], _place(row)) for row in made):
-            alike = {_key(row) for row in made if (row["method"], _place(row)) == (method, place)}
-            own = [row for row in rows if _key(row) in alike]
+            alike = {dictionary_of(row) for row in made if (row["method"], _place(row)) == (method, place)}
+            own = [row for row in rows if dictionary_of(row) in alike]
             head = {"model": own[0]["model"], "site": f"{place}.*", "name": None, "method": method}
             made += [head | _correlations(own, metric, config)] if len(alike) > 1 else []
         if made:
@@ -92,10 +93,10 @@ def moments(group: Group, metric: str, config: FigureConfig) -> list[dict[str, A
 
 def lines(group: Group, dictionaries: Iterable[Facts], explainers: Sequence[str]) -> list[dict[str, Any]]:
     """The lines of scores.jsonl of some dictionaries and explainers."""
-    chosen = {_key(one) for one in dictionaries}
+    chosen = {dictionary_of(one) for one in dictionaries}
     found = []
     for source in group.sources:
-        found += [row for row in source.lines() if _key(row) in chosen and row["explainer"] in explainers]
+        found += [row for row in source.lines() if dictionary_of(row) in chosen and row["explainer"] in explainers]
     return found
 
 
@@ -133,7 +134,3 @@ def _correlations(rows: Sequence[Facts], metric: str, config: FigureConfig) -> d
 def _place(row: Facts) -> str:
     """The kind of its site."""
     return row["site"].partition(".")[0]
-
-
-def _key(one: Facts) -> tuple[str, ...]:
-    return one["model"], one["site"], one["name"]

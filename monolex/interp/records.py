@@ -5,7 +5,7 @@ tokens from an explanation; whether a language model or a rule does so, the same
 come out, so that all of them are scored alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -70,6 +70,15 @@ class Explanation:
     """For people and language models."""
     rule: Rule | None = None
     """The same for a program; None where a language model wrote the text."""
+
+
+Key = tuple[str, str, str]
+"""Model (`subject`, or a control's name), site and name of a dictionary."""
+
+
+def dictionary_of(row: Mapping[str, Any]) -> Key:
+    """The dictionary that a row of an artefact is of; joined by slashes it is the dictionary's name in one."""
+    return row["model"], row["site"], row["name"]
 
 
 class Failure(NamedTuple):

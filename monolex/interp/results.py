@@ -1,9 +1,8 @@
 """What was explained and scored in a run, by dictionary and feature, for cards and notebooks."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -11,13 +10,11 @@ from safetensors import SafetensorError, safe_open
 from monolex.artifact import MANIFEST, read_json
 from monolex.errors import UserError
 from monolex.interp import stored
-from monolex.interp.records import Examples, Overlay, Scored
+from monolex.interp.records import Examples, Key, Overlay, Scored, dictionary_of
 from monolex.interp.scoring import KIND, LINES, MEANS, PREDICTIONS
 
 OVERLAYS = {"top": 2, "random": 1}
 """Scored fragments that are shown of every group."""
-Key = tuple[str, str, str]
-"""Model, site and name of a dictionary."""
 Found = dict[Key, dict[int, list[Scored]]]
 
 
@@ -47,7 +44,7 @@ def scored(run: Path, names: Iterable[str] | None = None, *, only: Key | None = 
 
 def _read(folder: Path, found: Found, only: Key | None) -> None:
     content = read_json(folder / MEANS)
-    listed = [_key(one) for one in content["dictionaries"]]
+    listed = [dictionary_of(one) for one in content["dictionaries"]]
     keys = listed if only is None else [key for key in listed if key == only]
     if not keys:
         return
@@ -59,7 +56,7 @@ def _read(folder: Path, found: Found, only: Key | None) -> None:
         predictions = _predictions(folder / PREDICTIONS, keys)
     rows: Counter[str] = Counter()
     for row in stored.read_lines(folder / LINES):
-        key = _key(row)
+        key = dictionary_of(row)
         if only not in (None, key):
             continue
         name = f"{'/'.join(key)}/{row['explainer']}"
@@ -77,10 +74,6 @@ def _predictions(path: Path, keys: Iterable[Key]) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); delete its manifest and score again") from error
-
-
-def _key(row: Mapping[str, Any]) -> Key:
-    return row["model"], row["site"], row["name"]
 
 
 def _overlays(example: Examples, predictions: np.ndarray) -> tuple[Overlay, ...]:

@@ -25,7 +25,7 @@ from monolex.interp.config import ScoreConfig
 from monolex.interp.judging import judged
 from monolex.interp.meter import METER
 from monolex.interp.protocol import Correlation
-from monolex.interp.records import Examples, Failure
+from monolex.interp.records import Examples, Failure, dictionary_of
 from monolex.interp.replies import unanswered
 from monolex.interp.resample import SUMS, sums
 from monolex.interp.rules_simulator import KIND as KIND_OF_RULES
@@ -36,7 +36,6 @@ from monolex.interp.summary import Measured, differences, documents, mean_row, r
 
 KIND = "score"
 MEANS, LINES, PREDICTIONS = "score.json", "scores.jsonl", "predictions.safetensors"
-Guesses = NDArray[np.float32]
 
 
 def score(folder: str | Path, explanations: str | Path, config: ScoreConfig, run: str | Path) -> Manifest:
@@ -72,7 +71,7 @@ def score(folder: str | Path, explanations: str | Path, config: ScoreConfig, run
     for one in measured:
         rows, found = resampled(one, draws, config)
         lines += rows
-        means[_key(one.facts), one.explainer] = one.facts, found
+        means["/".join(dictionary_of(one.facts)), one.explainer] = one.facts, found
     entry = {
         "explanations": os.path.relpath(explanations, folder),
         "mode": given.mode,
@@ -200,7 +199,3 @@ def _arrays(examples: Sequence[Examples], scored: Sequence[FeatureScore]) -> Map
                 made[i, j] = sums(fragment.activations - base, guess - shift)
     top = np.array([len(one.top) for one in examples], np.int64)
     return {"predictions": predictions, "sums": made, "docs": docs, "top": top}
-
-
-def _key(facts: Mapping[str, Any]) -> str:
-    return f"{facts['model']}/{facts['site']}/{facts['name']}"

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json
 from monolex.errors import UserError
 from monolex.interp.examples import Drawn, Moments
-from monolex.interp.records import Examples, Explanation, Failure
+from monolex.interp.records import Examples, Explanation, Failure, dictionary_of
 from monolex.interp.rules import from_json
 from monolex.interp.windows import Windows
 
@@ -133,7 +133,7 @@ class Explanations:
         self.manifest: Manifest = open_artifact(folder, KIND)
         content = read_json(folder / FACTS)
         self.mode: str = content["mode"]
-        self.facts: dict[str, dict[str, Any]] = {_key(row): row for row in content["dictionaries"]}
+        self.facts: dict[str, dict[str, Any]] = {"/".join(dictionary_of(row)): row for row in content["dictionaries"]}
         self._texts = {int(token): text for token, text in read_json(folder / TEXTS).items()}
         self._rows: dict[str, list[dict[str, Any]]] | None = None
         self._windows: dict[str, Windows] = {}
@@ -169,7 +169,7 @@ class Explanations:
         if self._rows is None:
             self._rows = {known: [] for known in self.facts}
             for row in read_lines(self.folder / LINES):
-                self._rows[_key(row)].append(row)
+                self._rows["/".join(dictionary_of(row))].append(row)
         return self._rows[key]
 
     def _arrays(self, prefix: str) -> Arrays:
@@ -180,7 +180,3 @@ class Explanations:
                 return {name.rpartition("/")[2]: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is damaged ({error}); delete its manifest and explain again") from error
-
-
-def _key(row: Mapping[str, Any]) -> str:
-    return f"{row['model']}/{row['site']}/{row['name']}"

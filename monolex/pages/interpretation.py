@@ -14,6 +14,7 @@ from monolex.artifact import MANIFEST, Manifest
 from monolex.interp import paper, paper_tables, stored
 from monolex.interp.comparable import Facts, Group, explainers_of, joined, sources
 from monolex.interp.config import FigureConfig
+from monolex.interp.records import dictionary_of
 from monolex.pages import explained, scores, svg
 from monolex.pages.charts import CONTROL_LABELS, SUBJECT
 from monolex.pages.features import GALLERY
@@ -158,7 +159,7 @@ def _look_up(one: Facts, explainer: str, failures: Mapping[tuple[str, ...], Coun
         silent = {"predictions are constant, 0 in the mean": main["constant"]} if main.get("constant") else {}
         return _count({**main.get("missing", {}), **silent})
     if metric == "failures":
-        return _count(failures.get((*_key(one), explainer), {}))
+        return _count(failures.get((*dictionary_of(one), explainer), {}))
     return means.get(metric)
 
 
@@ -173,13 +174,13 @@ def _failures(group: Group) -> dict[tuple[str, ...], Counter[str]]:
     """Failed predictions by reason, of every dictionary and explainer."""
     found: dict[tuple[str, ...], Counter[str]] = {}
     for row in (row for source in group.sources for row in source.lines()):
-        found.setdefault((*_key(row), row["explainer"]), Counter()).update(row["failures"])
+        found.setdefault((*dictionary_of(row), row["explainer"]), Counter()).update(row["failures"])
     return found
 
 
 def _tally(key: str, group: Group) -> Table | None:
     """How often trained dictionaries are above the others of their site, by what they are compared with."""
-    methods = {_key(one): one["method"] for one in group.dictionaries()}
+    methods = {dictionary_of(one): one["method"] for one in group.dictionaries()}
     found: dict[str, dict[str, list[Facts]]] = {}
     for one in _compared(group):
         against = methods.get((one["against_model"], one["site"], one["against"]), one["against"])
@@ -256,7 +257,3 @@ def title(one: Facts) -> str:
     """What a dictionary is called beside others of its site."""
     model: str = one["model"]
     return one["name"] if model == SUBJECT else f"{one['name']} of the {CONTROL_LABELS.get(model, model)}"
-
-
-def _key(one: Facts) -> tuple[str, ...]:
-    return one["model"], one["site"], one["name"]
