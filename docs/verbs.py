@@ -11,36 +11,29 @@ from pathlib import Path
 
 os.environ["COLUMNS"] = "100"
 
-from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
-from monolex.cli import VERBS, main
-from monolex.config import (
-    BaselineConfig,
-    CorpusConfig,
-    EvalConfig,
-    FeaturesConfig,
-    HarvestConfig,
-    ModelConfig,
-    TrainConfig,
-    plain,
-)
-from monolex.interp.config import ExplainConfig, ScoreConfig
-from monolex.pipeline import ControlsConfig
+from monolex.cli import main
+from monolex.config import CorpusConfig, ModelConfig, plain
+from monolex.run_toml import ControlsConfig
+from monolex.stages import STAGES, Stage
+from monolex.verbs import verbs
 
-TABLES = {
-    "[model]": ModelConfig,
-    "[corpus]": CorpusConfig,
-    "[harvest] (`sites` is needed)": HarvestConfig,
-    "[train.NAME] and [controls.train.NAME]": TrainConfig,
-    "[baselines.NAME] and [controls.baselines.NAME]": BaselineConfig,
-    "[controls]": ControlsConfig,
-    "[eval]": EvalConfig,
-    "[features]": FeaturesConfig,
-    "[patch.NAME]": PatchConfig,
-    "[ablate.NAME] (`features` is needed)": AblateConfig,
-    "[tree.NAME] (`features` is needed)": TreeConfig,
-    "[explain.NAME]": ExplainConfig,
-    "[score.NAME] (`explanations` is needed)": ScoreConfig,
-}
+
+def heading(stage: Stage) -> str:
+    """Of the table of a stage, with what it cannot leave out."""
+    name = f"[{stage.verb}.NAME]" if stage.named else f"[{stage.verb}]"
+    also = f" and [controls.{stage.verb}.NAME]" if stage.made_of == "activations" else ""
+    needed = f" (`{', '.join(stage.needed)}` is needed)" if stage.needed else ""
+    return f"{name}{also}{needed}"
+
+
+def tables() -> dict[str, type]:
+    """The configuration of every table of run.toml by its heading."""
+    of_models = {heading(stage): stage.load("config") for stage in STAGES if stage.of_each_model}
+    others = {heading(stage): stage.load("config") for stage in STAGES if not stage.of_each_model}
+    first = {"[model]": ModelConfig, "[corpus]": CorpusConfig}
+    return {**first, **of_models, "[controls]": ControlsConfig, **others}
+
+
 RUN_TOML = """## run.toml
 
 One table a stage. `[harvest]` and at least one `[train.NAME]` or `[baselines.NAME]` are needed; there may be several of
@@ -57,7 +50,7 @@ to where the command is run. A worked example is `monolex/demo/run.toml`.
 def text() -> str:
     """The page."""
     parts = ["# Verbs\n\nThe help texts, written by `python docs/verbs.py`; a test keeps them true.\n"]
-    for verb in VERBS:
+    for verb in verbs():
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             main([verb, "--help"])
@@ -75,7 +68,7 @@ def _source(config: type) -> str:
 def run_toml() -> str:
     """The reference of run.toml: every table's fields with defaults and help."""
     parts = [RUN_TOML]
-    for table, config in TABLES.items():
+    for table, config in tables().items():
         source, lines = _source(config), []
         for field in dataclasses.fields(config):
             if field.default is dataclasses.MISSING:

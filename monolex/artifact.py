@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monolex import stages
 from monolex.errors import UserError
 
 log = logging.getLogger("monolex")
@@ -25,10 +26,6 @@ PROGRESS = "progress.json"
 """Of an unfinished artefact made site by site: the sites that are whole, and for which request."""
 TIMINGS = "timings.json"
 """Of a run: seconds that each stage took when it last did anything."""
-SCHEMAS = {
-    **{"activations": 1, "sweep": 1, "baselines": 1, "eval": 1, "features": 1},
-    **{"patch": 1, "ablate": 1, "tree": 1, "explain": 1, "score": 1},
-}
 PACKAGES = ("monolex", "torch", "transformers", "safetensors", "numpy", "scikit-learn")
 
 
@@ -47,7 +44,7 @@ class Manifest:
     """What an artefact is, what it was made of, and what lies in its folder."""
 
     kind: str
-    """One of :data:`SCHEMAS`."""
+    """Of a stage (:mod:`monolex.stages`)."""
     schema: int
     """Version of the kind's layout."""
     config: dict[str, Any]
@@ -72,6 +69,12 @@ class Manifest:
         return digest([self.request, {name: entry.sha256 for name, entry in sorted(self.files.items())}])
 
 
+def schema(kind: str) -> int:
+    """The version of the layout that artefacts of a kind have today; 0 of a kind that no stage makes."""
+    stage = stages.of_kind(kind)
+    return 0 if stage is None else stage.schema
+
+
 def digest(value: Any) -> str:
     """SHA-256 of ``value`` as canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -79,7 +82,7 @@ def digest(value: Any) -> str:
 
 def request_hash(kind: str, config: Mapping[str, Any], parents: Mapping[str, str]) -> str:
     """Hash of a request: two requests with the same hash are answered by the same artefact."""
-    return digest([kind, SCHEMAS[kind], dict(config), dict(parents)])
+    return digest([kind, schema(kind), dict(config), dict(parents)])
 
 
 def write_bytes(path: Path, content: bytes) -> FileEntry:
@@ -134,7 +137,7 @@ def finish(
 ) -> Manifest:
     """Write the manifest: the artefact is done."""
     versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    manifest = Manifest(kind, SCHEMAS[kind], dict(config), dict(parents), dict(files), dict(data), versions)
+    manifest = Manifest(kind, schema(kind), dict(config), dict(parents), dict(files), dict(data), versions)
     write_json(folder / MANIFEST, {**asdict(manifest), "content": manifest.content})
     return manifest
 
@@ -158,7 +161,7 @@ def open_artifact(folder: Path, kind: str | None = None) -> Manifest:
         raise UserError(f"{path} is no manifest of monolex ({error}); run its stage again") from error
     if kind is not None and manifest.kind != kind:
         raise UserError(f"{folder} holds {manifest.kind}, and {kind} is needed here")
-    if manifest.schema != SCHEMAS.get(manifest.kind):
+    if manifest.schema != schema(manifest.kind):
         raise UserError(f"{folder} has schema {manifest.schema} of {manifest.kind!r}; make it again with this version")
     for name, entry in manifest.files.items():
         file = folder / name

@@ -1,33 +1,27 @@
 """Pictures of experiments and of scores, as SVG and PNG files beside the numbers they are drawn from."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from monolex import stages
 from monolex.artifact import open_artifact, read_json, write_bytes, write_json
 from monolex.config import require
 from monolex.interp import paper as numbers
 from monolex.interp import paper_tables
 from monolex.interp.config import FIGURES, FigureConfig
-from monolex.pages import curves, effects, scores, sheets, trees
-from monolex.pages.picture import Diagram, Drawing, Picture, svg_file
+from monolex.pages import scores, sheets
+from monolex.pages.picture import Drawing, svg_file
 from monolex.pages.png import png
 
 FOLDER = "figures"
 """Of a run: its figures of the paper."""
 ENDINGS: dict[str, Callable[[Drawing], bytes]] = {".svg": svg_file, ".png": png}
-KINDS: dict[str, Callable[[Any], Sequence[Picture | Diagram]]] = {
-    "patch": curves.pictures,
-    "ablate": effects.pictures,
-    "tree": trees.diagrams,
-    "score": scores.pictures,
-}
-"""What is drawn of an artefact of each kind, from the content of its KIND.json."""
 
 
 def draw(folder: Path) -> list[Path]:
-    """Draw the patch, ablate, tree or score artefact in ``folder``; the pictures' paths, ``KIND-….svg`` and ``.png``.
+    """Draw the artefact in ``folder``, of a stage with a ``draw``; the pictures' paths, ``KIND-….svg`` and ``.png``.
 
     Pictures of these names that lie there already are replaced or removed; nothing else is touched.
 
@@ -37,16 +31,17 @@ def draw(folder: Path) -> list[Path]:
     folder = Path(folder)
     manifest = open_artifact(folder)
     kind = manifest.kind
-    require(kind in KINDS, f"{folder} holds {kind}, of which there are no pictures; give one of {', '.join(KINDS)}")
-    made = []
-    for picture in KINDS[kind](read_json(folder / f"{kind}.json")):
+    drawn = {stage.kind: stage.load("draw") for stage in stages.STAGES if stage.draw}
+    require(kind in drawn, f"{folder} holds {kind}, of which there are no pictures; give one of {', '.join(drawn)}")
+    paths = []
+    for picture in drawn[kind](read_json(folder / f"{kind}.json")):
         for ending, write in ENDINGS.items():
-            made.append(folder / f"{kind}-{picture.name}{ending}")
-            write_bytes(made[-1], write(picture))
+            paths.append(folder / f"{kind}-{picture.name}{ending}")
+            write_bytes(paths[-1], write(picture))
     for ending in ENDINGS:
-        for path in set(folder.glob(f"{kind}-*{ending}")) - set(made):
+        for path in set(folder.glob(f"{kind}-*{ending}")) - set(paths):
             path.unlink()
-    return made
+    return paths
 
 
 def paper(run: Path, config: FigureConfig | None = None, out: Path | None = None) -> list[Path]:

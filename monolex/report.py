@@ -13,13 +13,15 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from monolex import stages
 from monolex.artifact import MANIFEST, TIMINGS, Manifest, open_artifact, read_json, write_bytes
 from monolex.errors import UserError
 from monolex.interp import results
-from monolex.pages import causal, features, html, interpretation, sections
+from monolex.pages import features, html, sections
 from monolex.pages.charts import SUBJECT, Entry, Looks, entries
 from monolex.pages.gallery import CARDS
 from monolex.pages.html import number, short
+from monolex.pages.section import chapters
 
 PAGE = "report.html"
 
@@ -32,7 +34,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     Args:
         cards: features on the page of a gallery, the most interesting ones.
         listed: paths in the run of the artefacts that its run.toml asks for; None if there is no run.toml. Others that
-            lie there are shown only if they were measured, or if they are explanations or scores.
+            lie there are shown only if they were measured, or if their stage is ``shown_apart``.
 
     Raises:
         UserError: the run has not been evaluated, or an artefact of it is damaged.
@@ -47,14 +49,12 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     names = dict.fromkeys(e.site for e in everything if e.site)
     measured = _measured_folders(everything)
     wanted = None if listed is None else {*listed, *measured}
-    manifests = {n: m for n, m in _manifests(run) if wanted is None or n in wanted or m.kind in interpretation.KINDS}
+    manifests = {n: m for n, m in _manifests(run) if wanted is None or n in wanted or stages.shown_apart(m.kind)}
     seen = {}
     if found := manifests.get("features"):
         scored = results.scored(run, [n.partition("/")[2] for n, m in manifests.items() if m.kind == "score"])
         features.write_galleries(run, found, cards, scored)
         seen = features.sections(run, found, cards, scored)
-    causes = causal.sections(run, manifests)
-    explained = interpretation.sections(run, manifests, listed)
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
     content = html.page(
         "report.html",
@@ -65,8 +65,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
             for i, site in enumerate(names, 1)
         ],
         **_subject(manifests.get("activations"), everything),
-        explained=explained,
-        causes=causes,
+        chapters=chapters(run, manifests, listed),
         notice=_notice(evaluation, measured, manifests, listed),
         facts=[*_facts(manifests.get("activations")), *_measured(evaluation, everything)],
         problems=_problems(manifests.get("activations")),
@@ -88,22 +87,15 @@ def _fire_counts(path: Path) -> dict[str, list[int]]:
 
 def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
     """Finished artefacts of the run by their path in it, in the order in which they were made."""
-    stages = (
-        "activations",
-        "train/*",
-        "baselines/*",
-        "controls/*/activations",
-        "controls/*/train/*",
-        "controls/*/baselines/*",
-        "eval",
-        "features",
-        "explain/*",
-        "score/*",
-        *(f"{kind}/*" for kind in causal.KINDS),
-    )
-    for pattern in stages:
+    of_models = [_pattern(stage) for stage in stages.STAGES if stage.of_each_model]
+    others = [_pattern(stage) for stage in stages.STAGES if not stage.of_each_model]
+    for pattern in (*of_models, *(f"controls/*/{pattern}" for pattern in of_models), *others):
         for path in sorted(run.glob(f"{pattern}/{MANIFEST}")):
             yield path.parent.relative_to(run).as_posix(), open_artifact(path.parent)
+
+
+def _pattern(stage: stages.Stage) -> str:
+    return f"{stage.home}/*" if stage.named else stage.home
 
 
 def _measured_folders(everything: Sequence[Entry]) -> dict[str, None]:

@@ -5,13 +5,14 @@ import pytest
 from interp_run import server_model
 
 import monolex
-from monolex.cli import VERBS, main
+from monolex.cli import main
 from monolex.interp import sanity
 from monolex.interp.protocol import correlation
 from monolex.interp.sanity_suite import SUITE
+from monolex.verbs import verbs
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", verbs())
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])

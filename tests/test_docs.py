@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from monolex.cli import VERBS
+from monolex.verbs import verbs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def test_every_module_is_in_the_tree():
 
 
 def test_every_verb_is_in_the_readme():
-    for verb in VERBS:
+    for verb in verbs():
         assert f"| `{verb}" in README
 
 
@@ -75,11 +75,11 @@ def test_the_version_is_one():
 
 def test_the_commands_and_the_toml_of_the_page_on_interpretation(tmp_path, capsys):
     from monolex.cli import main
-    from monolex.pipeline import read_run
+    from monolex.run_toml import read_run
 
     page = (ROOT / "docs" / "interpretation.md").read_text(encoding="utf-8")
     (tmp_path / "run.toml").write_text(page.split("```toml\n", 1)[1].split("```", 1)[0], encoding="utf-8")
-    assert read_run(tmp_path / "run.toml").train["residual"].ratios == (2.0,)
+    assert read_run(tmp_path / "run.toml").tables["train"]["residual"].ratios == (2.0,)
     commands = page.split("```sh\n", 1)[1].split("```", 1)[0].replace("\\\n", "").splitlines()
     commands = [line.split()[1:] for line in commands if line.startswith("monolex ")]
     assert [verb for verb, *_ in commands] == ["run", "explain", "score", "score", "score", "figure"]

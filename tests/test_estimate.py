@@ -11,17 +11,22 @@ from typing import Any
 import pytest
 from planted import SITE, MemoryStream, config, planted
 
-from monolex.config import CorpusConfig, TrainConfig
-from monolex.estimate import OVERHEAD, Cost, Given, Shape, _explain, _explained, _train, costs, model_shape
+from monolex.config import CorpusConfig, HarvestConfig, TrainConfig
+from monolex.cost import Cost, Planned, PlannedDictionary, Shape
+from monolex.estimate import OVERHEAD, costs, model_shape
 from monolex.interp.config import ExplainConfig
+from monolex.interp.cost import explain, features_explained
 from monolex.interp.examples import KEPT, PEAKS
-from monolex.pipeline import demo_toml, plan, read_run
+from monolex.pipeline import demo_toml
+from monolex.plan import plan
+from monolex.run_toml import read_run
+from monolex.training.cost import sweep_cost
 from monolex.training.members import members
 from monolex.training.trainer import Source, train_from
 
 
-def estimate(made: TrainConfig, d_in: int, rows: int) -> Cost:
-    return _train(made, members(made, {SITE: d_in}), rows, item=4)
+def estimate(sweep: TrainConfig, d_in: int, rows: int) -> Cost:
+    return sweep_cost(sweep, members(sweep, {SITE: d_in}), rows, item=4)
 
 
 BIG = TrainConfig(
@@ -69,12 +74,19 @@ def test_disk_of_training_holds_the_states_and_what_is_kept(tmp_path, kinds):
 
 def test_what_is_explained_is_counted_as_it_will_be():
     run, control = Path("run"), Path("run/controls/random")
-    sweep = [Given(SITE, name, 100, home, True, 3) for home in (run, control) for name in ("tied", "batchtopk-k8")]
-    baselines = [Given(SITE, "pca", 40, run, False), *(Given(SITE, f"pca-topk-k{n}", 40, run, False) for n in range(5))]
+    sweep = [
+        PlannedDictionary(SITE, name, 100, home, True, 3)
+        for home in (run, control)
+        for name in ("tied", "batchtopk-k8")
+    ]
+    baselines = [
+        PlannedDictionary(SITE, "pca", 40, run, False),
+        *(PlannedDictionary(SITE, f"pca-topk-k{n}", 40, run, False) for n in range(5)),
+    ]
     given = [*sweep, *baselines]
 
     def features(**asked: Any) -> int:
-        return _explained(ExplainConfig(features=50, **asked), given)
+        return features_explained(ExplainConfig(features=50, **asked), given)
 
     assert features() == 4 * 50 + 3 * 40
     assert features(matched=False) == 4 * 50 + 6 * 40
@@ -103,9 +115,13 @@ def test_the_demo_and_the_figures_take_minutes():
 
 
 def test_maxima_of_all_fragments_are_part_of_the_memory():
-    corpus, shape = CorpusConfig(max_tokens=50_000 * 64), Shape(0, 0, 0, {SITE: 8}, 1)
-    wide = [Given(SITE, "tied", 100_000, Path("run"), True)]
-    asked = ExplainConfig(fragments=50_000, fragment_tokens=64, mode="modern")
-    assert _explain(asked, wide, corpus, shape).memory == 4 * KEPT + 5 * PEAKS
-    first = _explain(replace(asked, pick="first", features=10), wide, corpus, shape)
-    assert first.memory == 4 * KEPT + 5 * 50_000 * 10
+    corpus, shape, folder = CorpusConfig(max_tokens=50_000 * 64), Shape(0, 0, 0, {SITE: 8}, 1), Path("run/train/wide")
+    wide = {folder: [PlannedDictionary(SITE, "tied", 100_000, Path("run"), True)]}
+
+    def memory(config: ExplainConfig) -> int:
+        harvest = HarvestConfig(sites=(SITE,))
+        return explain(Planned(Path("run/explain/x"), config, {}, [folder], corpus, harvest, shape, wide, {})).memory
+
+    every = ExplainConfig(fragments=50_000, fragment_tokens=64, mode="modern")
+    assert memory(every) == 4 * KEPT + 5 * PEAKS
+    assert memory(replace(every, pick="first", features=10)) == 4 * KEPT + 5 * 50_000 * 10

@@ -22,7 +22,8 @@ from monolex.features import stage
 from monolex.features.stage import features, features_from
 from monolex.features.store import FeatureStore
 from monolex.reader import Reader
-from monolex.show import show, show_feature
+from monolex.show.files import show_feature
+from monolex.show.path import show
 from monolex.training.trainer import train
 
 CONFIG = FeaturesConfig(fragment_tokens=8, coactive_rows=200, features_device="cpu")

@@ -20,7 +20,7 @@ from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.interp.explain import explain
 from monolex.interp.protocol import correlation
 from monolex.interp.scoring import score
-from monolex.show import show
+from monolex.show.path import show
 from monolex.tables import from_table
 
 KEY = "sk-secret-93b1c7e2"

@@ -26,7 +26,7 @@ from monolex.interp.inputs import candidates, targets
 from monolex.interp.protocol import correlation
 from monolex.interp.scoring import score
 from monolex.reader import Reader
-from monolex.show import show
+from monolex.show.path import show
 
 SCORE = ScoreConfig(resamples=50)
 
@@ -338,7 +338,7 @@ def test_damage_is_named(made, tmp_path):
 
 
 def test_a_name_of_a_table_that_is_not_there(tmp_path):
-    from monolex.pipeline import read_run
+    from monolex.run_toml import read_run
 
     path = tmp_path / "run.toml"
     head = '[harvest]\nsites = ["resid_post.0"]\n[train.a]\n[explain.paper]\n'
@@ -346,5 +346,5 @@ def test_a_name_of_a_table_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"name one of the tables \[explain.NAME\]"):
         read_run(path)
     path.write_text(head + '[score.rules]\nexplanations = "paper"\n')
-    assert read_run(path).score["rules"].simulator == "rules"
-    assert json.dumps(read_run(path).explain["paper"].explainers)
+    assert read_run(path).tables["score"]["rules"].simulator == "rules"
+    assert json.dumps(read_run(path).tables["explain"]["paper"].explainers)

@@ -7,10 +7,10 @@ import monolex
 
 ROOT = Path(monolex.__file__).parent
 LAYERS = (
-    ("errors",),
+    ("errors", "stages"),
     ("config", "tables", "artifact", "runtime", "pieces", "stats"),
-    ("sites", "hooks", "model", "chats", "documents", "corpus"),
-    ("shuffle", "shards", "reader", "activations"),
+    ("sites", "hooks", "model", "chats", "documents", "corpus", "cost"),
+    ("shuffle", "shards", "reader", "activations", "harvest_cost"),
     ("dictionaries",),
     ("training",),
     ("evals",),
@@ -18,8 +18,8 @@ LAYERS = (
     ("causal",),
     ("interp",),
     ("pages", "report", "figures", "lexicon", "demo"),
-    ("experiments", "estimate", "pipeline", "show"),
-    ("cli",),
+    ("run_toml", "plan", "estimate", "pipeline", "show"),
+    ("cli", "verbs"),
     ("__init__", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -13,11 +13,12 @@ from test_report import Page, browse
 
 from monolex.artifact import open_artifact
 from monolex.pages import tokens
-from monolex.pages.causal import NOT_ASKED, SIZES, nearest, sections
+from monolex.pages.causal import NOT_ASKED, SIZES, nearest
 from monolex.pages.feature_effects import NO_DIRECT, NO_TEST, verdict
 from monolex.pages.html import interval, number
+from monolex.pages.section import chapters
 from monolex.report import report
-from monolex.show import show
+from monolex.show.path import show
 
 KINDS = {"patch": causal_json.patch, "ablate": causal_json.ablate, "tree": causal_json.tree}
 
@@ -241,7 +242,7 @@ def test_stale_experiments_say_so(tmp_path):
 def test_null_estimates_break_neither_page_nor_text(kind, tmp_path):
     folder = fake_run(tmp_path)
     manifest = artifact(folder / kind / "x", kind, without_values(KINDS[kind]()))
-    assert sections(folder, {f"{kind}/x": manifest})[kind]
+    assert chapters(folder, {f"{kind}/x": manifest}, None)
     content = report(folder).read_text(encoding="utf-8")
     assert "lost" in section(content) and "nan" not in section(content).lower().split()
     Page(content)

@@ -36,7 +36,7 @@ from monolex.pages.interpretation import SCORES
 from monolex.pages.png import legible
 from monolex.pages.tokens import plain
 from monolex.report import report
-from monolex.show import show
+from monolex.show.path import show
 
 SITES = ("resid_post.1", "resid_post.2")
 STORES = {"resid_post.1/tied-a1e-3-r2-s0": "tied", "resid_post.1/neurons": "neurons"}

@@ -9,8 +9,10 @@ from folders import tiny_folder
 from monolex.artifact import open_artifact, verify
 from monolex.cli import main
 from monolex.errors import UserError
-from monolex.pipeline import demo_toml, plan, read_run
-from monolex.show import show
+from monolex.pipeline import demo_toml
+from monolex.plan import plan
+from monolex.run_toml import read_run
+from monolex.show.path import show
 
 TOML = """
 [model]

@@ -1,6 +1,8 @@
 """What the causal experiments are asked: patching curves, ablations and trees; needs no torch."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tyro.conf import UseAppendAction
@@ -61,6 +63,11 @@ class PatchConfig:
     patch_device: str = how("auto")
     """Where the model runs."""
 
+    @property
+    def folder_name(self) -> str:
+        """Of its artefact, where none is given."""
+        return Path(self.task).stem
+
     def __post_init__(self) -> None:
         for name in ("pairs", "points", "thresholds", "limit", "resamples", "batch_tokens"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
@@ -101,6 +108,11 @@ class AblateConfig:
     ablate_device: str = how("auto")
     """Where the model runs."""
 
+    @property
+    def folder_name(self) -> str:
+        """Of its artefact, where none is given."""
+        return _called(self.features)
+
     def __post_init__(self) -> None:
         _require_list(self.features)
         _require_seeds(self)
@@ -140,6 +152,11 @@ class TreeConfig:
     tree_device: str = how("auto")
     """Where the model runs."""
 
+    @property
+    def folder_name(self) -> str:
+        """Of its artefact, where none is given."""
+        return _called(self.features)
+
     def __post_init__(self) -> None:
         _require_list(self.features)
         _require_seeds(self)
@@ -147,6 +164,12 @@ class TreeConfig:
             require(getattr(self, name) >= least, f"{name} = {getattr(self, name)}: give at least {least}")
         require(0 < self.low <= 1, f"low = {self.low}: give a share in (0, 1]")
         require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")
+
+
+def _called(features: tuple[str, ...]) -> str:
+    """A name for a folder out of what is asked for."""
+    first = re.sub(r"[^\w.-]+", "-", features[0]).strip("-.") if features else ""
+    return (first or "features") + (f"-and-{len(features) - 1}" if len(features) > 1 else "")
 
 
 def _require_list(features: tuple[str, ...]) -> None:

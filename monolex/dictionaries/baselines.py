@@ -52,19 +52,15 @@ def fit(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary]
     return fitted
 
 
-def fit_folder(
-    folder: str | Path, activations: str | Path, config: BaselineConfig, sweeps: Sequence[Path] | None = None
-) -> Manifest:
+def fit_folder(folder: str | Path, activations: str | Path, config: BaselineConfig) -> Manifest:
     """Fit on the training rows of the artefact ``activations`` and write the artefact ``folder``, unless it is done.
-
-    ``sweeps`` are the folders that ``config.match`` names, where those are not folders themselves.
 
     Raises:
         UserError: a site is not stored, a sweep is not finished or was made from other activations, or as :func:`fit`.
     """
     folder, activations = Path(folder), Path(activations)
     source = open_artifact(activations, "activations")
-    sweeps = [Path(name) for name in config.match] if sweeps is None else sweeps
+    sweeps = [Path(name) for name in config.match]
     parents = {"activations": source.content, **_matched(sweeps, activations, source.content)}
     if is_done(folder, "baselines", identity(config), parents):
         runtime.log.info("baselines: %s is done", folder)

@@ -129,6 +129,11 @@ class ExplainConfig(LlmConfig):
     explain_device: str = how("auto")
     """Where the dictionaries and, for `pattern`, the subject run."""
 
+    @property
+    def folder_name(self) -> str:
+        """Of its artefact, where none is given."""
+        return self.mode
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("features", "fragments"):

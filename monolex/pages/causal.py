@@ -1,19 +1,17 @@
-"""The report's section on what features cause: patches, and with :mod:`monolex.pages.feature_effects` the others."""
+"""The report's section on patches."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import Manifest, read_json
 from monolex.pages import curves, svg
 from monolex.pages.charts import BASELINES, SUBJECT
 from monolex.pages.curves import control_name, estimate, title
-from monolex.pages.feature_effects import ablation_section, tree_section
+from monolex.pages.section import CAUSES, Artefacts, Section, parts_of_kind
 from monolex.pages.tables import Column, Table, table
 
 Facts = Mapping[str, Any]
-KINDS = ("patch", "ablate", "tree")
 VERDICTS = {"confirmed": "✓ confirmed", "contradicted": "✗ contradicted", "undecided": "? undecided"}
 """A sign and a word for what numbers say of a claim."""
 SIZES = (1, 4, 16, 64, 256)
@@ -37,33 +35,12 @@ FLOORS = (
 NOT_ASKED = "asked of the model's own trained dictionaries and of the baseline they are compared with"
 
 
-def sections(run: Path, there: Mapping[str, Manifest]) -> dict[str, list[dict[str, Any]]]:
-    """By kind, the sections of the experiments among the artefacts of a run (by their path in it); {} for none."""
-    make = {"patch": patch_section, "ablate": ablation_section, "tree": tree_section}
-    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    for name, manifest in there.items():
-        if manifest.kind in make:
-            content = read_json(run / name / f"{manifest.kind}.json")
-            key = f"{manifest.kind}-{len(found[manifest.kind]) + 1}"
-            head = {"key": key, "name": name.partition("/")[2], "notice": notice(manifest, there)}
-            found[manifest.kind].append(head | make[manifest.kind](key, content))
-    return found if any(found.values()) else {}
+def patch_section(run: Path, artefacts: Artefacts, _listed: Collection[str] | None) -> Section:
+    """Everything of the patches of a run."""
+    return Section(CAUSES, parts_of_kind("patch", run, artefacts, describe))
 
 
-def notice(manifest: Manifest, there: Mapping[str, Manifest]) -> str:
-    """What an experiment was made of that is another by now, in one sentence; empty if nothing is."""
-    changed: dict[str, list[str]] = {"made again since": [], "no longer in this run": []}
-    for name, content in manifest.parents.items():
-        place = _place(name)
-        if place in there and there[place].content != content:
-            changed["made again since"].append(place)
-        elif place not in there and name != "task":
-            changed["no longer in this run"].append(place)
-    said = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in changed.items() if names)
-    return f"This is not of what lies in this run now ({said}): run it again." if said else ""
-
-
-def patch_section(key: str, patch: Facts) -> dict[str, Any]:
+def describe(key: str, patch: Facts) -> dict[str, Any]:
     """A patch: the behaviour first, then what the paper says beside what came out, then every site."""
     corruption = f", corruption {patch['corruption']}" if patch["corruption"] else ""
     left_out = patch["left_out"]
@@ -82,15 +59,6 @@ def patch_section(key: str, patch: Facts) -> dict[str, Any]:
             for i, (site, here) in enumerate(curves.sites(patch).items(), 1)
         ],
     }
-
-
-def _place(parent: str) -> str:
-    """The path in the run of a parent, whose name is ``activations``, ``features`` or ``MODEL.FOLDER.NAME``."""
-    model, _, rest = parent.partition(".")
-    folder, _, name = rest.partition(".")
-    if not rest:
-        return parent
-    return f"{folder}/{name}" if model == SUBJECT else f"controls/{model}/{folder}/{name}"
 
 
 def _behaviour(key: str, patch: Facts) -> Table:

@@ -1,12 +1,14 @@
 """The report's sections of single features: what ablating one does, and the tree of what causes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from monolex.pages import effects, svg, tokens, trees
 from monolex.pages.html import MISSING, interval, number
+from monolex.pages.section import CAUSES, Artefacts, Section, parts_of_kind
 from monolex.pages.tables import Column, Table, table
 
 Facts = Mapping[str, Any]
@@ -65,14 +67,22 @@ LEAVES = (
 )
 
 
-def ablation_section(key: str, content: Facts) -> dict[str, Any]:
-    """Everything of the ablations of one artefact."""
-    return {"features": [_ablation(f"{key}-{i}", one) for i, one in enumerate(content["ablations"], 1)]}
+def ablation_section(run: Path, artefacts: Artefacts, _listed: Collection[str] | None) -> Section:
+    """Everything of the ablations of a run."""
+
+    def describe(key: str, content: Facts) -> dict[str, Any]:
+        return {"features": [_ablation(f"{key}-{i}", facts) for i, facts in enumerate(content["ablations"], 1)]}
+
+    return Section(CAUSES, parts_of_kind("ablate", run, artefacts, describe))
 
 
-def tree_section(key: str, content: Facts) -> dict[str, Any]:
-    """Everything of the trees of one artefact."""
-    return {"roots": [_tree(f"{key}-{i}", one) for i, one in enumerate(content["trees"], 1)]}
+def tree_section(run: Path, artefacts: Artefacts, _listed: Collection[str] | None) -> Section:
+    """Everything of the trees of a run."""
+
+    def describe(key: str, content: Facts) -> dict[str, Any]:
+        return {"roots": [_tree(f"{key}-{i}", facts) for i, facts in enumerate(content["trees"], 1)]}
+
+    return Section(CAUSES, parts_of_kind("tree", run, artefacts, describe))
 
 
 def verdict(ablation: Facts) -> Markup:

@@ -10,19 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import MANIFEST, Manifest
+from markupsafe import Markup
+
+from monolex import stages
+from monolex.artifact import MANIFEST
 from monolex.interp import paper, paper_tables, stored
 from monolex.interp.comparable import Facts, Group, explainers_of, joined, sources
 from monolex.interp.config import FigureConfig
 from monolex.interp.records import dictionary_of
-from monolex.pages import explained, scores, svg
+from monolex.pages import explained, html, scores, svg
 from monolex.pages.charts import CONTROL_LABELS, SUBJECT
 from monolex.pages.features import GALLERY
 from monolex.pages.html import number
+from monolex.pages.section import INTERPRETATION, Artefacts, Section
 from monolex.pages.tables import Column, Table, table
 
-KINDS = ("explain", "score")
-"""Artefacts that are shown whether or not run.toml lists them, for commands of their own make them in a run."""
 EXAMPLES = 5
 """Features whose explanations are shown."""
 FOLDED = 2
@@ -50,19 +52,18 @@ VERDICTS = {
 }
 
 
-def sections(run: Path, there: Mapping[str, Manifest], listed: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """A part for all scores that can be compared, of the artefacts of a run (by their path in it); [] for none.
-
-    ``listed`` are the paths of the artefacts that its run.toml asks for; None if there is no run.toml.
-    """
-    names = [name.partition("/")[2] for name, manifest in there.items() if manifest.kind == "score"]
-    found = joined(sources(run, names)) if names else []
-    made = [name for name, manifest in there.items() if manifest.kind in KINDS]
-    others = set() if listed is None else set(made) - set(listed)
-    return [_section(f"interpretation-{i}", run, others, group) for i, group in enumerate(found, 1)]
+def section(run: Path, artefacts: Artefacts, listed: Collection[str] | None) -> Section:
+    """A part for all scores that can be compared, of the artefacts of a run."""
+    names = [path.partition("/")[2] for path, manifest in artefacts.items() if manifest.kind == "score"]
+    groups = joined(sources(run, names)) if names else []
+    apart = [path for path, manifest in artefacts.items() if stages.shown_apart(manifest.kind)]
+    others = set() if listed is None else set(apart) - set(listed)
+    described = [describe(f"interpretation-{i}", run, others, group) for i, group in enumerate(groups, 1)]
+    return Section(INTERPRETATION, [Markup(html.page("score.html", **facts)) for facts in described])
 
 
-def _section(key: str, run: Path, others: Collection[str], group: Group) -> dict[str, Any]:
+def describe(key: str, run: Path, others: Collection[str], group: Group) -> dict[str, Any]:
+    """Everything of the scores of a group; ``others`` are artefacts that run.toml does not list."""
     head = group.head
     charts = _charts(group)
     sites = dict.fromkeys(one["site"] for one in group.dictionaries())
@@ -74,7 +75,7 @@ def _section(key: str, run: Path, others: Collection[str], group: Group) -> dict
         "name": ", ".join(head["scores"]),
         "said": _said(head),
         "notices": notices(run, group, others),
-        "charts": [(panel.title, panel.chart()) for panel in charts],
+        "panels": [(panel.title, panel.chart()) for panel in charts],
         "legend": svg.legend(one for panel in charts for one in panel.series),
         "tally": _tally(f"{key}-tally", group),
         "level": f"{head['level']:.0%}",

@@ -1,0 +1,126 @@
+"""The steps of a run: which stages, asked what, made of which folders, in order.
+
+A run is a folder of artefacts::
+
+    RUN/run.toml  activations/  train/NAME/  baselines/NAME/  features/  eval/  report.html  gallery/
+    RUN/{patch,ablate,tree,explain,score}/NAME/
+    RUN/controls/CONTROL/{activations/,train/NAME/,baselines/NAME/}
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monolex import stages
+from monolex.artifact import open_artifact
+from monolex.config import identity, require
+from monolex.errors import UserError
+from monolex.run_toml import ControlsConfig, RunConfig, Tables
+from monolex.stages import Stage
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a plan: a stage, and what it is asked."""
+
+    stage: Stage
+    """Which stage."""
+    name: str
+    """As printed: ``train residual``."""
+    folder: Path
+    """Its artefact."""
+    config: Any
+    """Its configuration."""
+    inputs: Mapping[str, Any]
+    """What it is given beside, as its ``made_of`` says."""
+    needs: tuple[Path, ...] = ()
+    """Artefacts it is made of."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the folder holds a finished artefact of this configuration (its parents are not looked at)."""
+        configs = [*filter(dataclasses.is_dataclass, self.inputs.values()), self.config]
+        wanted = {name: value for config in configs for name, value in identity(config).items()}
+        try:
+            return open_artifact(self.folder).config == wanted
+        except UserError:
+            return False
+
+
+def plan(run: RunConfig, folder: Path) -> list[Step]:
+    """The steps of a run in order; imports of torch wait until a step is done."""
+    steps = _of_model("", folder, {"model": run.model, "corpus": run.corpus}, run.tables)
+    subject = {"activations": folder / "activations", "sources": [step.folder for step in steps[1:]]}
+    controls: dict[str, tuple[Path, list[Path]]] = {}
+    for control in run.controls.models if run.controls else ():
+        assert run.controls is not None
+        home = folder / "controls" / control
+        model = dataclasses.replace(run.model, control=control, control_seed=run.controls.control_seed)
+        harvest = dataclasses.replace(run.harvest, sites=_control_sites(run.controls, run.harvest.sites))
+        tables = {"harvest": {"": harvest}, **run.controls.tables}
+        made = _of_model(control, home, {"model": model, "corpus": run.corpus}, tables)
+        controls[control] = (made[0].folder, [step.folder for step in made[1:]])
+        steps += made
+    decompositions = tuple(step.folder for step in steps)
+    of_subject = (subject["activations"], *subject["sources"])
+    for stage in stages.STAGES:
+        for name, config in {} if stage.of_each_model else run.tables[stage.verb].items():
+            inputs: dict[str, Any] = {"run": folder}
+            needs = (*decompositions, *(step.folder for step in steps if step.stage.made_of == "dictionaries"))
+            if stage.made_of == "dictionaries":
+                inputs, needs = subject, of_subject
+            elif stage.made_of == "models":
+                needs = (*of_subject, *(path for first, rest in controls.values() for path in (first, *rest)))
+                inputs = {"subject": subject["activations"], "sources": subject["sources"], "controls": controls}
+            elif stage.made_of == "explanations":
+                needs = (folder / "explain" / config.explanations,)
+                inputs = {"explanations": needs[0], "run": folder}
+            steps.append(_step(stage, (name,), folder, config, inputs, needs))
+    return steps
+
+
+def _step(
+    stage: Stage, names: Sequence[str], home: Path, config: Any, inputs: Mapping[str, Any], needs: tuple[Path, ...]
+) -> Step:
+    """``names``: the control model's, if it is of one, and the table's."""
+    said = " ".join([stage.verb, *filter(None, names)])
+    return Step(stage, said, home / stage.home / names[-1], config, inputs, needs)
+
+
+def _of_model(model: str, home: Path, inputs: Mapping[str, Any], tables: Tables) -> list[Step]:
+    """Activations, sweeps and baselines of one model; ``model`` is the control's name, empty for the subject."""
+    activations = home / "activations"
+    steps = []
+    for stage in stages.STAGES:
+        for name, config in tables[stage.verb].items() if stage.of_each_model else ():
+            if stage.made_of == "text":
+                steps.append(_step(stage, (model, name), home, config, inputs, ()))
+                continue
+            sweeps = getattr(config, "match", ())
+            for sweep in sweeps:
+                known = ", ".join(tables["train"])
+                require(
+                    sweep in tables["train"], f"match of [{stage.verb}.{name}] names {sweep!r}; the sweeps are {known}"
+                )
+            matched = tuple(home / "train" / sweep for sweep in sweeps)
+            if matched:
+                config = dataclasses.replace(config, match=tuple(map(str, matched)))
+            steps.append(
+                _step(stage, (model, name), home, config, {"activations": activations}, (activations, *matched))
+            )
+    return steps
+
+
+def _control_sites(controls: ControlsConfig, harvested: tuple[str, ...]) -> tuple[str, ...]:
+    """What is harvested of the control models: the sites that their tables name, all of them where one names none."""
+    configs = [config for tables in controls.tables.values() for config in tables.values()]
+    if any(not config.sites for config in configs):
+        return harvested
+    sites: dict[str, None] = {}
+    for name in (name for config in configs for name in config.sites):
+        kind = name.removesuffix(".*")
+        same = [site for site in harvested if name.endswith(".*") and site.rpartition(".")[0] == kind]
+        sites |= dict.fromkeys(same or [name])
+    return tuple(sites)

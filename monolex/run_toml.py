@@ -1,0 +1,137 @@
+"""run.toml: one table a stage, each that stage's flat config, and what they must agree on."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monolex import stages
+from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, require
+from monolex.errors import UserError
+from monolex.stages import Stage
+from monolex.tables import from_table
+
+Tables = dict[str, dict[str, Any]]
+"""Configurations by the verb of their stage, then by name; the name of a stage's only table is empty."""
+CONTROLS = ("random", "shuffled")
+
+
+@dataclass(frozen=True)
+class ControlsConfig:
+    """Control models: what the same dictionaries look like where there is nothing to find."""
+
+    models: tuple[str, ...] = CONTROLS
+    """Controls of the language model (see ``ModelConfig.control``)."""
+    control_seed: int = 0
+    """Seed of the control models."""
+    tables: Tables = field(default_factory=dict)
+    """Tables `[controls.train.NAME]` and `[controls.baselines.NAME]`: what is made of every control model."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run.toml."""
+
+    model: ModelConfig
+    """Table ``[model]``."""
+    corpus: CorpusConfig
+    """Table ``[corpus]``."""
+    tables: Tables
+    """Tables of the stages."""
+    controls: ControlsConfig | None = None
+    """Table ``[controls]``; left out: none."""
+
+    @property
+    def harvest(self) -> HarvestConfig:
+        """Table ``[harvest]``."""
+        return self.tables["harvest"][""]
+
+
+def read_run(path: Path) -> RunConfig:
+    """Parse a run.toml.
+
+    Raises:
+        UserError: no such file, not TOML, an unknown table or key, or a value out of range.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a run.toml") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    of_models = [stage.verb for stage in stages.STAGES if stage.of_each_model]
+    others = [stage.verb for stage in stages.STAGES if not stage.of_each_model]
+    known = ("model", "corpus", *of_models, "controls", *others)
+    for name, value in content.items():
+        if name not in known or not isinstance(value, dict):
+            raise UserError(f"{path}: unknown entry {name!r}; a run has the tables {', '.join(known)}")
+    tables: Tables = {}
+    shared: dict[str, dict[str, Any]] = {}
+    for stage in stages.STAGES:
+        shared[stage.verb], tables[stage.verb] = _stage_tables(stage, content, {}, "")
+    run = RunConfig(
+        model=from_table(ModelConfig, content.get("model", {}), "[model]"),
+        corpus=from_table(CorpusConfig, content.get("corpus", {}), "[corpus]"),
+        tables=tables,
+        controls=_controls(content["controls"], shared) if "controls" in content else None,
+    )
+    _check(run, str(path))
+    return run
+
+
+def _stage_tables(
+    stage: Stage, content: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values directly in a stage's table, which hold for all tables in it, and its configurations by name."""
+    where, config = f"{prefix}{stage.verb}", stage.load("config")
+    table = content.get(stage.verb, {})
+    if not stage.named:
+        present = stage.always or stage.verb in content
+        return {}, {"": from_table(config, table, f"[{where}]")} if present else {}
+    common = {**defaults, **{key: value for key, value in table.items() if not isinstance(value, dict)}}
+    from_table(config, common, f"[{where}]")
+    named = {}
+    for name, inner in table.items():
+        if isinstance(inner, dict):
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise UserError(f"[{where}] holds {name!r}; write named tables, such as [{where}.residual]")
+            named[name] = from_table(config, {**common, **inner}, f"[{where}.{name}]")
+    return common, named
+
+
+def _controls(table: Mapping[str, Any], shared: Mapping[str, Mapping[str, Any]]) -> ControlsConfig:
+    fitted = [stage for stage in stages.STAGES if stage.made_of == "activations"]
+    tables = {stage.verb: _stage_tables(stage, table, shared[stage.verb], "controls.")[1] for stage in fitted}
+    rest = {key: value for key, value in table.items() if key not in tables}
+    return dataclasses.replace(from_table(ControlsConfig, rest, "[controls]"), tables=tables)
+
+
+def _check(run: RunConfig, path: str) -> None:
+    """What the tables of a run must agree on."""
+    if run.controls:
+        require(
+            bool(run.controls.tables["train"]),
+            f"{path}: [controls] needs a table [controls.train.NAME] that says what is trained on them",
+        )
+        for control in run.controls.models:
+            known = f"choose from {', '.join(CONTROLS)}"
+            require(control in CONTROLS, f"{path}: [controls] models holds {control!r}; {known}")
+    for stage in stages.STAGES:
+        for name, config in run.tables[stage.verb].items():
+            for key, what in stage.needed.items():
+                require(bool(getattr(config, key)), f"{path}: [{stage.verb}.{name}] needs {key}, {what}")
+    for name, config in run.tables["score"].items():
+        require(
+            config.explanations in run.tables["explain"],
+            f"{path}: [score.{name}] explanations = {config.explanations!r}: name one of the tables [explain.NAME]",
+        )
+    require(
+        run.corpus.held_out != 0,
+        f"{path}: [corpus] held_out = 0 leaves nothing to evaluate on; keep some documents apart",
+    )
+    require(
+        bool(run.tables["train"] or run.tables["baselines"]),
+        f"{path}: nothing to evaluate; add a [train.NAME] or a [baselines.NAME] table",
+    )

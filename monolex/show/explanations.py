@@ -1,0 +1,56 @@
+"""What is said of explanations and their scores."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from monolex.artifact import Manifest, read_json
+from monolex.runtime import read_jsonl
+from monolex.show.text import columns, counts, estimate
+
+EXAMPLES, LETTERS = 12, 100
+"""Explanations that are shown of an artefact, and how much of each."""
+
+
+def explain(path: Path, _manifest: Manifest) -> list[str]:
+    """What was asked, skipped and failed, dictionary by dictionary, and some explanations."""
+    facts = read_json(path / "explain.json")
+    kept = [["model", "site", "dictionary", "asked", "explained", "skipped and failed"]]
+    for one in facts["dictionaries"]:
+        failed = [f"{name}: {counts(some)}" for name, some in one["failures"].items() if some]
+        said = "; ".join([counts(one["skipped"]), *failed]).strip("; ")
+        kept.append([one["model"], one["site"], one["name"], str(one["asked"]), str(one["explained"]), said or "–"])
+    fragments = ", ".join(f"{model} {count:,}" for model, count in facts["fragments"].items())
+    shown = [["feature", "explainer", "explanation"]]
+    # what directions write stands among the lines too, and is no explanation
+    rows = (row for row in read_jsonl(path / "explanations.jsonl") if row["explainer"] != "output")
+    for row in itertools.islice(rows, EXAMPLES):
+        text = row["text"] if row["failure"] is None else f"failed: {row['failure']}"
+        shown.append([f"{row['site']}/{row['name']}:{row['feature']}", row["explainer"], text[:LETTERS]])
+    left = [f"{model}: {counts(some)}" for model, some in facts["left_out"].items() if some]
+    return [
+        f"mode {facts['mode']}, explainers {', '.join(facts['explainers'])}",
+        f"fragments: {fragments}; left out: {'; '.join(left) or 'none'}",
+        columns(kept),
+        f"\n{columns(shown)}",
+    ]
+
+
+def score(path: Path, _manifest: Manifest) -> list[str]:
+    """Mean scores by dictionary and explainer, with intervals and how many features have none."""
+    facts = read_json(path / "score.json")
+    heads = ["top and random", "random", "chance", "detection", "fuzz", "features", "without a score"]
+    kept = [["model", "site", "dictionary", "explainer", *heads]]
+    names = ("top_and_random", "random", "chance", "detection", "fuzz")
+    for one in facts["dictionaries"]:
+        for explainer, some in one["explainers"].items():
+            main = some["top_and_random"]
+            cells = [_mean(some[name], main["n"]) if name in some else "–" for name in names]
+            tallies = [str(main["n"]), counts({**one["skipped"], **main["missing"]}) or "–"]
+            kept.append([one["model"], one["site"], one["name"], explainer, *cells, *tallies])
+    return [f"simulator {facts['simulator']}, fragments of mode {facts['mode']}", columns(kept)]
+
+
+def _mean(found: dict[str, Any], features: int) -> str:
+    """A mean, and over how many features where it is not over ``features`` of them."""
+    return estimate(found) + (f" (n {found['n']})" if found["n"] not in (0, features) else "")

@@ -1,0 +1,96 @@
+"""What is said of a dictionary, a store, one feature in it, tensors and metrics."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+from monolex.artifact import read_json
+from monolex.errors import UserError
+from monolex.runtime import read_jsonl, size
+from monolex.show.text import cell, columns, records
+
+
+def show_dictionary(path: Path) -> str:
+    """One dictionary: its configuration and the sizes of its weights."""
+    from monolex.dictionaries.base import load
+
+    dictionary = load(path)
+    norms = dictionary.W_dec.norm(dim=1)
+    shapes = [[name, " × ".join(map(str, w.shape)), f"{w.norm():.4g}"] for name, w in dictionary.weights.items()]
+    return "\n".join(
+        [
+            f"{path}: {dictionary}",
+            json.dumps(read_json(path / "config.json"), indent=1, ensure_ascii=False),
+            f"decoder row norms {norms.min():.3g} to {norms.max():.3g}",
+            columns([["weight", "shape", "norm"], *shapes]),
+        ]
+    )
+
+
+def show_store(path: Path) -> str:
+    """The evidence of one dictionary: what it is of, and the features that one token says most about."""
+    from monolex.features.store import FeatureStore
+
+    with closing(FeatureStore(path)) as store:
+        found = store.summaries("top_share IS NOT NULL", order="top_share DESC, id", limit=20)
+        texts = [json.dumps(store.text(one.top_token), ensure_ascii=False) for one in found]
+        meta = "\n".join(f"{key}  {json.dumps(value, ensure_ascii=False)}" for key, value in store.meta.items())
+    keys = ("id", "n_active", "density", "max", "kurtosis", "distinct_tokens", "top_share")
+    rows = [[*(cell(getattr(o, key)) for key in keys), text] for o, text in zip(found, texts, strict=True)]
+    return f"{path}\n{meta}\nThe features with the largest share of one token:\n{columns([[*keys, 'token'], *rows])}"
+
+
+def show_feature(path: Path, number: int) -> str:
+    """What a store knows of one feature, as text; the strongest token of a context stands in «».
+
+    Raises:
+        UserError: no such store or feature.
+    """
+    from monolex.features.store import FeatureStore
+
+    with closing(FeatureStore(path)) as store:
+        found, name = store.feature(number), store.meta["name"]
+    lines = [f"feature {number} of {name}", *(f"{k}  {cell(v)}" for k, v in found.summary._asdict().items())]
+    for title, shares in (("on", found.tokens), ("after", found.before)):
+        lines.append(
+            f"{title}  " + ", ".join(f"{json.dumps(t.text, ensure_ascii=False)} {t.share:.1%}" for t in shares)
+        )
+    for title, side in (("promotes", found.promoted), ("suppresses", found.suppressed)):
+        texts = (f"{json.dumps(t.text, ensure_ascii=False)} {t.weight:.3g}" for t in side)
+        lines.append(f"{title} directly  " + ", ".join(texts))
+    for title, others in (("similar", found.neighbours), ("active together", found.coactive)):
+        lines.append(f"{title}  " + ", ".join(f"{n.feature} ({n.value:.3g})" for n in others))
+    for group, contexts in found.examples.items():
+        for one in contexts:
+            peak = max(one.activations)
+            marked = "".join(f"«{t}»" if a == peak > 0 else t for t, a in zip(one.texts, one.activations, strict=True))
+            part = f" {one.part}" if group == "quantile" else ""
+            lines.append(f"{group}{part}  {peak:.4g}  {json.dumps(marked, ensure_ascii=False)}")
+    return "\n".join(lines)
+
+
+def show_tensors(path: Path) -> str:
+    """The tensors of a safetensors file, with their first values."""
+    from safetensors import SafetensorError, safe_open
+
+    rows = [["tensor", "dtype", "shape", "first values"]]
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                part = file.get_slice(name)
+                first = part[:1].flatten()[:6].tolist() if part.get_shape() else []
+                shape = " × ".join(map(str, part.get_shape()))
+                rows.append([name, part.get_dtype(), shape, " ".join(f"{v:.4g}" for v in first)])
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); run its stage again") from error
+    return f"{path}: {size(path.stat().st_size)}\n{columns(rows)}"
+
+
+def show_metrics(path: Path) -> str:
+    """The last line of every member in a metrics.jsonl; of other lines how many there are, and the first."""
+    first = next(read_jsonl(path), {})
+    if "step" not in first:
+        count = sum(1 for _ in read_jsonl(path))
+        return f"{path}: {count:,} lines; the first:\n{json.dumps(first, indent=1, ensure_ascii=False)}"
+    last = {(row.get("site"), row.get("member")): row for row in read_jsonl(path)}
+    return f"{path}: last values of {len(last)} members\n{records(list(last.values()))}"

@@ -1,0 +1,83 @@
+"""``monolex show PATH``: anything monolex wrote, as text a person reads."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from monolex import stages
+from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json, verify
+from monolex.errors import UserError
+from monolex.pieces import UNANSWERED
+from monolex.runtime import size
+from monolex.show.files import show_dictionary, show_metrics, show_store, show_tensors
+from monolex.show.text import counts
+
+UNFINISHED = {"progress.json": "harvest, fit or gathering", "state": "training", "partial": "evaluation"}
+
+
+def show(path: Path) -> str:
+    """What lies at ``path``.
+
+    Raises:
+        UserError: nothing there, or nothing monolex wrote.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run, an artefact, a dictionary or a file of one")
+    if path.suffix == ".safetensors":
+        return show_tensors(path)
+    if path.suffix == ".sqlite":
+        return show_store(path)
+    if path.suffix == ".jsonl":
+        return show_metrics(path)
+    if path.suffix == ".json":
+        return json.dumps(read_json(path), indent=1, ensure_ascii=False)
+    if (path / MANIFEST).exists():
+        manifest = open_artifact(path)
+        left = manifest.data.get(UNANSWERED)
+        again = [f"calls went unanswered: {counts(left)}; the command that made this tries them again"] if left else []
+        return "\n".join([_head(path, manifest), *again, *_of_stage(path, manifest)])
+    if (path / "weights.safetensors").exists():
+        return show_dictionary(path)
+    for name, what in UNFINISHED.items():
+        if (path / name).exists():
+            raise UserError(f"{path} is an unfinished {what} ({name}); repeat its command and it goes on from there")
+    inner = _artifacts(path)
+    if not inner:
+        raise UserError(f"{path} is nothing monolex wrote; give a run, an artefact, a dictionary or a shard")
+    return "\n\n".join(show(folder) for folder in inner)
+
+
+def check(path: Path) -> Iterator[str]:
+    """Recompute every hash of the artefact at ``path``, or of all below it; a line for each that is whole.
+
+    Raises:
+        UserError: the first that is not, after the lines of the others, or no artefact there.
+    """
+    found, broken = _artifacts(path), []
+    if not found:
+        raise UserError(f"{path} holds no finished artefact to verify; give an artefact or a run")
+    for folder in found:
+        try:
+            yield f"{_head(folder, verify(folder))}, whole"
+        except UserError as error:
+            broken.append(error)
+    if broken:
+        raise broken[0]
+
+
+def _artifacts(path: Path) -> list[Path]:
+    """The finished artefacts at or below a path."""
+    return sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
+
+
+def _head(path: Path, manifest: Manifest) -> str:
+    total = sum(entry.bytes for entry in manifest.files.values())
+    files = len(manifest.files)
+    return f"{path}: {manifest.kind}, {files} files, {size(total)}, content {manifest.content[:12]}"
+
+
+def _of_stage(path: Path, manifest: Manifest) -> list[str]:
+    """What the stage of an artefact says of it."""
+    stage = stages.of_kind(manifest.kind)
+    show = stage and stage.load("show")
+    return show(path, manifest) if show else []

@@ -1,0 +1,271 @@
+"""The verbs of the command line: a function each; its config dataclasses are the flags, their field strings the help.
+
+The verb of a stage is made of its row (:mod:`monolex.stages`) unless it has flags of its own. Importing this module
+needs no torch.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from monolex import stages
+from monolex.config import CorpusConfig, EvalConfig, HarvestConfig, ModelConfig
+from monolex.errors import UserError
+from monolex.features.query import FindConfig
+from monolex.interp.config import FigureConfig, ScoreConfig
+from monolex.stages import Stage, of_verb
+
+arg = tyro.conf.arg
+Positional = tyro.conf.Positional
+Activations = Annotated[Positional[Path], arg(metavar="ACTIVATIONS")]
+Out = Annotated[Positional[Path], arg(metavar="OUT")]
+Run = Annotated[Positional[Path], arg(metavar="RUN")]
+Sources = Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCE...")]
+HELP = {
+    "activations": "Folder that `monolex harvest` wrote.",
+    "sources": "Folders that `monolex train` and `monolex baselines` wrote.",
+    "run": "Folder that `monolex run` wrote.",
+}
+
+
+def run(
+    config: Annotated[Positional[Path], arg(metavar="RUN.TOML")],
+    out: Path | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Do all that a run.toml says, from harvest to experiments, explanations and report; what is done is skipped.
+
+    Args:
+        config: Path of the run.toml, or of a run's folder.
+        out: Folder of the run; by default the run.toml's own name without its ending, beside it.
+        dry_run: Print the plan with disk, memory and rough minutes, and do nothing.
+    """
+    from monolex.pipeline import execute
+
+    config = config / "run.toml" if config.is_dir() else config
+    folder = out or (config.parent if config.name == "run.toml" else config.with_suffix(""))
+    page = execute(config, folder, dry_run=dry_run)
+    if page:
+        say(f"look at {page} in a browser, or try: monolex show {folder}")
+
+
+def demo(out: Path = Path("demo-run"), dry_run: bool = False) -> None:
+    """The whole pipeline on the bundled model over the text of this Python installation; a few minutes on two cores.
+
+    Args:
+        out: Folder of the run.
+        dry_run: Print the plan and do nothing.
+    """
+    from monolex.pipeline import demo_toml, execute
+
+    kept = out / "run.toml"
+    if kept.exists() and kept.read_bytes() != demo_toml().read_bytes():
+        raise UserError(f"{kept} is not the demo's: go on with it by `monolex run {out}`, or give another --out")
+    page = execute(demo_toml(), out, dry_run=dry_run)
+    if page:
+        say(f"open {page} in a browser: every dictionary beside its baselines and controls")
+        say(f"`monolex show {out}` prints the tables; {out / 'run.toml'} is where to change things")
+
+
+def harvest(
+    out: Out,
+    model: ModelConfig,
+    corpus: CorpusConfig,
+    config: HarvestConfig,
+) -> None:
+    """Store a model's activations over a corpus.
+
+    Args:
+        out: Folder of the activations.
+        model: The language model.
+        corpus: The text.
+        config: What is stored.
+    """
+    _make("harvest", out, config, model=model, corpus=corpus)
+
+
+def evaluate(
+    activations: Activations,
+    out: Out,
+    sources: Sources,
+    config: EvalConfig,
+    controls: Annotated[tuple[str, ...], arg(metavar="NAME=ACTIVATIONS,SOURCE[,SOURCE...]")] = (),
+) -> None:
+    """Measure dictionaries on held-out text, beside those of control models.
+
+    Args:
+        activations: Folder that `monolex harvest` wrote.
+        out: Folder of the evaluation.
+        sources: Folders that `monolex train` and `monolex baselines` wrote.
+        config: What is measured.
+        controls: Control models: a name (`random`), the activations of that model, and what was made of them.
+    """
+    _make("eval", out, config, subject=activations, sources=sources, controls=dict(map(_control, controls)))
+
+
+def find(run: Run, config: FindConfig, json: Path | None = None) -> None:
+    """Find features of a run: by a prompt, by a token, by their numbers, or by two sets of texts.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        config: What is looked for.
+        json: Also write the answer to this file, every number in full.
+    """
+    from monolex.artifact import write_json
+    from monolex.features.find import find
+
+    answer = find(run, config)
+    if json is not None:
+        write_json(json, answer.to_json())
+    say(str(answer))
+
+
+def score(
+    run: Annotated[Positional[Path | None], arg(metavar="RUN")] = None,
+    config: ScoreConfig = ScoreConfig(),  # noqa: B008 (frozen)
+    out: Path | None = None,
+    sanity: bool = False,
+) -> int:
+    """Score explanations: simulated activations against true ones, detection, fuzzing, chance, intervals.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        config: How.
+        out: Folder of the result; by default one in RUN/score that is called as the explanations and the simulator.
+        sanity: Score nothing of a run, but let the simulator rank the true and false explanations of hand-made
+            features: what cannot do that cannot judge others. The exit code is 1 if any true one is not first.
+    """
+    if sanity:
+        from monolex.interp.simulators import checked
+
+        ranking = checked(config)
+        say(ranking.table())
+        return int(ranking.first < len(ranking.features))
+    if run is None:
+        raise UserError("RUN is missing: give the folder of a run, or --sanity")
+    from monolex.interp.stored import chosen
+
+    explanations = chosen(run, config.explanations)
+    out = out or run / "score" / f"{explanations.name}-{config.simulator}"
+    _make("score", out, config, explanations=explanations, run=run)
+    return 0
+
+
+def figure(run: Run, config: FigureConfig, out: Path | None = None) -> None:
+    """Make figures and tables of the paper out of a run's scores: the numbers as JSON, and what they look like.
+
+    Args:
+        run: Folder with the scores that `monolex score` made.
+        config: Which figure, of which scores.
+        out: Folder of the files; by default RUN/figures.
+    """
+    from monolex.figures import paper
+
+    for path in paper(run, config, out):
+        say(f"look at {path}")
+
+
+def report(run: Run, cards: int = 300) -> None:
+    """Write RUN/report.html, one page that opens from disk, and the galleries of features beside it.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        cards: Features on the page of a gallery, the most interesting ones; a card takes some 30 kB.
+    """
+    from monolex.pipeline import write_report
+
+    say(f"open {write_report(run, cards=cards)} in a browser")
+
+
+def show(
+    path: Annotated[Positional[Path], arg(metavar="PATH")], verify: bool = False, feature: int | None = None
+) -> None:
+    """Print what lies at a path: a run, an artefact, a dictionary, a shard, a store of features, a metrics.jsonl.
+
+    Args:
+        path: Anything monolex wrote.
+        feature: Of a store (.sqlite), everything that is known of the feature of this number.
+        verify: Of an artefact, or of all artefacts of a run, recompute every hash and say which are whole.
+    """
+    from monolex.show.files import show_feature
+    from monolex.show.path import check, show
+
+    if feature is not None:
+        say(show_feature(path, feature))
+        return
+    for text in check(path) if verify else [show(path)]:
+        say(text)
+
+
+def verbs() -> dict[str, Callable[..., Any]]:
+    """Every verb's function, in the order of the help."""
+    of_run = [stage for stage in stages.STAGES if stage.made_of in ("run", "explanations")]
+    made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
+    asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
+    last = {"figure": figure, "report": report, "show": show}
+    return {"demo": demo, "run": run, **made_before, "find": find, **asked_of_a_run, **last}
+
+
+def of_stage(stage: Stage) -> Callable[..., Any]:
+    """The verb of a stage: its own command, or one with the flags that every stage of its ``made_of`` has."""
+    if command := stage.load("command"):
+        return command
+    config = stage.load("config")
+
+    def on_activations(activations: Path, out: Path, config: Any) -> None:
+        _make(stage.verb, out, config, activations=activations)
+
+    def on_dictionaries(activations: Path, out: Path, sources: tuple[Path, ...], config: Any) -> None:
+        _make(stage.verb, out, config, activations=activations, sources=sources)
+
+    def on_run(run: Path, config: Any, out: Path | None = None) -> None:
+        _make(stage.verb, out or run / stage.home / config.folder_name, config, run=run)
+
+    if stage.made_of == "run":
+        return _described(stage, on_run, {"run": Run, "config": config, "out": Path | None})
+    flags: dict[str, Any] = {"activations": Activations, "out": Out}
+    if stage.made_of == "activations":
+        return _described(stage, on_activations, {**flags, "config": config})
+    return _described(stage, on_dictionaries, {**flags, "sources": Sources, "config": config})
+
+
+def _described(stage: Stage, verb: Callable[..., Any], flags: dict[str, Any]) -> Callable[..., Any]:
+    """``verb`` with the types of its flags, and with the help of the stage."""
+    out = f"Folder of the result; {stage.default_out}." if stage.default_out else f"Folder of the {stage.makes}."
+    said = {**HELP, "out": out, "config": stage.asks}
+    verb.__name__, verb.__annotations__ = stage.verb, flags
+    verb.__doc__ = "\n".join([stage.about, "", "Args:", *(f"    {flag}: {said[flag]}" for flag in flags)])
+    return verb
+
+
+def _make(verb: str, out: Path, config: Any, **inputs: Any) -> None:
+    """Do a stage and say what came of it."""
+    from monolex.pipeline import do
+
+    stage = of_verb(verb)
+    pictures = do(stage, out, config, inputs)
+    if stage.made_of not in ("run", "explanations"):
+        say(f"look at it with: monolex show {out}")
+        return
+    from monolex.show.path import show
+
+    say(show(out))
+    for picture in pictures:
+        say(f"look at {picture}")
+
+
+def _control(text: str) -> tuple[str, tuple[Path, list[Path]]]:
+    """``NAME=ACTIVATIONS,SOURCE[,SOURCE...]`` in parts."""
+    name, equals, paths = text.partition("=")
+    activations, *sources = map(Path, paths.split(","))
+    if not (name and equals and sources):
+        raise UserError(f"--controls {text!r}: write NAME=ACTIVATIONS,SOURCE, as random=acts-random,sweep-random")
+    return name, (activations, sources)
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    sys.stdout.write(text + "\n")
