@@ -22,7 +22,7 @@ from monolex.causal.patching import prepare_patch
 from monolex.causal.prompts import ioi
 from monolex.causal.wordings import NAMES_PRACTISED, WORDINGS_PRACTISED
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
-from monolex.features.listing import choose, members
+from monolex.dictionaries.listing import choose, run_dictionaries
 from monolex.model import LanguageModel, load, wrap
 from monolex.runtime import peak_memory, size
 
@@ -62,15 +62,15 @@ def naive_sweep(
 def demo(run: Path, name: str, threshold: float) -> None:
     """Both searches on a dictionary of the demo; the naive one's extra features are those that cannot matter."""
     lm = load("demo")
-    (member,) = choose(members(run), (name,))
-    dictionary = member.weights()
+    (chosen,) = choose(run_dictionaries(run), (name,))
+    dictionary = chosen.weights()
     assert lm.tokenizer is not None, "the bundled model has one"
     pairs = ioi(lm.tokenizer, pairs=PAIRS, wordings=WORDINGS_PRACTISED, names=NAMES_PRACTISED)
     started = time.perf_counter()
-    naive = naive_sweep(lm, pairs, member.site, dictionary, threshold)
+    naive = naive_sweep(lm, pairs, chosen.site, dictionary, threshold)
     slow = time.perf_counter() - started
     started = time.perf_counter()
-    patch = prepare_patch(lm, pairs, member.site, dictionary)
+    patch = prepare_patch(lm, pairs, chosen.site, dictionary)
     # the same order: that of the naive search without the features that cannot matter
     order = torch.randperm(dictionary.d_sae, generator=torch.Generator().manual_seed(0))
     place = {feature: number for number, feature in enumerate(patch.candidates.tolist())}
@@ -79,7 +79,7 @@ def demo(run: Path, name: str, threshold: float) -> None:
     fast = time.perf_counter() - started
     kept = set(patch.candidates[sweep.chosen].tolist())
     tokens = f"{len(pairs)} pairs of {pairs.base.shape[1]} tokens"
-    print(f"{member.title}, {tokens}: {len(patch.candidates)} candidates of {dictionary.d_sae} features")
+    print(f"{chosen.title}, {tokens}: {len(patch.candidates)} candidates of {dictionary.d_sae} features")
     print(f"naive {slow:.1f} s, ours {fast:.1f} s, {slow / fast:.1f} times as fast, {len(kept)} kept")
     print(f"same set: {kept == naive}")
 

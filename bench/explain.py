@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from monolex.features.listing import members
+from monolex.dictionaries.listing import run_dictionaries
 from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.interp.explain import explain
 from monolex.interp.scoring import score
@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--explainers", nargs="+", default=["token", "ngram", "pattern"])
     asked = parser.parse_args()
     setup_logging()
-    there = [one for one in members(asked.run) if one.site.startswith("resid_post.") and "topk-k24" in one.name]
+    there = [
+        one for one in run_dictionaries(asked.run) if one.site.startswith("resid_post.") and "topk-k24" in one.name
+    ]
     titles = [one.title for one in there if not one.name.startswith(("pca", "ica", "random"))]
     config = ExplainConfig(
         dictionaries=tuple(titles),

@@ -24,11 +24,11 @@ from monolex.activations import harvest
 from monolex.artifact import open_artifact
 from monolex.config import CorpusConfig, FeaturesConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, load
-from monolex.evals.inputs import packed_rows, stored_model
 from monolex.features.rows import StoredRows
 from monolex.features.stage import from_source
 from monolex.model import LanguageModel
 from monolex.reader import Reader
+from monolex.stored import packed_rows, stored_model
 
 SITE = "resid_post.2"
 CONFIG = FeaturesConfig(features_device="cpu")

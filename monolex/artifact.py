@@ -26,6 +26,10 @@ PROGRESS = "progress.json"
 """Of an unfinished artefact made site by site: the sites that are whole, and for which request."""
 TIMINGS = "timings.json"
 """Of a run: seconds that each stage took when it last did anything."""
+SUBJECT = "subject"
+"""The model that a run is about; control models are called as their folders are."""
+CONTROLS = "controls"
+"""The folder of a run in which every control model has a folder that is laid out as a run."""
 PACKAGES = ("monolex", "torch", "transformers", "safetensors", "numpy", "scikit-learn")
 
 
@@ -125,6 +129,11 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist; check the path, or run the stage that writes it") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run its stage again") from error
+
+
+def model_home(run: Path, model: str) -> Path:
+    """The folder in a run that holds a model's activations, sweeps and baselines."""
+    return run if model == SUBJECT else run / CONTROLS / model
 
 
 def finish(

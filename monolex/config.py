@@ -19,6 +19,8 @@ Dtype = Literal["fp32", "bf16", "fp16"]
 Control = Literal["none", "random", "shuffled"]
 Preset = Literal["paper", "paper-effective", "modern"]
 Kind = Literal["tied", "untied", "topk", "batchtopk"]
+TOPK = "-topk"
+"""Ends the kind of a baseline of which only the k largest codes are kept."""
 BaselineKind = Literal[
     "neurons", "neurons-pm", "random", "random-topk", "pca", "pca-pm", "pca-topk", "ica", "ica-pm", "ica-topk", "nmf"
 ]

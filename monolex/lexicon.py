@@ -16,18 +16,19 @@ from typing import Any, SupportsIndex, final
 from jaxtyping import Float
 from torch import Tensor
 
-from monolex.artifact import MANIFEST, open_artifact, read_json
+from monolex.artifact import MANIFEST, SUBJECT, open_artifact, read_json
 from monolex.dictionaries.base import Dictionary
-from monolex.errors import UserError
-from monolex.evals.inputs import stored_model
+from monolex.dictionaries.listing import RunDictionary, by_site, run_dictionaries
+from monolex.errors import UserError, nearest
 from monolex.features.find import find
 from monolex.features.found import Found
-from monolex.features.listing import SUBJECT, Member, members
-from monolex.features.query import FindConfig, nearest
+from monolex.features.known import open_store
+from monolex.features.query import FindConfig
 from monolex.features.store import Evidence, FeatureStore, Summary
 from monolex.interp import results
 from monolex.interp.records import Scored
 from monolex.model import LanguageModel
+from monolex.stored import stored_model
 
 
 @final
@@ -35,7 +36,7 @@ from monolex.model import LanguageModel
 class Feature:
     """One feature of a dictionary."""
 
-    entry: "Entry"
+    dictionary: "LexiconDictionary"
     """Its dictionary."""
     number: int
     """Which one."""
@@ -43,7 +44,7 @@ class Feature:
     @cached_property
     def evidence(self) -> Evidence:
         """All that was gathered of it."""
-        return self.entry.store.feature(self.number)
+        return self.dictionary.store.feature(self.number)
 
     @property
     def summary(self) -> Summary:
@@ -53,55 +54,55 @@ class Feature:
     @property
     def direction(self) -> Float[Tensor, "d_out"]:
         """Its decoder direction, of unit length."""
-        row = self.entry.weights.W_dec[self.number]
+        row = self.dictionary.weights.W_dec[self.number]
         return row / row.norm().clamp_min(1e-8)
 
     def __repr__(self) -> str:
-        if self.entry.member.evidence is None:
-            return f"Feature {self.number} of {self.entry.member.title}: nothing gathered"
-        top = self.entry.store.text(self.summary.top_token)
+        if self.dictionary.record.evidence is None:
+            return f"Feature {self.number} of {self.dictionary.record.title}: nothing gathered"
+        top = self.dictionary.store.text(self.summary.top_token)
         what = f"active in {self.summary.density:.3%} of rows, most on {top!r}" if self.summary.n_active else "dead"
-        return f"Feature {self.number} of {self.entry.member.title}: {what}"
+        return f"Feature {self.number} of {self.dictionary.record.title}: {what}"
 
     def _repr_html_(self) -> str | None:
         """Its card; nothing where nothing was gathered, so that a notebook falls back to the line above."""
-        if self.entry.member.evidence is None:
+        if self.dictionary.record.evidence is None:
             return None
         from monolex.pages.card import card_html
 
-        scored = self.entry.scored.get(self.number, ())
-        return card_html(self.evidence, self.entry.store.meta, self.entry.store.text, scored)
+        scored = self.dictionary.scored.get(self.number, ())
+        return card_html(self.evidence, self.dictionary.store.meta, self.dictionary.store.text, scored)
 
 
 @final
 @dataclass(frozen=True)
-class Entry:
+class LexiconDictionary:
     """One dictionary of a run; weights and evidence are read when they are first used."""
 
     run: Path
     """Folder of the run."""
-    member: Member
+    record: RunDictionary
     """Which dictionary."""
 
     @property
     def name(self) -> str:
         """Unique at its site."""
-        return self.member.name
+        return self.record.name
 
     @cached_property
     def weights(self) -> Dictionary:
         """The dictionary itself, on the CPU."""
-        return self.member.weights()
+        return self.record.weights()
 
     @cached_property
     def store(self) -> FeatureStore:
         """The evidence of its features; :class:`UserError` if none was gathered."""
-        return self.member.store()
+        return open_store(self.record)
 
     @cached_property
     def scored(self) -> dict[int, list[Scored]]:
         """Explanations of its features with their scores, by feature; {} where there are none."""
-        key = SUBJECT, self.member.site, self.name
+        key = SUBJECT, self.record.site, self.name
         return results.scored(self.run, only=key).get(key, {})
 
     @cached_property
@@ -110,9 +111,9 @@ class Entry:
         if not (self.run / "eval" / MANIFEST).exists():
             return {}
         open_artifact(self.run / "eval", "eval")
-        own = {"model": SUBJECT, "site": self.member.site, "name": self.name, "other": ""}
+        head = {"model": SUBJECT, "site": self.record.site, "name": self.name, "other": ""}
         rows = read_json(self.run / "eval" / "metrics.json")
-        return {row["metric"]: row for row in rows if own.items() <= row.items()}
+        return {row["metric"]: row for row in rows if head.items() <= row.items()}
 
     def feature(self, number: SupportsIndex) -> Feature:
         """Feature ``number``.
@@ -122,15 +123,15 @@ class Entry:
         """
         number = operator.index(number)
         if not 0 <= number < len(self):
-            raise UserError(f"feature {number}: {self.member.title} has features 0 to {len(self) - 1}")
+            raise UserError(f"feature {number}: {self.record.title} has features 0 to {len(self) - 1}")
         return Feature(self, number)
 
     def __len__(self) -> int:
-        return self.member.d_sae
+        return self.record.config.d_sae
 
     def __repr__(self) -> str:
-        state = "with evidence" if self.member.evidence else "nothing gathered"
-        return f"{self.member.title}: {len(self)} features, {state}"
+        state = "with evidence" if self.record.evidence else "nothing gathered"
+        return f"{self.record.title}: {len(self)} features, {state}"
 
 
 @final
@@ -140,7 +141,7 @@ class LexiconSite:
 
     name: str
     """As in ``sites``."""
-    entries: dict[str, Entry]
+    entries: dict[str, LexiconDictionary]
     """Its dictionaries by name."""
 
     @property
@@ -148,7 +149,7 @@ class LexiconSite:
         """Their names, in the order of the evaluation."""
         return list(self.entries)
 
-    def dictionary(self, name: str) -> Entry:
+    def dictionary(self, name: str) -> LexiconDictionary:
         """The dictionary called ``name``.
 
         Raises:
@@ -168,10 +169,10 @@ class Lexicon:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self._sites: dict[str, LexiconSite] = {}
-        for member in members(run):
-            site = self._sites.setdefault(member.site, LexiconSite(member.site, {}))
-            site.entries[member.name] = Entry(run, member)
+        self._sites = {
+            site: LexiconSite(site, {record.name: LexiconDictionary(run, record) for record in dictionaries})
+            for site, dictionaries in by_site(run_dictionaries(run)).items()
+        }
         self._lm: LanguageModel | None = None
 
     @property

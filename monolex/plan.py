@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monolex import stages
-from monolex.artifact import open_artifact
+from monolex.artifact import model_home, open_artifact
 from monolex.config import identity, require
 from monolex.errors import UserError
 from monolex.run_toml import ControlsConfig, RunConfig, Tables
@@ -56,11 +56,10 @@ def plan(run: RunConfig, folder: Path) -> list[Step]:
     controls: dict[str, tuple[Path, list[Path]]] = {}
     for control in run.controls.models if run.controls else ():
         assert run.controls is not None
-        home = folder / "controls" / control
         model = dataclasses.replace(run.model, control=control, control_seed=run.controls.control_seed)
         harvest = dataclasses.replace(run.harvest, sites=_control_sites(run.controls, run.harvest.sites))
         tables = {"harvest": {"": harvest}, **run.controls.tables}
-        made = _of_model(control, home, {"model": model, "corpus": run.corpus}, tables)
+        made = _of_model(control, model_home(folder, control), {"model": model, "corpus": run.corpus}, tables)
         controls[control] = (made[0].folder, [step.folder for step in made[1:]])
         steps += made
     decompositions = tuple(step.folder for step in steps)

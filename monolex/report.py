@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from monolex import stages
-from monolex.artifact import MANIFEST, TIMINGS, Manifest, open_artifact, read_json, write_bytes
+from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, TIMINGS, Manifest, open_artifact, read_json, write_bytes
 from monolex.errors import UserError
 from monolex.interp import results
 from monolex.pages import features, html, sections
-from monolex.pages.charts import SUBJECT, Entry, Looks, entries
+from monolex.pages.charts import EvaluatedDictionary, Looks, entries
 from monolex.pages.gallery import CARDS
 from monolex.pages.html import number, short
 from monolex.pages.section import chapters
@@ -89,7 +89,7 @@ def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
     """Finished artefacts of the run by their path in it, in the order in which they were made."""
     of_models = [_pattern(stage) for stage in stages.STAGES if stage.of_each_model]
     others = [_pattern(stage) for stage in stages.STAGES if not stage.of_each_model]
-    for pattern in (*of_models, *(f"controls/*/{pattern}" for pattern in of_models), *others):
+    for pattern in (*of_models, *(f"{CONTROLS}/*/{pattern}" for pattern in of_models), *others):
         for path in sorted(run.glob(f"{pattern}/{MANIFEST}")):
             yield path.parent.relative_to(run).as_posix(), open_artifact(path.parent)
 
@@ -98,7 +98,7 @@ def _pattern(stage: stages.Stage) -> str:
     return f"{stage.home}/*" if stage.named else stage.home
 
 
-def _measured_folders(everything: Sequence[Entry]) -> dict[str, None]:
+def _measured_folders(everything: Sequence[EvaluatedDictionary]) -> dict[str, None]:
     """Sweeps and baselines whose dictionaries were measured, by their path in the run."""
     paths = (Path("eval", entry.head["path"]).parents[1] for entry in everything if entry.head["path"])
     return dict.fromkeys(Path(os.path.normpath(path)).as_posix() for path in paths)
@@ -124,7 +124,7 @@ def _notice(
     return f"The evaluation is not of what lies in this run now ({'; '.join(found)}): run it again." if found else ""
 
 
-def _subject(activations: Manifest | None, everything: Sequence[Entry]) -> dict[str, str]:
+def _subject(activations: Manifest | None, everything: Sequence[EvaluatedDictionary]) -> dict[str, str]:
     """Title and first sentence."""
     subject = [e for e in everything if e.model == SUBJECT]
     trained, baselines = sum(e.trained for e in subject), sum(e.baseline for e in subject)
@@ -168,7 +168,7 @@ def _counts(value: Any, name: str = "") -> list[str]:
     return [f"{name.replace('_', ' ')} {value:,}"] if value else []
 
 
-def _measured(evaluation: Manifest, everything: Sequence[Entry]) -> list[tuple[str, str]]:
+def _measured(evaluation: Manifest, everything: Sequence[EvaluatedDictionary]) -> list[tuple[str, str]]:
     config = evaluation.config
     rows = {int(value) for e in everything if (value := e.value("rows"))}
     seen = f"{number(max(rows))} held-out activations a site" if rows else "no held-out activations"

@@ -15,7 +15,7 @@ from monolex.artifact import FileEntry, file_hash, finish
 from monolex.config import BaselineConfig, HarvestConfig, ModelConfig, TrainConfig
 from monolex.dictionaries.base import load
 from monolex.dictionaries.baselines import fit_folder
-from monolex.features.listing import Member, members
+from monolex.dictionaries.listing import RunDictionary, run_dictionaries
 from monolex.features.store import BINS, TOKEN_BINS, Writer
 from monolex.reader import Reader
 from monolex.training.trainer import train
@@ -41,28 +41,28 @@ def found_run(folder: Path, *, stores: bool = True) -> Path:
 def gather(run: Path) -> None:
     """Stores of every dictionary of a run, and their manifest."""
     home, table, files, parents = run / "features", [], {}, {}
-    for number, member in enumerate(members(run)):
-        path = f"{member.site}/{member.name}.sqlite"
-        alive, rows = write_store(home / path, run, member)
+    for number, dictionary in enumerate(run_dictionaries(run)):
+        path = f"{dictionary.site}/{dictionary.name}.sqlite"
+        alive, rows = write_store(home / path, run, dictionary)
         size = (home / path).stat().st_size
         files[path] = FileEntry(size, file_hash(home / path))
-        known = {"site": member.site, "name": member.name, "kind": "any", "d_sae": member.d_sae}
+        known = {"site": dictionary.site, "name": dictionary.name, "kind": "any", "d_sae": dictionary.config.d_sae}
         table.append({"path": path, **known, "rows": rows, "bytes": size, "alive": alive})
-        parents[f"subject.source.{number}"] = source_of(member)
+        parents[f"subject.source.{number}"] = source_of(dictionary)
     finish(home, "features", {}, parents, files, {"stores": table})
 
 
-def source_of(member: Member) -> str:
+def source_of(dictionary: RunDictionary) -> str:
     """Content hash of the artefact that holds a dictionary."""
     from monolex.artifact import open_artifact
 
-    return open_artifact(member.folder.parent.parent).content
+    return open_artifact(dictionary.source).content
 
 
-def write_store(path: Path, run: Path, member: Member, keep: int = 10) -> tuple[int, int]:
+def write_store(path: Path, run: Path, dictionary: RunDictionary, keep: int = 10) -> tuple[int, int]:
     """The tables feature, token and vocabulary, by loops; returns how many features are alive, and the rows."""
-    reader = Reader(run / "activations", member.site)
-    codes = load(member.folder).encode(reader.read(0, len(reader))).clamp_min(0).double().numpy()
+    reader = Reader(run / "activations", dictionary.site)
+    codes = load(dictionary.folder).encode(reader.read(0, len(reader))).clamp_min(0).double().numpy()
     tokens = reader.tokens(0, len(reader)).tolist()
     writer, tokenizer, alive = Writer(path), make_tokenizer(), 0
     for feature, column in enumerate(codes.T):
@@ -77,7 +77,7 @@ def write_store(path: Path, run: Path, member: Member, keep: int = 10) -> tuple[
         writer.insert("token", shares, 6)
         alive += bool(ranked)
     writer.insert("vocabulary", [(token, tokenizer.decode([token])) for token in sorted(set(tokens))], 2)
-    meta = {"name": member.name, "site": member.site, "d_sae": member.d_sae, "rows": len(reader)}
+    meta = {"name": dictionary.name, "site": dictionary.site, "d_sae": dictionary.config.d_sae, "rows": len(reader)}
     writer.finish(meta)
     return alive, len(reader)
 
@@ -91,8 +91,8 @@ def _feature(feature: int, column: np.ndarray, ranked: list[int], mass: dict[int
     return (*first, variance, *moments, mean, *top, None, None, None, None, bytes(8 * BINS))
 
 
-def dense_codes(run: Path, member: Member) -> tuple[torch.Tensor, torch.Tensor]:
+def dense_codes(run: Path, dictionary: RunDictionary) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes of all training rows, read on their positive side, and their tokens."""
-    reader = Reader(run / "activations", member.site)
-    codes = load(member.folder).encode(reader.read(0, len(reader))).clamp_min(0)
+    reader = Reader(run / "activations", dictionary.site)
+    codes = load(dictionary.folder).encode(reader.read(0, len(reader))).clamp_min(0)
     return codes, torch.as_tensor(reader.tokens(0, len(reader)))

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from monolex.artifact import open_artifact, read_json, verify
 from monolex.causal import stages
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
-from monolex.causal.inputs import dictionaries, parents, roots
+from monolex.causal.inputs import parents, roots
+from monolex.dictionaries.listing import chosen_dictionaries, run_dictionaries
 from monolex.errors import UserError
 
 ROOT = f"resid_post.2/{TRAINED}:3"
@@ -36,7 +37,7 @@ def task(run: Path) -> str:
 def own_words(run: Path) -> list[dict]:
     """Pairs of words that are one token each in the run's own tokenizer."""
     from monolex.causal.pairs import single_token
-    from monolex.evals.inputs import stored_model
+    from monolex.stored import stored_model
 
     lm = stored_model(run / "activations", "cpu")
     assert lm.tokenizer is not None
@@ -60,7 +61,7 @@ def test_curves_of_every_dictionary_with_their_numbers(run, task, tmp_path):
     assert verify(tmp_path / "patch").content == manifest.content
     made = read_json(tmp_path / "patch" / "patch.json")
     names = {(one["site"], one["name"]) for one in made["curves"]}
-    assert names == {(one.member.site, one.member.name) for one in dictionaries(run, (), (), controls=True)}
+    assert names == {(one.site, one.name) for one in run_dictionaries(run)}
     assert {"pca", "neurons", TRAINED} <= {name for _, name in names}
     assert made["pairs"] == 3
     assert made["behaviour"]["n"] == 3
@@ -181,12 +182,12 @@ def test_a_tree_of_a_run(run, tmp_path):
     with pytest.raises(UserError, match=r"0 dictionaries at resid_post.1 fit topk-k4-\*"):
         stages.tree(tmp_path / "tree", run, config)
     with pytest.raises(UserError, match="grows between residual sites"):
-        stages._below([], roots(run, (ROOT,))[0]._replace(member=_elsewhere(run)), config)
+        stages._below([], roots(run, (ROOT,))[0]._replace(dictionary=_elsewhere(run)), config)
 
 
 def _elsewhere(run: Path):
     (root,) = roots(run, (ROOT,))
-    return dataclasses.replace(root.member, site="mlp_act.1")
+    return dataclasses.replace(root.dictionary, site="mlp_act.1")
 
 
 @pytest.mark.parametrize(
@@ -226,11 +227,6 @@ def test_configs_say_what_is_wrong():
 
 
 def test_parents_are_what_was_read(run):
-    used = dictionaries(run, ("resid_post.2",), ("pca",), controls=True)
-    assert [one.key for one in used] == ["subject/resid_post.2/pca"]
+    used = chosen_dictionaries(run, ("resid_post.2",), ("pca",), controls=True)
     assert set(parents(run, used)) == {"activations", "subject.baselines.plain"}
     assert parents(run, used)["activations"] == open_artifact(run / "activations").content
-    with pytest.raises(UserError, match="holds no site"):
-        dictionaries(run, ("resid_post.7",), (), controls=False)
-    with pytest.raises(UserError, match="no folder of a run"):
-        dictionaries(run / "nowhere", (), (), controls=False)

@@ -14,16 +14,16 @@ from texts import WORDS, write_jsonl
 
 from monolex.cli import main
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
+from monolex.dictionaries.listing import RunDictionary, run_dictionaries
 from monolex.errors import UserError
-from monolex.evals.inputs import stored_model
 from monolex.features import contrast
 from monolex.features.contrast import GRID, by_contrast, read
 from monolex.features.find import find
 from monolex.features.found import ContrastHit
-from monolex.features.listing import Member, members
 from monolex.features.query import FindConfig
 from monolex.features.texts import activations
 from monolex.hooks import capture
+from monolex.stored import stored_model
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_every_number_equals_a_naive_reference(run, lm, how, tmp_path):
     texts = read(paths, lm, config)
     assert (texts.positive.sum(), len(texts.positive)) == (13, 31)
     assert (texts.choosing[texts.positive].sum(), texts.choosing[~texts.positive].sum()) == (6, 9)
-    chosen = [member for member in members(run) if member.name in (TRAINED, "pca")]
+    chosen = [member for member in run_dictionaries(run) if member.name in (TRAINED, "pca")]
     found = by_contrast(chosen, lm, paths, config)
     held, everything = ~texts.choosing, []
     for member in chosen:
@@ -110,21 +110,22 @@ def test_a_planted_concept_is_found_first(lm, tmp_path):
     weights = {"W_enc": rows, "W_dec": rows, "b_enc": bias}
     weights |= {name: torch.zeros(x.shape[1]) for name in ("centre", "b_dec")}
     width = x.shape[1]
-    Dictionary(DictionaryConfig("untied", "relu", width, width, 64, site=site), weights).save(tmp_path / "planted")
+    shape = DictionaryConfig("untied", "relu", width, width, 64, site=site)
+    Dictionary(shape, weights).save(tmp_path / "planted")
     paths = (written(tmp_path / "a.jsonl", 40, 1, "cat"), written(tmp_path / "b.jsonl", 40, 2, "dogs"))
     config = FindConfig(contrast=paths, limit=5, resamples=200)
-    member = Member(site, "planted", tmp_path / "planted", 64, None)
-    first, *_ = by_contrast([member], lm, paths, config).rows
+    dictionary = RunDictionary("subject", site, "planted", tmp_path / "planted", shape)
+    first, *_ = by_contrast([dictionary], lm, paths, config).rows
     assert isinstance(first, ContrastHit)
     assert (first.feature, first.more_in) == (17, "A")
     assert first.auroc.value is not None and first.auroc.value > 0.7 and first.q < 0.05
-    swapped, *_ = by_contrast([member], lm, (paths[1], paths[0]), config).rows
+    swapped, *_ = by_contrast([dictionary], lm, (paths[1], paths[0]), config).rows
     assert isinstance(swapped, ContrastHit)
     assert (swapped.feature, swapped.more_in) == (17, "B")
 
 
 def test_where_there_is_nothing_selection_does_not_show(run, lm, tmp_path):
-    chosen = [member for member in members(run) if member.site == SITES[1]]
+    chosen = [member for member in run_dictionaries(run) if member.site == SITES[1]]
     hits: list[ContrastHit] = []
     probes = []
     for seed in range(6):
@@ -168,7 +169,7 @@ def test_halves_are_by_text_and_seed(lm, tmp_path):
 def test_forward_passes_stay_small_whatever_the_width(run, lm, tmp_path, monkeypatch):
     paths = (written(tmp_path / "a.jsonl", 16, 1, "cat"), written(tmp_path / "b.jsonl", 16, 2, "dogs"))
     config = FindConfig(contrast=paths, resamples=10)
-    chosen = [one for one in members(run) if one.name == TRAINED]
+    chosen = [one for one in run_dictionaries(run) if one.name == TRAINED]
     whole, sizes = by_contrast(chosen, lm, paths, config), []
 
     def seen(*asked):

@@ -1,5 +1,6 @@
 """The eval artefact: rows of every dictionary, control and seed, resuming, refusals, and the text table."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,11 +16,12 @@ from monolex import artifact
 from monolex.activations import harvest
 from monolex.artifact import FileEntry, read_json
 from monolex.config import CorpusConfig, EvalConfig, HarvestConfig, ModelConfig
-from monolex.dictionaries.base import Dictionary
+from monolex.dictionaries.base import Dictionary, DictionaryConfig
+from monolex.dictionaries.listing import RunDictionary, source_dictionaries
 from monolex.errors import UserError
 from monolex.evals import evaluate as module
 from monolex.evals.evaluate import evaluate
-from monolex.evals.inputs import Entry, neighbours, seed_groups
+from monolex.evals.recipes import neighbours, recipe, seed_groups
 from monolex.evals.table import table
 
 D = 32
@@ -42,12 +44,11 @@ def write_dictionaries(folder: Path, kind: str, activations: Path, members: list
     rows = []
     for row, dictionary in members:
         path = f"{row['site']}/{row['name']}"
+        dictionary.config = dataclasses.replace(dictionary.config, recipe=row)
         files |= {f"{path}/{name}": entry for name, entry in dictionary.save(folder / path).items()}
-        rows.append({**row, "path": path, "d_sae": dictionary.d_sae})
-    if kind == "sweep":
-        files["members.json"] = artifact.write_json(folder / "members.json", rows)
+        rows.append({"site": row["site"], "path": path})
     parents = {"activations": artifact.open_artifact(activations).content}
-    artifact.finish(folder, kind, {}, parents, files, {} if kind == "sweep" else {"members": rows})
+    artifact.finish(folder, kind, {}, parents, files, {"members": rows})
     return folder
 
 
@@ -201,7 +202,7 @@ def test_a_killed_evaluation_resumes_with_the_same_result(run, result, monkeypat
     def stop_after(*arguments):
         if len(done) == finished:
             raise KeyboardInterrupt
-        done.append(arguments[1])
+        done.append(arguments[2])
         return original(*arguments)
 
     with monkeypatch.context() as patch:
@@ -210,7 +211,7 @@ def test_a_killed_evaluation_resumes_with_the_same_result(run, result, monkeypat
             start(run, folder)
     assert not (folder / "manifest.json").exists()
     counted = []
-    monkeypatch.setattr(module, "_evaluate_site", lambda *a: counted.append(a[1]) or original(*a))
+    monkeypatch.setattr(module, "_evaluate_site", lambda *a: counted.append(a[2]) or original(*a))
     assert start(run, folder).content == result[1].content
     assert len(counted) == 3 - finished
 
@@ -242,7 +243,7 @@ def test_refusals(run, tmp_path):
     refused("is an artefact of kind activations", run / "none", [run / "random"], {})
     refused("no finished", run / "none", [run / "model"], {})
     refused("holds baselines, and activations is needed", run / "baselines", [run / "sweep"], {})
-    refused("given twice", run / "none", [run / "sweep"] * 3, {})
+    refused("given twice", run / "none", [run / "sweep"] * 2, {})
 
 
 def test_a_changed_model_is_refused(run, tmp_path):
@@ -257,26 +258,31 @@ def test_a_changed_model_is_refused(run, tmp_path):
 
 def test_shared_names_get_their_source(run, tmp_path):
     write_sweep(tmp_path / "again", run / "none", {"resid_post.1": D})
-    found = module.open_inputs("subject", run / "none", [run / "sweep", tmp_path / "again"], tmp_path)
-    names = [entry.name for entry in found.entries["resid_post.1"]]
-    assert names == [name_of(m) for m in MEMBERS] + [f"again/{name_of(m)}" for m in MEMBERS]
-    assert len(seed_groups(found.entries["resid_post.1"])) == 4
+    listed = source_dictionaries(run / "none", [run / "sweep", tmp_path / "again"])
+    dictionaries = [dictionary for dictionary in listed if dictionary.site == "resid_post.1"]
+    names = [name_of(m) for m in MEMBERS]
+    assert [dictionary.name for dictionary in dictionaries] == [*names, *(f"again/{name}" for name in names)]
+    assert len(seed_groups(dictionaries)) == 4
 
 
-def entry(source: int = 0, **recipe) -> Entry:
-    plain = {"kind": "tied", "d_sae": 8, "alpha": 1.0, "k": None, "ratio": 1.0, "seed": 0, "lr": 1.0}
-    return Entry({**plain, **recipe, "name": json.dumps(recipe)}, Path(), source, True)
+def member(source: str = "first", kind: str = "tied", d_sae: int = 8, **changes) -> RunDictionary:
+    config = DictionaryConfig(
+        kind, "relu", 8, 8, d_sae, recipe={"alpha": 1.0, "ratio": 1.0, "seed": 0, "lr": 1.0} | changes
+    )
+    name = json.dumps([source, kind, d_sae, changes])
+    return RunDictionary("subject", "resid_post.1", name, Path(source, "resid_post.1", name), config)
 
 
 def test_neighbours_are_consecutive_along_one_axis():
-    alphas = [entry(alpha=a) for a in (1.0, 4.0, 2.0)]
-    assert {(a.row["alpha"], b.row["alpha"]) for a, b in neighbours(alphas)} == {(1, 2), (4, 2)}
-    seeds = [entry(seed=s) for s in range(3)]
+    alphas = [member(alpha=a) for a in (1.0, 4.0, 2.0)]
+    assert {(recipe(a)["alpha"], recipe(b)["alpha"]) for a, b in neighbours(alphas)} == {(1, 2), (4, 2)}
+    seeds = [member(seed=s) for s in range(3)]
     assert len(list(neighbours(seeds))) == 3
-    widths = [entry(ratio=r, d_sae=int(8 * r), lr=1 / r) for r in (1.0, 2.0, 4.0)]
+    widths = [member(ratio=r, d_sae=int(8 * r), lr=1 / r) for r in (1.0, 2.0, 4.0)]
     assert len(list(neighbours(widths))) == 2
-    assert not list(neighbours([entry(), entry(alpha=2.0, seed=1)]))
-    assert not list(neighbours([entry(), entry(1, alpha=2.0)]))
+    assert not list(neighbours([member(), member(alpha=2.0, seed=1)]))
+    assert not list(neighbours([member(), member("second", alpha=2.0)]))
+    assert not list(neighbours([member(kind="random"), member(kind="random", d_sae=16)]))
 
 
 def test_table():

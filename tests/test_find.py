@@ -7,13 +7,14 @@ from found_store import SITES, dense_codes, found_run, gather
 from texts import make_tokenizer
 
 from monolex.cli import main
+from monolex.dictionaries.listing import choose, run_dictionaries
 from monolex.errors import UserError
-from monolex.evals.inputs import stored_model
 from monolex.features.find import find
 from monolex.features.found import Known, NumberHit, PromptHit, TokenHit
-from monolex.features.listing import choose, members
+from monolex.features.known import open_store
 from monolex.features.query import COLUMNS, OPERATORS, FindConfig, condition
 from monolex.hooks import capture
+from monolex.stored import stored_model
 
 PROMPT = "the cat sat on a mat"
 
@@ -36,14 +37,14 @@ def prompt_codes(run, member):
 @pytest.mark.parametrize("token", ["last", "any"])
 def test_a_prompt_finds_what_dense_codes_say(run, token):
     found = find(run, FindConfig(prompt=PROMPT, token=token, limit=7))
-    for member in members(run):
+    for member in run_dictionaries(run):
         codes = prompt_codes(run, member)
         values = codes[-1] if token == "last" else codes.max(0).values
         hits = [row for row in found.rows if (row.site, row.dictionary) == (member.site, member.name)]
         wanted = sorted(((-float(v), i) for i, v in enumerate(values) if v > 0))[:7]
         assert [hit.feature for hit in hits] == [i for _, i in wanted]
         assert len(hits) > 0
-        with_store = member.store()
+        with_store = open_store(member)
         for hit, (value, feature) in zip(hits, wanted, strict=True):
             assert isinstance(hit, PromptHit)
             assert hit.activation == pytest.approx(-value, rel=1e-5)
@@ -68,7 +69,7 @@ def test_a_token_finds_what_dense_codes_say(run):
     text = " cat"
     (token,) = tokenizer(text, add_special_tokens=False)["input_ids"]
     wanted = []
-    for member in members(run):
+    for member in run_dictionaries(run):
         codes, tokens = dense_codes(run, member)
         mass, count = codes[tokens == token].double().sum(0), (codes[tokens == token] > 0).sum(0)
         total = codes.double().sum(0)
@@ -97,7 +98,7 @@ def test_a_text_that_is_no_token_says_how_it_splits(run):
 def test_numbers_are_those_of_the_stores(run, column, ascending):
     config = FindConfig(sort=column, where=("n_active>=2", "top_share < 1"), ascending=ascending, limit=9)
     rows = find(run, config).rows
-    everything = [s for m in members(run) for s in m.store().summaries()]
+    everything = [s for m in run_dictionaries(run) for s in open_store(m).summaries()]
     kept = [getattr(s, column) for s in everything if s.n_active >= 2 and s.top_share is not None and s.top_share < 1]
     wanted = sorted((value for value in kept if value is not None), reverse=not ascending)[:9]
     assert [getattr(row.summary, column) for row in rows if isinstance(row, NumberHit)] == wanted
@@ -107,7 +108,7 @@ def test_numbers_are_those_of_the_stores(run, column, ascending):
 def test_conditions_mean_what_they_say(run, operator):
     rows = find(run, FindConfig(where=(f"n_active {operator} 20",), limit=100_000)).rows
     compare = {"=": "==", **{o: o for o in OPERATORS if o != "="}}[operator]
-    wanted = [s for m in members(run) for s in m.store().summaries() if eval(f"{s.n_active} {compare} 20")]
+    wanted = [s for m in run_dictionaries(run) for s in open_store(m).summaries() if eval(f"{s.n_active} {compare} 20")]
     assert len(rows) == len(wanted) > 0
 
 
@@ -150,7 +151,7 @@ def test_contradictions_are_refused(fields: dict[str, Any], said: str):
 
 
 def test_dictionaries_are_chosen_by_site_name_and_pattern(run):
-    found = members(run)
+    found = run_dictionaries(run)
     assert [m.title for m in choose(found, ["resid_post.2/pca"])] == ["resid_post.2/pca"]
     assert [m.site for m in choose(found, ["pca"])] == list(SITES)
     assert choose(found, ["resid_post.0"]) == [m for m in found if m.site == SITES[0]]

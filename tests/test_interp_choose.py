@@ -7,13 +7,13 @@ from harvests import corpus_of, make_lm, store
 
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.errors import UserError
-from monolex.evals.inputs import packed_rows
 from monolex.interp.choose import CHOOSERS, GROUPS, RARE, Choice, Seen, halves, modern, paper
 from monolex.interp.config import ExplainConfig
 from monolex.interp.examples import draw
 from monolex.interp.records import Failure
 from monolex.interp.windows import Windows, texts_of, windows
 from monolex.reader import Reader
+from monolex.stored import packed_rows
 
 
 def seen(maximum, varies=None, docs=None) -> Seen:

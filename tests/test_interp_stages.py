@@ -17,7 +17,6 @@ from monolex.artifact import open_artifact, read_json, verify
 from monolex.config import ModelConfig
 from monolex.dictionaries.base import load
 from monolex.errors import UserError
-from monolex.evals.inputs import packed_rows
 from monolex.interp import explain as explaining
 from monolex.interp import results, scoring, stored
 from monolex.interp.config import ExplainConfig, ScoreConfig
@@ -27,6 +26,7 @@ from monolex.interp.protocol import correlation
 from monolex.interp.scoring import score
 from monolex.reader import Reader
 from monolex.show.path import show
+from monolex.stored import packed_rows
 
 SCORE = ScoreConfig(resamples=50)
 
@@ -49,36 +49,38 @@ def chosen(run: Path, config: ExplainConfig):
 
 
 def names(some) -> list[str]:
-    return [one.key for one in some]
+    return [one.dictionary.key for one in some]
 
 
 def test_which_dictionaries(run):
     found = chosen(run, EXPLAIN)
     assert names(found)[0].startswith("subject/resid_post.0/")
-    kinds = {one.config.kind for one in found if one.model == "subject"}
+    kinds = {one.dictionary.config.kind for one in found if one.dictionary.model == "subject"}
     assert kinds == {"tied", "neurons", "pca", "pca-topk"}
-    assert [one.key for one in found if one.model == "random"] == [f"random/{site}/{TIED}" for site in SITES]
+    assert [one.dictionary.key for one in found if one.dictionary.model == "random"] == [
+        f"random/{site}/{TIED}" for site in SITES
+    ]
     for site in SITES:
-        here = [one for one in found if one.member.site == site and one.model == "subject"]
-        (tied,) = [one for one in here if one.trained]
-        (topk,) = [one for one in here if one.config.kind == "pca-topk"]
+        here = [one for one in found if (one.dictionary.model, one.dictionary.site) == ("subject", site)]
+        (tied,) = [one for one in here if one.dictionary.trained]
+        (topk,) = [one for one in here if one.dictionary.config.kind == "pca-topk"]
         assert tied.l0 is not None
-        assert abs(topk.config.k - tied.l0) == min(abs(k - tied.l0) for k in (2, 5, 16))
+        assert abs(topk.dictionary.config.k - tied.l0) == min(abs(k - tied.l0) for k in (2, 5, 16))
         assert topk.method == "pca-topk"
         assert tied.method == TIED
     assert found[-1].method == f"random model: {TIED}"
     everything = chosen(run, dataclasses.replace(EXPLAIN, matched=False, controls=False))
-    assert sum(one.config.kind == "pca-topk" for one in everything) == 6
-    assert {one.model for one in everything} == {"subject"}
+    assert sum(one.dictionary.config.kind == "pca-topk" for one in everything) == 6
+    assert {one.dictionary.model for one in everything} == {"subject"}
 
 
 def test_dictionaries_along_training(run):
     config = dataclasses.replace(EXPLAIN, checkpoints=True, controls=False, dictionaries=("tied-*",), sites=SITES[:1])
     (early, final) = chosen(run, config)
-    assert early.step is not None and final.step is None
-    assert early.member.name == f"{TIED}@{early.step}"
+    assert early.dictionary.step is not None and final.dictionary.step is None
+    assert early.dictionary.name == f"{TIED}@{early.dictionary.step}"
     assert early.method == final.method
-    assert not np.allclose(early.member.weights().W_enc, final.member.weights().W_enc)
+    assert not np.allclose(early.dictionary.weights().W_enc, final.dictionary.weights().W_enc)
 
 
 def test_the_artefacts_hold_what_they_say(made):
@@ -170,7 +172,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(made, tmp_path, monkeypa
     def some(path, target, *rest):
         if len(done) == 3:
             raise KeyboardInterrupt
-        done.append(target.key)
+        done.append(target.dictionary.key)
         return work(path, target, *rest)
 
     monkeypatch.setattr(explaining, "_dictionary", some)
@@ -178,7 +180,9 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(made, tmp_path, monkeypa
         explain(tmp_path / "cut", made, config)
     assert not (tmp_path / "cut" / "manifest.json").exists()
     later = []
-    monkeypatch.setattr(explaining, "_dictionary", lambda p, t, *rest: later.append(t.key) or work(p, t, *rest))
+    monkeypatch.setattr(
+        explaining, "_dictionary", lambda p, t, *rest: later.append(t.dictionary.key) or work(p, t, *rest)
+    )
     explain(tmp_path / "cut", made, config)
     assert not set(done) & set(later)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")

@@ -10,7 +10,7 @@ LAYERS = (
     ("errors", "stages"),
     ("config", "tables", "artifact", "runtime", "pieces", "stats"),
     ("sites", "hooks", "model", "chats", "documents", "corpus", "cost"),
-    ("shuffle", "shards", "reader", "activations", "harvest_cost"),
+    ("shuffle", "shards", "reader", "activations", "stored", "harvest_cost"),
     ("dictionaries",),
     ("training",),
     ("evals",),

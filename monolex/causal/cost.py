@@ -1,7 +1,7 @@
 """What the experiments on causes take: they run parts of the model many times; dictionaries are small beside that."""
 
 from monolex.cost import Cost, Planned
-from monolex.features.listing import name_fits
+from monolex.dictionaries.listing import name_fits
 from monolex.sites import select
 
 PROMPT_TOKENS = 20

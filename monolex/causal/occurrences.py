@@ -10,8 +10,8 @@ from torch import Tensor
 
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary
-from monolex.evals.inputs import packed_rows
 from monolex.reader import Reader
+from monolex.stored import packed_rows
 
 POOL = 4096
 ENCODED = 2**25

@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from monolex import artifact, pieces, runtime
-from monolex.artifact import FileEntry, Manifest, write_bytes, write_json
+from monolex.artifact import SUBJECT, FileEntry, Manifest, write_bytes, write_json
 from monolex.causal import claims
 from monolex.causal.ablation import ablate_feature
 from monolex.causal.behaviour import behaviour, demo_table, rows
 from monolex.causal.claims import Bootstrap, Claim, Measured
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
 from monolex.causal.experiment import arrays, as_json, experiment, from_arrays
-from monolex.causal.inputs import Chosen, Root, dictionaries, parents, roots, words
+from monolex.causal.inputs import RESIDUAL, Root, parents, roots, words
 from monolex.causal.occurrences import occurrences
 from monolex.causal.pairs import PromptPairs
 from monolex.causal.patching import prepare_patch
 from monolex.causal.prompts import draw
 from monolex.causal.trees import tree as grow
 from monolex.config import identity, require
+from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits, run_dictionaries
 from monolex.errors import UserError
-from monolex.evals.inputs import stored_model
-from monolex.features.listing import SUBJECT, Member, choose, fits, members
 from monolex.features.vocabulary import Texts
 from monolex.model import LanguageModel
 from monolex.sites import Site
+from monolex.stored import stored_model
 from monolex.tables import to_table
 
 PATCH, PAIRS = "patch.json", "pairs.safetensors"
@@ -48,8 +48,8 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
         UserError: no run, nothing that fits, a task that the tokenizer cannot spell, or a file that cannot be read.
     """
     folder, run = Path(folder), Path(run)
-    used = dictionaries(run, config.sites, config.dictionaries, controls=config.controls)
-    choose([one.member for one in used], config.exact)
+    used = chosen_dictionaries(run, config.sites or RESIDUAL, config.dictionaries, controls=config.controls)
+    choose(used, config.exact)
     request = parents(run, used) | _file_parent(config.task)
     if found := pieces.done(folder, "patch", identity(config), request):
         return found
@@ -57,21 +57,23 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     pairs = draw(lm, config)
     how = Bootstrap(config.resamples, config.level, config.patch_seed)
 
-    def piece(one: Chosen) -> pieces.Piece:
+    def piece(dictionary: RunDictionary) -> pieces.Piece:
         def work(path: Path) -> dict[str, Any]:
-            weights = one.member.weights(str(lm.device))
-            ready = prepare_patch(lm, pairs, one.member.site, weights, batch_tokens=config.batch_tokens)
-            result = experiment(ready, config, _fits(one, config.exact))
+            weights = dictionary.weights(lm.device)
+            ready = prepare_patch(lm, pairs, dictionary.site, weights, batch_tokens=config.batch_tokens)
+            result = experiment(ready, config, _fits(dictionary, config.exact))
             write_bytes(path.with_suffix(".safetensors"), save(arrays(result)))
-            facts = {"model": one.model, "site": one.member.site, "name": one.member.name, "d_sae": one.member.d_sae}
-            known = {"kind": weights.config.kind, "alpha": weights.config.recipe.get("alpha")}
+            facts = {"model": dictionary.model, "site": dictionary.site, "name": dictionary.name}
+            known = {"d_sae": weights.d_sae, "kind": weights.config.kind, "alpha": weights.config.recipe.get("alpha")}
             return facts | known | as_json(result, config.limit, how)
 
         return work
 
     tolerance = claims.EXACT if lm.dtype in (torch.float32, torch.float64) else claims.ROUGH
-    partial, made = pieces.make(folder, "patch", identity(config), request, {one.key: piece(one) for one in used})
-    stored = {one.key: load_file(pieces.place(partial, one.key).with_suffix(".safetensors")) for one in used}
+    partial, made = pieces.make(
+        folder, "patch", identity(config), request, {dictionary.key: piece(dictionary) for dictionary in used}
+    )
+    stored = {d.key: load_file(pieces.place(partial, d.key).with_suffix(".safetensors")) for d in used}
     entry = {
         **_prompts(lm, pairs, config),
         "curves": made,
@@ -101,7 +103,7 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
 
     def piece(root: Root) -> pieces.Piece:
         def work(_path: Path) -> dict[str, Any]:
-            weights = root.member.weights(str(lm.device))
+            weights = root.dictionary.weights(lm.device)
             where = {"count": config.occurrences, "low": config.low, "seed": config.ablate_seed}
             found = occurrences(run / "activations", weights, [root.feature], **where)[root.feature]
             require(len(found.end) > 0, f"feature {root.key} is never active: there is nothing to ablate")
@@ -119,7 +121,7 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
                 batch_tokens=config.batch_tokens,
                 text=_text(lm),
             )
-            return {"name": root.member.name, "words": words(root.member, root.feature)} | made.to_json()
+            return {"name": root.dictionary.name, "words": words(root.dictionary, root.feature)} | made.to_json()
 
         return work
 
@@ -135,9 +137,9 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
     """
     folder, run = Path(folder), Path(run)
     chosen = roots(run, config.features)
-    there = members(run)
-    below = {root.key: _below(there, root, config) for root in chosen}
-    used = [Chosen(SUBJECT, one.member) for some in below.values() for one in some.values()]
+    listed = run_dictionaries(run)
+    below = {root.key: _below(listed, root, config) for root in chosen}
+    used = [dictionary for path in below.values() for dictionary in path.values()]
     request = _root_parents(run, chosen) | parents(run, used)
     if found := pieces.done(folder, "tree", identity(config), request):
         return found
@@ -145,11 +147,11 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
 
     def piece(root: Root) -> pieces.Piece:
         def work(_path: Path) -> dict[str, Any]:
-            ours = {site: one.member for site, one in below[root.key].items()}
+            path = below[root.key]
             made = grow(
                 lm,
-                {site: member.weights(str(lm.device)) for site, member in ours.items()},
-                root.member.site,
+                {site: dictionary.weights(lm.device) for site, dictionary in path.items()},
+                root.dictionary.site,
                 root.feature,
                 run / "activations",
                 contexts=config.contexts,
@@ -161,10 +163,10 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
                 seed=config.tree_seed,
                 level=config.level,
                 batch_tokens=config.batch_tokens,
-                label=lambda site, feature: words(ours[site], feature),
+                label=lambda site, feature: words(path[site], feature),
                 text=_text(lm),
             )
-            names = {site: member.name for site, member in ours.items()}
+            names = {site: dictionary.name for site, dictionary in path.items()}
             return {"root": root.key, "dictionaries": names} | made.to_json()
 
         return work
@@ -191,7 +193,7 @@ def _prompts(lm: LanguageModel, pairs: PromptPairs, config: PatchConfig) -> dict
 
 
 def _claims(
-    used: Sequence[Chosen],
+    used: Sequence[RunDictionary],
     made: Sequence[Mapping[str, Any]],
     stored: Mapping[str, Mapping[str, NDArray]],
     against: str,
@@ -200,11 +202,11 @@ def _claims(
 ) -> list[Claim]:
     """The paper's statements about the subject's dictionaries, site by site."""
     sites: dict[str, dict[str, Measured]] = {}
-    for one, facts in zip(used, made, strict=True):
-        if one.model == SUBJECT:
-            ends, curves = from_arrays(stored[one.key])
+    for dictionary, facts in zip(used, made, strict=True):
+        if dictionary.model == SUBJECT:
+            ends, curves = from_arrays(stored[dictionary.key])
             known = (facts["kind"], facts["alpha"], facts["d_sae"], ends, curves.get("ranking"))
-            sites.setdefault(one.member.site, {})[one.member.name] = Measured(one.member.title, *known)
+            sites.setdefault(dictionary.site, {})[dictionary.name] = Measured(dictionary.title, *known)
     found = []
     for site, here in sites.items():
         if against in here:
@@ -214,37 +216,34 @@ def _claims(
     return found
 
 
-def _fits(one: Chosen, patterns: Sequence[str]) -> bool:
+def _fits(dictionary: RunDictionary, patterns: Sequence[str]) -> bool:
     """Whether the slow searches run on a dictionary: those of control models are not worth the minutes."""
-    return one.model == SUBJECT and (not patterns or fits(one.member, patterns))
+    return dictionary.model == SUBJECT and (not patterns or fits(dictionary, patterns))
 
 
-def _below(there: Sequence[Member], root: Root, config: TreeConfig) -> dict[str, Root]:
+def _below(listed: Sequence[RunDictionary], root: Root, config: TreeConfig) -> dict[str, RunDictionary]:
     """The dictionary of every site that the tree may reach: the root's, and one for each residual site before it."""
-    site = Site.parse(root.member.site)
+    site = Site.parse(root.dictionary.site)
     require(site.kind == "resid_post", f"features = {root.key!r}: a tree grows between residual sites, resid_post.*")
-    patterns = config.dictionaries or (root.member.name,)
-    found = {root.member.site: root}
+    patterns = config.dictionaries or (root.dictionary.name,)
+    path = {root.dictionary.site: root.dictionary}
     for layer in range(site.layer - 1, max(site.layer - 1 - config.depth, -1), -1):
         earlier = str(Site("resid_post", layer))
-        here = [member for member in there if member.site == earlier]
-        if not here and len(found) > 1:
+        at_site = [dictionary for dictionary in listed if dictionary.site == earlier]
+        if not at_site and len(path) > 1:
             break  # the tree ends where the run has no dictionaries
-        fitting = [member for member in here if fits(member, patterns)]
+        fitting = [dictionary for dictionary in at_site if fits(dictionary, patterns)]
         if len(fitting) != 1:
             what = f"{len(fitting)} dictionaries at {earlier} fit {', '.join(patterns)}"
-            raise UserError(f"{what}: give --dictionaries that fit one at each site, such as {_example(here)}")
-        found[earlier] = Root(fitting[0], -1)
-    return found
-
-
-def _example(here: Sequence[Member]) -> str:
-    return here[0].name if here else "those of another run (this one has none there)"
+            example = at_site[0].name if at_site else "those of another run (this one has none there)"
+            raise UserError(f"{what}: give --dictionaries that fit one at each site, such as {example}")
+        path[earlier] = fitting[0]
+    return path
 
 
 def _root_parents(run: Path, chosen: Sequence[Root]) -> dict[str, str]:
     """With the evidence, of which the words beside a feature are."""
-    return parents(run, [Chosen(SUBJECT, root.member) for root in chosen], evidence=True)
+    return parents(run, [root.dictionary for root in chosen], evidence=True)
 
 
 def _finish(

@@ -25,7 +25,7 @@ from monolex.artifact import (
     request_hash,
     warn_replacing,
 )
-from monolex.config import BaselineConfig, identity, require
+from monolex.config import TOPK, BaselineConfig, identity, require
 from monolex.dictionaries.axes import ActivationRows, sample
 from monolex.dictionaries.base import Dictionary, load
 from monolex.dictionaries.families import FAMILIES, random_width
@@ -130,7 +130,7 @@ def fit_readers(
 
 def _with_ks(reader: ActivationRows, config: BaselineConfig, sweeps: Sequence[Path]) -> BaselineConfig:
     """The config with the k of this site: those asked for and those matched."""
-    if not any(kind.endswith("-topk") for kind in config.kinds):
+    if not any(kind.endswith(TOPK) for kind in config.kinds):
         return config
     matched = matched_ks(reader, sweeps, config.baseline_seed)
     features = _topk_features(reader, config)

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 
-from monolex.config import BaselineConfig, TrainConfig
+from monolex.config import TOPK, BaselineConfig, TrainConfig
 from monolex.cost import Cost, Planned, PlannedDictionary
-
-TOPK = "-topk"
 
 
 def cost(planned: Planned) -> Cost:

@@ -16,30 +16,28 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from monolex import artifact, pieces, runtime
-from monolex.artifact import Manifest
+from monolex.artifact import SUBJECT, Manifest
 from monolex.config import EvalConfig, identity
-from monolex.dictionaries.base import Dictionary, load
-from monolex.evals import fidelity, reconstruction, similarity
-from monolex.evals.inputs import (
-    Entry,
-    Inputs,
-    describe,
-    held_out_rows,
-    neighbours,
-    open_inputs,
-    seed_groups,
-    stored_model,
+from monolex.dictionaries.base import Dictionary
+from monolex.dictionaries.listing import (
+    RunDictionary,
+    by_site,
+    given_folders,
+    parents,
+    source_dictionaries,
 )
+from monolex.evals import fidelity, reconstruction, similarity
 from monolex.evals.intervals import over_seeds
+from monolex.evals.recipes import RECIPE, identification, neighbours, seed_groups
 from monolex.model import LanguageModel
 from monolex.reader import Reader
 from monolex.sites import Site
 from monolex.stats import Estimate, not_applicable
+from monolex.stored import held_out_rows, stored_model
 
 log = logging.getLogger("monolex")
 
 KIND = "eval"
-SUBJECT = "subject"
 RANDOM = "random directions"
 METRICS = "metrics.json"
 DENSITIES = "densities.safetensors"
@@ -47,6 +45,8 @@ RESIDUAL = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 Row = dict[str, Any]
 Metrics = dict[str, Estimate]
+Listed = Mapping[str, Mapping[str, Sequence[RunDictionary]]]
+"""Dictionaries by model and site."""
 
 
 def evaluate(
@@ -64,102 +64,118 @@ def evaluate(
     Raises:
         UserError: an input is not finished or does not fit, or there is no held-out text.
     """
-    given = {SUBJECT: (subject, sources), **controls}
-    inputs = [open_inputs(model, *paths, folder) for model, paths in given.items()]
-    parents = {name: content for one in inputs for name, content in one.parents.items()}
-    if artifact.is_done(folder, KIND, identity(config), parents):
+    models = {SUBJECT: (subject, sources), **controls}
+    listed = {model: by_site(source_dictionaries(*paths, model)) for model, paths in models.items()}
+    request = parents({k: v for model, paths in models.items() for k, v in given_folders(model, *paths).items()})
+    if artifact.is_done(folder, KIND, identity(config), request):
         log.info("eval: %s is done", folder)
         return artifact.open_artifact(folder, KIND)
     if not controls:
         log.warning("eval: no control model is given; numbers stand beside baselines only")
     artifact.warn_replacing(folder, KIND)
-    partial = pieces.room(folder, artifact.request_hash(KIND, identity(config), parents))
+    partial = pieces.room(folder, artifact.request_hash(KIND, identity(config), request))
     (folder / artifact.MANIFEST).unlink(missing_ok=True)
-    facts = describe(inputs)
+    facts = {
+        "models": list(listed),
+        "sites": {model: list(sites) for model, sites in listed.items()},
+        "dictionaries": sum(len(dictionaries) for sites in listed.values() for dictionaries in sites.values()),
+    }
     with runtime.progress(facts["dictionaries"], "eval", "dictionary") as bar:
-        for one in inputs:
-            _evaluate_model(one, partial, config, bar.update)
-    rows, counts = _collect(inputs, partial)
-    rows += _missing_rows(inputs, rows)
+        for model, sites in listed.items():
+            _evaluate_model(folder, models[model][0], sites, partial, config, bar.update)
+    rows, counts = _collect(listed, partial)
+    rows += _missing_rows(listed, rows)
     files = {
         METRICS: artifact.write_json(folder / METRICS, rows),
         DENSITIES: artifact.write_bytes(folder / DENSITIES, save_tensors(counts)),
     }
-    manifest = artifact.finish(folder, KIND, identity(config), parents, files, facts)
+    manifest = artifact.finish(folder, KIND, identity(config), request, files, facts)
     shutil.rmtree(folder / pieces.PARTIAL)
     return manifest
 
 
-def _collect(inputs: Sequence[Inputs], partial: Path) -> tuple[list[Row], dict[str, Tensor]]:
+def _collect(listed: Listed, partial: Path) -> tuple[list[Row], dict[str, Tensor]]:
     rows, counts = [], {}
-    for one in inputs:
-        for site in one.entries:
-            rows += artifact.read_json(partial / f"{one.model}.{site}.json")
-            counts |= load_tensors((partial / f"{one.model}.{site}.safetensors").read_bytes())
+    for model, sites in listed.items():
+        for site in sites:
+            rows += artifact.read_json(partial / f"{model}.{site}.json")
+            counts |= load_tensors((partial / f"{model}.{site}.safetensors").read_bytes())
     return rows, counts
 
 
-def _missing_rows(inputs: Sequence[Inputs], rows: Sequence[Row]) -> list[Row]:
+def _missing_rows(listed: Listed, rows: Sequence[Row]) -> list[Row]:
     """Cells of the control models at sites where nothing was trained on them, so that no table leaves them out."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows if row["path"] and not row["other"]))
-    subject, *controls = inputs
     missing: list[Row] = []
-    for control in controls:
-        for site in subject.entries:
-            if site not in control.entries:
-                reason = not_applicable(f"nothing was trained on the {control.model} model at {site}")
-                head = _nameless(control.model, site) | {"name": "no dictionary", "kind": "missing"}
+    for model, sites in listed.items():
+        for site in listed[SUBJECT]:
+            if site not in sites:
+                reason = not_applicable(f"nothing was trained on the {model} model at {site}")
+                head = _nameless(model, site) | {"name": "no dictionary", "kind": "missing"}
                 missing += _rows(head, dict.fromkeys(metrics, reason))
     return missing
 
 
-def _evaluate_model(inputs: Inputs, partial: Path, config: EvalConfig, advance: Callable[[int], Any]) -> None:
+def _evaluate_model(
+    folder: Path,
+    activations: Path,
+    sites: Mapping[str, Sequence[RunDictionary]],
+    partial: Path,
+    config: EvalConfig,
+    advance: Callable[[int], Any],
+) -> None:
     """Do the sites of one model that are not done yet; the model is loaded once, and only if there are any."""
     lm = None
-    for site, entries in inputs.entries.items():
-        done = partial / f"{inputs.model}.{site}.json"
+    for site, listed in sites.items():
+        done = partial / f"{listed[0].model}.{site}.json"
         if done.exists():
-            advance(len(entries))
+            advance(len(listed))
             continue
-        lm = lm or stored_model(inputs.activations, config.eval_device)
-        rows, counts = _evaluate_site(inputs, site, lm, config, advance)
+        lm = lm or stored_model(activations, config.eval_device)
+        rows, counts = _evaluate_site(folder, activations, listed, lm, config, advance)
         artifact.write_bytes(done.with_suffix(".safetensors"), save_tensors(counts))
         artifact.write_json(done, rows)
 
 
 def _evaluate_site(
-    inputs: Inputs, site: str, lm: LanguageModel, config: EvalConfig, advance: Callable[[int], Any]
+    folder: Path,
+    activations: Path,
+    listed: Sequence[RunDictionary],
+    lm: LanguageModel,
+    config: EvalConfig,
+    advance: Callable[[int], Any],
 ) -> tuple[list[Row], dict[str, Tensor]]:
     """All rows of one site and the firing counts of its dictionaries."""
-    entries = inputs.entries[site]
+    model, site = listed[0].model, listed[0].site
     device = runtime.device(config.eval_device)
-    dictionaries = {entry.name: load(entry.folder, device) for entry in entries}
+    dictionaries = {dictionary.name: dictionary.weights(device) for dictionary in listed}
 
-    third = _whole(len(entries) / 3, advance)
-    reader = Reader(inputs.activations, site, "held_out")
+    third = _whole(len(listed) / 3, advance)
+    reader = Reader(activations, site, "held_out")
     measured = reconstruction.reconstructions(dictionaries, reader, config.rows, device=device, advance=third)
     faithful = None
     if config.contexts:
         mean = next(iter(measured.values())).mean
-        contexts = held_out_rows(inputs, config.contexts)
+        contexts = held_out_rows(activations, config.contexts)
         faithful = fidelity.fidelity(lm, site, dictionaries, contexts, mean, batch=config.batch_contexts, advance=third)
-    found: dict[str, Metrics] = {}
+    metrics: dict[str, Metrics] = {}
     for name, dictionary in dictionaries.items():
-        found[name] = {
+        metrics[name] = {
             **reconstruction.metrics(measured[name], config),
             "negative_bias": reconstruction.negative_bias(dictionary, config),
             **similarity.decoder_metrics(dictionary, config),
             **_token_cosines(dictionary, Site.parse(site), lm, config),
             **_fidelity_metrics(faithful, name, config),
         }
-        third(1 / len(entries))
+        third(1 / len(listed))
     if faithful is None:
         third(1)
-    rows = [row for entry in entries for row in _rows(entry.row, found[entry.name])]
-    rows += _reference_rows(inputs.model, site, faithful, config)
-    rows += _pair_rows(entries, dictionaries, config)
-    rows += _seed_rows(entries, dictionaries, found, config)
-    return rows, {f"{inputs.model}/{site}/{name}": result.counts for name, result in measured.items()}
+    heads = {dictionary.name: identification(dictionary, folder) for dictionary in listed}
+    rows = [row for name, head in heads.items() for row in _rows(head, metrics[name])]
+    rows += _reference_rows(model, site, faithful, config)
+    rows += _pair_rows(listed, heads, dictionaries, config)
+    rows += _seed_rows(listed, heads, dictionaries, metrics, config)
+    return rows, {f"{model}/{site}/{name}": result.counts for name, result in measured.items()}
 
 
 def _whole(size: float, advance: Callable[[int], Any]) -> Callable[[float], None]:
@@ -207,34 +223,42 @@ def _reference_rows(model: str, site: str, result: fidelity.Fidelity | None, con
 
 
 def _nameless(model: str, site: str) -> Row:
-    blank = dict.fromkeys(("name", "kind", "d_sae", "alpha", "k", "ratio", "seed", "lr", "path"))
-    return {"model": model, "site": site, **blank}
+    return {"model": model, "site": site, **dict.fromkeys(("name", *RECIPE, "path"))}
 
 
-def _pair_rows(entries: Sequence[Entry], dictionaries: Mapping[str, Dictionary], config: EvalConfig) -> list[Row]:
+def _pair_rows(
+    listed: Sequence[RunDictionary],
+    heads: Mapping[str, Row],
+    dictionaries: Mapping[str, Dictionary],
+    config: EvalConfig,
+) -> list[Row]:
     """Similarity of neighbours in the sweep, and of every trained dictionary to random directions (the floor)."""
-    pairs = [(a, b.name, dictionaries[b.name]) for a, b in neighbours(entries)]
-    for a in entries:
+    pairs = [(a.name, b.name, dictionaries[b.name]) for a, b in neighbours(listed)]
+    for a in listed:
         if a.trained:
-            pairs.append((a, RANDOM, similarity.random_like(dictionaries[a.name], config.eval_seed)))
+            pairs.append((a.name, RANDOM, similarity.random_like(dictionaries[a.name], config.eval_seed)))
     rows: list[Row] = []
-    for a, name, b in pairs:
-        rows += _rows(a.row, similarity.pair_metrics(dictionaries[a.name], b, config), other=name)
+    for name, other, b in pairs:
+        rows += _rows(heads[name], similarity.pair_metrics(dictionaries[name], b, config), other)
     return rows
 
 
 def _seed_rows(
-    entries: Sequence[Entry], dictionaries: Mapping[str, Dictionary], found: Mapping[str, Metrics], config: EvalConfig
+    listed: Sequence[RunDictionary],
+    heads: Mapping[str, Row],
+    dictionaries: Mapping[str, Dictionary],
+    metrics: Mapping[str, Metrics],
+    config: EvalConfig,
 ) -> list[Row]:
     """Overlap between the seeds of each recipe, and its metrics as means over seeds."""
     rows: list[Row] = []
-    for group in seed_groups(entries):
-        first = group[0].row
+    for group in seed_groups(listed):
+        first = heads[group[0].name]
         name = first["name"].replace(f"-s{first['seed']}", "-s*")
         identification = {**first, "name": name, "seed": None, "path": None}
-        rows += _rows(identification, similarity.seed_overlap([dictionaries[e.name] for e in group]))
+        rows += _rows(identification, similarity.seed_overlap([dictionaries[member.name] for member in group]))
         if len(group) > 1:
-            rows += _rows(identification, _over_seeds([found[entry.name] for entry in group], config))
+            rows += _rows(identification, _over_seeds([metrics[member.name] for member in group], config))
     return rows
 
 

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from monolex import runtime
 from monolex.config import CorpusConfig, require
+from monolex.dictionaries.listing import RunDictionary, by_site
 from monolex.documents import Report, documents
 from monolex.features.found import Comparison, ContrastHit, Found
-from monolex.features.listing import Member, knowledge
+from monolex.features.known import knowledge
 from monolex.features.query import FindConfig
 from monolex.features.texts import Tokenised, activations, tokenise, tokenizer_of
 from monolex.model import LanguageModel
@@ -75,7 +76,7 @@ class Scored:
 
 
 def by_contrast(
-    chosen: Sequence[Member], lm: LanguageModel, paths: tuple[str | Path, str | Path], config: FindConfig
+    chosen: Sequence[RunDictionary], lm: LanguageModel, paths: tuple[str | Path, str | Path], config: FindConfig
 ) -> Found:
     """Of every dictionary the ``limit`` features whose AUROC on the choosing half is farthest from one half.
 
@@ -84,11 +85,11 @@ def by_contrast(
     """
     texts = read(paths, lm, config)
     scored, beside = [], [_measured("", "length in tokens", _lengths(texts), texts, config)]
-    with runtime.progress(len(texts.positive) * len({m.site for m in chosen}), "contrast", "text") as bar:
-        for site in dict.fromkeys(member.site for member in chosen):
-            here = [member for member in chosen if member.site == site]
-            codes, pooled = _aggregate(lm, texts.tokens, site, here, config, bar)
-            scored += [_score(member, codes[member.name], texts, config) for member in here]
+    sites = by_site(chosen)
+    with runtime.progress(len(texts.positive) * len(sites), "contrast", "text") as bar:
+        for site, dictionaries in sites.items():
+            codes, pooled = _aggregate(lm, texts.tokens, site, dictionaries, config, bar)
+            scored += [_score(dictionary, codes[dictionary.name], texts, config) for dictionary in dictionaries]
             beside += _directions(site, pooled, texts, config)
     tested = np.concatenate([one.p for one in scored])
     corrected = iter(np.split(_adjusted(tested), np.cumsum([len(one.p) for one in scored])[:-1]))
@@ -156,19 +157,24 @@ def _draw(seed: int, text: str) -> bytes:
 
 
 def _aggregate(
-    lm: LanguageModel, texts: Tokenised, site: str, here: Sequence[Member], config: FindConfig, bar: runtime.tqdm
+    lm: LanguageModel,
+    texts: Tokenised,
+    site: str,
+    chosen: Sequence[RunDictionary],
+    config: FindConfig,
+    bar: runtime.tqdm,
 ) -> tuple[dict[str, Float[NDArray, "texts d_sae"]], Float[NDArray, "texts d_in"]]:
     """Codes of every dictionary at ``site`` by text, and the activations themselves."""
-    dictionaries = {member.name: member.weights(str(lm.device)) for member in here}
+    dictionaries = {dictionary.name: dictionary.weights(lm.device) for dictionary in chosen}
     texts_read = len(texts.tokens)
-    codes = {member.name: np.zeros((texts_read, member.d_sae), np.float32) for member in here}
+    codes = {name: np.zeros((texts_read, weights.d_sae), np.float32) for name, weights in dictionaries.items()}
     pooled = np.zeros((texts_read, lm.width(site)), np.float32)
     pool = "last" if config.aggregate == "last" else "mean"
-    batch_tokens = min(TOKENS, CODES // max(member.d_sae for member in here))
+    batch_tokens = min(TOKENS, CODES // max(weights.d_sae for weights in dictionaries.values()))
     for batch in activations(lm, texts, [site], batch_tokens):
         x, real = batch.x[site].float(), batch.real.to(lm.device)
-        for name, dictionary in dictionaries.items():
-            codes[name][batch.numbers] = _over_tokens(dictionary.encode(x).clamp_min(0), real, config.aggregate)
+        for name, weights in dictionaries.items():
+            codes[name][batch.numbers] = _over_tokens(weights.encode(x).clamp_min(0), real, config.aggregate)
         pooled[batch.numbers] = _over_tokens(x, real, pool)
         bar.update(len(batch.numbers))
     for values in codes.values():
@@ -192,9 +198,9 @@ def _over_tokens(
     return out.cpu().numpy()
 
 
-def _score(member: Member, codes: Float[NDArray, "texts d_sae"], texts: Texts, config: FindConfig) -> Scored:
+def _score(dictionary: RunDictionary, codes: Float[NDArray, "texts d_sae"], texts: Texts, config: FindConfig) -> Scored:
     """Rank on the choosing half, test on the other, and give the best their intervals."""
-    known = knowledge(member, config.conditions)
+    known = knowledge(dictionary, config.conditions)
     features = np.flatnonzero(known.kept & (codes > 0).any(0))
     auroc, apart, p = (np.empty(len(features)) for _ in range(3))
     halves = [(half, texts.positive[half]) for half in (texts.choosing, ~texts.choosing)]
@@ -209,7 +215,7 @@ def _score(member: Member, codes: Float[NDArray, "texts d_sae"], texts: Texts, c
         feature, side = int(features[place]), "A" if auroc[place] >= 0.5 else "B"
         area, effect = _estimates(codes[:, feature], texts, config)
         numbers = (area, effect, float(p[place]), 1.0, float(auroc[place]))
-        best.append(ContrastHit(member.site, member.name, feature, side, *numbers, known.of(feature)))
+        best.append(ContrastHit(dictionary.site, dictionary.name, feature, side, *numbers, known.of(feature)))
     return Scored(features, p, best)
 
 

@@ -13,14 +13,15 @@ import numpy as np
 
 from monolex.artifact import open_artifact
 from monolex.config import ModelConfig, require
+from monolex.dictionaries.listing import RunDictionary, choose, run_dictionaries
 from monolex.errors import UserError
-from monolex.evals.inputs import stored_model
 from monolex.features.found import Found, Known, NumberHit, PromptHit, TokenHit
-from monolex.features.listing import Member, choose, gathered, knowledge, members
+from monolex.features.known import gathered, knowledge, open_store
 from monolex.features.query import FindConfig, as_sql
 from monolex.features.texts import activations, tokenise
 from monolex.features.vocabulary import Texts
 from monolex.model import LanguageModel, load_tokenizer
+from monolex.stored import stored_model
 from monolex.tables import from_table
 
 GetModel = Callable[[], LanguageModel]
@@ -34,11 +35,11 @@ def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> 
             that cannot be read or are too few.
     """
     run = Path(run)
-    chosen = choose(members(run), config.dictionary)
+    chosen = choose(run_dictionaries(run), config.dictionary)
     named = len(chosen)
-    some = any(member.evidence is not None for member in chosen)
+    evidence = any(dictionary.evidence is not None for dictionary in chosen)
     # a prompt needs no evidence, but ten features of each of a hundred baselines answer nobody's question
-    if config.on is not None or config.sort or config.where or (config.prompt and some and not config.dictionary):
+    if config.on is not None or config.sort or config.where or (config.prompt and evidence and not config.dictionary):
         chosen = gathered(chosen)
     found = _answer(run, chosen, config, lm or (lambda: stored_model(run / "activations", config.find_device)))
     if len(chosen) == named:
@@ -47,7 +48,7 @@ def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> 
     return replace(found, notes=(*found.notes, note))
 
 
-def _answer(run: Path, chosen: Sequence[Member], config: FindConfig, get: GetModel) -> Found:
+def _answer(run: Path, chosen: Sequence[RunDictionary], config: FindConfig, get: GetModel) -> Found:
     if config.prompt is not None:
         return by_prompt(chosen, get(), config.prompt, config)
     if config.on is not None:
@@ -59,7 +60,7 @@ def _answer(run: Path, chosen: Sequence[Member], config: FindConfig, get: GetMod
     return by_number(chosen, config)
 
 
-def by_prompt(chosen: Sequence[Member], lm: LanguageModel, prompt: str, config: FindConfig) -> Found:
+def by_prompt(chosen: Sequence[RunDictionary], lm: LanguageModel, prompt: str, config: FindConfig) -> Found:
     """Of every dictionary the ``limit`` features most active on the last token of ``prompt``, or on any.
 
     The separator before the text, with which documents begin in the corpus, is not one of its tokens.
@@ -70,12 +71,11 @@ def by_prompt(chosen: Sequence[Member], lm: LanguageModel, prompt: str, config: 
     require(len(tokens) > 0, f"prompt = {prompt!r}: the tokenizer makes no token of it; give another text")
     known_as = dict(Texts(lm).of(tokens))
     names = [known_as[token] for token in tokens]
-    (batch,) = activations(lm, texts, list(dict.fromkeys(member.site for member in chosen)), lm.max_context)
+    (batch,) = activations(lm, texts, list(dict.fromkeys(dictionary.site for dictionary in chosen)), lm.max_context)
     rows = []
-    for member in chosen:
-        dictionary = member.weights(str(lm.device))
-        codes = dictionary.encode(batch.x[member.site][0]).clamp_min(0)
-        known = knowledge(member, config.conditions)
+    for dictionary in chosen:
+        codes = dictionary.weights(lm.device).encode(batch.x[dictionary.site][0]).clamp_min(0)
+        known = knowledge(dictionary, config.conditions)
         last = len(tokens) - 1
         best = codes[last:].max(0) if config.token == "last" else codes.max(0)
         values = np.where(known.kept, best.values.cpu().numpy(), 0)
@@ -83,14 +83,14 @@ def by_prompt(chosen: Sequence[Member], lm: LanguageModel, prompt: str, config: 
             value, at = float(values[feature]), last if config.token == "last" else int(best.indices[feature])
             if value > 0:
                 of_max = known.of_max(feature, value)
-                hit = PromptHit(member.site, member.name, feature, value, of_max, at, names[at], known.of(feature))
-                rows.append(hit)
-    place = "the last" if config.token == "last" else "any"
-    note = f"active on {place} of the prompt's {len(tokens)} tokens, {' '.join(map(repr, names))}"
+                place = (dictionary.site, dictionary.name, feature)
+                rows.append(PromptHit(*place, value, of_max, at, names[at], known.of(feature)))
+    where = "the last" if config.token == "last" else "any"
+    note = f"active on {where} of the prompt's {len(tokens)} tokens, {' '.join(map(repr, names))}"
     return Found(tuple(rows), (note,))
 
 
-def by_token(run: Path, chosen: Sequence[Member], text: str, config: FindConfig) -> Found:
+def by_token(run: Path, chosen: Sequence[RunDictionary], text: str, config: FindConfig) -> Found:
     """The ``limit`` features with the largest share of their activation on the token ``text``; ties by count.
 
     A store keeps the tokens with the largest share of every feature, so features to which this token is a trifle are
@@ -98,23 +98,23 @@ def by_token(run: Path, chosen: Sequence[Member], text: str, config: FindConfig)
     """
     token = token_id(run, text)
     hits = []
-    for member in chosen:
-        known = knowledge(member, config.conditions)
+    for dictionary in chosen:
+        known = knowledge(dictionary, config.conditions)
         query = (
             "SELECT token.feature, token.mass / (feature.mean * ?), token.mass, token.n_active, feature.n_active "
             "FROM token JOIN feature ON feature.id = token.feature WHERE token.token = ? ORDER BY token.feature"
         )
-        with closing(member.store()) as store:
-            found = store.rows(query, (store.meta["rows"], token))
-        for feature, share, mass, here, everywhere in found:
+        with closing(open_store(dictionary)) as store:
+            rows = store.rows(query, (store.meta["rows"], token))
+        for feature, share, mass, on_token, everywhere in rows:
             if known.kept[feature]:
-                facts = (share, mass, here, everywhere, known.of(feature))
-                hits.append(TokenHit(member.site, member.name, feature, *facts))
+                numbers = (share, mass, on_token, everywhere, known.of(feature))
+                hits.append(TokenHit(dictionary.site, dictionary.name, feature, *numbers))
     hits.sort(key=lambda hit: (hit.share, hit.n_active), reverse=True)
     return Found(tuple(hits[: config.limit]), (f"share of a feature's activation on token {token}, {text!r}",))
 
 
-def by_number(chosen: Sequence[Member], config: FindConfig) -> Found:
+def by_number(chosen: Sequence[RunDictionary], config: FindConfig) -> Found:
     """The ``limit`` features with the largest (or smallest) ``sort``; without it those that ``where`` keeps, by number.
 
     A feature that has not this number, as a dead one has no skew, is left out.
@@ -124,11 +124,12 @@ def by_number(chosen: Sequence[Member], config: FindConfig) -> Found:
     where, values = as_sql(config.conditions)
     order = f"{column} {'DESC' if descending else 'ASC'}, id"
     hits = []
-    for member in chosen:
-        with closing(member.store()) as store:
-            for one in store.summaries(f"{where} AND {column} IS NOT NULL", values, order, config.limit):
-                top = None if one.top_token is None else store.text(one.top_token)
-                hits.append(NumberHit(member.site, member.name, one.id, one, Known(one.density, top)))
+    for dictionary in chosen:
+        with closing(open_store(dictionary)) as store:
+            for summary in store.summaries(f"{where} AND {column} IS NOT NULL", values, order, config.limit):
+                top = None if summary.top_token is None else store.text(summary.top_token)
+                known = Known(summary.density, top)
+                hits.append(NumberHit(dictionary.site, dictionary.name, summary.id, summary, known))
     hits.sort(key=lambda hit: getattr(hit.summary, column), reverse=descending)
     return Found(tuple(hits[: config.limit]))
 

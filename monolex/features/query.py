@@ -1,6 +1,5 @@
 """What is looked for among the features of a run, checked before anything is loaded; needs no torch."""
 
-import difflib
 import math
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Literal, NamedTuple
 from tyro.conf import UseAppendAction
 
 from monolex.config import require
-from monolex.errors import UserError
+from monolex.errors import UserError, nearest
 
 COLUMNS = (
     "id",
@@ -32,7 +31,6 @@ COLUMNS = (
 """Numbers of a feature that it can be sorted by and chosen by (see ``store.Summary``)."""
 OPERATORS = ("<", "<=", ">", ">=", "=", "!=")
 MODES = ("prompt", "on", "contrast")
-HINTED = 20
 MANY = UseAppendAction[tuple[str, ...]]
 
 
@@ -135,16 +133,6 @@ def as_sql(conditions: Sequence[Condition]) -> tuple[str, list[float]]:
     if not conditions:
         return "1", []
     return " AND ".join(f"{c.column} {c.operator} ?" for c in conditions), [c.number for c in conditions]
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint for a name that does not exist: the nearest ones, else the first that do."""
-    close = difflib.get_close_matches(name, known, 3, 0.4)
-    if close:
-        return f"did you mean {', '.join(map(repr, close))}?"
-    return f"there are {', '.join(known[:HINTED])}" + (
-        f" and {len(known) - HINTED} more" if len(known) > HINTED else ""
-    )
 
 
 def _known(column: str, what: str) -> None:

@@ -18,12 +18,18 @@ from typing import Any
 import numpy as np
 
 from monolex import artifact, runtime
-from monolex.artifact import MANIFEST, PROGRESS, FileEntry, Manifest
+from monolex.artifact import MANIFEST, PROGRESS, SUBJECT, FileEntry, Manifest
 from monolex.config import FeaturesConfig, identity, require
 from monolex.corpus import Rows, rows_digest
-from monolex.dictionaries.base import WEIGHTS, Dictionary, load
+from monolex.dictionaries.base import WEIGHTS, Dictionary
+from monolex.dictionaries.listing import (
+    RunDictionary,
+    by_site,
+    given_folders,
+    parents,
+    source_dictionaries,
+)
 from monolex.errors import UserError
-from monolex.evals.inputs import Entry, open_inputs, packed_rows, stored_model
 from monolex.features import weights
 from monolex.features.gather import Gathered, gather, optional
 from monolex.features.rows import ModelRows, RowSource, StoredRows, Table
@@ -33,6 +39,7 @@ from monolex.features.vocabulary import Texts
 from monolex.model import LanguageModel
 from monolex.reader import Reader
 from monolex.sites import Site, select
+from monolex.stored import packed_rows, stored_model
 
 KIND = "features"
 SPILL = ".spill-"
@@ -58,32 +65,33 @@ def features(
     Raises:
         UserError: an input is not finished or does not fit, a name that matches nothing, or too little disk.
     """
-    folder, activations = Path(folder), Path(activations)
-    inputs = open_inputs("subject", activations, list(map(Path, sources)), folder)
-    chosen = _chosen(inputs.entries, config)
-    if artifact.is_done(folder, KIND, identity(config), inputs.parents):
+    folder, activations, sources = Path(folder), Path(activations), list(map(Path, sources))
+    chosen = _chosen(by_site(source_dictionaries(activations, sources)), config)
+    parent = artifact.open_artifact(activations, "activations")
+    request_parents = parents(given_folders(SUBJECT, activations, sources))
+    if artifact.is_done(folder, KIND, identity(config), request_parents):
         runtime.log.info("features: %s is done", folder)
         return artifact.open_artifact(folder, KIND)
     artifact.warn_replacing(folder, KIND)
-    request = artifact.request_hash(KIND, identity(config), inputs.parents)
+    request = artifact.request_hash(KIND, identity(config), request_parents)
     # an older answer must not pass for whole while its files are being replaced
     (folder / MANIFEST).unlink(missing_ok=True)
     for stale in folder.glob(f"{SPILL}*"):
         shutil.rmtree(stale)
     done = artifact.finished_sites(folder, request)
-    left = {site: entries for site, entries in chosen.items() if site not in done}
-    rows = min(inputs.manifest.data["rows"][config.split], config.feature_rows or 2**62)
+    left = {site: dictionaries for site, dictionaries in chosen.items() if site not in done}
+    rows = min(parent.data["rows"][config.split], config.feature_rows or 2**62)
     with runtime.progress(2 * rows * sum(map(len, left.values())), "features", "row") as bar:
-        for site, entries in left.items():
+        for site, dictionaries in left.items():
             lm = lm or stored_model(activations, config.features_device)
             reader = Reader(activations, site, config.split)
             source = StoredRows(reader, packed_rows(activations, config.split), config)
-            job = _Job(source, lm, Texts(lm), config, inputs.manifest.content, bar.update)
-            done[site] = _site(folder, entries, job)
+            job = _Job(source, lm, Texts(lm), config, parent.content, bar.update)
+            done[site] = _site(folder, dictionaries, job)
             artifact.keep_sites(folder, request, done)
     stores = [store for site in chosen for store in done[site]["stores"]]
     files = {name: FileEntry(**entry) for site in chosen for name, entry in done[site]["files"].items()}
-    manifest = artifact.finish(folder, KIND, identity(config), inputs.parents, files, {"stores": stores})
+    manifest = artifact.finish(folder, KIND, identity(config), request_parents, files, {"stores": stores})
     (folder / PROGRESS).unlink(missing_ok=True)
     return manifest
 
@@ -141,29 +149,27 @@ class _Job:
     advance: Callable[[int], Any]
 
 
-def _chosen(entries: Mapping[str, Sequence[Entry]], config: FeaturesConfig) -> dict[str, list[Entry]]:
+def _chosen(listed: Mapping[str, Sequence[RunDictionary]], config: FeaturesConfig) -> dict[str, list[RunDictionary]]:
     """The dictionaries that the configuration names, by site."""
-    sites = select(config.sites, tuple(entries), "the given sources")
+    dictionaries = [d for site in select(config.sites, tuple(listed), "the given sources") for d in listed[site]]
     for pattern in config.dictionaries:
-        names = dict.fromkeys(entry.name for site in sites for entry in entries[site])
+        names = dict.fromkeys(dictionary.name for dictionary in dictionaries)
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"dictionaries holds {pattern!r}, which matches none of {', '.join(names)}")
     patterns = config.dictionaries or ("*",)
-    found = {site: [e for e in entries[site] if any(fnmatchcase(e.name, p) for p in patterns)] for site in sites}
-    return {site: some for site, some in found.items() if some}
+    return by_site(d for d in dictionaries if any(fnmatchcase(d.name, pattern) for pattern in patterns))
 
 
-def _site(folder: Path, entries: Sequence[Entry], job: _Job) -> Facts:
+def _site(folder: Path, listed: Sequence[RunDictionary], job: _Job) -> Facts:
     """Write the stores of one site; returns their table rows and files."""
     device = runtime.device(job.config.features_device)
-    dictionaries = {entry.name: load(entry.folder, device) for entry in entries}
-    home, stores, files = {entry.name: entry for entry in entries}, [], {}
+    dictionaries = {dictionary.name: dictionary.weights(device) for dictionary in listed}
+    home, stores, files = {dictionary.name: dictionary.folder for dictionary in listed}, [], {}
     for name, codes in _spilled(folder, dictionaries, job):
         path = f"{job.source.site}/{name}.sqlite"
-        where = home[name].folder
         facts = {
-            "dictionary": os.path.relpath(where, (folder / path).parent),
-            "dictionary_content": artifact.file_hash(where / WEIGHTS),
+            "dictionary": os.path.relpath(home[name], (folder / path).parent),
+            "dictionary_content": artifact.file_hash(home[name] / WEIGHTS),
         }
         alive = _store(folder / path, name, dictionaries[name], codes, job, facts)
         entry = FileEntry((folder / path).stat().st_size, artifact.file_hash(folder / path))

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 from monolex.artifact import MANIFEST, digest, open_artifact, read_json
 from monolex.config import require
-from monolex.errors import UserError
-from monolex.features.listing import name_fits
-from monolex.features.query import nearest
+from monolex.dictionaries.listing import name_fits
+from monolex.errors import UserError, nearest
 from monolex.interp import stored
 from monolex.interp.config import FigureConfig
 

@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from monolex.artifact import CONTROLS
+from monolex.config import TOPK
 from monolex.cost import Cost, Planned, PlannedDictionary
-from monolex.features.listing import name_fits
+from monolex.dictionaries.listing import name_fits
 from monolex.interp.config import ExplainConfig
 from monolex.interp.examples import KEPT, PEAKS
-from monolex.interp.inputs import TOPK
 from monolex.sites import select
 
 EXPLAINED_BYTES, SCORED_BYTES = 25_000, 6_000
@@ -59,7 +60,7 @@ def explained(config: ExplainConfig, used: Sequence[PlannedDictionary]) -> list[
     sites = select(config.sites, tuple(dict.fromkeys(dictionary.site for dictionary in used)), "the run")
     fitting = [d for d in used if d.site in sites and name_fits(d.site, d.name, config.dictionaries or ("*",))]
     if not config.controls:
-        fitting = [dictionary for dictionary in fitting if dictionary.home.parent.name != "controls"]
+        fitting = [dictionary for dictionary in fitting if dictionary.home.parent.name != CONTROLS]
     trained = Counter((dictionary.home, dictionary.site) for dictionary in fitting if dictionary.trained)
     seen: Counter[tuple[Path, str, str]] = Counter()
     chosen: list[PlannedDictionary] = []

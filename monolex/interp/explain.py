@@ -20,7 +20,6 @@ from monolex import pieces, runtime
 from monolex.artifact import FileEntry, Manifest, write_bytes, write_json
 from monolex.config import identity
 from monolex.dictionaries.base import Dictionary
-from monolex.evals.inputs import packed_rows, stored_model
 from monolex.features.weights import moved
 from monolex.interp import lookup, pattern, stored
 from monolex.interp.clients import open_client
@@ -35,6 +34,7 @@ from monolex.interp.windows import Windows, texts_of, windows
 from monolex.model import LanguageModel
 from monolex.reader import Reader
 from monolex.sites import Site
+from monolex.stored import packed_rows, stored_model
 
 KIND = stored.KIND
 LEARNED: dict[str, Callable[[Examples], Explanation]] = {"token": lookup.token_table, "ngram": lookup.ngram}
@@ -84,9 +84,9 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
         def piece(target: Target) -> pieces.Piece:
             return lambda path: _dictionary(path, target, sources.of(target), config, client)
 
-        works = {one.key: piece(one) for one in used}
+        works = {target.dictionary.key: piece(target) for target in used}
         partial, made = pieces.make(folder, KIND, identity(config), request, works, unanswered(client))
-    models = {one.model: sources.of(one) for one in used}
+    models = {target.dictionary.model: sources.of(target) for target in used}
     facts = {
         "mode": config.mode,
         "explainers": list(config.explainers),
@@ -96,7 +96,7 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
     }
 
     def write() -> dict[str, FileEntry]:
-        places = {one.key: pieces.place(partial, one.key) for one in used}
+        places = {target.dictionary.key: pieces.place(partial, target.dictionary.key) for target in used}
         flat: stored.Arrays = {}
         texts: dict[int, str] = {}
         for name, source in models.items():
@@ -133,7 +133,7 @@ class _Sources:
     def _cut(self, target: Target) -> Source:
         config = self._config
         lm = stored_model(target.activations, config.explain_device)
-        reader = Reader(target.activations, target.member.site, config.split)
+        reader = Reader(target.activations, target.dictionary.site, config.split)
         cut = windows(
             reader,
             packed_rows(target.activations, config.split),
@@ -150,12 +150,12 @@ def _dictionary(
     path: Path, target: Target, source: Source, config: ExplainConfig, client: Client | None
 ) -> dict[str, Any]:
     """Explain one dictionary's features; its row."""
-    weights = target.member.weights(str(runtime.device(config.explain_device)))
-    reader = Reader(target.activations, target.member.site, config.split)
-    drawn = draw(reader, weights, source.windows, config, target.key)
+    weights = target.dictionary.weights(runtime.device(config.explain_device))
+    reader = Reader(target.activations, target.dictionary.site, config.split)
+    drawn = draw(reader, weights, source.windows, config, target.dictionary.key)
     examples = drawn.of(source.windows, source.texts)
     made = {name: _explained(name, examples, target, source.lm, weights, config, client) for name in config.explainers}
-    head = {"model": target.model, "site": target.member.site, "name": target.member.name}
+    head = {"model": target.dictionary.model, "site": target.dictionary.site, "name": target.dictionary.name}
     rows = [
         head | stored.line(one.feature, explanation, name)
         for name, some in made.items()
@@ -188,7 +188,7 @@ def _explained(
         return [LEARNED[name](one) for one in examples]
     if name == "pattern":
         how = {"batch_tokens": config.batch_tokens, "seed": config.explain_seed}
-        return pattern.explain(lm, weights, target.member.site, examples, **how)
+        return pattern.explain(lm, weights, target.dictionary.site, examples, **how)
     assert client is not None, name
     return ASKING[name](examples, client, config)
 
@@ -197,7 +197,7 @@ def _output(
     target: Target, source: Source, weights: Dictionary, features: Sequence[int], count: int
 ) -> list[dict[str, Any]]:
     """The tokens that each direction promotes and suppresses most by itself: what it says, not when it speaks."""
-    site = Site.parse(target.member.site)
+    site = Site.parse(target.dictionary.site)
     found, reason = moved(source.lm, site, weights, features, count)
     return [
         {"feature": feature, "explainer": "output", "output": {**one._asdict(), "reason": reason}}

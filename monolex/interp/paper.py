@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monolex.artifact import MANIFEST, open_artifact
-from monolex.features.listing import SUBJECT
+from monolex.artifact import MANIFEST, SUBJECT, model_home, open_artifact
 from monolex.interp.comparable import Facts, NoScores, explainers_of, joined, require_known, sources
 from monolex.interp.config import FigureConfig
 from monolex.interp.records import dictionary_of
@@ -171,10 +170,9 @@ def over_steps(chosen: Sequence[Score], metric: str, run: Path) -> list[dict[str
 
 def final_step(run: Path, one: Facts) -> int | None:
     """Steps that a dictionary was trained for, as its sweep says; None where the run has no such sweep, or several."""
-    home = run if one["model"] == SUBJECT else run / "controls" / one["model"]
     sweep, _, bare = one["name"].rpartition("/")
     found = set()
-    for path in home.glob(f"train/{sweep or '*'}/{MANIFEST}"):
+    for path in model_home(run, one["model"]).glob(f"train/{sweep or '*'}/{MANIFEST}"):
         data = open_artifact(path.parent).data
         if "steps" in data and any((m["site"], m["name"]) == (one["site"], bare) for m in data["members"]):
             found.add(data["steps"])

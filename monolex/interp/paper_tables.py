@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from monolex import stats
-from monolex.features.listing import SUBJECT
+from monolex.artifact import SUBJECT
 from monolex.interp.comparable import Facts, Group, NoScores, explainers_of, joined, require_known, sources
 from monolex.interp.config import FigureConfig
 from monolex.interp.records import dictionary_of

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from monolex import stats
-from monolex.features.listing import SUBJECT
+from monolex.artifact import SUBJECT
 from monolex.interp import resample
 from monolex.interp.config import ScoreConfig
 from monolex.interp.protocol import SAYS_NOTHING

@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monolex.artifact import SUBJECT
 from monolex.pages import curves, svg
-from monolex.pages.charts import BASELINES, SUBJECT
+from monolex.pages.charts import BASELINES
 from monolex.pages.curves import control_name, estimate, title
 from monolex.pages.section import CAUSES, Artefacts, Section, parts_of_kind
 from monolex.pages.tables import Column, Table, table

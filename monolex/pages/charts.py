@@ -13,12 +13,12 @@ from typing import Any, get_args
 
 from markupsafe import Markup
 
+from monolex.artifact import SUBJECT
 from monolex.config import BaselineKind, Kind
 from monolex.pages.html import interval, number
 from monolex.pages.svg import Axis, Point, Series, axis, histogram, plot
 from monolex.pages.tables import Row
 
-SUBJECT = "subject"
 TRAINED: tuple[str, ...] = get_args(Kind)
 BASELINES: tuple[str, ...] = get_args(BaselineKind)
 TRAINED_COLOURS = {"tied": "blue", "untied": "sky", "topk": "vermilion", "batchtopk": "orange"}
@@ -30,7 +30,7 @@ ARROW_ROOM = 0.25
 
 
 @dataclass(frozen=True)
-class Entry:
+class EvaluatedDictionary:
     """One evaluated dictionary (or reference, pair or group of seeds) with its rows of metrics.json by metric."""
 
     head: Row
@@ -90,25 +90,25 @@ class Entry:
         return row["value"] if row else None
 
 
-def entries(rows: Iterable[Row]) -> list[Entry]:
+def entries(rows: Iterable[Row]) -> list[EvaluatedDictionary]:
     """Rows of metrics.json gathered by what they are about, in order of first appearance."""
-    found: dict[tuple[Any, ...], Entry] = {}
+    found: dict[tuple[Any, ...], EvaluatedDictionary] = {}
     for row in rows:
         key = tuple(row[f] for f in ("model", "site", "path", "name", "other"))
-        found.setdefault(key, Entry(row)).rows[row["metric"]] = row
+        found.setdefault(key, EvaluatedDictionary(row)).rows[row["metric"]] = row
     return list(found.values())
 
 
 class Looks:
     """Label, colour and marker of every curve of a page."""
 
-    def __init__(self, shown: Sequence[Entry]) -> None:
+    def __init__(self, shown: Sequence[EvaluatedDictionary]) -> None:
         widths = {(e.kind, e.head["ratio"]) for e in shown if e.trained}
         order = sorted(widths, key=lambda kind_ratio: (TRAINED.index(kind_ratio[0]), kind_ratio[1] or 0))
         self._markers = {one: TRAINED_MARKERS[i % len(TRAINED_MARKERS)] for i, one in enumerate(order)}
         self._one_width = len({ratio for _, ratio in widths}) <= 1
 
-    def series(self, entry: Entry, points: Iterable[Point]) -> Series:
+    def series(self, entry: EvaluatedDictionary, points: Iterable[Point]) -> Series:
         """The series of the curve that ``entry`` belongs to."""
         control = "" if entry.model == SUBJECT else f" on the {CONTROL_LABELS.get(entry.model, entry.model)}"
         variant = "" if entry.model == SUBJECT else CONTROL_VARIANTS.get(entry.model, "dashed")
@@ -126,9 +126,9 @@ class Looks:
         return Series(label, tuple(points), colour, marker, joined=form == "topk", variant=variant)
 
 
-def curves(shown: Iterable[Entry], metric: str, name: str, looks: Looks) -> list[Series]:
+def curves(shown: Iterable[EvaluatedDictionary], metric: str, name: str, looks: Looks) -> list[Series]:
     """``metric`` over L0, one series a curve, joined by ascending L0; entries without either number are left out."""
-    grouped: dict[tuple[Any, ...], list[Entry]] = {}
+    grouped: dict[tuple[Any, ...], list[EvaluatedDictionary]] = {}
     for entry in shown:
         if (entry.trained or entry.baseline) and entry.value("l0") and entry.value(metric) is not None:
             grouped.setdefault(entry.curve, []).append(entry)
@@ -164,14 +164,14 @@ def density_chart(counts: Sequence[int], rows: int, title: str, colour: str) -> 
     return histogram(bins, scale, said, (silent, "−∞", "never active"), colour)
 
 
-def nearest_l0(candidates: Iterable[Entry], l0: float) -> Entry | None:
+def nearest_l0(candidates: Iterable[EvaluatedDictionary], l0: float) -> EvaluatedDictionary | None:
     """The candidate whose L0 is nearest to ``l0``; None if none is within 10 % (or half a feature)."""
     known = [(abs(value - l0), i, e) for i, e in enumerate(candidates) if (value := e.value("l0"))]
     best = min(known, default=None)
     return best[2] if best and best[0] <= max(0.1 * l0, 0.5) else None
 
 
-def _point(entry: Entry, metric: str, name: str) -> Point:
+def _point(entry: EvaluatedDictionary, metric: str, name: str) -> Point:
     rows = {"l0": entry.rows["l0"], metric: entry.rows[metric]}
     spans: Mapping[str, tuple[float, float] | None] = {
         key: (row["low"], row["high"]) if row["low"] is not None else None for key, row in rows.items()

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from monolex.artifact import SUBJECT
 from monolex.pages.charts import (
     BASELINE_COLOURS,
     BASELINES,
     CONTROL_LABELS,
     CONTROL_VARIANTS,
-    SUBJECT,
     TRAINED,
     TRAINED_COLOURS,
 )

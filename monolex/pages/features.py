@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from monolex import __version__
-from monolex.artifact import Manifest, digest, write_bytes
+from monolex.artifact import SUBJECT, Manifest, digest, write_bytes
 from monolex.dictionaries import base
-from monolex.features.listing import SUBJECT
 from monolex.features.store import Evidence, FeatureStore
 from monolex.interp.records import Scored
 from monolex.pages.card import card, percent

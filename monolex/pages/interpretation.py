@@ -13,13 +13,13 @@ from typing import Any
 from markupsafe import Markup
 
 from monolex import stages
-from monolex.artifact import MANIFEST
+from monolex.artifact import MANIFEST, SUBJECT
 from monolex.interp import paper, paper_tables, stored
 from monolex.interp.comparable import Facts, Group, explainers_of, joined, sources
 from monolex.interp.config import FigureConfig
 from monolex.interp.records import dictionary_of
 from monolex.pages import explained, html, scores, svg
-from monolex.pages.charts import CONTROL_LABELS, SUBJECT
+from monolex.pages.charts import CONTROL_LABELS
 from monolex.pages.features import GALLERY
 from monolex.pages.html import number
 from monolex.pages.section import INTERPRETATION, Artefacts, Section

@@ -8,10 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from monolex.artifact import SUBJECT
 from monolex.interp import paper
 from monolex.interp.comparable import Facts, Group, Source, explainers_of
 from monolex.interp.config import FigureConfig
-from monolex.pages.charts import BASELINE_COLOURS, CONTROL_VARIANTS, SUBJECT, TRAINED_COLOURS
+from monolex.pages.charts import BASELINE_COLOURS, CONTROL_VARIANTS, TRAINED_COLOURS
 from monolex.pages.html import interval, number
 from monolex.pages.picture import Panel, Picture
 from monolex.pages.svg import COLOURS, NONE, Axis, Point, Series, axis

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from monolex import stages
-from monolex.artifact import Manifest, read_json
+from monolex.artifact import Manifest, model_home, read_json
 from monolex.pages import html
-from monolex.pages.charts import SUBJECT
 
 Artefacts = Mapping[str, Manifest]
 """Artefacts of a run by their path in it."""
@@ -104,4 +103,4 @@ def _path(parent: str) -> str:
     folder, _, name = rest.partition(".")
     if not rest:
         return parent
-    return f"{folder}/{name}" if model == SUBJECT else f"controls/{model}/{folder}/{name}"
+    return (model_home(Path(), model) / folder / name).as_posix()

@@ -7,13 +7,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from monolex.artifact import SUBJECT
+from monolex.config import TOPK
 from monolex.pages import svg
 from monolex.pages.charts import (
     BASELINES,
     CONTROL_LABELS,
-    SUBJECT,
     TRAINED,
-    Entry,
+    EvaluatedDictionary,
     Looks,
     axes,
     curves,
@@ -71,7 +72,7 @@ COUNTED = ("alive_paper", "alive")
 SPARSE_DENSITY = 0.5
 
 
-def overview(everything: Sequence[Entry], looks: Looks) -> dict[str, Any]:
+def overview(everything: Sequence[EvaluatedDictionary], looks: Looks) -> dict[str, Any]:
     """A small frontier of every site on shared axes, and the table at equal L0."""
     sites = list(dict.fromkeys(e.site for e in everything if e.site))
     by_site = {site: curves(_at(everything, site), "fvu", "FVU", looks) for site in sites}
@@ -86,7 +87,11 @@ def overview(everything: Sequence[Entry], looks: Looks) -> dict[str, Any]:
 
 
 def site_section(
-    number_of: int, site: str, everything: Sequence[Entry], looks: Looks, densities: Mapping[str, Sequence[int]]
+    number_of: int,
+    site: str,
+    everything: Sequence[EvaluatedDictionary],
+    looks: Looks,
+    densities: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
     """Charts and tables of one site."""
     here = _at(everything, site)
@@ -103,15 +108,17 @@ def site_section(
     }
 
 
-def groups(here: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
+def groups(here: Iterable[EvaluatedDictionary]) -> list[tuple[str, list[EvaluatedDictionary]]]:
     """Entries under the headings of a table: what is about the model itself first, then every control model's."""
-    found: dict[str, list[Entry]] = {label: [] for label in ("Trained", OVER_SEEDS, "Baselines", "References")}
+    found: dict[str, list[EvaluatedDictionary]] = {
+        label: [] for label in ("Trained", OVER_SEEDS, "Baselines", "References")
+    }
     for entry in here:
         found.setdefault(_heading(entry), []).append(entry)
     return [(label, group) for label, group in found.items() if group]
 
 
-def _heading(entry: Entry) -> str:
+def _heading(entry: EvaluatedDictionary) -> str:
     if entry.model != SUBJECT:
         return f"Control: {CONTROL_LABELS.get(entry.model, entry.model)}"
     if entry.kind in BASELINES:
@@ -121,11 +128,11 @@ def _heading(entry: Entry) -> str:
     return "Trained" if entry.head["path"] else OVER_SEEDS
 
 
-def _at(everything: Iterable[Entry], site: str) -> list[Entry]:
+def _at(everything: Iterable[EvaluatedDictionary], site: str) -> list[EvaluatedDictionary]:
     return [e for e in everything if e.site == site]
 
 
-def _tables(key: str, here: Sequence[Entry]) -> list[Table]:
+def _tables(key: str, here: Sequence[EvaluatedDictionary]) -> list[Table]:
     """The tables of a site; the last two are for looking things up and start folded."""
     one, pairs = [e for e in here if not e.head["other"]], [e for e in here if e.head["other"]]
     measured = [e for e in one if "l0" in e.rows]
@@ -153,12 +160,14 @@ def _tables(key: str, here: Sequence[Entry]) -> list[Table]:
     ]
 
 
-def _table(key: str, caption: str, columns: Sequence[Column], chosen: Sequence[Entry], folded: bool) -> Table:
+def _table(
+    key: str, caption: str, columns: Sequence[Column], chosen: Sequence[EvaluatedDictionary], folded: bool
+) -> Table:
     shown = [(label, [(e.name, partial(_look_up, e)) for e in group]) for label, group in groups(chosen)]
     return table(key, caption, "Dictionary", columns, shown, folded=folded)
 
 
-def _look_up(entry: Entry, metric: str) -> Row | None:
+def _look_up(entry: EvaluatedDictionary, metric: str) -> Row | None:
     """A row of metrics.json; fractions of features are shown as counts of them."""
     row = entry.rows.get(metric)
     features = entry.head["d_sae"]
@@ -174,7 +183,7 @@ def _look_up(entry: Entry, metric: str) -> Row | None:
     }
 
 
-def _equal_l0(everything: Sequence[Entry], sites: Sequence[str]) -> Table:
+def _equal_l0(everything: Sequence[EvaluatedDictionary], sites: Sequence[str]) -> Table:
     columns = (*CODES, FIDELITY[2], FIDELITY[5])
     shown = []
     for site in sites:
@@ -184,16 +193,16 @@ def _equal_l0(everything: Sequence[Entry], sites: Sequence[str]) -> Table:
     return table("equal", "Dictionaries at equal L0: within 10 %, or half a feature", "Dictionary", columns, shown)
 
 
-def _matched(here: Sequence[Entry]) -> list[list[Entry]]:
+def _matched(here: Sequence[EvaluatedDictionary]) -> list[list[EvaluatedDictionary]]:
     """For one dictionary of every trained kind, the one of median L0 that has most of its like, those at the same L0.
 
     Its like are the other trained kinds, the top-k baselines, and the kinds of the control models.
     """
     trained = [e for e in here if e.trained and e.head["path"] and e.value("l0")]
-    rest = [e for e in here if e.baseline and e.kind.endswith("-topk") and e.value("l0")]
+    rest = [e for e in here if e.baseline and e.kind.endswith(TOPK) and e.value("l0")]
     found = []
     for kind in dict.fromkeys(e.kind for e in trained if e.model == SUBJECT):
-        pools: dict[tuple[str, str], list[Entry]] = {}
+        pools: dict[tuple[str, str], list[EvaluatedDictionary]] = {}
         for entry in (*trained, *rest):
             if (entry.model, entry.kind) != (SUBJECT, kind):
                 pools.setdefault((entry.model, entry.kind), []).append(entry)
@@ -204,15 +213,17 @@ def _matched(here: Sequence[Entry]) -> list[list[Entry]]:
     return found
 
 
-def _alike(pools: Iterable[Sequence[Entry]], l0: float) -> list[Entry]:
+def _alike(pools: Iterable[Sequence[EvaluatedDictionary]], l0: float) -> list[EvaluatedDictionary]:
     return [entry for pool in pools if (entry := nearest_l0(pool, l0))]
 
 
-def _full_name(entry: Entry) -> str:
+def _full_name(entry: EvaluatedDictionary) -> str:
     return entry.name if entry.model == SUBJECT else f"{entry.name}, {CONTROL_LABELS.get(entry.model, entry.model)}"
 
 
-def _densities(here: Sequence[Entry], looks: Looks, densities: Mapping[str, Sequence[int]]) -> list[tuple[str, Markup]]:
+def _densities(
+    here: Sequence[EvaluatedDictionary], looks: Looks, densities: Mapping[str, Sequence[int]]
+) -> list[tuple[str, Markup]]:
     """Histograms of the dictionaries whose codes are sparse (the others fire everywhere: nothing to see)."""
     shown = []
     for _, group in groups(here):

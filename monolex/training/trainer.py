@@ -46,6 +46,7 @@ from monolex.artifact import (
 from monolex.config import TrainConfig, identity, located, require
 from monolex.corpus import Rows
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
+from monolex.dictionaries.listing import CHECKPOINTS
 from monolex.errors import UserError
 from monolex.model import LanguageModel
 from monolex.reader import ModelStream, Reader, Stream, stored_sites
@@ -54,7 +55,6 @@ from monolex.training.sweep import Trainer
 
 KIND = "sweep"
 STATE = Path("state") / "state.safetensors"
-CHECKPOINTS = "checkpoints"
 LAST_GOOD = "last_good"
 SMALL = 2**25
 """Multiplications of a matrix product below which a second thread costs more than it gains (docs/log.md)."""
