@@ -22,8 +22,6 @@ from monolex.errors import UserError
 log = logging.getLogger("monolex")
 
 MANIFEST = "manifest.json"
-PROGRESS = "progress.json"
-"""Of an unfinished artefact made site by site: the sites that are whole, and for which request."""
 TIMINGS = "timings.json"
 """Of a run: seconds that each stage took when it last did anything."""
 SUBJECT = "subject"
@@ -113,8 +111,13 @@ def write_bytes(path: Path, content: bytes) -> FileEntry:
 
 
 def write_json(path: Path, value: Any) -> FileEntry:
-    """Write ``value`` as indented JSON, atomically. NaN is refused: a missing number is ``null`` with a reason."""
-    return write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+    """Write ``value`` as :func:`json_bytes`, atomically."""
+    return write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """``value`` as indented JSON. NaN is refused: a missing number is ``null`` with a reason."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -192,23 +195,6 @@ def verify(folder: Path) -> Manifest:
         if file_hash(folder / name) != entry.sha256:
             raise UserError(f"{folder / name} has changed since it was written; run its stage again")
     return manifest
-
-
-def finished_sites(folder: Path, request: str) -> dict[str, dict[str, Any]]:
-    """The sites of an unfinished artefact that are whole, as :func:`keep_sites` left them for this request."""
-    progress = read_json(folder / PROGRESS) if (folder / PROGRESS).exists() else {}
-    if progress.get("request") != request:
-        return {}
-    return {site: entry for site, entry in progress["sites"].items() if _whole(folder, entry["files"])}
-
-
-def keep_sites(folder: Path, request: str, sites: Mapping[str, Mapping[str, Any]]) -> None:
-    """Note which sites are whole; each entry holds its ``files`` (path → fields of :class:`FileEntry`)."""
-    write_json(folder / PROGRESS, {"request": request, "sites": dict(sites)})
-
-
-def _whole(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
-    return all((folder / name).exists() and (folder / name).stat().st_size == e["bytes"] for name, e in files.items())
 
 
 def file_hash(path: Path) -> str:

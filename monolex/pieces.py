@@ -1,109 +1,170 @@
 """Artefacts made piece by piece: a piece is kept as it is done, so that a killed stage loses one of them at most.
 
-A piece for which calls of a language model went unanswered is done with failures: the artefact is finished and its
-manifest counts them, but all pieces stay, and the same request does those pieces again.
+All lies in ``partial/`` until every piece is done: an older answer stays whole until then, and a full disk loses
+neither. A piece for which calls of a language model went unanswered is done with failures: the artefact is finished and
+its manifest counts them, but all pieces stay, and the same request does those pieces again.
 """
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, final
+
+from tqdm import tqdm
 
 from monolex import artifact, runtime
-from monolex.artifact import MANIFEST, FileEntry, Manifest, read_json, write_json
+from monolex.artifact import MANIFEST, FileEntry, Manifest, read_json, write_bytes, write_json
+from monolex.config import identity
 
 PARTIAL = "partial"
 UNANSWERED = "unanswered"
 """In a manifest's data: how many calls of a language model failed that may be answered later, by reason."""
+FILES = "files"
+"""In a piece's entry, where it has any: the files of the artefact that it left, path → fields of
+:class:`~monolex.artifact.FileEntry`."""
 
 Piece = Callable[[Path], Any]
-"""Does a part of an artefact and gives its entry in the JSON; may write files of its own beside the given path."""
+"""Does a part of an artefact and gives its entry in the JSON. It may leave files beside the given path for the stage to
+read, and at :meth:`Work.file` those that go into the artefact as they are, which its entry lists under :data:`FILES`.
+"""
 
 
-def done(folder: Path, kind: str, config: Mapping[str, Any], request: Mapping[str, str]) -> Manifest | None:
-    """The finished artefact, if ``folder`` holds the answer to this request, and no call went unanswered."""
-    if not artifact.is_done(folder, kind, config, request):
-        return None
-    manifest = artifact.open_artifact(folder, kind)
-    if failed := manifest.data.get(UNANSWERED):
-        runtime.log.info("%s: %s is done but for unanswered calls (%s), tried again", kind, folder, _counts(failed))
-        return None
-    runtime.log.info("%s: %s is done", kind, folder)
-    return manifest
+@final
+class Work:
+    """A request and the folder for its answer: ``found`` whole, or made of pieces that are ``done``, and ``finished``.
 
-
-def make(
-    folder: Path,
-    kind: str,
-    config: Mapping[str, Any],
-    request: Mapping[str, str],
-    pieces: Mapping[str, Piece],
-    unanswered: Callable[[], Counter[str]] = Counter,
-) -> tuple[Path, list[Any]]:
-    """Do the pieces that are not done yet, or not without unanswered calls; where their files lie, and their entries.
-
-    ``unanswered`` says how many calls of a language model went unanswered so far, by reason.
+    ``config`` is the stage's configuration, ``parents`` names the content of all that it reads.
     """
-    if not artifact.is_done(folder, kind, config, request):
-        artifact.warn_replacing(folder, kind)
-    partial = room(folder, artifact.request_hash(kind, config, request))
-    made = []
-    with runtime.progress(len(pieces), kind, "piece") as bar:
-        for key, work in pieces.items():
-            path = place(partial, key)
-            note = path.with_suffix(f".{UNANSWERED}")
-            if not path.exists() or note.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                before = Counter(unanswered())
-                entry = work(path)
-                failed = unanswered() - before
-                # first, so that no piece is ever taken for one without
-                if failed:
-                    write_json(note, failed)
-                write_json(path, entry)
-                if not failed:
-                    note.unlink(missing_ok=True)
-            made.append(read_json(path))
-            bar.update(1)
-    return partial, made
 
+    def __init__(self, folder: Path, kind: str, config: Any, parents: Mapping[str, str]) -> None:
+        self.folder, self.kind, self.config, self.parents = folder, kind, config, dict(parents)
+        self._request = identity(config), self.parents
+        self._partial = folder / PARTIAL / artifact.request_hash(kind, *self._request)[:16]
+        self._files: dict[str, FileEntry] = {}
+        self._bar: tqdm | None = None
 
-def room(folder: Path, request: str) -> Path:
-    """Where the finished pieces of a request lie; those of other requests are dropped."""
-    partial = folder / PARTIAL / request[:16]
-    for stale in set((folder / PARTIAL).glob("*")) - {partial}:
-        shutil.rmtree(stale)
-    return partial
+    def found(self) -> Manifest | None:
+        """The finished artefact, if the folder holds the answer to this request, and no call went unanswered.
 
-
-def place(partial: Path, key: str) -> Path:
-    """Where the entry of a piece lies."""
-    return partial / f"{artifact.digest(key)[:16]}.json"
-
-
-def finish(
-    folder: Path,
-    kind: str,
-    config: Mapping[str, Any],
-    request: Mapping[str, str],
-    write: Callable[[], Mapping[str, FileEntry]],
-    facts: Mapping[str, Any],
-) -> Manifest:
-    """Write the files of the artefact and, last, its manifest; the pieces go, unless some are to be done again."""
-    # until here an older answer stayed whole
-    (folder / MANIFEST).unlink(missing_ok=True)
-    failed: Counter[str] = Counter()
-    for note in (folder / PARTIAL).glob(f"*/*.{UNANSWERED}"):
-        failed.update(read_json(note))
-    if not failed:
-        manifest = artifact.finish(folder, kind, config, request, write(), facts)
-        shutil.rmtree(folder / PARTIAL)
+        Raises:
+            UserError: a file lies where the folder is to be.
+        """
+        if not artifact.is_done(self.folder, self.kind, *self._request):
+            return None
+        manifest = artifact.open_artifact(self.folder, self.kind)
+        if failed := manifest.data.get(UNANSWERED):
+            said = "%s: %s is done but for unanswered calls (%s), tried again"
+            runtime.log.info(said, self.kind, self.folder, _counts(failed))
+            return None
+        runtime.log.info("%s: %s is done", self.kind, self.folder)
+        # of a stage that was killed behind its manifest
+        shutil.rmtree(self._partial, ignore_errors=True)
         return manifest
-    counted = dict(sorted(failed.items()))
-    runtime.log.warning("%s: calls went unanswered (%s); the same command tries them again", kind, _counts(counted))
-    return artifact.finish(folder, kind, config, request, write(), {**facts, UNANSWERED: counted})
+
+    def done(
+        self,
+        pieces: Mapping[str, Piece],
+        unanswered: Callable[[], Counter[str]] = Counter,
+        *,
+        sizes: Mapping[str, int] | None = None,
+        unit: str = "piece",
+    ) -> dict[str, Any]:
+        """Do the pieces that are not done yet, or not without unanswered calls; the entries of all.
+
+        ``unanswered`` says how many calls of a language model went unanswered so far, by reason. ``sizes`` are those of
+        the pieces on the progress bar, in ``unit``. Pieces of other requests are dropped.
+
+        Raises:
+            UserError: the folder holds an artefact of another kind, or the disk is full.
+        """
+        if not artifact.is_done(self.folder, self.kind, *self._request):
+            artifact.warn_replacing(self.folder, self.kind)
+        for stale in set((self.folder / PARTIAL).glob("*")) - {self._partial}:
+            shutil.rmtree(stale)
+        sizes = sizes or dict.fromkeys(pieces, 1)
+        entries, until = {}, 0
+        with runtime.progress(sum(sizes.values()), self.kind, unit) as self._bar:
+            for key, piece in pieces.items():
+                if not self._kept(key):
+                    self._do(key, piece, unanswered)
+                entries[key] = read_json(self.place(key))
+                self._files |= _files(entries[key])
+                until += sizes[key]
+                self._bar.update(until - self._bar.n)
+        return entries
+
+    def advance(self, count: int) -> None:
+        """Move the progress bar on inside of a piece."""
+        assert self._bar is not None, "no piece is under way"
+        self._bar.update(count)
+
+    def place(self, key: str) -> Path:
+        """Where the entry of a piece lies."""
+        return self._partial / f"{artifact.digest(key)[:16]}.json"
+
+    def file(self, name: str) -> Path:
+        """Where a file of the artefact lies until it is finished."""
+        return self._partial / FILES / name
+
+    def finish(self, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Manifest:
+        """Put ``files`` and those of the pieces in place and, last, the manifest with ``facts`` as its data.
+
+        The pieces go, unless some are to be done again.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        entries = self._files | {name: write_bytes(self.file(name), content) for name, content in files.items()}
+        failed: Counter[str] = Counter()
+        for note in self._partial.glob(f"*.{UNANSWERED}"):
+            failed.update(read_json(note))
+        counted = {UNANSWERED: dict(sorted(failed.items()))} if failed else {}
+        manifest = artifact.finish(self.file(""), self.kind, *self._request, entries, {**facts, **counted})
+        # from here on nothing is written; an older answer must not pass for whole while its files are being replaced
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        for name in (name for name in (*entries, MANIFEST) if self.file(name).exists()):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.file(name), self.folder / name)
+        if failed:
+            said = "%s: calls went unanswered (%s); the same command tries them again"
+            runtime.log.warning(said, self.kind, _counts(counted[UNANSWERED]))
+        else:
+            shutil.rmtree(self.folder / PARTIAL)
+        return manifest
+
+    def _kept(self, key: str) -> bool:
+        place = self.place(key)
+        if not place.exists() or place.with_suffix(f".{UNANSWERED}").exists():
+            return False
+        return all(self._whole(name, entry) for name, entry in _files(read_json(place)).items())
+
+    def _whole(self, name: str, entry: FileEntry) -> bool:
+        """Whether a piece's file is what it was; a stage that was killed while it finished has moved some already."""
+        if self.file(name).exists():
+            return self.file(name).stat().st_size == entry.bytes
+        return (self.folder / name).exists() and artifact.file_hash(self.folder / name) == entry.sha256
+
+    def _do(self, key: str, piece: Piece, unanswered: Callable[[], Counter[str]]) -> None:
+        place = self.place(key)
+        note = place.with_suffix(f".{UNANSWERED}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        before = Counter(unanswered())
+        entry = piece(place)
+        failed = unanswered() - before
+        # first, so that no piece is ever taken for one without
+        if failed:
+            write_json(note, failed)
+        write_json(place, entry)
+        if not failed:
+            note.unlink(missing_ok=True)
 
 
-def _counts(some: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in some.items())
+def _files(entry: Any) -> dict[str, FileEntry]:
+    listed = entry.get(FILES, {}) if isinstance(entry, dict) else {}
+    return {name: FileEntry(**fields) for name, fields in listed.items()}
+
+
+def _counts(failed: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in failed.items())

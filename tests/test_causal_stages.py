@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from found_store import TRAINED, found_run
+from killed import kill_between_pieces
 from safetensors.numpy import load_file
 
 from monolex.artifact import open_artifact, read_json, verify
@@ -18,6 +19,7 @@ from monolex.dictionaries.listing import chosen_dictionaries, run_dictionaries
 from monolex.errors import UserError
 
 ROOT = f"resid_post.2/{TRAINED}:3"
+ROOTS = (ROOT, f"resid_post.2/{TRAINED}:4", f"resid_post.2/{TRAINED}:5")
 
 
 @pytest.fixture(scope="module")
@@ -100,23 +102,14 @@ def test_done_is_not_done_again_and_a_changed_file_is(run, task, tmp_path):
     assert read_json(tmp_path / "patch" / "patch.json")["pairs"] == 2
 
 
-def test_an_interrupted_experiment_goes_on(run, task, tmp_path, monkeypatch):
-    config = patch_config(task, dictionaries=("pca", "neurons"), searches=("ranking",))
-    whole = stages.patch(tmp_path / "whole", run, config)
-    real, calls = stages.experiment, []
-
-    def dies(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(stages, "experiment", dies)
-    with pytest.raises(KeyboardInterrupt):
-        stages.patch(tmp_path / "killed", run, config)
-    assert not (tmp_path / "killed" / "manifest.json").exists()
-    assert stages.patch(tmp_path / "killed", run, config).content == whole.content
-    assert len(calls) == 3 + 2  # four dictionaries: two were done, the third is done again
+@pytest.mark.parametrize("stage", ["patch", "ablate", "tree"])
+def test_an_interrupted_experiment_goes_on(run, task, tmp_path, monkeypatch, stage):
+    config = {
+        "patch": patch_config(task, dictionaries=("pca", "neurons"), searches=("ranking",)),
+        "ablate": AblateConfig(features=ROOTS, occurrences=6, resamples=20, ablate_device="cpu"),
+        "tree": TreeConfig(features=ROOTS, contexts=6, depth=0, tree_device="cpu"),
+    }[stage]
+    kill_between_pieces(monkeypatch, tmp_path, lambda folder: getattr(stages, stage)(folder, run, config))
 
 
 def test_ablation_of_features_by_number_and_by_token(run, tmp_path):

@@ -104,17 +104,17 @@ def test_a_killed_stage_goes_on_and_ends_the_same(made, tmp_path, monkeypatch):
     gather(made, tmp_path / "whole")
     done, old = [], stage._site
 
-    def dies(folder, entries, job):
+    def dies(work, entries, job):
         if len(done) == 1:
-            (folder / f"{stage.SPILL}left").mkdir()
+            (work.folder / f"{stage.SPILL}left").mkdir()
             raise KeyboardInterrupt
         done.append(job.source.site)
-        return old(folder, entries, job)
+        return old(work, entries, job)
 
     monkeypatch.setattr(stage, "_site", dies)
     with pytest.raises(KeyboardInterrupt):
         gather(made, tmp_path / "parts")
-    with pytest.raises(UserError, match="unfinished harvest, fit or gathering"):
+    with pytest.raises(UserError, match="unfinished artefact"):
         show(tmp_path / "parts")
     left = []
     monkeypatch.setattr(stage, "_site", lambda f, e, job: (left.append(job.source.site), old(f, e, job))[1])

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from harvests import contents, corpus_of
 from interp_run import EXPLAIN, HARVEST, SITES, TIED, small_run
+from killed import kill_between_pieces
 from safetensors.numpy import load_file
 
 from monolex import cli
 from monolex.activations import harvest
-from monolex.artifact import open_artifact, read_json, verify
+from monolex.artifact import Manifest, open_artifact, read_json, verify
 from monolex.config import ModelConfig
 from monolex.dictionaries.base import load
 from monolex.errors import UserError
@@ -164,28 +165,14 @@ def test_done_is_done_and_another_request_is_not(made, monkeypatch):
         score(made / "score" / "other", made / "explain" / "paper", dataclasses.replace(SCORE, shuffles=2), made)
 
 
-def test_an_interrupted_run_equals_an_uninterrupted_one(made, tmp_path, monkeypatch):
-    config = dataclasses.replace(EXPLAIN, explainers=("ngram",))
-    explain(tmp_path / "whole", made, config)
-    work, done = explaining._dictionary, []
+@pytest.mark.parametrize("stage", ["explain", "score"])
+def test_an_interrupted_run_equals_an_uninterrupted_one(made, tmp_path, monkeypatch, stage):
+    def run(folder: Path) -> Manifest:
+        if stage == "explain":
+            return explain(folder, made, dataclasses.replace(EXPLAIN, explainers=("ngram",)))
+        return score(folder, made / "explain" / "paper", SCORE, made)
 
-    def some(path, target, *rest):
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        done.append(target.dictionary.key)
-        return work(path, target, *rest)
-
-    monkeypatch.setattr(explaining, "_dictionary", some)
-    with pytest.raises(KeyboardInterrupt):
-        explain(tmp_path / "cut", made, config)
-    assert not (tmp_path / "cut" / "manifest.json").exists()
-    later = []
-    monkeypatch.setattr(
-        explaining, "_dictionary", lambda p, t, *rest: later.append(t.dictionary.key) or work(p, t, *rest)
-    )
-    explain(tmp_path / "cut", made, config)
-    assert not set(done) & set(later)
-    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    kill_between_pieces(monkeypatch, tmp_path, run)
 
 
 def test_equal_seeds_equal_results_and_others_differ(made, tmp_path):

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from monolex import artifact, pieces, runtime
-from monolex.artifact import SUBJECT, FileEntry, Manifest, write_bytes, write_json
+from monolex import artifact, runtime
+from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
 from monolex.causal import claims
 from monolex.causal.ablation import ablate_feature
 from monolex.causal.behaviour import behaviour, demo_table, rows
@@ -26,11 +26,12 @@ from monolex.causal.pairs import PromptPairs
 from monolex.causal.patching import prepare_patch
 from monolex.causal.prompts import draw
 from monolex.causal.trees import tree as grow
-from monolex.config import identity, require
+from monolex.config import require
 from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits, run_dictionaries
 from monolex.errors import UserError
 from monolex.features.vocabulary import Texts
 from monolex.model import LanguageModel
+from monolex.pieces import Piece, Work
 from monolex.sites import Site
 from monolex.stored import stored_model
 from monolex.tables import to_table
@@ -50,15 +51,15 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     folder, run = Path(folder), Path(run)
     used = chosen_dictionaries(run, config.sites or RESIDUAL, config.dictionaries, controls=config.controls)
     choose(used, config.exact)
-    request = parents(run, used) | _file_parent(config.task)
-    if found := pieces.done(folder, "patch", identity(config), request):
-        return found
+    work = Work(folder, "patch", config, parents(run, used) | _file_parent(config.task))
+    if manifest := work.found():
+        return manifest
     lm = stored_model(run / "activations", config.patch_device)
     pairs = draw(lm, config)
     how = Bootstrap(config.resamples, config.level, config.patch_seed)
 
-    def piece(dictionary: RunDictionary) -> pieces.Piece:
-        def work(path: Path) -> dict[str, Any]:
+    def piece(dictionary: RunDictionary) -> Piece:
+        def patched(path: Path) -> dict[str, Any]:
             weights = dictionary.weights(lm.device)
             ready = prepare_patch(lm, pairs, dictionary.site, weights, batch_tokens=config.batch_tokens)
             result = experiment(ready, config, _fits(dictionary, config.exact))
@@ -67,25 +68,18 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
             known = {"d_sae": weights.d_sae, "kind": weights.config.kind, "alpha": weights.config.recipe.get("alpha")}
             return facts | known | as_json(result, config.limit, how)
 
-        return work
+        return patched
 
     tolerance = claims.EXACT if lm.dtype in (torch.float32, torch.float64) else claims.ROUGH
-    partial, made = pieces.make(
-        folder, "patch", identity(config), request, {dictionary.key: piece(dictionary) for dictionary in used}
-    )
-    stored = {d.key: load_file(pieces.place(partial, d.key).with_suffix(".safetensors")) for d in used}
+    curves = list(work.done({dictionary.key: piece(dictionary) for dictionary in used}).values())
+    stored = {d.key: load_file(work.place(d.key).with_suffix(".safetensors")) for d in used}
     entry = {
         **_prompts(lm, pairs, config),
-        "curves": made,
-        "claims": to_table(_claims(used, made, stored, config.against, how, tolerance)),
+        "curves": curves,
+        "claims": to_table(_claims(used, curves, stored, config.against, how, tolerance)),
     }
-    flat = {f"{key}/{name}": array for key, some in stored.items() for name, array in some.items()}
-
-    def write() -> dict[str, FileEntry]:
-        return {PATCH: write_json(folder / PATCH, entry), PAIRS: write_bytes(folder / PAIRS, save(flat))}
-
-    facts = {"task": config.task, "pairs": len(pairs)}
-    return pieces.finish(folder, "patch", identity(config), request, write, facts)
+    flat = {f"{key}/{name}": array for key, arrays in stored.items() for name, array in arrays.items()}
+    return work.finish({PATCH: json_bytes(entry), PAIRS: save(flat)}, {"task": config.task, "pairs": len(pairs)})
 
 
 def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifest:
@@ -96,13 +90,13 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
     """
     folder, run = Path(folder), Path(run)
     chosen = roots(run, config.features)
-    request = _root_parents(run, chosen)
-    if found := pieces.done(folder, "ablate", identity(config), request):
-        return found
+    work = Work(folder, "ablate", config, _root_parents(run, chosen))
+    if manifest := work.found():
+        return manifest
     lm = stored_model(run / "activations", config.ablate_device)
 
-    def piece(root: Root) -> pieces.Piece:
-        def work(_path: Path) -> dict[str, Any]:
+    def piece(root: Root) -> Piece:
+        def ablated(_path: Path) -> dict[str, Any]:
             weights = root.dictionary.weights(lm.device)
             where = {"count": config.occurrences, "low": config.low, "seed": config.ablate_seed}
             found = occurrences(run / "activations", weights, [root.feature], **where)[root.feature]
@@ -123,10 +117,9 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
             )
             return {"name": root.dictionary.name, "words": words(root.dictionary, root.feature)} | made.to_json()
 
-        return work
+        return ablated
 
-    _, made = pieces.make(folder, "ablate", identity(config), request, {root.key: piece(root) for root in chosen})
-    return _finish(folder, "ablate", config, request, {"ablations": made}, chosen)
+    return _finish(work, "ablations", {root.key: piece(root) for root in chosen})
 
 
 def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
@@ -140,13 +133,13 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
     listed = run_dictionaries(run)
     below = {root.key: _below(listed, root, config) for root in chosen}
     used = [dictionary for path in below.values() for dictionary in path.values()]
-    request = _root_parents(run, chosen) | parents(run, used)
-    if found := pieces.done(folder, "tree", identity(config), request):
-        return found
+    work = Work(folder, "tree", config, _root_parents(run, chosen) | parents(run, used))
+    if manifest := work.found():
+        return manifest
     lm = stored_model(run / "activations", config.tree_device)
 
-    def piece(root: Root) -> pieces.Piece:
-        def work(_path: Path) -> dict[str, Any]:
+    def piece(root: Root) -> Piece:
+        def grown(_path: Path) -> dict[str, Any]:
             path = below[root.key]
             made = grow(
                 lm,
@@ -169,10 +162,9 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
             names = {site: dictionary.name for site, dictionary in path.items()}
             return {"root": root.key, "dictionaries": names} | made.to_json()
 
-        return work
+        return grown
 
-    _, made = pieces.make(folder, "tree", identity(config), request, {root.key: piece(root) for root in chosen})
-    return _finish(folder, "tree", config, request, {"trees": made}, chosen)
+    return _finish(work, "trees", {root.key: piece(root) for root in chosen})
 
 
 def _prompts(lm: LanguageModel, pairs: PromptPairs, config: PatchConfig) -> dict[str, Any]:
@@ -246,19 +238,10 @@ def _root_parents(run: Path, chosen: Sequence[Root]) -> dict[str, str]:
     return parents(run, [root.dictionary for root in chosen], evidence=True)
 
 
-def _finish(
-    folder: Path,
-    kind: str,
-    config: AblateConfig | TreeConfig,
-    request: Mapping[str, str],
-    entry: Mapping[str, Any],
-    chosen: Sequence[Root],
-) -> Manifest:
-    name = f"{kind}.json"
-    facts = {"features": [root.key for root in chosen]}
-    return pieces.finish(
-        folder, kind, identity(config), request, lambda: {name: write_json(folder / name, entry)}, facts
-    )
+def _finish(work: Work, name: str, pieces: Mapping[str, Piece]) -> Manifest:
+    """Do a piece a root; they are the list ``name`` of ``KIND.json``."""
+    entry = {name: list(work.done(pieces).values())}
+    return work.finish({f"{work.kind}.json": json_bytes(entry)}, {"features": list(pieces)})
 
 
 def _file_parent(task: str) -> dict[str, str]:

@@ -12,24 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from monolex import runtime
-from monolex.artifact import (
-    MANIFEST,
-    PROGRESS,
-    FileEntry,
-    Manifest,
-    finish,
-    finished_sites,
-    is_done,
-    keep_sites,
-    open_artifact,
-    request_hash,
-    warn_replacing,
-)
-from monolex.config import TOPK, BaselineConfig, identity, require
+from monolex.artifact import Manifest, open_artifact
+from monolex.config import TOPK, BaselineConfig, require
 from monolex.dictionaries.axes import ActivationRows, sample
 from monolex.dictionaries.base import Dictionary, load
 from monolex.dictionaries.families import FAMILIES, random_width
 from monolex.errors import UserError
+from monolex.pieces import FILES, Piece, Work
 from monolex.reader import Reader, stored_sites
 
 DEFAULT_K = 32
@@ -62,9 +51,6 @@ def fit_folder(folder: str | Path, activations: str | Path, config: BaselineConf
     source = open_artifact(activations, "activations")
     sweeps = [Path(name) for name in config.match]
     parents = {"activations": source.content, **_matched(sweeps, activations, source.content)}
-    if is_done(folder, "baselines", identity(config), parents):
-        runtime.log.info("baselines: %s is done", folder)
-        return open_artifact(folder, "baselines")
     sites = stored_sites(activations, config.sites)
     return fit_readers(folder, {site: Reader(activations, site) for site in sites}, parents, config, sweeps)
 
@@ -101,7 +87,7 @@ def fit_readers(
     config: BaselineConfig,
     sweeps: Sequence[Path] = (),
 ) -> Manifest:
-    """Fit on every reader and write ``SITE/NAME/`` dictionaries and the manifest.
+    """Fit on every reader and write ``SITE/NAME/`` dictionaries and the manifest, unless it is done.
 
     A killed run continues at the first site that it had not finished. ``manifest.data["members"]`` lists ``path``,
     ``site``, ``kind``, ``k`` and ``d_sae`` of every dictionary.
@@ -109,23 +95,14 @@ def fit_readers(
     Raises:
         UserError: as :func:`fit`, before anything is fitted.
     """
+    work = Work(folder, "baselines", config, parents)
+    if manifest := work.found():
+        return manifest
     configs = {site: _with_ks(reader, config, sweeps) for site, reader in readers.items()}
     for site, reader in readers.items():
         _check(reader, configs[site])
-    request = request_hash("baselines", identity(config), parents)
-    # an older answer must not pass for whole while its files are being replaced
-    warn_replacing(folder, "baselines")
-    (folder / MANIFEST).unlink(missing_ok=True)
-    done = finished_sites(folder, request)
-    for site, reader in readers.items():
-        if site not in done:
-            done[site] = _fit_site(folder, reader, configs[site])
-            keep_sites(folder, request, done)
-    members = [member for site in readers for member in done[site]["members"]]
-    files = {name: FileEntry(**entry) for site in readers for name, entry in done[site]["files"].items()}
-    manifest = finish(folder, "baselines", identity(config), parents, files, {"members": members})
-    (folder / PROGRESS).unlink()
-    return manifest
+    fitted = work.done({site: _fit_site(work, reader, configs[site]) for site, reader in readers.items()}, unit="site")
+    return work.finish({}, {"members": [member for entry in fitted.values() for member in entry["members"]]})
 
 
 def _with_ks(reader: ActivationRows, config: BaselineConfig, sweeps: Sequence[Path]) -> BaselineConfig:
@@ -147,15 +124,18 @@ def _topk_features(reader: ActivationRows, config: BaselineConfig) -> dict[str, 
     return {"random-topk": random_width(reader.d_in, config), "pca-topk": 2 * reader.d_in, "ica-topk": 2 * reader.d_in}
 
 
-def _fit_site(folder: Path, reader: ActivationRows, config: BaselineConfig) -> dict[str, Any]:
-    members, files = [], {}
-    for name, dictionary in fit(reader, config).items():
-        path = f"{reader.site}/{name}"
-        for file, entry in dictionary.save(folder / path).items():
-            files[f"{path}/{file}"] = asdict(entry)
-        c = dictionary.config
-        members.append({"path": path, "site": reader.site, "kind": c.kind, "k": c.k, "d_sae": c.d_sae})
-    return {"members": members, "files": files}
+def _fit_site(work: Work, reader: ActivationRows, config: BaselineConfig) -> Piece:
+    def piece(_path: Path) -> dict[str, Any]:
+        members, files = [], {}
+        for name, dictionary in fit(reader, config).items():
+            path = f"{reader.site}/{name}"
+            for file, entry in dictionary.save(work.file(path)).items():
+                files[f"{path}/{file}"] = asdict(entry)
+            c = dictionary.config
+            members.append({"path": path, "site": reader.site, "kind": c.kind, "k": c.k, "d_sae": c.d_sae})
+        return {"members": members, FILES: files}
+
+    return piece
 
 
 def _check(reader: ActivationRows, config: BaselineConfig) -> None:

@@ -5,7 +5,6 @@ reason. Sites are done one after the other and kept as they are done, so a kille
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from monolex import artifact, pieces, runtime
-from monolex.artifact import SUBJECT, Manifest
-from monolex.config import EvalConfig, identity
+from monolex import runtime
+from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
+from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
 from monolex.dictionaries.listing import (
     RunDictionary,
@@ -30,6 +29,7 @@ from monolex.evals import fidelity, reconstruction, similarity
 from monolex.evals.intervals import over_seeds
 from monolex.evals.recipes import RECIPE, identification, neighbours, seed_groups
 from monolex.model import LanguageModel
+from monolex.pieces import Piece, Work
 from monolex.reader import Reader
 from monolex.sites import Site
 from monolex.stats import Estimate, not_applicable
@@ -66,41 +66,54 @@ def evaluate(
     """
     models = {SUBJECT: (subject, sources), **controls}
     listed = {model: by_site(source_dictionaries(*paths, model)) for model, paths in models.items()}
-    request = parents({k: v for model, paths in models.items() for k, v in given_folders(model, *paths).items()})
-    if artifact.is_done(folder, KIND, identity(config), request):
-        log.info("eval: %s is done", folder)
-        return artifact.open_artifact(folder, KIND)
+    folders = {k: v for model, paths in models.items() for k, v in given_folders(model, *paths).items()}
+    work = Work(folder, KIND, config, parents(folders))
+    if manifest := work.found():
+        return manifest
     if not controls:
         log.warning("eval: no control model is given; numbers stand beside baselines only")
-    artifact.warn_replacing(folder, KIND)
-    partial = pieces.room(folder, artifact.request_hash(KIND, identity(config), request))
-    (folder / artifact.MANIFEST).unlink(missing_ok=True)
+    pieces, sizes = _pieces(work, {model: paths[0] for model, paths in models.items()}, listed, config)
+    rows = [row for part in work.done(pieces, sizes=sizes, unit="dictionary").values() for row in part]
+    rows += _missing_rows(listed, rows)
+    counts: dict[str, Tensor] = {}
+    for key in pieces:
+        counts |= load_tensors(work.place(key).with_suffix(".safetensors").read_bytes())
     facts = {
         "models": list(listed),
         "sites": {model: list(sites) for model, sites in listed.items()},
-        "dictionaries": sum(len(dictionaries) for sites in listed.values() for dictionaries in sites.values()),
+        "dictionaries": sum(sizes.values()),
     }
-    with runtime.progress(facts["dictionaries"], "eval", "dictionary") as bar:
-        for model, sites in listed.items():
-            _evaluate_model(folder, models[model][0], sites, partial, config, bar.update)
-    rows, counts = _collect(listed, partial)
-    rows += _missing_rows(listed, rows)
-    files = {
-        METRICS: artifact.write_json(folder / METRICS, rows),
-        DENSITIES: artifact.write_bytes(folder / DENSITIES, save_tensors(counts)),
-    }
-    manifest = artifact.finish(folder, KIND, identity(config), request, files, facts)
-    shutil.rmtree(folder / pieces.PARTIAL)
-    return manifest
+    return work.finish({METRICS: json_bytes(rows), DENSITIES: save_tensors(counts)}, facts)
 
 
-def _collect(listed: Listed, partial: Path) -> tuple[list[Row], dict[str, Tensor]]:
-    rows, counts = [], {}
+def _pieces(
+    work: Work, activations: Mapping[str, Path], listed: Listed, config: EvalConfig
+) -> tuple[dict[str, Piece], dict[str, int]]:
+    """Every site of every model, and how many dictionaries it has; a model is loaded if one of its sites is done."""
+    loaded: dict[str, LanguageModel] = {}
+
+    def load(model: str) -> LanguageModel:
+        if model not in loaded:
+            # one model in memory at a time
+            loaded.clear()
+            loaded[model] = stored_model(activations[model], config.eval_device)
+        return loaded[model]
+
+    def piece(model: str, dictionaries: Sequence[RunDictionary]) -> Piece:
+        def evaluated(path: Path) -> list[Row]:
+            lm = load(model)
+            rows, counts = _evaluate_site(work.folder, activations[model], dictionaries, lm, config, work.advance)
+            write_bytes(path.with_suffix(".safetensors"), save_tensors(counts))
+            return rows
+
+        return evaluated
+
+    pieces, sizes = {}, {}
     for model, sites in listed.items():
-        for site in sites:
-            rows += artifact.read_json(partial / f"{model}.{site}.json")
-            counts |= load_tensors((partial / f"{model}.{site}.safetensors").read_bytes())
-    return rows, counts
+        for site, dictionaries in sites.items():
+            key = f"{model}.{site}"
+            pieces[key], sizes[key] = piece(model, dictionaries), len(dictionaries)
+    return pieces, sizes
 
 
 def _missing_rows(listed: Listed, rows: Sequence[Row]) -> list[Row]:
@@ -114,27 +127,6 @@ def _missing_rows(listed: Listed, rows: Sequence[Row]) -> list[Row]:
                 head = _nameless(model, site) | {"name": "no dictionary", "kind": "missing"}
                 missing += _rows(head, dict.fromkeys(metrics, reason))
     return missing
-
-
-def _evaluate_model(
-    folder: Path,
-    activations: Path,
-    sites: Mapping[str, Sequence[RunDictionary]],
-    partial: Path,
-    config: EvalConfig,
-    advance: Callable[[int], Any],
-) -> None:
-    """Do the sites of one model that are not done yet; the model is loaded once, and only if there are any."""
-    lm = None
-    for site, listed in sites.items():
-        done = partial / f"{listed[0].model}.{site}.json"
-        if done.exists():
-            advance(len(listed))
-            continue
-        lm = lm or stored_model(activations, config.eval_device)
-        rows, counts = _evaluate_site(folder, activations, listed, lm, config, advance)
-        artifact.write_bytes(done.with_suffix(".safetensors"), save_tensors(counts))
-        artifact.write_json(done, rows)
 
 
 def _evaluate_site(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from monolex import artifact, runtime
-from monolex.artifact import MANIFEST, PROGRESS, SUBJECT, FileEntry, Manifest
+from monolex.artifact import SUBJECT, FileEntry, Manifest
 from monolex.config import FeaturesConfig, identity, require
 from monolex.corpus import Rows, rows_digest
 from monolex.dictionaries.base import WEIGHTS, Dictionary
@@ -37,6 +37,7 @@ from monolex.features.spill import Codes, spill
 from monolex.features.store import BINS, TOKEN_BINS, Writer
 from monolex.features.vocabulary import Texts
 from monolex.model import LanguageModel
+from monolex.pieces import FILES, Piece, Work
 from monolex.reader import Reader
 from monolex.sites import Site, select
 from monolex.stored import packed_rows, stored_model
@@ -68,32 +69,27 @@ def features(
     folder, activations, sources = Path(folder), Path(activations), list(map(Path, sources))
     chosen = _chosen(by_site(source_dictionaries(activations, sources)), config)
     parent = artifact.open_artifact(activations, "activations")
-    request_parents = parents(given_folders(SUBJECT, activations, sources))
-    if artifact.is_done(folder, KIND, identity(config), request_parents):
-        runtime.log.info("features: %s is done", folder)
-        return artifact.open_artifact(folder, KIND)
-    artifact.warn_replacing(folder, KIND)
-    request = artifact.request_hash(KIND, identity(config), request_parents)
-    # an older answer must not pass for whole while its files are being replaced
-    (folder / MANIFEST).unlink(missing_ok=True)
+    work = Work(folder, KIND, config, parents(given_folders(SUBJECT, activations, sources)))
+    if manifest := work.found():
+        return manifest
     for stale in folder.glob(f"{SPILL}*"):
         shutil.rmtree(stale)
-    done = artifact.finished_sites(folder, request)
-    left = {site: dictionaries for site, dictionaries in chosen.items() if site not in done}
-    rows = min(parent.data["rows"][config.split], config.feature_rows or 2**62)
-    with runtime.progress(2 * rows * sum(map(len, left.values())), "features", "row") as bar:
-        for site, dictionaries in left.items():
+
+    def piece(site: str) -> Piece:
+        def gathered(_path: Path) -> Facts:
+            nonlocal lm
             lm = lm or stored_model(activations, config.features_device)
             reader = Reader(activations, site, config.split)
             source = StoredRows(reader, packed_rows(activations, config.split), config)
-            job = _Job(source, lm, Texts(lm), config, parent.content, bar.update)
-            done[site] = _site(folder, dictionaries, job)
-            artifact.keep_sites(folder, request, done)
-    stores = [store for site in chosen for store in done[site]["stores"]]
-    files = {name: FileEntry(**entry) for site in chosen for name, entry in done[site]["files"].items()}
-    manifest = artifact.finish(folder, KIND, identity(config), request_parents, files, {"stores": stores})
-    (folder / PROGRESS).unlink(missing_ok=True)
-    return manifest
+            job = _Job(source, lm, Texts(lm), config, parent.content, work.advance)
+            return _site(work, chosen[site], job)
+
+        return gathered
+
+    rows = min(parent.data["rows"][config.split], config.feature_rows or 2**62)
+    sizes = {site: 2 * rows * len(listed) for site, listed in chosen.items()}
+    entries = work.done({site: piece(site) for site in chosen}, sizes=sizes, unit="row")
+    return work.finish({}, {"stores": [store for entry in entries.values() for store in entry["stores"]]})
 
 
 def features_from(
@@ -160,24 +156,25 @@ def _chosen(listed: Mapping[str, Sequence[RunDictionary]], config: FeaturesConfi
     return by_site(d for d in dictionaries if any(fnmatchcase(d.name, pattern) for pattern in patterns))
 
 
-def _site(folder: Path, listed: Sequence[RunDictionary], job: _Job) -> Facts:
+def _site(work: Work, listed: Sequence[RunDictionary], job: _Job) -> Facts:
     """Write the stores of one site; returns their table rows and files."""
     device = runtime.device(job.config.features_device)
     dictionaries = {dictionary.name: dictionary.weights(device) for dictionary in listed}
     home, stores, files = {dictionary.name: dictionary.folder for dictionary in listed}, [], {}
-    for name, codes in _spilled(folder, dictionaries, job):
+    for name, codes in _spilled(work.folder, dictionaries, job):
         path = f"{job.source.site}/{name}.sqlite"
+        where, store = home[name], work.file(path)
         facts = {
-            "dictionary": os.path.relpath(home[name], (folder / path).parent),
-            "dictionary_content": artifact.file_hash(home[name] / WEIGHTS),
+            "dictionary": os.path.relpath(where, (work.folder / path).parent),
+            "dictionary_content": artifact.file_hash(where / WEIGHTS),
         }
-        alive = _store(folder / path, name, dictionaries[name], codes, job, facts)
-        entry = FileEntry((folder / path).stat().st_size, artifact.file_hash(folder / path))
+        alive = _store(store, name, dictionaries[name], codes, job, facts)
+        entry = FileEntry(store.stat().st_size, artifact.file_hash(store))
         files[path] = dataclasses.asdict(entry)
         known = {"path": path, "site": job.source.site, "name": name, "kind": dictionaries[name].config.kind}
         sizes = {"d_sae": dictionaries[name].d_sae, "rows": len(job.source.table), "bytes": entry.bytes}
         stores.append({**known, **sizes, "alive": alive})
-    return {"stores": stores, "files": files}
+    return {"stores": stores, FILES: files}
 
 
 def _spilled(folder: Path, dictionaries: Mapping[str, Dictionary], job: _Job) -> Iterator[tuple[str, Codes]]:

@@ -85,6 +85,11 @@ class LlmConfig:
             f"llm_dtype = {self.llm_dtype!r} without llm: leave it out, or name a local model",
         )
 
+    @property
+    def local(self) -> bool:
+        """Whether a local model is asked, not an endpoint or nobody."""
+        return bool(self.llm) and not self.base_url
+
 
 @dataclass(frozen=True)
 class ExplainConfig(LlmConfig):

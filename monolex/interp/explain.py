@@ -11,27 +11,28 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file, save
 
-from monolex import pieces, runtime
-from monolex.artifact import FileEntry, Manifest, write_bytes, write_json
-from monolex.config import identity
+from monolex import runtime
+from monolex.artifact import Manifest, json_bytes, write_bytes
 from monolex.dictionaries.base import Dictionary
 from monolex.features.weights import moved
 from monolex.interp import lookup, pattern, stored
 from monolex.interp.clients import open_client
-from monolex.interp.config import LLM_EXPLAINERS, ExplainConfig
+from monolex.interp.config import ExplainConfig
 from monolex.interp.examples import draw
 from monolex.interp.explainers import explain_examples, explain_openai
 from monolex.interp.inputs import Target, candidates, parents, targets
 from monolex.interp.meter import METER
 from monolex.interp.records import Client, Examples, Explanation, Failure
-from monolex.interp.replies import unanswered
+from monolex.interp.replies import Recorded, unanswered, unless_found
 from monolex.interp.windows import Windows, texts_of, windows
 from monolex.model import LanguageModel
+from monolex.pieces import Piece, Work
 from monolex.reader import Reader
 from monolex.sites import Site
 from monolex.stored import packed_rows, stored_model
@@ -65,57 +66,51 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
         UserError: no run, nothing that fits, no fragment, or a language model that cannot be asked.
     """
     folder, run = Path(folder), Path(run)
-    there = candidates(run, config)
-    request = parents(there)
-    asking = bool(set(config.explainers) & set(LLM_EXPLAINERS))
-    local = asking and not config.base_url
-    # an endpoint need not be there when all is done; of a local model the weights are part of the request
-    if not local and (found := pieces.done(folder, KIND, identity(config), request)):
-        return found
+    known = candidates(run, config)
+    client = partial(open_client, config, run) if config.llm else nullcontext
+
+    def weights(client: Recorded | None) -> str:
+        return client.backend.identity if client else ""
+
+    def make(work: Work, client: Recorded | None) -> Manifest:
+        return _explain(work, targets(known, config), config, client)
+
+    return unless_found(Work(folder, KIND, config, parents(known)), config, client, weights, make)
+
+
+def _explain(work: Work, used: Sequence[Target], config: ExplainConfig, client: Recorded | None) -> Manifest:
     sources = _Sources(config)
-    with open_client(config, run) if asking else nullcontext() as client:
-        if local and client is not None:
-            request = {**request, "llm": client.backend.identity}
-            if found := pieces.done(folder, KIND, identity(config), request):
-                return found
 
-        used = targets(there, config)
+    def piece(target: Target) -> Piece:
+        return lambda path: _dictionary(path, target, sources.of(target), config, client)
 
-        def piece(target: Target) -> pieces.Piece:
-            return lambda path: _dictionary(path, target, sources.of(target), config, client)
-
-        works = {target.dictionary.key: piece(target) for target in used}
-        partial, made = pieces.make(folder, KIND, identity(config), request, works, unanswered(client))
+    rows = list(work.done({target.dictionary.key: piece(target) for target in used}, unanswered(client)).values())
     models = {target.dictionary.model: sources.of(target) for target in used}
     facts = {
         "mode": config.mode,
         "explainers": list(config.explainers),
         "fragments": {name: len(source.windows.start) for name, source in models.items()},
         "left_out": {name: dict(source.windows.left_out) for name, source in models.items()},
-        "dictionaries": made,
+        "dictionaries": rows,
     }
-
-    def write() -> dict[str, FileEntry]:
-        places = {target.dictionary.key: pieces.place(partial, target.dictionary.key) for target in used}
-        flat: stored.Arrays = {}
-        texts: dict[int, str] = {}
-        for name, source in models.items():
-            flat |= stored.prefixed(f"{name}/fragments", stored.windows_arrays(source.windows))
-            texts |= source.texts
-        for key, path in places.items():
-            flat |= stored.prefixed(key, load_file(path.with_suffix(".safetensors")))
-        content = b"".join(path.with_suffix(".jsonl").read_bytes() for path in places.values())
-        return {
-            stored.FACTS: write_json(folder / stored.FACTS, facts),
-            stored.LINES: write_bytes(folder / stored.LINES, content),
-            stored.ARRAYS: write_bytes(folder / stored.ARRAYS, save(flat)),
-            stored.TEXTS: write_json(folder / stored.TEXTS, {str(token): texts[token] for token in sorted(texts)}),
-        }
-
-    counts: dict[str, Any] = {"dictionaries": len(made), "features": sum(row["explained"] for row in made)}
+    places = {key: work.place(key) for key in (target.dictionary.key for target in used)}
+    flat: stored.Arrays = {}
+    texts: dict[int, str] = {}
+    for name, source in models.items():
+        flat |= stored.prefixed(f"{name}/fragments", stored.windows_arrays(source.windows))
+        texts |= source.texts
+    for key, path in places.items():
+        flat |= stored.prefixed(key, load_file(path.with_suffix(".safetensors")))
+    files = {
+        stored.FACTS: json_bytes(facts),
+        stored.LINES: b"".join(path.with_suffix(".jsonl").read_bytes() for path in places.values()),
+        stored.ARRAYS: save(flat),
+        stored.TEXTS: json_bytes({str(token): texts[token] for token in sorted(texts)}),
+    }
+    counts: dict[str, Any] = {"dictionaries": len(rows), "features": sum(row["explained"] for row in rows)}
     if client is not None:
         counts[METER] = client.meter.to_json()
-    return pieces.finish(folder, KIND, identity(config), request, write, counts)
+    return work.finish(files, counts)
 
 
 class _Sources:

@@ -13,18 +13,23 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Self, TypeVar, final
 
 from monolex import runtime
+from monolex.artifact import Manifest
 from monolex.errors import UserError
 from monolex.interp.calls import NOT_RECORDED, Answer, Backend, Keep, More, key_of
+from monolex.interp.config import LlmConfig
 from monolex.interp.meter import BudgetSpent, Meter
 from monolex.interp.records import Failure, Reply, Request
 from monolex.interp.weights import named
+from monolex.pieces import Work
 from monolex.runtime import log
+
+Asked = TypeVar("Asked")
 
 SCHEMA = 1
 TABLES = """
@@ -225,8 +230,29 @@ class Recorded:
             return not self.meter.spent
 
 
+def unless_found(
+    work: Work,
+    config: LlmConfig,
+    opened: Callable[[], AbstractContextManager[Asked]],
+    weights: Callable[[Asked], str],
+    make: Callable[[Work, Asked], Manifest],
+) -> Manifest:
+    """The artefact of ``work``, found or made with what is ``opened``, which ``weights`` tells from others of its name.
+
+    An endpoint need not be there when all is done; of a local model the weights are part of the request.
+    """
+    if not config.local and (manifest := work.found()):
+        return manifest
+    with opened() as model:
+        if config.local:
+            work = Work(work.folder, work.kind, config, {**work.parents, "llm": weights(model)})
+            if manifest := work.found():
+                return manifest
+        return make(work, model)
+
+
 def unanswered(client: Recorded | None) -> Callable[[], Counter[str]]:
-    """How many calls went unanswered so far, by reason; :func:`monolex.pieces.make` asks before and after a piece."""
+    """How many calls went unanswered so far, by reason: asked by :class:`monolex.pieces.Work` around a piece."""
     return lambda: Counter() if client is None else Counter(client.meter.unanswered)
 
 

@@ -10,6 +10,7 @@ predicted activations on the scored fragments, NaN where a prediction failed).
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from monolex import pieces
-from monolex.artifact import FileEntry, Manifest, write_bytes, write_json
-from monolex.config import identity, plain
+from monolex.artifact import Manifest, json_bytes, write_bytes
+from monolex.config import plain
 from monolex.interp import stored
 from monolex.interp.config import ScoreConfig
 from monolex.interp.judging import judged
 from monolex.interp.meter import METER
 from monolex.interp.protocol import Correlation
 from monolex.interp.records import Examples, Failure, dictionary_of
-from monolex.interp.replies import unanswered
+from monolex.interp.replies import unanswered, unless_found
 from monolex.interp.resample import SUMS, sums
 from monolex.interp.rules_simulator import KIND as KIND_OF_RULES
 from monolex.interp.score import Asked, FeatureScore, Judged, average, correlated, score_features
 from monolex.interp.simulators import Opened, opened
 from monolex.interp.stored import Explained, Explanations
 from monolex.interp.summary import Measured, differences, documents, mean_row, resampled
+from monolex.pieces import Piece, Work
 
 KIND = "score"
 MEANS, LINES, PREDICTIONS = "score.json", "scores.jsonl", "predictions.safetensors"
@@ -47,97 +48,92 @@ def score(folder: str | Path, explanations: str | Path, config: ScoreConfig, run
         UserError: no finished explanations, or a language model that cannot be asked.
     """
     folder, explanations, run = Path(folder), Path(explanations), Path(run)
-    given = Explanations(explanations)
-    request = {"explanations": given.manifest.content}
-    local = config.simulator != "rules" and not config.base_url
-    # an endpoint need not be there when all is done; of a local model the weights are part of the request
-    if not local and (found := pieces.done(folder, KIND, identity(config), request)):
-        return found
-    with opened(config, run) as how:
-        request |= {"llm": how.weights} if how.weights else {}
-        if local and (found := pieces.done(folder, KIND, identity(config), request)):
-            return found
+    explained = Explanations(explanations)
+    work = Work(folder, KIND, config, {"explanations": explained.manifest.content})
 
-        def piece(key: str) -> pieces.Piece:
-            return lambda path: _dictionary(path, key, given, how, config)
+    def make(work: Work, model: Opened) -> Manifest:
+        return _score(work, explained, config, model)
 
-        works = {key: piece(key) for key in given.facts}
-        partial, made = pieces.make(folder, KIND, identity(config), request, works, unanswered(how.client))
-    measured = []
-    for key, explainers in zip(given.facts, made, strict=True):
-        measured += _measured(pieces.place(partial, key), given.facts[key], explainers)
+    return unless_found(work, config, partial(opened, config, run), lambda model: model.weights, make)
+
+
+def _score(work: Work, explained: Explanations, config: ScoreConfig, model: Opened) -> Manifest:
+    def piece(key: str) -> Piece:
+        return lambda path: _dictionary(path, key, explained, model, config)
+
+    explainers = work.done({key: piece(key) for key in explained.facts}, unanswered(model.client))
+    measured, flat = [], {}
+    for key, facts in explained.facts.items():
+        arrays = load_file(work.place(key).with_suffix(".safetensors"))
+        rows = list(stored.read_lines(work.place(key).with_suffix(".jsonl")))
+        measured += _measured(arrays, rows, facts, explainers[key])
+        flat |= {f"{key}/{name[:-12]}": a for name, a in arrays.items() if name.endswith("/predictions")}
     lines, means = [], {}
     draws = documents(measured, config)
-    for one in measured:
-        rows, found = resampled(one, draws, config)
+    for explanation in measured:
+        rows, mean = resampled(explanation, draws, config)
         lines += rows
-        means["/".join(dictionary_of(one.facts)), one.explainer] = one.facts, found
+        means["/".join(dictionary_of(explanation.facts)), explanation.explainer] = explanation.facts, mean
     entry = {
-        "explanations": os.path.relpath(explanations, folder),
-        "mode": given.mode,
-        "simulator": how.simulator.kind,
+        "explanations": os.path.relpath(explained.folder, work.folder),
+        "mode": explained.mode,
+        "simulator": model.simulator.kind,
         **{name: plain(getattr(config, name)) for name in ("scorers", "shuffles", "level", "resamples")},
         "dictionaries": [
-            {**facts, "explainers": {e: {n: mean_row(m) for n, m in means[key, e][1].items()} for e in explainers}}
-            for (key, facts), explainers in zip(given.facts.items(), made, strict=True)
+            {
+                **facts,
+                "explainers": {e: {n: mean_row(m) for n, m in means[key, e][1].items()} for e in explainers[key]},
+            }
+            for key, facts in explained.facts.items()
         ],
         "differences": differences(means, config.level),
     }
-
-    def write() -> dict[str, FileEntry]:
-        flat = {}
-        for key in given.facts:
-            arrays = load_file(pieces.place(partial, key).with_suffix(".safetensors"))
-            flat |= {f"{key}/{name[:-12]}": a for name, a in arrays.items() if name.endswith("/predictions")}
-        return {
-            MEANS: write_json(folder / MEANS, entry),
-            LINES: write_bytes(folder / LINES, stored.lines(lines)),
-            PREDICTIONS: write_bytes(folder / PREDICTIONS, save(flat)),
-        }
-
+    files = {MEANS: json_bytes(entry), LINES: stored.lines(lines), PREDICTIONS: save(flat)}
     failed = sum(sum(row["failures"].values()) for row in lines)
-    counts = {"simulator": how.simulator.kind, "explanations": len(lines), "failures": failed}
-    counts |= {METER: how.client.meter.to_json()} if how.client is not None else {}
-    return pieces.finish(folder, KIND, identity(config), request, write, counts)
+    counts = {"simulator": model.simulator.kind, "explanations": len(lines), "failures": failed}
+    counts |= {METER: model.client.meter.to_json()} if model.client is not None else {}
+    return work.finish(files, counts)
 
 
-def _dictionary(path: Path, key: str, given: Explanations, how: Opened, config: ScoreConfig) -> list[str]:
-    """Score one dictionary's explanations; whose there are."""
-    there = given.read(key)
-    limit = len(there.examples) if config.limit is None else config.limit
-    examples = there.examples[:limit]
-    asked = Asked(config.scorers, config.shuffles, how.simulator.kind == KIND_OF_RULES)
+def _dictionary(path: Path, key: str, explanations: Explanations, model: Opened, config: ScoreConfig) -> list[str]:
+    """Score one dictionary's explanations; whose they are."""
+    explained = explanations.read(key)
+    limit = len(explained.examples) if config.limit is None else config.limit
+    examples = explained.examples[:limit]
+    asked = Asked(config.scorers, config.shuffles, model.simulator.kind == KIND_OF_RULES)
     rows, arrays = [], {}
-    for explainer, explanations in there.explanations.items():
+    for explainer, texts in explained.explanations.items():
         rng = np.random.default_rng([config.score_seed, *f"{key}/{explainer}".encode()])
-        scored = score_features(examples, explanations[:limit], how.simulator, asked, rng, how.judge is None)
-        if how.judge is not None:
-            asking = how.judge, config.scorers, rng
-            scored = judged(scored, examples, explanations[:limit], *asking, logprobs=how.logprobs)
-        texts = [None if isinstance(one, Failure) else one.text for one in explanations[:limit]]
-        rows += [_line(there, i, explainer, how.simulator.kind, texts[i], one) for i, one in enumerate(scored)]
+        scored = score_features(examples, texts[:limit], model.simulator, asked, rng, model.judge is None)
+        if model.judge is not None:
+            asking = model.judge, config.scorers, rng
+            scored = judged(scored, examples, texts[:limit], *asking, logprobs=model.logprobs)
+        written = [None if isinstance(text, Failure) else text.text for text in texts[:limit]]
+        rows += [
+            _line(explained, i, explainer, model.simulator.kind, written[i], score) for i, score in enumerate(scored)
+        ]
         arrays |= {f"{explainer}/{name}": a for name, a in _arrays(examples, scored).items()}
     write_bytes(path.with_suffix(".jsonl"), stored.lines(rows))
     write_bytes(path.with_suffix(".safetensors"), save(arrays))
-    return list(there.explanations)
+    return list(explained.explanations)
 
 
-def _measured(place: Path, facts: Mapping[str, Any], explainers: Sequence[str]) -> list[Measured]:
+def _measured(
+    arrays: stored.Arrays, written: Sequence[dict[str, Any]], facts: Mapping[str, Any], explainers: Sequence[str]
+) -> list[Measured]:
     """What :func:`_dictionary` left of one dictionary."""
-    arrays = load_file(place.with_suffix(".safetensors"))
-    written = list(stored.read_lines(place.with_suffix(".jsonl")))
-    found = []
+    measured = []
     for explainer in explainers:
-        own = {name: arrays[f"{explainer}/{name}"] for name in ("sums", "docs", "top")}
-        mine = [row for row in written if row["explainer"] == explainer]
-        found.append(Measured(facts, explainer, mine, **own))
-    return found
+        parts = {name: arrays[f"{explainer}/{name}"] for name in ("sums", "docs", "top")}
+        rows = [row for row in written if row["explainer"] == explainer]
+        measured.append(Measured(facts, explainer, rows, **parts))
+    return measured
 
 
 def _line(
-    there: Explained, i: int, explainer: str, simulator: str, text: str | None, one: FeatureScore
+    explained: Explained, i: int, explainer: str, simulator: str, text: str | None, score: FeatureScore
 ) -> dict[str, Any]:
-    example = there.examples[i]
+    example = explained.examples[i]
     both = (*example.top, *example.random)
     top = len(example.top)
     parts = {
@@ -146,24 +142,24 @@ def _line(
         "chance_random": (example.random, slice(top, None)),
     }
     cells = {
-        "top_and_random": correlated(both, (*one.top, *one.random)),
-        "top": correlated(example.top, one.top),
-        "random": correlated(example.random, one.random),
+        "top_and_random": correlated(both, (*score.top, *score.random)),
+        "top": correlated(example.top, score.top),
+        "random": correlated(example.random, score.random),
     }
-    for name, (some, place) in parts.items():
-        cells[name] = average([correlated(some, guesses[place]) for guesses in one.chance])
-    facts = {name: there.facts[name] for name in ("model", "site", "name", "kind", "method", "layer")}
+    for name, (scored, part) in parts.items():
+        cells[name] = average([correlated(scored, guesses[part]) for guesses in score.chance])
+    facts = {name: explained.facts[name] for name in ("model", "site", "name", "kind", "method", "layer")}
     return facts | {
         "feature": example.feature,
         "explainer": explainer,
         "simulator": simulator,
         "text": text,
-        "scores": {name: _cell(found) for name, found in cells.items()},
-        "detection": _judged(one.detection),
-        "fuzz": _judged(one.fuzz),
-        "failures": dict(one.failures),
-        "moments": {name: _finite(getattr(there.moments, name)[i]) for name in there.moments._fields},
-        "output": there.output[i],
+        "scores": {name: _cell(cell) for name, cell in cells.items()},
+        "detection": _judged(score.detection),
+        "fuzz": _judged(score.fuzz),
+        "failures": dict(score.failures),
+        "moments": {name: _finite(getattr(explained.moments, name)[i]) for name in explained.moments._fields},
+        "output": explained.output[i],
     }
 
 

@@ -12,7 +12,7 @@ from monolex.runtime import size
 from monolex.show.files import show_dictionary, show_metrics, show_store, show_tensors
 from monolex.show.text import counts
 
-UNFINISHED = {"progress.json": "harvest, fit or gathering", "state": "training", "partial": "evaluation"}
+UNFINISHED = {"progress.json": "harvest", "state": "training", "partial": "artefact"}
 
 
 def show(path: Path) -> str:
