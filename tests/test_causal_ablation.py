@@ -17,6 +17,7 @@ from wired import directions, wired
 from monolex import hooks, stats
 from monolex.causal import edits
 from monolex.causal.ablation import Ablation, ablate_feature, effects
+from monolex.causal.config import AblateConfig
 from monolex.causal.interactions import interactions
 from monolex.causal.occurrences import Occurrences
 from monolex.causal.removal import draws, scenes
@@ -38,8 +39,9 @@ class Case(NamedTuple):
     found: Occurrences
 
     def run(self, **options) -> Ablation:
-        given = {"text": str, "top": self.lm.vocab_size, "resamples": 50, **options}
-        return ablate_feature(self.lm, self.dictionary, self.feature, self.found, **given)
+        metric = options.pop("metric", None)
+        config = AblateConfig(**{"top": self.lm.vocab_size, "resamples": 50, **options})
+        return ablate_feature(self.lm, self.dictionary, self.feature, self.found, config, text=str, metric=metric)
 
 
 def case(lm: LanguageModel, site: str, activation: str = "relu", ids: Tensor = IDS) -> Case:
@@ -75,7 +77,7 @@ def naive(given: Case, to: str = "zero", positions: str = "token") -> Naive:
     """One occurrence at a time, unpadded, through all layers: logits (base, ablated) and what follows from them."""
     lm, dictionary, feature, found = given
     site, last = dictionary.config.site, f"resid_post.{lm.n_layers - 1}"
-    target = draws(found, dictionary, to, 0).target  # pyright: ignore[reportArgumentType]
+    target = draws(found, dictionary, AblateConfig(to=to)).target  # pyright: ignore[reportArgumentType]
     total, direct, divergence = [], [], []
     for row, end in enumerate(found.end.tolist()):
         tokens = found.tokens[row : row + 1, : end + 1]
@@ -155,7 +157,7 @@ def test_controls_are_matched_features_and_random_directions(to):
     """Each occurrence alone: rank the other active features by size, take the drawn one, scale it to the edit."""
     given = case(tiny.model("gpt_neox-serial"), "resid_post.0")
     lm, dictionary, feature, found = given
-    made, drawn = given.run(to=to), draws(found, dictionary, to, 0)
+    made, drawn = given.run(to=to), draws(found, dictionary, AblateConfig(to=to))
     losses, ratios, logits = [], [], []
     for row, end in enumerate(found.end.tolist()):
         tokens = found.tokens[row : row + 1, : end + 1]
@@ -214,12 +216,13 @@ def same_numbers(a, b) -> None:
 def test_an_occurrence_alone_is_what_it_is_in_a_batch():
     given = case(tiny.model("gemma3_text"), "resid_post.0")
     lm, dictionary, feature, found = given
-    drawn = draws(found, dictionary, "zero", 0)
-    together = effects(lm, dictionary, feature, found, drawn)
+    drawn = draws(found, dictionary, AblateConfig())
+    together = effects(lm, dictionary, feature, found, drawn, AblateConfig())
     order = torch.cat(together.rows).argsort()
     for row in (0, 5):
         part = slice(row, row + 1)
-        alone = effects(lm, dictionary, feature, some(found, part), type(drawn)(*(one[part] for one in drawn)))
+        there = type(drawn)(*(one[part] for one in drawn))
+        alone = effects(lm, dictionary, feature, some(found, part), there, AblateConfig())
         assert tiny.close(alone.divergence[0], torch.cat(together.divergence, 1)[:, order][:, part])
         assert tiny.close(alone.lost[0], torch.cat(together.lost)[order][part])
 
@@ -235,8 +238,9 @@ def test_nothing_changes_where_the_feature_is_silent(dtype, positions, to):
         quiet = (codes[row, : end + 1] <= 0).nonzero()[:, 0]
         if row % 2 and len(quiet):
             found.end[row] = quiet[0]
-    target = draws(found, dictionary, to, 0).target
-    for scene in scenes(lm, dictionary, feature, found, target, positions, 10**6):
+    config = AblateConfig(to=to, positions=positions, batch_tokens=10**6)
+    target = draws(found, dictionary, config).target
+    for scene in scenes(lm, dictionary, feature, found, target, config):
         active = dictionary.encode_some(scene.suffix.x, torch.tensor([feature]))[..., 0] > 0
         assert not (scene.lengths[~active] != 0).any()
         assert not (scene.lengths[torch.arange(active.shape[1]) > scene.suffix.end[:, None]] != 0).any()
@@ -269,7 +273,7 @@ def test_rescue_is_whole_at_the_own_site_and_the_naive_one_later(site):
     later = [f"resid_post.{at}" for at in range(layer + ("post" in site), 3)]
     assert [one.site for one in made.rescue] == [site, *later]
     assert made.rescue[0].own.value == 1
-    way = draws(found, dictionary, "zero", 0).direction
+    way = draws(found, dictionary, AblateConfig()).direction
     for one in made.rescue:
         lost, left = [], []
         for row, end in enumerate(found.end.tolist()):
@@ -443,7 +447,8 @@ def test_of_a_feature_that_does_nothing_the_p_values_are_about_uniform():
     for seed in range(12):
         given = planted(seed, torch.zeros(60, dtype=torch.float64))
         lm, dictionary, feature, found = given
-        made = effects(lm, dictionary, feature, found, draws(found, dictionary, "zero", seed))
+        config = AblateConfig(ablate_seed=seed)
+        made = effects(lm, dictionary, feature, found, draws(found, dictionary, config), config)
         one = stats.paired(made.changes.by_document("paired", "logit"))
         p.append(one)
         significant.append((stats.benjamini_hochberg(one) < 0.05).any())
@@ -541,7 +546,7 @@ def test_mistakes(changes, message):
 
 def test_seeds():
     given = case(tiny.model("gpt_neox"), "resid_post.0")
-    first, again, other = (given.run(seed=seed).to_json() for seed in (0, 0, 1))
+    first, again, other = (given.run(ablate_seed=seed).to_json() for seed in (0, 0, 1))
     assert first == again
     assert first["kl"]["feature"]["value"] == other["kl"]["feature"]["value"]
     for control in ("control_feature", "control_direction"):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from monolex import hooks
 from monolex.causal import scenes
+from monolex.causal.config import TreeConfig
 from monolex.causal.nodes import Node, Tree, layout
 from monolex.causal.occurrences import Occurrences, occurrences
 from monolex.causal.trees import tree
@@ -74,8 +75,10 @@ def finder(lm: LanguageModel, ids: Tensor, docs: Sequence[int] | None = None):
 
 
 def grow(lm: LanguageModel, dictionaries: dict[str, Dictionary], feature: int, ids: Tensor, **changes) -> Tree:
-    settings = {"site": "resid_post.2", "low": 0.3, "depth": 1, "children": 4, "text": str, **changes}
-    return tree(lm, dictionaries, feature=feature, activations=finder(lm, ids), **settings)
+    words = {"text": str} | {name: changes.pop(name) for name in ("text", "label") if name in changes}
+    site = changes.pop("site", "resid_post.2")
+    config = TreeConfig(**{"low": 0.3, "depth": 1, "children": 4, **changes})
+    return tree(lm, dictionaries, site, feature, finder(lm, ids), config, **words)
 
 
 def below(result: Tree, parent: Node, kind: str = "feature") -> list[Node]:
@@ -324,7 +327,9 @@ def test_the_size_of_a_fold_does_not_change_the_tree(batch_tokens: int) -> None:
         sizes.append(args[0].shape[:2].numel())
 
     handle = lm.structure.blocks[2].register_forward_pre_hook(watch)
-    folded = tree(lm, three(), "resid_post.2", 3, find, text=str, low=0.3, children=2, batch_tokens=batch_tokens)
+    folded = tree(
+        lm, three(), "resid_post.2", 3, find, TreeConfig(low=0.3, children=2, batch_tokens=batch_tokens), text=str
+    )
     handle.remove()
     longest = 8 if batch_tokens > 1 else 2 * 8  # a text and its ablated version for the leaves, however small the fold
     assert max(sizes) <= max(batch_tokens, longest)
@@ -420,8 +425,9 @@ def test_the_model_is_left_as_it_was_and_dropout_is_off() -> None:
 def test_one_text_of_a_document_counts() -> None:
     lm, ids = model("gpt_neox"), tokens(6, 8)
     more = torch.cat([ids, tokens(6, 8, seed=9)])
-    twice = tree(lm, three(), "resid_post.2", 3, finder(lm, more, [*range(6), *range(6)]), text=str, low=0.0, depth=1)
-    once = tree(lm, three(), "resid_post.2", 3, finder(lm, ids), text=str, low=0.0, depth=1)
+    config = TreeConfig(low=1e-9, depth=1)
+    twice = tree(lm, three(), "resid_post.2", 3, finder(lm, more, [*range(6), *range(6)]), config, text=str)
+    once = tree(lm, three(), "resid_post.2", 3, finder(lm, ids), config, text=str)
     assert twice.nodes[0].contexts == once.nodes[0].contexts
     assert [node.effect for node in twice.nodes] == [node.effect for node in once.nodes]
 
@@ -430,7 +436,8 @@ def test_stored_activations_give_the_texts(tmp_path: Path) -> None:
     lm = make_lm()
     store(tmp_path / "acts", lm, corpus_of(tmp_path), sites=SITES[1:])
     dictionaries = {site: random_dictionary(site).to(torch.float32) for site in SITES[1:]}
-    result = tree(lm, dictionaries, "resid_post.2", 3, tmp_path / "acts", text=str, contexts=8, depth=2, children=2)
+    config = TreeConfig(contexts=8, depth=2, children=2)
+    result = tree(lm, dictionaries, "resid_post.2", 3, tmp_path / "acts", config, text=str)
     found = occurrences(tmp_path / "acts", dictionaries["resid_post.2"], [3], count=8, low=0.5)[3]
     root = result.nodes[0]
     assert (root.contexts, root.maximum) == (len(found.doc.unique()), found.maximum)
@@ -438,10 +445,7 @@ def test_stored_activations_give_the_texts(tmp_path: Path) -> None:
         assert root.activation == pytest.approx(float(found.activation.mean()), rel=1e-4)
     assert {node.site for node in result.nodes} == set(SITES[1:])
     assert all(node.active == 0 for node in result.nodes if node.site == "resid_post.0")
-    assert (
-        tree(lm, dictionaries, "resid_post.2", 3, tmp_path / "acts", text=str, contexts=8, depth=2, children=2)
-        == result
-    )
+    assert tree(lm, dictionaries, "resid_post.2", 3, tmp_path / "acts", config, text=str) == result
 
 
 def test_features_are_looked_up_once_a_generation_and_the_tree_ends_where_dictionaries_do() -> None:
@@ -452,7 +456,7 @@ def test_features_are_looked_up_once_a_generation_and_the_tree_ends_where_dictio
         return finder(lm, ids)(dictionary, features, **settings)
 
     some = {site: made for site, made in three().items() if site != "resid_post.0"}
-    result = tree(lm, some, "resid_post.2", 3, find, text=str, low=0.3, depth=9, children=4)
+    result = tree(lm, some, "resid_post.2", 3, find, TreeConfig(low=0.3, depth=9, children=4), text=str)
     assert [site for site, _ in asked] == ["resid_post.2", "resid_post.1"]
     assert all(len(set(features)) == len(features) for _, features in asked)
     assert [node.id for node in result.nodes] == list(range(len(result.nodes)))
@@ -468,7 +472,7 @@ def test_a_child_without_texts_of_its_own_is_kept() -> None:
             return dict.fromkeys(features, empty)
         return finder(lm, ids)(dictionary, features, **settings)
 
-    result = tree(lm, three(), "resid_post.2", 3, find, text=str, low=0.3, depth=3)
+    result = tree(lm, three(), "resid_post.2", 3, find, TreeConfig(low=0.3, depth=3), text=str)
     children = below(result, result.nodes[0])
     assert children
     assert all((node.activation, node.maximum, node.contexts) == (None, 0.0, 0) for node in children)
@@ -533,6 +537,7 @@ def test_layout_of_a_root_alone() -> None:
         ({"site": "resid_post.9"}, "has no dictionary"),
         ({"contexts": 1}, "contexts = 1"),
         ({"low": 1.5}, "low = 1.5"),
+        ({"low": 0.0}, "low = 0.0: give a share in .0, 1."),
         ({"depth": -1}, "depth = -1"),
         ({"children": 0}, "children = 0"),
         ({"confirm": 0}, "confirm = 0"),

@@ -105,12 +105,12 @@ def stored(tmp_path_factory):
 
 def cut(stored, **changes) -> Windows:
     lm, reader, packed = stored
-    return windows(reader, packed, lm, **{"length": 6, "limit": 10**6, "one_a_document": True, "seed": 0, **changes})
+    return windows(reader, packed, lm, ExplainConfig(**{"fragment_tokens": 6, "fragments": 10**6, **changes}))
 
 
-@pytest.mark.parametrize("one", [True, False])
-def test_fragments_are_neighbouring_tokens_of_one_document(stored, one):
-    found = cut(stored, one_a_document=one)
+@pytest.mark.parametrize("mode", ["paper", "modern"])
+def test_fragments_are_neighbouring_tokens_of_one_document(stored, mode):
+    found = cut(stored, mode=mode)
     _, reader, _ = stored
     tokens, docs = reader.tokens(0, len(reader)).numpy(), reader.docs(0, len(reader)).numpy()
     context, position = reader.contexts(0, len(reader)).numpy(), reader.positions(0, len(reader)).numpy()
@@ -119,25 +119,25 @@ def test_fragments_are_neighbouring_tokens_of_one_document(stored, one):
     assert (docs[rows] == found.doc[:, None]).all()
     assert (context[rows] == context[rows][:, :1]).all()
     assert (np.diff(position[rows], axis=1) == 1).all()
-    assert len(np.unique(found.doc)) == len(found.doc) if one else len(np.unique(rows)) == rows.size
+    assert len(np.unique(found.doc)) == len(found.doc) if mode == "paper" else len(np.unique(rows)) == rows.size
 
 
 def test_one_fragment_a_document_at_a_random_place(stored):
-    starts = [cut(stored, seed=seed).start for seed in range(3)]
+    starts = [cut(stored, explain_seed=seed).start for seed in range(3)]
     assert all(len(start) == len(starts[0]) for start in starts)
     assert (starts[0] != starts[1]).any()
-    assert np.array_equal(starts[0], cut(stored, seed=0).start)
-    long = cut(stored, length=10)
+    assert np.array_equal(starts[0], cut(stored, explain_seed=0).start)
+    long = cut(stored, fragment_tokens=10)
     left = long.left_out["documents without 10 kept tokens in a row"]
     assert 0 < left == len(np.unique(stored[1].docs(0, len(stored[1])))) - len(long.doc)
-    some = cut(stored, limit=7)
+    some = cut(stored, fragments=7)
     assert len(some.start) == 7
     assert some.left_out["fragments beyond the limit"] == len(starts[0]) - 7
 
 
 def test_no_fragment_is_refused(stored):
     with pytest.raises(UserError, match="lower fragment_tokens"):
-        cut(stored, length=33)
+        cut(stored, fragment_tokens=33)
 
 
 def planted(d_in: int = 32, d_sae: int = 48, *, kind: str = "relu", seed: int = 0) -> Dictionary:
@@ -160,7 +160,7 @@ def planted(d_in: int = 32, d_sae: int = 48, *, kind: str = "relu", seed: int = 
 @pytest.mark.parametrize("mode", ["paper", "modern"])
 def test_examples_hold_the_activations_of_their_fragments(stored, kind, mode, monkeypatch):
     lm, reader, _ = stored
-    found = cut(stored, one_a_document=mode == "paper")
+    found = cut(stored, mode=mode)
     dictionary = planted(kind=kind)
     config = ExplainConfig(mode=mode, features=20, silent=4)
     whole = draw(reader, dictionary, found, config, "key")

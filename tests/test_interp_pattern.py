@@ -18,6 +18,7 @@ from monolex.features.vocabulary import Texts
 from monolex.hooks import capture
 from monolex.interp import pattern
 from monolex.interp.alike import alike
+from monolex.interp.config import ExplainConfig
 from monolex.interp.pattern import Clue, explain, merged, prune
 from monolex.interp.pattern_text import described
 from monolex.interp.records import Examples, Explanation, Failure, Fragment
@@ -115,9 +116,8 @@ def slots(*texts: str) -> tuple[Slot, ...]:
 def test_a_planted_pattern_is_found(feature, rows, expected, text):
     lm, some = planted()
     silent = [[5, 6, 7, 8, 9, 10, 11], [11, 10, 9, 8, 7, 6, 5]]
-    found = only(
-        explain(lm, some, SITE, [examples_of(lm, some, SITE, feature, rows + silent)], batch_tokens=64, seed=0)
-    )
+    examples = [examples_of(lm, some, SITE, feature, rows + silent)]
+    found = only(explain(lm, some, SITE, examples, ExplainConfig(batch_tokens=64)))
     assert found.rule is not None
     assert [line.slots for line in found.rule.lines] == [expected]
     assert found.rule.lines[0].value == pytest.approx(1.0)
@@ -129,7 +129,7 @@ def test_a_line_predicts_the_mean_of_what_was_stored():
     lm, some = planted()
     one = examples_of(lm, some, SITE, 1, [[7, 8, B, A], [6, B, A, 9]])
     one.explain[0].activations[:] *= 3
-    found = only(explain(lm, some, SITE, [one], batch_tokens=64, seed=0))
+    found = only(explain(lm, some, SITE, [one], ExplainConfig(batch_tokens=64)))
     assert found.rule is not None
     assert found.rule.lines[0].value == pytest.approx(2.0)
 
@@ -149,8 +149,8 @@ def test_dead_and_negative_features_fail():
     dead = examples_of(lm, some, SITE, 4, [[7, 8, A]])
     negative = Fragment(0, 0, (7, 8), ("7", "8"), np.array([-2.0, -1.0], np.float32))
     below = Examples(0, (negative,), (), (), (), (), -1.0)
-    assert explain(lm, some, SITE, [dead, below], batch_tokens=64, seed=0) == [Failure("never above zero")] * 2
-    assert explain(lm, some, SITE, [], batch_tokens=64, seed=0) == []
+    assert explain(lm, some, SITE, [dead, below], ExplainConfig(batch_tokens=64)) == [Failure("never above zero")] * 2
+    assert explain(lm, some, SITE, [], ExplainConfig(batch_tokens=64)) == []
 
 
 def test_without_the_text_before_a_feature_may_be_silent():
@@ -159,7 +159,7 @@ def test_without_the_text_before_a_feature_may_be_silent():
     cut = Fragment(0, 0, (A, 9), ("0", "9"), np.array([1.0, 0.0], np.float32))
     whole = fragments(lm, some, SITE, 1, [[7, B, A]])
     lost, half = (Examples(1, some, (), (), (), (), 1.0) for some in ((cut,), (cut, *whole)))
-    found = explain(lm, some, SITE, [lost, half], batch_tokens=64, seed=0)
+    found = explain(lm, some, SITE, [lost, half], ExplainConfig(batch_tokens=64))
     assert found[0] == Failure("not active without the text before")
     assert isinstance(found[1], Explanation)
     assert found[1].rule is not None
@@ -169,7 +169,7 @@ def test_without_the_text_before_a_feature_may_be_silent():
 def test_one_token_fragments():
     lm, some = planted()
     one = examples_of(lm, some, SITE, 0, [[A]])
-    found = only(explain(lm, some, SITE, [one], batch_tokens=1, seed=0))
+    found = only(explain(lm, some, SITE, [one], ExplainConfig(batch_tokens=1)))
     assert found.rule == Rule((Line(slots("0"), 1.0),))
 
 
@@ -264,7 +264,7 @@ def test_batches_find_what_single_texts_do(site, activation):
     lm = spelling_model()
     some = dictionary(lm.width(site), 10, activation, site=site)
     made = many_examples(lm, some, site)
-    found = explain(lm, some, site, made, batch_tokens=100, seed=3)
+    found = explain(lm, some, site, made, ExplainConfig(batch_tokens=100, explain_seed=3))
     assert found == [naive(lm, some, site, one, 3) for one in made]
     rules = [one.rule for one in found if isinstance(one, Explanation) and one.rule is not None]
     lengths = {len(line.slots) for rule in rules for line in rule.lines}
@@ -275,11 +275,11 @@ def test_a_feature_does_not_depend_on_its_company():
     lm = spelling_model()
     some = dictionary(32, 24, site="resid_post.1")
     made = many_examples(lm, some, "resid_post.1")
-    together = explain(lm, some, "resid_post.1", made, batch_tokens=256, seed=0)
-    turned = explain(lm, some, "resid_post.1", made[::-1], batch_tokens=7, seed=0)
+    together = explain(lm, some, "resid_post.1", made, ExplainConfig(batch_tokens=256))
+    turned = explain(lm, some, "resid_post.1", made[::-1], ExplainConfig(batch_tokens=7))
     assert together == turned[::-1]
-    assert together[3:4] == explain(lm, some, "resid_post.1", made[3:4], batch_tokens=256, seed=0)
-    assert together != explain(lm, some, "resid_post.1", made, batch_tokens=256, seed=1)
+    assert together[3:4] == explain(lm, some, "resid_post.1", made[3:4], ExplainConfig(batch_tokens=256))
+    assert together != explain(lm, some, "resid_post.1", made, ExplainConfig(batch_tokens=256, explain_seed=1))
 
 
 def test_reading_many_equals_reading_one():
@@ -301,7 +301,7 @@ def test_unicode_stays_readable():
     some = dictionary(32, 24, site="resid_post.2")
     ids = [lm.tokenizer(text)["input_ids"] for text in ("the 漢字 cat", "🙂 that\n\n é", "\u202ea\tb\u0301 saw")]
     made = [examples_of(lm, some, "resid_post.2", feature, ids) for feature in range(24)]
-    for one, found in zip(made, explain(lm, some, "resid_post.2", made, batch_tokens=64, seed=0), strict=True):
+    for one, found in zip(made, explain(lm, some, "resid_post.2", made, ExplainConfig(batch_tokens=64)), strict=True):
         if isinstance(found, Explanation):
             assert found.rule is not None
             assert "\n" not in found.text

@@ -9,7 +9,7 @@ Changes are ablated less base: negative where a token loses.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, final, get_args
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -29,9 +29,10 @@ from monolex.causal.changes import (
     over_documents,
     p_value,
 )
+from monolex.causal.config import AblateConfig, Positions, To
 from monolex.causal.interactions import Interaction, Metric, tested, with_partners
 from monolex.causal.occurrences import Occurrences
-from monolex.causal.removal import Draws, Positions, Scene, To, draws, matched, scenes
+from monolex.causal.removal import Draws, Scene, draws, matched, scenes
 from monolex.causal.suffix import Suffix, at_end, unembed
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary
@@ -160,40 +161,34 @@ def ablate_feature(
     lm: LanguageModel,
     dictionary: Dictionary,
     feature: int,
-    found: Occurrences,
+    occurrences: Occurrences,
+    config: AblateConfig = AblateConfig(),  # noqa: B008 (frozen)
     *,
     text: Callable[[int], str],
-    to: To = "zero",
-    positions: Positions = "token",
-    top: int = 20,
-    seed: int = 0,
-    resamples: int = 1000,
-    level: float = 0.95,
-    batch_tokens: int = 8192,
     metric: Metric | None = None,
 ) -> Ablation:
     """Ablate ``feature`` at every occurrence and compare what is predicted after it.
 
-    ``to="mean"`` sets it to its mean over the corpus, ``resample`` to what it is on a random token;
-    ``positions="all"`` ablates it at every earlier token of the context where it is active, too. Interactions are of
-    ``metric``, by default the log-probability of the token that loses most probability. Units of all intervals and
-    tests are documents; of occurrences of one document the mean is taken first. Tokens are those of the tokenizer.
+    ``config`` says how; which features and occurrences it names is not read. Interactions are of ``metric``, by default
+    the log-probability of the token that loses most probability. Units of all intervals and tests are documents; of
+    occurrences of one document the mean is taken first. Tokens are those of the tokenizer.
 
     Raises:
         UserError: a dictionary that does not fit its site, a feature that does not exist or has no occurrences.
     """
-    _require_fitting(lm, dictionary, feature, found, to, positions)
-    dictionary, how = dictionary.to(lm.device), {"resamples": resamples, "level": level, "seed": seed}
-    drawn = draws(found, dictionary, to, seed)
-    made = effects(lm, dictionary, feature, found, drawn, positions=positions, batch_tokens=batch_tokens)
-    measures = {name: measure(made.changes, name, top, level, text) for name in MEASURES}
+    _require_fitting(lm, dictionary, feature, occurrences)
+    dictionary = dictionary.to(lm.device)
+    interval = {"resamples": config.resamples, "level": config.level, "seed": config.ablate_seed}
+    drawn = draws(occurrences, dictionary, config)
+    made = effects(lm, dictionary, feature, occurrences, drawn, config)
+    measures = {name: measure(made.changes, name, config, text) for name in MEASURES}
     total = made.changes.mean("feature", "probability")
     assert total is not None, "there are occurrences"
     worst = int(total.argmin())
     partners = _partners(made, feature)
     between = [
-        with_partners(scene, dictionary, partners, metric or _log_probability(worst), positions, batch_tokens).cpu()
-        for scene in scenes(lm, dictionary, feature, found, drawn.target, positions, batch_tokens)
+        with_partners(scene, dictionary, partners, metric or _log_probability(worst), config).cpu()
+        for scene in scenes(lm, dictionary, feature, occurrences, drawn.target, config)
         if partners
     ]
     ratio = torch.cat(made.ratio)
@@ -201,20 +196,20 @@ def ablate_feature(
         site=dictionary.config.site,
         kind=dictionary.config.kind,
         feature=feature,
-        to=to,
-        positions=positions,
-        occurrences=len(found.end),
+        to=config.to,
+        positions=config.positions,
+        occurrences=len(occurrences.end),
         documents=made.changes.documents,
-        active=found.active,
-        maximum=found.maximum,
+        active=occurrences.active,
+        maximum=occurrences.maximum,
         without_control=int(ratio.isnan().sum()),
         size_ratio=None if ratio.isnan().all() else float(ratio.nanmedian()),
         metric_token="" if metric else text(worst),
-        kl=_divergence(made, how),
+        kl=_divergence(made, interval),
         measures=measures,
-        rescue=_rescue(made, how) if made.undone else [],
-        interactions=tested(partners, torch.cat(between, 2), made.number, how) if partners else [],
-        contexts=_examples(found, text),
+        rescue=_rescue(made, interval) if made.undone else [],
+        interactions=tested(partners, torch.cat(between, 2), made.number, interval) if partners else [],
+        contexts=_examples(occurrences, text),
         reasons=_reasons(measures["logprob"], dictionary.config.site, made),
     )
 
@@ -224,17 +219,15 @@ def effects(
     lm: LanguageModel,
     dictionary: Dictionary,
     feature: int,
-    found: Occurrences,
+    occurrences: Occurrences,
     drawn: Draws,
-    *,
-    positions: Positions = "token",
-    batch_tokens: int = 8192,
+    config: AblateConfig,
 ) -> Effects:
     """Run every occurrence as it is, ablated, and with both controls, and in the residual stream rescued."""
     vocab = lm.vocab_size if lm.tokenizer is None else min(lm.vocab_size, len(lm.tokenizer))
-    made = Effects(Changes(found.doc, vocab, torch.promote_types(lm.dtype, torch.float32)))
+    made = Effects(Changes(occurrences.doc, vocab, torch.promote_types(lm.dtype, torch.float32)))
     norms = dictionary.W_dec.norm(dim=1)
-    for scene in scenes(lm, dictionary, feature, found, drawn.target, positions, batch_tokens):
+    for scene in scenes(lm, dictionary, feature, occurrences, drawn.target, config):
         control = matched(scene, dictionary, feature, drawn.control[scene.rows])
         ways = torch.stack([scene.way.expand_as(control.way), control.way, drawn.direction[scene.rows]])
         logits = scene.logits(ways)
@@ -299,21 +292,21 @@ def _rescued(
         made.undone.setdefault(str(at), []).append(torch.stack(undone))
 
 
-def _rescue(made: Effects, how: Mapping[str, Any]) -> list[Rescue]:
-    _, lost = over_documents(torch.cat(made.lost), made.number, how)
+def _rescue(made: Effects, interval: Mapping[str, Any]) -> list[Rescue]:
+    _, lost = over_documents(torch.cat(made.lost), made.number, interval)
 
     def share(values: Tensor) -> Estimate:
-        return stats.ratio(over_documents(values, made.number, how)[1], lost, DOCUMENTS, **how)
+        return stats.ratio(over_documents(values, made.number, interval)[1], lost, DOCUMENTS, **interval)
 
     return [Rescue(site, *map(share, torch.cat(parts, 1))) for site, parts in made.undone.items()]
 
 
-def _divergence(made: Effects, how: Mapping[str, Any]) -> Divergence:
+def _divergence(made: Effects, interval: Mapping[str, Any]) -> Divergence:
     values = torch.cat(made.divergence, 1)
-    own, other, random = (over_documents(row, made.number, how)[0] for row in values)
-    against = (over_documents(values[0] - row, made.number, how)[1] for row in values[1:])
+    feature, control, direction = (over_documents(row, made.number, interval)[0] for row in values)
+    against = (over_documents(values[0] - row, made.number, interval)[1] for row in values[1:])
     p_feature, p_direction = map(p_value, against)
-    return Divergence(own, other, random, p_feature, p_direction)
+    return Divergence(feature, control, direction, p_feature, p_direction)
 
 
 def _partners(made: Effects, feature: int) -> list[int]:
@@ -344,9 +337,7 @@ def _reasons(one: Measure, site: str, made: Effects) -> dict[str, str]:
     return found
 
 
-def _require_fitting(
-    lm: LanguageModel, dictionary: Dictionary, feature: int, found: Occurrences, to: str, positions: str
-) -> None:
+def _require_fitting(lm: LanguageModel, dictionary: Dictionary, feature: int, occurrences: Occurrences) -> None:
     config = dictionary.config
     width = lm.width(config.site)
     require(
@@ -354,16 +345,14 @@ def _require_fitting(
         f"{dictionary} does not fit {config.site}, which is {width} wide; give a dictionary of that site",
     )
     require(0 <= feature < config.d_sae, f"feature {feature}: {dictionary} has features 0 to {config.d_sae - 1}")
-    require(len(found.end) > 0, f"feature {feature} has no occurrences: there is nothing to ablate")
-    for name, value, known in (("to", to, get_args(To)), ("positions", positions, get_args(Positions))):
-        require(value in known, f"{name} = {value!r}: choose one of {', '.join(known)}")
+    require(len(occurrences.end) > 0, f"feature {feature} has no occurrences: there is nothing to ablate")
 
 
-def _examples(found: Occurrences, text: Callable[[int], str]) -> list[Example]:
+def _examples(occurrences: Occurrences, text: Callable[[int], str]) -> list[Example]:
     shown = []
-    for row, end in enumerate(found.end[:SHOWN].tolist()):
-        last = found.tokens[row, max(0, end + 1 - SHOWN_TOKENS) : end + 1].tolist()
-        shown.append(Example([text(token) for token in last], float(found.activation[row])))
+    for row, end in enumerate(occurrences.end[:SHOWN].tolist()):
+        last = occurrences.tokens[row, max(0, end + 1 - SHOWN_TOKENS) : end + 1].tolist()
+        shown.append(Example([text(token) for token in last], float(occurrences.activation[row])))
     return shown
 
 

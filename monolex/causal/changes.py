@@ -18,6 +18,7 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from monolex import stats
+from monolex.causal.config import AblateConfig
 from monolex.stats import Estimate, not_applicable
 
 SHIFTED = ("logprob", "logit", "centred")
@@ -152,10 +153,10 @@ def change(before: Float[Tensor, "rows logits"], after: Float[Tensor, "rows logi
     return Change(moved, likelier, torch.stack([normaliser, torch.zeros_like(normaliser), moved.mean(-1)], -1))
 
 
-def measure(changes: Changes, name: str, top: int, level: float, text: Callable[[int], str]) -> Measure:
+def measure(changes: Changes, name: str, config: AblateConfig, text: Callable[[int], str]) -> Measure:
     """Histograms and tokens of one measure."""
     own = changes.by_document("feature", name)
-    total, half = own.mean(0, dtype=np.float64), _half_width(own, level)
+    total, half = own.mean(0, dtype=np.float64), _half_width(own, config.level)
     difference = changes.by_document("paired", name)
     p = stats.benjamini_hochberg(stats.paired(difference))
     direct, control, random = (changes.mean(one, name) for one in ("direct", "control_feature", "control_direction"))
@@ -177,8 +178,8 @@ def measure(changes: Changes, name: str, top: int, level: float, text: Callable[
         None if direct is None else _histogram(direct, edges),
         None if control is None else _histogram(control, edges),
         _histogram(random, edges),
-        [described(int(token)) for token in order[:top] if total[token] < 0],
-        [described(int(token)) for token in rising[:top] if total[token] > 0],
+        [described(int(token)) for token in order[: config.top] if total[token] < 0],
+        [described(int(token)) for token in rising[: config.top] if total[token] > 0],
         int(found.sum()) if tested else None,
         int(falls.sum()) if tested else None,
     )

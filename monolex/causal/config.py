@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tyro.conf import UseAppendAction
 
@@ -13,6 +13,9 @@ Many = UseAppendAction[tuple[str, ...]]
 Search = Literal["ranking", "effects", "random", "sweep", "greedy", "swaps"]
 SEARCHES: tuple[str, ...] = ("ranking", "effects", "random", "sweep", "greedy", "swaps")
 To = Literal["zero", "mean", "resample"]
+"""What an activation becomes: 0, its mean over the corpus, or what it is on a random token."""
+Positions = Literal["token", "all"]
+"""At the occurrence alone, or at every token of its context on which the feature is active."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class AblateConfig:
     """Only where its activation is at least this share of its largest."""
     to: To = "zero"
     """What its activation becomes: `zero`, its `mean` over the corpus, or that of another token (`resample`)."""
-    positions: Literal["token", "all"] = "token"
+    positions: Positions = "token"
     """At the token alone, or at every token before it too."""
     top: int = 20
     """Tokens listed that lose and that gain most."""
@@ -118,6 +121,9 @@ class AblateConfig:
         _require_seeds(self)
         for name in ("occurrences", "top", "resamples", "batch_tokens"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
+        for name, known in (("to", get_args(To)), ("positions", get_args(Positions))):
+            value = getattr(self, name)
+            require(value in known, f"{name} = {value!r}: choose one of {', '.join(known)}")
         require(0 <= self.low <= 1, f"low = {self.low}: give a share in [0, 1]")
         require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")
 

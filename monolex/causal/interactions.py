@@ -16,7 +16,8 @@ from torch import Tensor
 
 from monolex import stats
 from monolex.causal.changes import over_documents, p_value
-from monolex.causal.removal import Positions, Scene, active_codes
+from monolex.causal.config import AblateConfig
+from monolex.causal.removal import Scene, active_codes
 from monolex.causal.suffix import Suffix
 from monolex.dictionaries.base import Dictionary
 from monolex.stats import Estimate
@@ -78,21 +79,20 @@ def with_partners(
     dictionary: Dictionary,
     partners: Sequence[int],
     metric: Metric,
-    positions: Positions,
-    batch_tokens: int,
+    config: AblateConfig,
 ) -> Float[Tensor, "values partners rows"]:
     """Of each partner its single change, that of both, and their interaction; NaN where either is silent.
 
     The feature becomes what the ablation makes of it, partners become 0.
     """
-    own = scene.edits(scene.way.expand(1, len(scene.rows), -1))
+    edit = scene.edits(scene.way.expand(1, len(scene.rows), -1))
     chosen = torch.tensor(partners, device=scene.codes.device)
-    codes = active_codes(dictionary, scene.suffix, chosen, positions)
+    codes = active_codes(dictionary, scene.suffix, chosen, config.positions)
     others = -codes.permute(2, 0, 1)[..., None] * dictionary.W_dec[chosen][:, None, None]
-    found = interactions(scene.suffix, torch.cat([own, others]), metric, of=0, batch_tokens=batch_tokens)
-    alone, between = found.diagonal().T[1:], found[0, 1:]
+    table = interactions(scene.suffix, torch.cat([edit, others]), metric, of=0, batch_tokens=config.batch_tokens)
+    alone, between = table.diagonal().T[1:], table[0, 1:]
     silent = ~((scene.lengths != 0).any(1) & (codes > 0).any(1).T)
-    return torch.stack([alone, between + alone + found[0, 0], between]).masked_fill(silent, torch.nan)
+    return torch.stack([alone, between + alone + table[0, 0], between]).masked_fill(silent, torch.nan)
 
 
 def tested(

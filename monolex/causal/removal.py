@@ -6,22 +6,19 @@ What is drawn at random belongs to an occurrence, so that it does not matter whi
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monolex.causal.config import AblateConfig, Positions
 from monolex.causal.occurrences import Occurrences
 from monolex.causal.suffix import Suffix, at_end, prepare
 from monolex.dictionaries.base import Dictionary
 from monolex.model import LanguageModel
 
-To = Literal["zero", "mean", "resample"]
-"""What an activation becomes: 0, its mean over the corpus, or what it is on a random token."""
-Positions = Literal["token", "all"]
-"""At the occurrence alone, or at every token of its context on which the feature is active."""
 NEAREST = 4
 """The control is drawn among this many active features nearest in size."""
 RUN_TOGETHER = 4
@@ -75,15 +72,15 @@ class Control(NamedTuple):
     """Its own ``‖c_j f_j‖`` over the feature's; NaN where there is none."""
 
 
-def draws(found: Occurrences, dictionary: Dictionary, to: To, seed: int) -> Draws:
+def draws(occurrences: Occurrences, dictionary: Dictionary, config: AblateConfig) -> Draws:
     """The random numbers of every occurrence."""
-    like = dictionary.W_dec
-    which, along, instead = np.random.default_rng(seed).spawn(3)
-    target = torch.full(found.tokens.shape, found.mean if to == "mean" else 0.0, dtype=torch.float64)
-    if to == "resample":
-        target = found.pool[torch.from_numpy(instead.integers(len(found.pool), size=found.tokens.shape))]
-    direction = torch.from_numpy(along.standard_normal((len(found.end), dictionary.config.d_in)))
-    return Draws(torch.from_numpy(which.random(len(found.end))), unit(direction).to(like), target.to(like))
+    like, count, shape = dictionary.W_dec, len(occurrences.end), occurrences.tokens.shape
+    which, along, instead = np.random.default_rng(config.ablate_seed).spawn(3)
+    target = torch.full(shape, occurrences.mean if config.to == "mean" else 0.0, dtype=torch.float64)
+    if config.to == "resample":
+        target = occurrences.pool[torch.from_numpy(instead.integers(len(occurrences.pool), size=shape))]
+    direction = torch.from_numpy(along.standard_normal((count, dictionary.config.d_in)))
+    return Draws(torch.from_numpy(which.random(count)), unit(direction).to(like), target.to(like))
 
 
 @torch.no_grad()
@@ -91,22 +88,21 @@ def scenes(
     lm: LanguageModel,
     dictionary: Dictionary,
     feature: int,
-    found: Occurrences,
+    occurrences: Occurrences,
     target: Float[Tensor, "occurrences tokens"],
-    positions: Positions,
-    batch_tokens: int,
+    config: AblateConfig,
 ) -> Iterator[Scene]:
     """The occurrences, longest contexts first, so many at a time that four versions of them fill a forward pass."""
     norm = dictionary.W_dec[feature].norm()
     wanted = torch.tensor([feature], device=dictionary.W_dec.device)
-    order = found.end.argsort(descending=True, stable=True)
+    order = occurrences.end.argsort(descending=True, stable=True)
     while len(order):
-        width = int(found.end[order[0]]) + 1
-        together = max(1, batch_tokens // (RUN_TOGETHER * width))
+        width = int(occurrences.end[order[0]]) + 1
+        together = max(1, config.batch_tokens // (RUN_TOGETHER * width))
         rows, order = order[:together], order[together:]
-        suffix = prepare(lm, dictionary.config.site, found.tokens[rows, :width], found.end[rows])
-        own = active_codes(dictionary, suffix, wanted, positions)[..., 0]
-        lengths = (target[rows, :width].to(own.device) - own) * (own > 0) * norm
+        suffix = prepare(lm, dictionary.config.site, occurrences.tokens[rows, :width], occurrences.end[rows])
+        code = active_codes(dictionary, suffix, wanted, config.positions)[..., 0]
+        lengths = (target[rows, :width].to(code.device) - code) * (code > 0) * norm
         codes = dictionary.encode(at_end(suffix.x, suffix.end)).clamp_min(0)
         yield Scene(rows, suffix, codes, lengths, unit(dictionary.W_dec[feature]))
 

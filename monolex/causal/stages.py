@@ -98,23 +98,10 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
     def piece(root: Root) -> Piece:
         def ablated(_path: Path) -> dict[str, Any]:
             weights = root.dictionary.weights(lm.device)
-            where = {"count": config.occurrences, "low": config.low, "seed": config.ablate_seed}
-            found = occurrences(run / "activations", weights, [root.feature], **where)[root.feature]
-            require(len(found.end) > 0, f"feature {root.key} is never active: there is nothing to ablate")
-            made = ablate_feature(
-                lm,
-                weights,
-                root.feature,
-                found,
-                to=config.to,
-                positions=config.positions,
-                top=config.top,
-                seed=config.ablate_seed,
-                resamples=config.resamples,
-                level=config.level,
-                batch_tokens=config.batch_tokens,
-                text=_text(lm),
-            )
+            drawn = {"count": config.occurrences, "low": config.low, "seed": config.ablate_seed}
+            tokens = occurrences(run / "activations", weights, [root.feature], **drawn)[root.feature]
+            require(len(tokens.end) > 0, f"feature {root.key} is never active: there is nothing to ablate")
+            made = ablate_feature(lm, weights, root.feature, tokens, config, text=_text(lm))
             return {"name": root.dictionary.name, "words": words(root.dictionary, root.feature)} | made.to_json()
 
         return ablated
@@ -147,15 +134,7 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
                 root.dictionary.site,
                 root.feature,
                 run / "activations",
-                contexts=config.contexts,
-                low=config.low,
-                depth=config.depth,
-                children=config.children,
-                confirm=config.confirm,
-                exact=config.exact,
-                seed=config.tree_seed,
-                level=config.level,
-                batch_tokens=config.batch_tokens,
+                config,
                 label=lambda site, feature: words(path[site], feature),
                 text=_text(lm),
             )

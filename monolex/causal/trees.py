@@ -24,6 +24,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from monolex import runtime
+from monolex.causal.config import TreeConfig
 from monolex.causal.nodes import Kind, Leaf, Node, Tree
 from monolex.causal.occurrences import Occurrences, occurrences
 from monolex.causal.scenes import (
@@ -78,11 +79,7 @@ class _Plan:
     lm: LanguageModel
     dictionaries: Mapping[str, Dictionary]
     find: Callable[[Dictionary, Sequence[int]], Mapping[int, Occurrences]]
-    depth: int
-    children: int
-    confirm: int | None
-    level: float
-    batch_tokens: int
+    config: TreeConfig
     label: Callable[[str, int], str]
 
 
@@ -92,42 +89,29 @@ def tree(
     site: str,
     feature: int,
     activations: Path | Finder,
+    config: TreeConfig = TreeConfig(),  # noqa: B008 (frozen)
     *,
     text: Callable[[int], str],
     label: Callable[[str, int], str] = lambda _site, _feature: "",
-    contexts: int = 20,
-    low: float = 0.5,
-    depth: int = 3,
-    children: int = 3,
-    confirm: int = 64,
-    exact: bool = False,
-    seed: int = 0,
-    level: float = 0.95,
-    batch_tokens: int = 16384,
 ) -> Tree:
-    """The tree of ``feature`` at ``site``, ``depth`` generations down or to the earliest site that has a dictionary.
+    """The tree of ``feature`` at ``site``, as deep as ``config`` says or to the earliest site that has a dictionary.
 
     Args:
         dictionaries: One a site, all of the residual stream.
         activations: Stored activations of ``lm``, or what finds texts in another way.
+        config: How the tree grows; which features and dictionaries it names is not read.
         text: A token's number as people read it.
         label: Words to put at a feature.
-        confirm: Candidates of a node that are ablated one by one, by the size of their first-order estimate;
-            ``exact`` confirms all.
 
     Raises:
-        UserError: a dictionary or a number that does not fit, a feature that is never active, or no finished
-            activations.
+        UserError: a dictionary that does not fit, a feature that is never active, or no finished activations.
     """
     site = str(Site.parse(site))
-    _require_settings(contexts, low, depth, children, confirm, level, batch_tokens)
-    _require_dictionaries(lm, dictionaries, site, feature, depth)
+    _require_dictionaries(lm, dictionaries, site, feature, config.depth)
     finder: Finder = partial(occurrences, activations) if isinstance(activations, Path) else activations
-    find = partial(finder, count=contexts, low=low, seed=seed)
+    find = partial(finder, count=config.contexts, low=config.low, seed=config.tree_seed)
     on_device = {name: dictionary.to(lm.device) for name, dictionary in dictionaries.items()}
-    limit = None if exact else confirm
-    plan = _Plan(lm, on_device, find, depth, children, limit, level, batch_tokens, label)
-    return _grow(plan, site, feature, text)
+    return _grow(_Plan(lm, on_device, find, config, label), site, feature, text)
 
 
 def _grow(plan: _Plan, site: str, feature: int, text: Callable[[int], str]) -> Tree:
@@ -135,10 +119,10 @@ def _grow(plan: _Plan, site: str, feature: int, text: Callable[[int], str]) -> T
     leaves: tuple[Leaf, ...] = ()
     generation = [_Branch(None, site, feature)]
     with runtime.progress(1, "tree", "node") as bar:
-        for number in range(plan.depth + 1):
+        for number in range(plan.config.depth + 1):
             wanted = list(dict.fromkeys(branch.feature for branch in generation if branch.feature is not None))
-            found = plan.find(plan.dictionaries[site], wanted) if wanted else {}
-            earlier = _earlier(plan.dictionaries, site) if number < plan.depth else None
+            texts = plan.find(plan.dictionaries[site], wanted) if wanted else {}
+            earlier = _earlier(plan.dictionaries, site) if number < plan.config.depth else None
             following: list[_Branch] = []
             first: dict[int, Node] = {}
             for branch in generation:
@@ -146,10 +130,10 @@ def _grow(plan: _Plan, site: str, feature: int, text: Callable[[int], str]) -> T
                 if branch.feature in first:
                     node = _again(node, first[branch.feature])
                 elif branch.feature is not None:
-                    at = _scene(plan, node, found[branch.feature])
+                    at = _scene(plan, node, texts[branch.feature])
                     if number == 0:
                         leaves = _leaves(plan, _alive(at, node), site, text)
-                    node, more = _expand(plan, node, found[branch.feature].maximum, at, earlier)
+                    node, more = _expand(plan, node, texts[branch.feature].maximum, at, earlier)
                     first[branch.feature] = node
                     following += more
                 nodes.append(node)
@@ -173,12 +157,12 @@ def _again(node: Node, known: Node) -> Node:
     return replace(node, **{name: getattr(known, name) for name in own}, same_as=known.id)
 
 
-def _scene(plan: _Plan, node: Node, found: Occurrences) -> Scene | None:
+def _scene(plan: _Plan, node: Node, texts: Occurrences) -> Scene | None:
     """The node's own texts; None where it is active only at tokens that were not stored."""
     assert node.feature is not None, "only features have texts"
-    if len(found.end) == 0:
+    if len(texts.end) == 0:
         return None
-    return scene(plan.lm, plan.dictionaries[node.site], node.feature, node.site, found, plan.batch_tokens)
+    return scene(plan.lm, plan.dictionaries[node.site], node.feature, node.site, texts, plan.config.batch_tokens)
 
 
 def _alive(at: Scene | None, root: Node) -> Scene:
@@ -201,8 +185,9 @@ def _expand(
     source = plan.dictionaries[earlier]
     estimate, active = attribute(at, source)
     chosen = active.nonzero()[:, 0]
-    if plan.confirm is not None:
-        chosen = chosen[estimate[chosen].abs().argsort(descending=True, stable=True)[: plan.confirm]].sort().values
+    if not plan.config.exact:
+        largest = estimate[chosen].abs().argsort(descending=True, stable=True)
+        chosen = chosen[largest[: plan.config.confirm]].sort().values
     lost = ablate_each(at, source, chosen)
     effects = lost.code.mean(1)
     correlation = _rank_correlation(estimate[chosen], effects)
@@ -213,12 +198,12 @@ def _expand(
     )
     error, features = ablate_wholes(at, source)
     wholes = [_branch(plan, node, earlier, None, "error", error), _branch(plan, node, earlier, None, "rest", features)]
-    return node, [*islice(filter(_sure, strongest), plan.children), *wholes]
+    return node, [*islice(filter(_sure, strongest), plan.config.children), *wholes]
 
 
 def _branch(plan: _Plan, parent: Node, site: str, feature: int | None, kind: Kind, lost: Readings) -> _Branch:
-    effect = small_mean(lost.code, "contexts", level=plan.level)
-    pre = small_mean(lost.pre, "contexts", level=plan.level)
+    effect = small_mean(lost.code, "contexts", level=plan.config.level)
+    pre = small_mean(lost.pre, "contexts", level=plan.config.level)
     if plan.dictionaries[parent.site].config.activation in ENCODERS:
         pre = not_applicable("its codes solve an optimisation: there is no pre-activation")
     share = effect.value / parent.activation if effect.value is not None and parent.activation else None
@@ -243,9 +228,9 @@ def _leaves(plan: _Plan, at: Scene, site: str, text: Callable[[int], str]) -> tu
         Leaf(
             token,
             text(token),
-            small_mean(falls[:, token], "contexts", level=plan.level),
+            small_mean(falls[:, token], "contexts", level=plan.config.level),
             _standard_error(falls[:, token]),
-            small_mean(taken.logit[:, token], "contexts", level=plan.level),
+            small_mean(taken.logit[:, token], "contexts", level=plan.config.level),
             float(taken.base[:, token].exp().mean()),
         )
         for token in lost.topk(min(LEAVES, len(lost))).indices.tolist()
@@ -267,17 +252,6 @@ def _rank_correlation(a: Float[Tensor, "n"], b: Float[Tensor, "n"]) -> float | N
     if len(a) < 3 or a.min() == a.max() or b.min() == b.max():
         return None
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
-
-
-def _require_settings(
-    contexts: int, low: float, depth: int, children: int, confirm: int, level: float, batch_tokens: int
-) -> None:
-    require(contexts >= 2, f"contexts = {contexts}: give at least 2, an effect of one text has no interval")
-    require(0 <= low <= 1, f"low = {low}: give a share of the maximum, from 0 to 1")
-    require(depth >= 0, f"depth = {depth}: give 0 (the root alone) or more")
-    for name, value in (("children", children), ("confirm", confirm), ("batch_tokens", batch_tokens)):
-        require(value >= 1, f"{name} = {value}: give at least 1")
-    require(0 < level < 1, f"level = {level}: give a coverage in (0, 1)")
 
 
 def _require_dictionaries(

@@ -96,7 +96,7 @@ def _axes_kinds(
     """The signed, ± and top-k kinds of the same axes."""
     encoder, decoder = found.encoder, found.decoder
     both = torch.cat([encoder, -encoder]), torch.cat([decoder, -decoder])
-    common = {"centre": found.centre, "recipe": recipe}
+    common = {"weights": {"centre": found.centre, "b_dec": found.centre}, "recipe": recipe}
     fitted = {}
     if family in config.kinds:
         fitted[family] = _dictionary(reader, family, "linear", encoder, decoder, **common)
@@ -117,8 +117,8 @@ def _nmf(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary
     directions = positive - negative
     recipe = _iterated("nmf", found, len(rows), reader, config)
     # the codes never read W_enc: it is there for whoever compares encoders
-    extra = {"H": found.rows}
-    return {"nmf": _dictionary(reader, "nmf", "nmf", directions, directions, recipe=recipe, extra=extra)}
+    weights = {"H": found.rows}
+    return {"nmf": _dictionary(reader, "nmf", "nmf", directions, directions, recipe=recipe, weights=weights)}
 
 
 def _iterated(
@@ -147,14 +147,14 @@ def _dictionary(
     encoder: Tensor,
     decoder: Tensor,
     *,
-    centre: Tensor | None = None,
     k: int | None = None,
     recipe: Mapping[str, Any] | None = None,
-    extra: Mapping[str, Tensor] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Dictionary:
+    """A dictionary without biases and centre but those among ``weights``."""
     d_sae, d_in = encoder.shape
-    centre = torch.zeros(d_in) if centre is None else centre
-    weights = {"W_enc": encoder, "b_enc": torch.zeros(d_sae), "centre": centre, "W_dec": decoder, "b_dec": centre}
+    zeros = torch.zeros(d_in)
+    plain = {"W_enc": encoder, "b_enc": torch.zeros(d_sae), "centre": zeros, "W_dec": decoder, "b_dec": zeros}
     config = DictionaryConfig(
         kind=kind,
         activation=activation,
@@ -168,8 +168,8 @@ def _dictionary(
         recipe=dict(recipe or {}),
     )
     # own memory for every weight: safetensors refuses tensors that share it
-    own = {name: w.to(torch.float32, copy=True).contiguous() for name, w in {**weights, **(extra or {})}.items()}
-    return Dictionary(config, own)
+    separate = {n: w.to(torch.float32, copy=True).contiguous() for n, w in {**plain, **(weights or {})}.items()}
+    return Dictionary(config, separate)
 
 
 Family = Callable[[ActivationRows, BaselineConfig], dict[str, Dictionary]]

@@ -129,15 +129,7 @@ class _Sources:
         config = self._config
         lm = stored_model(target.activations, config.explain_device)
         reader = Reader(target.activations, target.dictionary.site, config.split)
-        cut = windows(
-            reader,
-            packed_rows(target.activations, config.split),
-            lm,
-            length=config.fragment_tokens,
-            limit=config.fragments,
-            one_a_document=config.mode == "paper",
-            seed=config.explain_seed,
-        )
+        cut = windows(reader, packed_rows(target.activations, config.split), lm, config)
         return Source(lm, cut, texts_of(cut.tokens, lm))
 
 
@@ -182,8 +174,7 @@ def _explained(
     if name in LEARNED:
         return [LEARNED[name](one) for one in examples]
     if name == "pattern":
-        how = {"batch_tokens": config.batch_tokens, "seed": config.explain_seed}
-        return pattern.explain(lm, weights, target.dictionary.site, examples, **how)
+        return pattern.explain(lm, weights, target.dictionary.site, examples, config)
     assert client is not None, name
     return ASKING[name](examples, client, config)
 

@@ -31,6 +31,7 @@ import numpy as np
 from monolex.dictionaries.base import Dictionary
 from monolex.features.vocabulary import Texts
 from monolex.interp.alike import alike
+from monolex.interp.config import ExplainConfig
 from monolex.interp.pattern_text import described
 from monolex.interp.records import Examples, Explanation, Failure
 from monolex.interp.rules import ANY, Line, Rule, Slot
@@ -68,30 +69,27 @@ def explain(
     dictionary: Dictionary,
     site: str,
     examples: Sequence[Examples],
-    *,
-    batch_tokens: int,
-    seed: int,
+    config: ExplainConfig,
 ) -> list[Explanation | Failure]:
     """A pattern for the feature of each of ``examples``, all of one dictionary.
 
-    What is found for a feature does not depend on which others are asked with it. ``batch_tokens`` is the size of a
-    forward.
+    What is found for a feature does not depend on which others are asked with it.
 
     Raises:
         UserError: the model has no such site.
     """
-    read = reader(lm, dictionary, site, batch_tokens)
+    read = reader(lm, dictionary, site, config.batch_tokens)
     longest = min(LENGTHS[-1], lm.max_context - 1)
-    clues = [clue for number, one in enumerate(examples) for clue in occurrences(number, one, longest)]
+    clues = [clue for number, feature in enumerate(examples) for clue in occurrences(number, feature, longest)]
     clues = prune(read, clues)
-    matters = saliency(read, clues, [others(one, seed) for one in examples])
+    matters = saliency(read, clues, [others(feature, config.explain_seed) for feature in examples])
     likely = alike(lm, (t for clue in clues for t in clue.asked.tokens))
     places = augment(read, clues, matters, likely)
     texts = _texts(lm, examples, places)
     lines: dict[int, dict[tuple[Slot, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for clue, some in zip(clues, places, strict=True):
-        lines[clue.number][_slots(some, texts)].append(clue.stored)
-    return [_explanation(one, lines[number]) for number, one in enumerate(examples)]
+    for clue, slots in zip(clues, places, strict=True):
+        lines[clue.number][_slots(slots, texts)].append(clue.stored)
+    return [_explanation(feature, lines[number]) for number, feature in enumerate(examples)]
 
 
 def occurrences(number: int, examples: Examples, longest: int) -> list[Clue]:

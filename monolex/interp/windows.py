@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from monolex.config import require
 from monolex.corpus import Rows
 from monolex.features.vocabulary import UNREADABLE, Texts
+from monolex.interp.config import ExplainConfig
 from monolex.model import LanguageModel
 from monolex.reader import Reader
 
@@ -42,10 +43,8 @@ class Windows(NamedTuple):
         return torch.from_numpy(self.start[some][:, None] + np.arange(self.length))
 
 
-def windows(
-    reader: Reader, packed: Rows, lm: LanguageModel, *, length: int, limit: int, one_a_document: bool, seed: int
-) -> Windows:
-    """Cut the rows of ``reader`` into fragments of ``length`` tokens; at most ``limit``, of documents drawn at random.
+def windows(reader: Reader, packed: Rows, lm: LanguageModel, config: ExplainConfig) -> Windows:
+    """Cut the rows of ``reader`` into fragments as ``config`` says; beyond its limit, those kept are drawn at random.
 
     Fragments that do not decode to whole characters are left out, as in the released code; so are documents in which
     fewer tokens than a fragment has were kept in one packed row.
@@ -53,13 +52,15 @@ def windows(
     Raises:
         UserError: there is no fragment.
     """
+    length, limit = config.fragment_tokens, config.fragments
     context, position = reader.contexts(0, len(reader)).numpy(), reader.positions(0, len(reader)).numpy()
     doc = reader.docs(0, len(reader)).numpy().astype(np.int64)
     first = np.arange(max(len(doc) - length + 1, 0))
     last = first + length - 1
     whole = (context[first] == context[last]) & (doc[first] == doc[last]) & (position[last] - position[first] < length)
-    rng = np.random.default_rng(seed)
-    start = _one_each(first[whole], doc, rng) if one_a_document else _side_by_side(first[whole], doc, context, length)
+    rng = np.random.default_rng(config.explain_seed)
+    paper = config.mode == "paper"
+    start = _one_each(first[whole], doc, rng) if paper else _side_by_side(first[whole], doc, context, length)
     documents = len(np.unique(doc))
     left_out = {f"documents without {length} kept tokens in a row": documents - len(np.unique(doc[start]))}
     tokens = packed.tokens.numpy()[context[start][:, None], position[start][:, None] + np.arange(length)]
