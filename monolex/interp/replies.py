@@ -29,7 +29,7 @@ from monolex.interp.weights import named
 from monolex.pieces import Work
 from monolex.runtime import log
 
-Asked = TypeVar("Asked")
+T = TypeVar("T")
 
 SCHEMA = 1
 TABLES = """
@@ -233,9 +233,9 @@ class Recorded:
 def unless_found(
     work: Work,
     config: LlmConfig,
-    opened: Callable[[], AbstractContextManager[Asked]],
-    weights: Callable[[Asked], str],
-    make: Callable[[Work, Asked], Manifest],
+    opened: Callable[[], AbstractContextManager[T]],
+    weights: Callable[[T], str],
+    make: Callable[[Work, T], Manifest],
 ) -> Manifest:
     """The artefact of ``work``, found or made with what is ``opened``, which ``weights`` tells from others of its name.
 
