@@ -159,12 +159,12 @@ def checkpoints(dictionary: RunDictionary) -> list[RunDictionary]:
     """What its sweep kept of a trained dictionary, in the order of training; nothing of a baseline."""
     kept = dictionary.source / CHECKPOINTS
     steps = sorted(int(path.name) for path in kept.glob("*") if path.name.isdecimal()) if dictionary.trained else []
-    return [_at_step(dictionary, step, kept / str(step) / dictionary.site / dictionary.folder.name) for step in steps]
-
-
-def _at_step(dictionary: RunDictionary, step: int, folder: Path) -> RunDictionary:
-    name = f"{dictionary.name}@{step}"
-    return replace(dictionary, name=name, folder=folder, config=read_config(folder), evidence=None, step=step)
+    dictionary = replace(dictionary, evidence=None)
+    folders = {step: kept / str(step) / dictionary.site / dictionary.folder.name for step in steps}
+    return [
+        replace(dictionary, name=f"{dictionary.name}@{step}", folder=folder, config=read_config(folder), step=step)
+        for step, folder in folders.items()
+    ]
 
 
 def choose(listed: Sequence[RunDictionary], patterns: Sequence[str]) -> list[RunDictionary]:

@@ -18,13 +18,7 @@ from monolex import runtime
 from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
 from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
-from monolex.dictionaries.listing import (
-    RunDictionary,
-    by_site,
-    given_folders,
-    parents,
-    source_dictionaries,
-)
+from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, parents, source_dictionaries
 from monolex.evals import fidelity, reconstruction, similarity
 from monolex.evals.intervals import over_seeds
 from monolex.evals.recipes import RECIPE, identification, neighbours, seed_groups

@@ -91,12 +91,12 @@ def by_contrast(
             codes, pooled = _aggregate(lm, texts.tokens, site, dictionaries, config, bar)
             scored += [_score(dictionary, codes[dictionary.name], texts, config) for dictionary in dictionaries]
             beside += _directions(site, pooled, texts, config)
-    tested = np.concatenate([one.p for one in scored])
-    corrected = iter(np.split(_adjusted(tested), np.cumsum([len(one.p) for one in scored])[:-1]))
+    tested = np.concatenate([tests.p for tests in scored])
+    corrected = iter(np.split(_adjusted(tested), np.cumsum([len(tests.p) for tests in scored])[:-1]))
     rows = [
-        hit._replace(q=float(q[np.searchsorted(one.features, hit.feature)]))
-        for one, q in zip(scored, corrected, strict=True)
-        for hit in one.best
+        hit._replace(q=float(q[np.searchsorted(tests.features, hit.feature)]))
+        for tests, q in zip(scored, corrected, strict=True)
+        for hit in tests.best
     ]
     pool = "last token" if config.aggregate == "last" else "mean over tokens"
     read_as = {"max": "maximum over tokens", "mean": "mean over tokens", "last": "last token"}[config.aggregate]

@@ -41,11 +41,11 @@ def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> 
     # a prompt needs no evidence, but ten features of each of a hundred baselines answer nobody's question
     if config.on is not None or config.sort or config.where or (config.prompt and evidence and not config.dictionary):
         chosen = gathered(chosen)
-    found = _answer(run, chosen, config, lm or (lambda: stored_model(run / "activations", config.find_device)))
+    answer = _answer(run, chosen, config, lm or (lambda: stored_model(run / "activations", config.find_device)))
     if len(chosen) == named:
-        return found
+        return answer
     note = f"nothing was gathered of {named - len(chosen)} of the {named} dictionaries; they are left out"
-    return replace(found, notes=(*found.notes, note))
+    return replace(answer, notes=(*answer.notes, note))
 
 
 def _answer(run: Path, chosen: Sequence[RunDictionary], config: FindConfig, get: GetModel) -> Found:

@@ -22,13 +22,7 @@ from monolex.artifact import SUBJECT, FileEntry, Manifest
 from monolex.config import FeaturesConfig, identity, require
 from monolex.corpus import Rows, rows_digest
 from monolex.dictionaries.base import WEIGHTS, Dictionary
-from monolex.dictionaries.listing import (
-    RunDictionary,
-    by_site,
-    given_folders,
-    parents,
-    source_dictionaries,
-)
+from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, parents, source_dictionaries
 from monolex.errors import UserError
 from monolex.features import weights
 from monolex.features.gather import Gathered, gather, optional

@@ -92,11 +92,11 @@ class EvaluatedDictionary:
 
 def entries(rows: Iterable[Row]) -> list[EvaluatedDictionary]:
     """Rows of metrics.json gathered by what they are about, in order of first appearance."""
-    found: dict[tuple[Any, ...], EvaluatedDictionary] = {}
+    dictionaries: dict[tuple[Any, ...], EvaluatedDictionary] = {}
     for row in rows:
         key = tuple(row[f] for f in ("model", "site", "path", "name", "other"))
-        found.setdefault(key, EvaluatedDictionary(row)).rows[row["metric"]] = row
-    return list(found.values())
+        dictionaries.setdefault(key, EvaluatedDictionary(row)).rows[row["metric"]] = row
+    return list(dictionaries.values())
 
 
 class Looks:
@@ -105,7 +105,7 @@ class Looks:
     def __init__(self, shown: Sequence[EvaluatedDictionary]) -> None:
         widths = {(e.kind, e.head["ratio"]) for e in shown if e.trained}
         order = sorted(widths, key=lambda kind_ratio: (TRAINED.index(kind_ratio[0]), kind_ratio[1] or 0))
-        self._markers = {one: TRAINED_MARKERS[i % len(TRAINED_MARKERS)] for i, one in enumerate(order)}
+        self._markers = {width: TRAINED_MARKERS[i % len(TRAINED_MARKERS)] for i, width in enumerate(order)}
         self._one_width = len({ratio for _, ratio in widths}) <= 1
 
     def series(self, entry: EvaluatedDictionary, points: Iterable[Point]) -> Series:
