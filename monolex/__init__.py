@@ -33,7 +33,7 @@ PUBLIC = {
     "train": "monolex.training.trainer",
     "train_from": "monolex.training.trainer",
     "model_source": "monolex.training.trainer",
-    "Source": "monolex.training.trainer",
+    "TrainingData": "monolex.training.trainer",
     "build_corpus": "monolex.corpus",
     "fit_baselines": "monolex.dictionaries.baselines",
     "evaluate": "monolex.evals.evaluate",

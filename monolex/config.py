@@ -7,23 +7,18 @@ marked ``place(...)`` may hold a path, which :func:`located` writes out in full.
 
 import dataclasses
 import os
-import typing
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from monolex.errors import UserError
+from monolex.kinds import BASELINES, KINDS, BaselineKind, Kind
 
 T = TypeVar("T")
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 Control = Literal["none", "random", "shuffled"]
 Preset = Literal["paper", "paper-effective", "modern"]
-Kind = Literal["tied", "untied", "topk", "batchtopk"]
-TOPK = "-topk"
-"""Ends the kind of a baseline of which only the k largest codes are kept."""
-BaselineKind = Literal[
-    "neurons", "neurons-pm", "random", "random-topk", "pca", "pca-pm", "pca-topk", "ica", "ica-pm", "ica-topk", "nmf"
-]
 
 
 def how(default: Any) -> Any:
@@ -145,7 +140,7 @@ class TrainConfig:
     sites: tuple[str, ...] = ()
     """Sites to train on; empty means every harvested site."""
     kinds: tuple[Kind, ...] = ("tied",)
-    """`tied` (the paper's), `untied`, `topk`, `batchtopk`."""
+    """Of dictionary; `tied` is the paper's."""
     alphas: tuple[float, ...] = (8.6e-4,)
     """L1 coefficients of the ReLU kinds, in the paper's code convention: MSE averaged over batch and dimensions, |c|
     summed over features (so without `scale` 8.6e-4 is 0.44 in the literal Eq. 4 at d=512)."""
@@ -197,13 +192,10 @@ class TrainConfig:
             value = getattr(self, name)
             require(isinstance(value, tuple | list), f"{name} = {value!r}: give a list, ({value!r},)")
             require(len(value) > 0 or name not in ("kinds", "ratios", "seeds"), f"{name} is empty: give at least one")
-        for kind in self.kinds:
-            require(
-                kind in typing.get_args(Kind), f"kinds holds {kind!r}: choose from {', '.join(typing.get_args(Kind))}"
-            )
-        relu, topk = {"tied", "untied"} & set(self.kinds), {"topk", "batchtopk"} & set(self.kinds)
-        require(not relu or len(self.alphas) > 0, "alphas is empty: the ReLU kinds need at least one")
-        require(not topk or len(self.ks) > 0, "ks is empty: the TopK kinds need at least one")
+        _require_known(self.kinds, KINDS)
+        sparsities = {KINDS[kind].sparsity for kind in self.kinds}
+        require("alpha" not in sparsities or len(self.alphas) > 0, "alphas is empty: the ReLU kinds need at least one")
+        require("k" not in sparsities or len(self.ks) > 0, "ks is empty: the TopK kinds need at least one")
         for alpha in self.alphas:
             require(alpha >= 0, f"alphas holds {alpha}: an L1 coefficient cannot be negative")
         for k in self.ks:
@@ -220,9 +212,10 @@ class TrainConfig:
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"{name} = {value}: give a fraction in [0, 1]")
         require(self.auxk is None or self.auxk >= 0, f"auxk = {self.auxk}: a weight cannot be negative; 0 is none")
+        revived = [kind.name for kind in KINDS.values() if kind.auxk]
         require(
-            bool(topk) or not self.auxk,
-            f"auxk = {self.auxk} acts on topk and batchtopk only, and kinds holds neither; leave it out or add one",
+            not self.auxk or not set(revived).isdisjoint(self.kinds),
+            f"auxk = {self.auxk} acts on {' and '.join(revived)} only, and kinds holds none; leave it out or add one",
         )
         for name in ("dead_after", "save_every", "log_every"):
             value = getattr(self, name)
@@ -258,6 +251,7 @@ class BaselineConfig:
 
     def __post_init__(self) -> None:
         require(len(self.kinds) > 0, "kinds is empty: give at least one baseline")
+        _require_known(self.kinds, BASELINES)
         require(all(k >= 1 for k in self.ks or ()), f"ks = {self.ks}: at least one feature must be active")
         require(self.ratio > 0, f"ratio = {self.ratio}: must be positive")
         for name in ("fit_rows", "ica_rows", "nmf_rows", "nmf_features"):
@@ -343,6 +337,11 @@ class FeaturesConfig:
             self.feature_rows is None or self.feature_rows >= 1, f"feature_rows = {self.feature_rows}: give 1 or more"
         )
         require(self.memory_mb >= 64, f"memory_mb = {self.memory_mb}: give at least 64")
+
+
+def _require_known(kinds: Iterable[str], known: Collection[str]) -> None:
+    for kind in kinds:
+        require(kind in known, f"kinds holds {kind!r}: choose from {', '.join(known)}")
 
 
 def identity(config: Any) -> dict[str, Any]:

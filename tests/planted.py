@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from monolex.config import TrainConfig
-from monolex.training.members import Member, members
+from monolex.kinds import KINDS
+from monolex.training.members import SweepMember, members
 from monolex.training.sweep import Trainer
 
 SITE = "resid_post.0"
@@ -57,7 +58,7 @@ def trained(config: TrainConfig, x: dict[str, Tensor], steps: int, dtype: torch.
     return trainer
 
 
-ALL = ("tied", "untied", "topk", "batchtopk")
+ALL = tuple(KINDS)
 
 
 def config(**fields) -> TrainConfig:
@@ -65,7 +66,7 @@ def config(**fields) -> TrainConfig:
     return TrainConfig(**{**base, **fields})
 
 
-def one(kind: str, d_in: int = 5, **fields) -> Member:
+def one(kind: str, d_in: int = 5, **fields) -> SweepMember:
     return members(config(kinds=(kind,), **fields), {SITE: d_in})[0]
 
 

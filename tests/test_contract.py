@@ -1,52 +1,50 @@
 """One contract for every kind of dictionary: whatever is measured of one can be measured of all."""
 
-from typing import get_args
-
 import pytest
 import torch
 from rows import MemoryRows, gaussian_rows
 from torch import Tensor
 
-from monolex.config import BaselineConfig, BaselineKind, Kind
+from monolex.config import BaselineConfig
 from monolex.dictionaries import baselines
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, load
 from monolex.errors import UserError
+from monolex.kinds import BASELINES, KINDS
 
 D_IN = 8
-TRAINED = {"tied": "relu", "untied": "relu", "topk": "topk", "batchtopk": "threshold"}
 
 
 def trained(kind: str, d_in: int = D_IN, d_sae: int = 20, k: int = 3) -> Dictionary:
     """A dictionary of a trained kind with random weights."""
     generator = torch.Generator().manual_seed(len(kind))
     encoder = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
-    decoder = encoder if kind == "tied" else torch.randn(d_sae, d_in, generator=generator)
-    plain = kind == "tied"
+    row = KINDS[kind]
+    decoder = encoder if row.tied else torch.randn(d_sae, d_in, generator=generator)
     weights = {
         "W_enc": encoder,
         "b_enc": 0.1 * torch.randn(d_sae, generator=generator),
-        "centre": torch.zeros(d_in) if plain else torch.randn(d_in, generator=generator),
+        "centre": torch.zeros(d_in) if row.tied else torch.randn(d_in, generator=generator),
         "W_dec": decoder.clone(),
-        "b_dec": torch.zeros(d_in) if plain else torch.randn(d_in, generator=generator),
+        "b_dec": torch.zeros(d_in) if row.tied else torch.randn(d_in, generator=generator),
     }
-    k_or_none = k if kind in ("topk", "batchtopk") else None
-    threshold = 0.2 if kind == "batchtopk" else None
-    config = DictionaryConfig(kind, TRAINED[kind], d_in, d_in, d_sae, k_or_none, threshold, recipe={"steps": 0})
+    k_or_none = k if row.sparsity == "k" else None
+    threshold = 0.2 if row.activation == "threshold" else None
+    config = DictionaryConfig(kind, row.activation, d_in, d_in, d_sae, k_or_none, threshold, recipe={"steps": 0})
     return Dictionary(config, weights)
 
 
 def every_kind(d_in: int = D_IN, k: int = 3) -> dict[str, Dictionary]:
-    config = BaselineConfig(kinds=get_args(BaselineKind), ks=(k,), nmf_features=min(5, 2 * d_in))
+    config = BaselineConfig(kinds=tuple(BASELINES), ks=(k,), nmf_features=min(5, 2 * d_in))
     fitted = baselines.fit(MemoryRows(gaussian_rows(500, d_in)), config)
-    return {**fitted, **{kind: trained(kind, d_in, k=k) for kind in get_args(Kind)}}
+    return {**fitted, **{kind: trained(kind, d_in, k=k) for kind in KINDS}}
 
 
-KINDS = every_kind()
+EVERY = every_kind()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=EVERY)
 def dictionary(request: pytest.FixtureRequest) -> Dictionary:
-    return KINDS[request.param]
+    return EVERY[request.param]
 
 
 def rows(n_rows: int = 40) -> Tensor:
@@ -54,7 +52,7 @@ def rows(n_rows: int = 40) -> Tensor:
 
 
 def test_all_kinds_of_the_configs_are_covered():
-    assert {d.config.kind for d in KINDS.values()} == set(get_args(BaselineKind)) | set(get_args(Kind))
+    assert {d.config.kind for d in EVERY.values()} == set(BASELINES) | set(KINDS)
 
 
 def test_shapes(dictionary: Dictionary):
@@ -77,8 +75,8 @@ def test_codes_are_negative_only_where_signed(dictionary: Dictionary):
 
 @pytest.mark.parametrize("name", ["topk", "pca-topk-k3", "ica-topk-k3", "random-topk-k3"])
 def test_topk_kinds_keep_at_most_k(name: str):
-    active = (KINDS[name].encode(rows()) != 0).sum(1)
-    assert active.max() == KINDS[name].config.k == 3
+    active = (EVERY[name].encode(rows()) != 0).sum(1)
+    assert active.max() == EVERY[name].config.k == 3
 
 
 def test_sparse_codes_are_the_dense_ones(dictionary: Dictionary):
@@ -155,7 +153,7 @@ def test_one_dimension():
         assert one.reconstruct(x).shape == (6, 1), name
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("kind", KINDS)
 def test_one_feature(kind: str):
     one = trained(kind, d_sae=1, k=1)
     assert one.encode(rows()).shape == (40, 1)

@@ -22,7 +22,7 @@ from monolex.plan import plan
 from monolex.run_toml import read_run
 from monolex.training.cost import sweep_cost
 from monolex.training.members import members
-from monolex.training.trainer import Source, train_from
+from monolex.training.trainer import TrainingData, train_from
 
 
 def estimate(sweep: TrainConfig, d_in: int, rows: int) -> Cost:
@@ -40,11 +40,11 @@ def test_memory_of_training_is_near_what_it_holds(tmp_path):
         sys.path.insert(0, sys.argv[1])
         import torch
         from planted import MemoryStream
-        from test_estimate import BIG, SITE, Source, train_from
+        from test_estimate import BIG, SITE, TrainingData, train_from
         from monolex import runtime
         stream = MemoryStream({SITE: torch.randn(2048, 512)}, BIG.batch_size)
         before = runtime.peak_memory()
-        train_from(sys.argv[2], Source(stream, {SITE: 512}, "x"), BIG)
+        train_from(sys.argv[2], TrainingData(stream, {SITE: 512}, "x"), BIG)
         print(runtime.peak_memory() - before)
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(Path(__file__).parent), str(tmp_path / "sweep")]
@@ -64,7 +64,7 @@ def test_disk_of_training_holds_the_states_and_what_is_kept(tmp_path, kinds):
 
     made = config(kinds=kinds, ratios=(4.0,), keep_checkpoints=1, save_every=4)
     stream = MemoryStream({SITE: planted(64, d_in=96).x}, 16, before)
-    train_from(tmp_path, Source(stream, {SITE: 96}, "x"), made)
+    train_from(tmp_path, TrainingData(stream, {SITE: 96}, "x"), made)
     before(20)
     said = estimate(made, 96, 64).disk
     # The second of two states is there for a moment only.

@@ -8,7 +8,7 @@ import monolex
 ROOT = Path(monolex.__file__).parent
 LAYERS = (
     ("errors", "stages"),
-    ("config", "tables", "artifact", "runtime", "pieces", "stats"),
+    ("kinds", "config", "tables", "artifact", "runtime", "pieces", "stats"),
     ("sites", "hooks", "model", "chats", "documents", "corpus", "cost"),
     ("shuffle", "shards", "reader", "activations", "stored", "harvest_cost"),
     ("dictionaries",),

@@ -3,20 +3,20 @@ import torch
 from planted import ALL, batch, config, one
 from torch import Tensor
 
-from monolex.training.members import Member
+from monolex.training.members import SweepMember
 from monolex.training.optim import recipe
 from monolex.training.parameters import initial
-from monolex.training.steps import LOSSES, Revival, auxk_loss, unit
+from monolex.training.steps import Revival, auxk_loss, member_loss, unit
 
 
-def parameters(member: Member, chosen: str = "modern", seed: int = 3) -> dict[str, Tensor]:
+def parameters(member: SweepMember, chosen: str = "modern", seed: int = 3) -> dict[str, Tensor]:
     """Float64 parameters away from every special value, with rows that are not unit."""
     g = torch.Generator().manual_seed(seed)
     start = initial(member, recipe(config(preset=chosen), member.kind))
     return {n: t.double() * 1.3 + 0.2 * torch.randn(t.shape, generator=g).double() for n, t in start.items()}
 
 
-def by_hand(params: dict[str, Tensor], x: Tensor, member: Member) -> dict[str, float]:
+def by_hand(params: dict[str, Tensor], x: Tensor, member: SweepMember) -> dict[str, float]:
     """The losses of every kind, one number at a time."""
     d_sae, d_in, rows = member.d_sae, member.d_in, len(x)
     norms = [max(sum(float(w) ** 2 for w in row) ** 0.5, 1e-8) for row in params["W_dec"]]
@@ -46,7 +46,7 @@ def by_hand(params: dict[str, Tensor], x: Tensor, member: Member) -> dict[str, f
 def test_loss_is_the_formula(kind, preset):
     member = one(kind)
     params, x = parameters(member, preset), batch()
-    loss = LOSSES[member.kind](params, x, member, None)
+    loss = member_loss(params, x, member, None)
     expected = by_hand(params, x, member)
     assert float(loss.total) == pytest.approx(expected.pop("total"), rel=1e-12)
     for name, value in expected.items():
@@ -62,7 +62,7 @@ def test_gradient_is_that_of_finite_differences_and_crosses_the_norm(kind):
     names = list(params)
 
     def total(*tensors: Tensor) -> Tensor:
-        return LOSSES[member.kind](dict(zip(names, tensors, strict=True)), x, member, None).total
+        return member_loss(dict(zip(names, tensors, strict=True)), x, member, None).total
 
     assert torch.autograd.gradcheck(total, tuple(params.values()), eps=1e-7, atol=1e-6)
     total(*params.values()).backward()
@@ -77,7 +77,7 @@ def test_loss_ignores_the_length_of_decoder_rows():
         member = one(kind)
         params = parameters(member)
         longer = {**params, "W_dec": params["W_dec"] * 7}
-        a, b = (LOSSES[member.kind](p, batch(), member, None).total for p in (params, longer))
+        a, b = (member_loss(p, batch(), member, None).total for p in (params, longer))
         torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
 
 
@@ -86,8 +86,8 @@ def test_auxk_is_the_error_of_the_dead_features_and_moves_only_them():
     params = {name: tensor.requires_grad_() for name, tensor in parameters(member).items()}
     x = batch(d_in=6)
     dead = torch.tensor([True, False] * 6)
-    loss = LOSSES["topk"](params, x, member, Revival(0.25, dead))
-    plain = LOSSES["topk"](params, x, member, None)
+    loss = member_loss(params, x, member, Revival(0.25, dead))
+    plain = member_loss(params, x, member, None)
     with torch.no_grad():
         rows = unit(params["W_dec"])
         pre = (x - params["b_dec"]) @ params["W_enc"].T + params["b_enc"]

@@ -19,7 +19,7 @@ from monolex.config import TrainConfig
 from monolex.corpus import build
 from monolex.dictionaries.base import load
 from monolex.errors import UserError
-from monolex.training.trainer import Source, checkpoint_steps, interruptible, model_source, train, train_from
+from monolex.training.trainer import TrainingData, checkpoint_steps, interruptible, model_source, train, train_from
 
 CONFIG = TrainConfig(
     kinds=("tied", "untied", "topk", "batchtopk"),
@@ -41,9 +41,11 @@ class Killed(Exception):
     pass
 
 
-def source(before=lambda _step: None, scale: float = 1.0) -> Source:
+def source(before=lambda _step: None, scale: float = 1.0) -> TrainingData:
     x = {site: planted(512, d_in=d, seed=d).x * scale for site, d in (("a", 7), ("b", 8))}
-    return Source(MemoryStream(x, 16, before), {"a": 7, "b": 8}, content=f"toy{scale}", model="toy", fingerprint="f")
+    return TrainingData(
+        MemoryStream(x, 16, before), {"a": 7, "b": 8}, content=f"toy{scale}", model="toy", fingerprint="f"
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -200,13 +202,13 @@ def test_checkpoints_are_loadable_and_spaced_in_the_logarithm(whole):
     assert not torch.equal(early.W_dec, late.W_dec)
 
 
-def rows(stream: Source) -> dict[str, torch.Tensor]:
+def rows(stream: TrainingData) -> dict[str, torch.Tensor]:
     """The activations that :func:`source` serves, to be spoiled."""
     assert isinstance(stream.stream, MemoryStream)
     return stream.stream.x
 
 
-def spoiled_at(at: int) -> Source:
+def spoiled_at(at: int) -> TrainingData:
     """Activations that are infinite from batch number ``at`` on."""
 
     def spoil(step: int) -> None:
@@ -241,7 +243,7 @@ def test_the_last_good_dictionaries_outlive_the_advice_that_they_are_for(whole, 
     assert good == contents(whole / "checkpoints" / "8")
     path = tmp_path / "last_good" / "a" / "untied-a0.01-r2-s0"
     only_a = replace(CONFIG, kinds=("untied",), lrs=(1e-4,), init=str(path), steps=5)
-    stream = Source(source().stream, {"a": 7}, content="toy")
+    stream = TrainingData(source().stream, {"a": 7}, content="toy")
     assert train_from(tmp_path, stream, only_a).data["steps"] == 5
     assert contents(tmp_path / "last_good") == good
     verify(tmp_path)
@@ -266,7 +268,7 @@ def test_state_is_never_overwritten_with_numbers_that_are_not_finite(tmp_path):
 def test_init_is_the_same_however_its_path_is_spelled(whole, tmp_path, monkeypatch):
     monkeypatch.chdir(whole)
     fields = {"kinds": ("topk",), "ks": (2,), "ratios": (2.0,), "steps": 1, "batch_size": 16, "train_device": "cpu"}
-    only_b = Source(source().stream, {"b": 8}, content="toy")
+    only_b = TrainingData(source().stream, {"b": 8}, content="toy")
     spelled = ("b/topk-k2-r2-s0", f"{whole}/b/./topk-k2-r2-s0/")
     made = [train_from(tmp_path, only_b, TrainConfig(**fields, init=init)) for init in spelled]
     assert made[0].request == made[1].request and made[0].config["init"] == str(whole / "b" / "topk-k2-r2-s0")
@@ -277,7 +279,7 @@ def test_init_continues_from_a_dictionary(whole, tmp_path):
     fields = {"kinds": ("topk",), "preset": "modern", "ks": (2,), "ratios": (2.0,), "steps": 1, "batch_size": 16}
     made = TrainConfig(**fields, lrs=(1e-9,), init=str(start), train_device="cpu")
     only_b = source()
-    only_b = Source(only_b.stream, {"b": 8}, content="toy")
+    only_b = TrainingData(only_b.stream, {"b": 8}, content="toy")
     manifest = train_from(tmp_path, only_b, made)
     assert set(manifest.parents) == {"activations", "init"}
     made_of, continued = load(start), load(tmp_path / "b" / "topk-k2-r2-s0")

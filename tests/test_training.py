@@ -10,7 +10,7 @@ from monolex.errors import UserError
 from monolex.training.members import members, short
 from monolex.training.optim import RECIPES, adam, dead_after, learning_rate, recipe, schedule
 from monolex.training.parameters import from_dictionary, initial
-from monolex.training.steps import LOSSES
+from monolex.training.steps import member_loss
 from monolex.training.sweep import Trainer
 
 
@@ -189,7 +189,7 @@ def test_exported_rows_are_unit_and_compute_what_was_trained():
     x = planted(64, seed=0).x
     for number, dictionary in enumerate(found[:4]):
         torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(dictionary.d_sae))
-        loss = LOSSES[trainer.members[number].kind](trainer.params[number], x, trainer.members[number], None)
+        loss = member_loss(trainer.params[number], x, trainer.members[number], None)
         error = (x - dictionary.reconstruct(x)).square().mean()
         torch.testing.assert_close(error, loss.parts["mse"])
     paper = found[0]
@@ -228,7 +228,7 @@ def test_metrics_are_means_since_the_last_read():
     made = config(kinds=("tied",), lrs=(1e-12,))
     trainer = Trainer(members(made, {SITE: 5}), made, 20)
     x = [batch(16, seed=s).float() for s in range(3)]
-    losses = [LOSSES["tied"](trainer.params[0], b, trainer.members[0], None) for b in x]
+    losses = [member_loss(trainer.params[0], b, trainer.members[0], None) for b in x]
     trainer.step({SITE: x[0]})
     assert trainer.metrics()[0]["loss"] == pytest.approx(float(losses[0].total.detach()), rel=1e-5)
     trainer.step({SITE: x[1]})
@@ -344,7 +344,7 @@ def test_scaled_metrics_and_convention_are_in_the_units_of_the_model(kind):
         assert row["mse"] == pytest.approx(float((x - saved.reconstruct(x)).square().mean()))
         assert row["l1"] == pytest.approx(float(saved.encode(x).sum(1).mean()))
     params = {name: tensor for name, tensor in saved.weights.items() if name in trainer.params[0]}
-    plain = LOSSES[kind](params, x, member, None)
+    plain = member_loss(params, x, member, None)
     assert row["loss"] == pytest.approx(float(plain.total))
     assert {name: row[name] for name in plain.parts} == pytest.approx({n: float(v) for n, v in plain.parts.items()})
     assert row["fvu"] == pytest.approx(float(plain.parts["mse"] / (x - x.mean(0)).square().mean()))

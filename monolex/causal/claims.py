@@ -7,14 +7,14 @@ better, and surer, than they would be on other prompts.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monolex import stats
 from monolex.causal.curves import PROMPTS, Curve, Floors, needed
-from monolex.config import Kind
+from monolex.kinds import BASELINES, KINDS
 from monolex.stats import Estimate
 
 Verdict = Literal["confirmed", "contradicted", "undecided"]
@@ -24,8 +24,7 @@ EXACT = 1e-4
 """Share of the base's KL below which a floor counts as none, of a model in float32."""
 ROUGH = 1e-2
 """The same in half precision."""
-TRAINED = get_args(Kind)
-COMPLETE = ("pca", "pca-pm", "ica", "ica-pm", "neurons-pm")
+COMPLETE = [kind for kind, family in BASELINES.items() if kind.removeprefix(family.name) in family.complete]
 """Baselines that reconstruct everything, so that patching all of their features must reach the donor."""
 
 FEWER = "fewer features than the baseline at equal KL"
@@ -84,7 +83,7 @@ def read_off(
     dictionaries: Sequence[Measured], baseline: Measured, how: Bootstrap, tolerance: float = EXACT
 ) -> list[Claim]:
     """All statements about the trained ones among the dictionaries of a site, and about the baseline's floor."""
-    trained = [one for one in dictionaries if one.kind in TRAINED and one.name != baseline.name]
+    trained = [one for one in dictionaries if one.kind in KINDS and one.name != baseline.name]
     found = [floor(baseline.name, baseline.ends, False, how, tolerance)] if baseline.kind in COMPLETE else []
     for one in trained:
         found.append(floor(one.name, one.ends, True, how, tolerance))

@@ -34,7 +34,7 @@ class DictionaryConfig:
     """All that is needed, beside the weights, to use a dictionary and to know where it comes from."""
 
     kind: str
-    """`tied`, `untied`, `topk`, `batchtopk`, or a baseline's name."""
+    """A name of :mod:`monolex.kinds`, or of a version that knows more."""
     activation: str
     """Key of :data:`ACTIVATIONS` (or of :data:`ENCODERS`)."""
     d_in: int
@@ -147,9 +147,9 @@ class Dictionary:
         if config.activation == "nmf":
             shapes["H"] = (config.d_sae, 2 * config.d_in)
         for name, shape in shapes.items():
-            found = tuple(weights[name].shape) if name in weights else "nothing"
-            if found != shape:
-                raise UserError(f"dictionary {config.kind!r}: weight {name} should be {shape} but is {found}")
+            actual = tuple(weights[name].shape) if name in weights else "nothing"
+            if actual != shape:
+                raise UserError(f"dictionary {config.kind!r}: weight {name} should be {shape} but is {actual}")
         for name, tensor in weights.items():
             if not tensor.isfinite().all():
                 raise UserError(f"dictionary {config.kind!r}: weight {name} holds NaN or infinity; train it again")

@@ -13,11 +13,12 @@ from typing import Any
 
 from monolex import runtime
 from monolex.artifact import Manifest, open_artifact
-from monolex.config import TOPK, BaselineConfig, require
+from monolex.config import BaselineConfig, require
 from monolex.dictionaries.axes import ActivationRows, sample
 from monolex.dictionaries.base import Dictionary, load
-from monolex.dictionaries.families import FAMILIES, random_width
+from monolex.dictionaries.families import BUILDERS
 from monolex.errors import UserError
+from monolex.kinds import BASELINES, FAMILIES, TOPK
 from monolex.pieces import FILES, Piece, Work
 from monolex.reader import Reader, stored_sites
 
@@ -34,10 +35,9 @@ def fit(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary]
     """
     config = _with_ks(reader, config, ())
     _check(reader, config)
-    families = dict.fromkeys(kind.partition("-")[0] for kind in config.kinds)
     fitted: dict[str, Dictionary] = {}
-    for family in families:
-        fitted |= FAMILIES[family](reader, config)
+    for family in dict.fromkeys(BASELINES[kind].name for kind in config.kinds):
+        fitted |= BUILDERS[family](reader, config)
     return fitted
 
 
@@ -58,25 +58,25 @@ def fit_folder(folder: str | Path, activations: str | Path, config: BaselineConf
 def matched_ks(reader: ActivationRows, sweeps: Sequence[Path], seed: int) -> tuple[int, ...]:
     """The mean L0 over a sample of rows, rounded and at least 1, of every dictionary of ``sweeps`` at this site."""
     members = [(sweep, row) for sweep in sweeps for row in open_artifact(sweep, "sweep").data["members"]]
-    here = [load(sweep / row["path"]) for sweep, row in members if row["site"] == reader.site]
-    return tuple(sorted({max(1, round(l0)) for l0 in mean_l0(reader, here, seed)}))
+    matched = [load(sweep / row["path"]) for sweep, row in members if row["site"] == reader.site]
+    return tuple(sorted({max(1, round(l0)) for l0 in mean_l0(reader, matched, seed)}))
 
 
 def mean_l0(reader: ActivationRows, dictionaries: Sequence[Dictionary], seed: int) -> list[float]:
     """The mean L0 of dictionaries over the same sample of rows."""
     chunks = sample(reader, MATCH_ROWS, seed).split(1024) if dictionaries else ()
     rows = max(1, sum(map(len, chunks)))
-    return [sum(int(one.encode(x).count_nonzero()) for x in chunks) / rows for one in dictionaries]
+    return [sum(int(dictionary.encode(x).count_nonzero()) for x in chunks) / rows for dictionary in dictionaries]
 
 
 def _matched(sweeps: Sequence[Path], activations: Path, content: str) -> dict[str, str]:
     """Content hashes of the sweeps that are matched."""
     parents = {}
     for number, sweep in enumerate(sweeps):
-        made = open_artifact(sweep, "sweep")
-        if made.parents["activations"] != content:
+        trained = open_artifact(sweep, "sweep")
+        if trained.parents["activations"] != content:
             raise UserError(f"match: {sweep} was not trained on {activations}; name a sweep that was")
-        parents[f"match.{number}"] = made.content
+        parents[f"match.{number}"] = trained.content
     return parents
 
 
@@ -112,16 +112,17 @@ def _with_ks(reader: ActivationRows, config: BaselineConfig, sweeps: Sequence[Pa
     matched = matched_ks(reader, sweeps, config.baseline_seed)
     features = _topk_features(reader, config)
     # d_in of the 2 d_in directions of PCA and ICA are the whole basis, which `pca` and `ica` are
-    most = min([reader.d_in, *(features[kind] for kind in config.kinds if kind in features)])
+    most = min([reader.d_in, *features.values()])
     if beyond := [k for k in matched if k > most]:
         runtime.log.info("%s: no top-k baseline is matched to an L0 of %s, above %d", reader.site, beyond, most)
-    given = config.ks if config.ks is not None else () if matched else (DEFAULT_K,)
-    return replace(config, ks=tuple(sorted({*given, *(k for k in matched if k <= most)})))
+    ks = config.ks if config.ks is not None else () if matched else (DEFAULT_K,)
+    return replace(config, ks=tuple(sorted({*ks, *(k for k in matched if k <= most)})))
 
 
 def _topk_features(reader: ActivationRows, config: BaselineConfig) -> dict[str, int]:
-    """Directions that each `-topk` kind chooses its k from."""
-    return {"random-topk": random_width(reader.d_in, config), "pca-topk": 2 * reader.d_in, "ica-topk": 2 * reader.d_in}
+    """Directions that each `-topk` kind of the config chooses its k from."""
+    kinds = sorted(kind for kind in config.kinds if kind.endswith(TOPK))
+    return {kind: BASELINES[kind].directions(reader.d_in, config.ratio) for kind in kinds}
 
 
 def _fit_site(work: Work, reader: ActivationRows, config: BaselineConfig) -> Piece:
@@ -141,19 +142,17 @@ def _fit_site(work: Work, reader: ActivationRows, config: BaselineConfig) -> Pie
 def _check(reader: ActivationRows, config: BaselineConfig) -> None:
     """Refuse in the first second what would fail after minutes."""
     site, d_in = reader.site, reader.d_in
-    families = {kind.partition("-")[0] for kind in config.kinds}
-    for families_of, name in (({"random", "pca"}, "fit_rows"), ({"ica"}, "ica_rows"), ({"nmf"}, "nmf_rows")):
-        rows = min(getattr(config, name), reader.n_rows)
+    families = {BASELINES[kind].name for kind in config.kinds}
+    for name in (family.rows for family in FAMILIES.values() if family.name in families and family.rows):
         require(
-            rows >= 2 or not families & families_of,
+            min(getattr(config, name), reader.n_rows) >= 2,
             f"{name} = {getattr(config, name)} and {site} stores {reader.n_rows} rows: a fit needs at least 2 rows",
         )
-    features = _topk_features(reader, config)
-    for kind in sorted(set(config.kinds) & set(features)):
+    for kind, features in _topk_features(reader, config).items():
         require(bool(config.ks), f"ks is empty: {kind} needs at least one")
         for k in config.ks or ():
-            fits = f"choose k ≤ {features[kind]} or leave out {kind}"
-            require(k <= features[kind], f"ks holds {k} but {kind} of {site} has {features[kind]} features; {fits}")
+            fits = f"choose k ≤ {features} or leave out {kind}"
+            require(k <= features, f"ks holds {k} but {kind} of {site} has {features} features; {fits}")
     most = min(2 * d_in, config.nmf_rows, reader.n_rows)
     require(
         "nmf" not in families or config.nmf_features <= most,

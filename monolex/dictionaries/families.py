@@ -1,7 +1,7 @@
 """How each family of baselines is built: its fit once, then the kinds that are views of it.
 
-:data:`FAMILIES` maps the first word of a kind to its builder; a builder returns what the config asks for of its
-family, by name.
+:data:`BUILDERS` has one for every row of :data:`monolex.kinds.FAMILIES`; a builder returns what the config asks for of
+its family, by name.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +18,7 @@ from monolex.dictionaries import axes, nmf
 from monolex.dictionaries.axes import ActivationRows, Axes, Ica
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.dictionaries.nmf import Components
+from monolex.kinds import FAMILIES
 
 SIGN_ROWS = 20_000
 SCALAR_ROWS = 8192
@@ -41,7 +42,7 @@ def _random(reader: ActivationRows, config: BaselineConfig) -> dict[str, Diction
     Overlapping directions reconstruct the right shape at the wrong size, so one least-squares scalar stands on the
     decoder of each; the directions themselves stay as drawn.
     """
-    shape = (random_width(reader.d_in, config), reader.d_in)
+    shape = (FAMILIES["random"].directions(reader.d_in, config.ratio), reader.d_in)
     directions = torch.randn(shape, generator=runtime.generator("random", config.baseline_seed, reader.site))
     directions = directions / directions.norm(dim=1, keepdim=True)
     unscaled = {}
@@ -55,14 +56,10 @@ def _random(reader: ActivationRows, config: BaselineConfig) -> dict[str, Diction
     recipe = {"seed": config.baseline_seed, "rows": len(rows)}
     return {
         name: Dictionary(
-            replace(one.config, recipe={**recipe, "scale": scale}), one.weights | {"W_dec": one.W_dec * scale}
+            replace(drawn.config, recipe={**recipe, "scale": scale}), drawn.weights | {"W_dec": drawn.W_dec * scale}
         )
-        for (name, one), scale in zip(unscaled.items(), scales, strict=True)
+        for (name, drawn), scale in zip(unscaled.items(), scales, strict=True)
     }
-
-
-def random_width(d_in: int, config: BaselineConfig) -> int:
-    return max(1, round(config.ratio * d_in))
 
 
 def least_squares_scales(chunks: Iterable[Float[Tensor, "rows d_in"]], dictionaries: list[Dictionary]) -> list[float]:
@@ -86,52 +83,52 @@ def _pca(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary
 def _ica(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary]:
     rows = axes.sample(reader, config.ica_rows, config.baseline_seed)
     runtime.log.info("ica %s: FastICA on %d rows of width %d", reader.site, *rows.shape)
-    found = axes.ica(rows, _sklearn_seed("ica", reader, config))
-    return _axes_kinds(reader, "ica", found.axes, config, _iterated("ica", found, len(rows), reader, config))
+    fit = axes.ica(rows, _sklearn_seed("ica", reader, config))
+    return _axes_kinds(reader, "ica", fit.axes, config, _iterated("ica", fit, len(rows), reader, config))
 
 
 def _axes_kinds(
-    reader: ActivationRows, family: str, found: Axes, config: BaselineConfig, recipe: dict[str, Any]
+    reader: ActivationRows, family: str, fitted: Axes, config: BaselineConfig, recipe: dict[str, Any]
 ) -> dict[str, Dictionary]:
     """The signed, ± and top-k kinds of the same axes."""
-    encoder, decoder = found.encoder, found.decoder
+    encoder, decoder = fitted.encoder, fitted.decoder
     both = torch.cat([encoder, -encoder]), torch.cat([decoder, -decoder])
-    common = {"weights": {"centre": found.centre, "b_dec": found.centre}, "recipe": recipe}
-    fitted = {}
+    common = {"weights": {"centre": fitted.centre, "b_dec": fitted.centre}, "recipe": recipe}
+    kinds = {}
     if family in config.kinds:
-        fitted[family] = _dictionary(reader, family, "linear", encoder, decoder, **common)
+        kinds[family] = _dictionary(reader, family, "linear", encoder, decoder, **common)
     if f"{family}-pm" in config.kinds:
-        fitted[f"{family}-pm"] = _dictionary(reader, f"{family}-pm", "relu", *both, **common)
+        kinds[f"{family}-pm"] = _dictionary(reader, f"{family}-pm", "relu", *both, **common)
     if f"{family}-topk" in config.kinds:
         for k in config.ks or ():
             kind = f"{family}-topk"
-            fitted[f"{kind}-k{k}"] = _dictionary(reader, kind, "topk", *both, k=k, **common)
-    return fitted
+            kinds[f"{kind}-k{k}"] = _dictionary(reader, kind, "topk", *both, k=k, **common)
+    return kinds
 
 
 def _nmf(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary]:
     rows = axes.sample(reader, config.nmf_rows, config.baseline_seed)
     runtime.log.info("nmf %s: %d components of %d rows", reader.site, config.nmf_features, len(rows))
-    found = nmf.fit(rows, config.nmf_features, _sklearn_seed("nmf", reader, config))
-    positive, negative = found.rows.chunk(2, dim=1)
+    components = nmf.fit(rows, config.nmf_features, _sklearn_seed("nmf", reader, config))
+    positive, negative = components.rows.chunk(2, dim=1)
     directions = positive - negative
-    recipe = _iterated("nmf", found, len(rows), reader, config)
+    recipe = _iterated("nmf", components, len(rows), reader, config)
     # the codes never read W_enc: it is there for whoever compares encoders
-    weights = {"H": found.rows}
+    weights = {"H": components.rows}
     return {"nmf": _dictionary(reader, "nmf", "nmf", directions, directions, recipe=recipe, weights=weights)}
 
 
 def _iterated(
-    family: str, found: Ica | Components, rows: int, reader: ActivationRows, config: BaselineConfig
+    family: str, fit: Ica | Components, rows: int, reader: ActivationRows, config: BaselineConfig
 ) -> dict[str, Any]:
     """The recipe of an iterative fit; one that ran out of iterations is said, not hidden."""
-    if not found.converged:
-        runtime.log.warning("%s %s stopped unconverged after %d iterations", family, reader.site, found.iterations)
+    if not fit.converged:
+        runtime.log.warning("%s %s stopped unconverged after %d iterations", family, reader.site, fit.iterations)
     return {
         "rows": rows,
         "seed": config.baseline_seed,
-        "converged": found.converged,
-        "iterations": found.iterations,
+        "converged": fit.converged,
+        "iterations": fit.iterations,
     }
 
 
@@ -172,5 +169,5 @@ def _dictionary(
     return Dictionary(config, separate)
 
 
-Family = Callable[[ActivationRows, BaselineConfig], dict[str, Dictionary]]
-FAMILIES: dict[str, Family] = {"neurons": _neurons, "random": _random, "pca": _pca, "ica": _ica, "nmf": _nmf}
+Builder = Callable[[ActivationRows, BaselineConfig], dict[str, Dictionary]]
+BUILDERS: dict[str, Builder] = {"neurons": _neurons, "random": _random, "pca": _pca, "ica": _ica, "nmf": _nmf}

@@ -1,7 +1,7 @@
 """Non-negative matrix factorisation of ``[x⁺, x⁻]``: the components, and the codes of new rows.
 
 Activations are signed, so NMF sees their positive and negative parts side by side. The codes of new rows solve a
-non-negative least-squares problem with the components held fixed. They are found by accelerated projected gradient
+non-negative least-squares problem with the components held fixed. They are computed by accelerated projected gradient
 rather than multiplicative updates, which never reach zero and so would make every code dense.
 
 This module knows nothing of ``Dictionary``: ``base`` registers :func:`codes`, so that ``load`` works by path alone.
@@ -44,17 +44,17 @@ def codes(
     """
     gram, target = components @ components.T, parts(x) @ components.T
     step = 1 / torch.linalg.eigvalsh(gram)[-1].clamp_min(1e-12)
-    found = torch.zeros_like(target)
-    ahead, momentum = found, torch.ones_like(target[..., :1])
+    solution = torch.zeros_like(target)
+    ahead, momentum = solution, torch.ones_like(target[..., :1])
     for _ in range(ITERATIONS):
         new = (ahead - step * (ahead @ gram - target)).relu()
-        moved = new - found
+        moved = new - solution
         uphill = ((ahead - new) * moved).sum(-1, keepdim=True) > 0
         momentum = torch.where(uphill, 1.0, momentum)
         next_momentum = (1 + (1 + 4 * momentum**2).sqrt()) / 2
         ahead = new + (momentum - 1) / next_momentum * moved
-        found, momentum = new, next_momentum
-    return found
+        solution, momentum = new, next_momentum
+    return solution
 
 
 def fit(x: Float[Tensor, "rows d_in"], features: int, seed: int) -> Components:

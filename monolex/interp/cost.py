@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monolex.artifact import CONTROLS
-from monolex.config import TOPK
 from monolex.cost import Cost, Planned, PlannedDictionary
 from monolex.dictionaries.listing import name_fits
 from monolex.interp.config import ExplainConfig
 from monolex.interp.examples import KEPT, PEAKS
+from monolex.kinds import TOPK
 from monolex.sites import select
 
 EXPLAINED_BYTES, SCORED_BYTES = 25_000, 6_000

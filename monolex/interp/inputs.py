@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from monolex.artifact import SUBJECT, model_home, open_artifact
-from monolex.config import TOPK
 from monolex.dictionaries import listing
 from monolex.dictionaries.baselines import mean_l0
 from monolex.dictionaries.listing import RunDictionary, checkpoints, chosen_dictionaries, source_folders
 from monolex.errors import UserError
 from monolex.interp.config import ExplainConfig
+from monolex.kinds import TOPK
 from monolex.reader import Reader
 from monolex.runtime import log
 from monolex.sites import Site

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from monolex.artifact import SUBJECT
+from monolex.kinds import heading
 from monolex.pages import curves, svg
-from monolex.pages.charts import BASELINES
 from monolex.pages.curves import control_name, estimate, title
 from monolex.pages.section import CAUSES, Artefacts, Section, parts_of_kind
 from monolex.pages.tables import Column, Table, table
@@ -203,8 +203,8 @@ def _areas(key: str, here: Sequence[Facts]) -> Table | None:
 def _groups(here: Sequence[Facts]) -> list[tuple[str, list[Facts]]]:
     found: dict[str, list[Facts]] = {"Trained": [], "Baselines": []}
     for one in here:
-        own = "Baselines" if one["kind"] in BASELINES else "Trained"
-        found.setdefault(own if one["model"] == SUBJECT else f"Control: {control_name(one)}", []).append(one)
+        label = heading(one["kind"]) if one["model"] == SUBJECT else f"Control: {control_name(one)}"
+        found.setdefault(label, []).append(one)
     return [(label, some) for label, some in found.items() if some]
 
 

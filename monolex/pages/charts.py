@@ -9,24 +9,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, get_args
+from typing import Any
 
 from markupsafe import Markup
 
 from monolex.artifact import SUBJECT
-from monolex.config import BaselineKind, Kind
+from monolex.kinds import BASELINES, KINDS, TOPK, colour
 from monolex.pages.html import interval, number
 from monolex.pages.svg import Axis, Point, Series, axis, histogram, plot
 from monolex.pages.tables import Row
 
-TRAINED: tuple[str, ...] = get_args(Kind)
-BASELINES: tuple[str, ...] = get_args(BaselineKind)
-TRAINED_COLOURS = {"tied": "blue", "untied": "sky", "topk": "vermilion", "batchtopk": "orange"}
-BASELINE_COLOURS = {"neurons": "olive", "random": "ink", "pca": "green", "ica": "purple", "nmf": "ink"}
 TRAINED_MARKERS = ("circle", "square", "triangle", "hexagon")
 CONTROL_VARIANTS = {"random": "dashed", "shuffled": "dotted"}
 CONTROL_LABELS = {"random": "randomly initialised model", "shuffled": "model with shuffled weights"}
 ARROW_ROOM = 0.25
+UNKNOWN = " (a kind unknown here)"
+"""What follows the name of a kind that this version does not know."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class EvaluatedDictionary:
     @property
     def trained(self) -> bool:
         """Whether it is one dictionary trained by gradient descent."""
-        return self.single and self.kind in TRAINED
+        return self.single and self.kind in KINDS
 
     @property
     def baseline(self) -> bool:
@@ -104,7 +102,7 @@ class Looks:
 
     def __init__(self, shown: Sequence[EvaluatedDictionary]) -> None:
         widths = {(e.kind, e.head["ratio"]) for e in shown if e.trained}
-        order = sorted(widths, key=lambda kind_ratio: (TRAINED.index(kind_ratio[0]), kind_ratio[1] or 0))
+        order = sorted(widths, key=lambda kind_ratio: (list(KINDS).index(kind_ratio[0]), kind_ratio[1] or 0))
         self._markers = {width: TRAINED_MARKERS[i % len(TRAINED_MARKERS)] for i, width in enumerate(order)}
         self._one_width = len({ratio for _, ratio in widths}) <= 1
 
@@ -115,22 +113,21 @@ class Looks:
         if entry.trained:
             width = "" if self._one_width else f" R={entry.head['ratio']:g}"
             marker = self._markers[entry.kind, entry.head["ratio"]]
-            colour = TRAINED_COLOURS[entry.kind]
-            return Series(entry.kind + width + control, tuple(points), colour, marker, variant=variant)
-        family, _, form = entry.kind.partition("-")
-        colour = BASELINE_COLOURS[family]
+            label = entry.kind + width + control
+            return Series(label, tuple(points), colour(entry.kind), marker, variant=variant)
+        family, topk = BASELINES.get(entry.kind), entry.kind.endswith(TOPK)
+        label = entry.kind + ("" if family else UNKNOWN) + control
         # a cross has nothing to hollow out, which is what tells a control model's marks apart
-        marker = "square" if family == "nmf" else "cross" if form == "topk" and not control else "diamond"
-        variant = variant or ("open" if form == "pm" else "")
-        label = entry.kind + control
-        return Series(label, tuple(points), colour, marker, joined=form == "topk", variant=variant)
+        marker = "cross" if topk and not control else family.marker if family else "triangle"
+        variant = variant or ("open" if entry.kind.endswith("-pm") else "")
+        return Series(label, tuple(points), colour(entry.kind), marker, joined=topk, variant=variant)
 
 
 def curves(shown: Iterable[EvaluatedDictionary], metric: str, name: str, looks: Looks) -> list[Series]:
     """``metric`` over L0, one series a curve, joined by ascending L0; entries without either number are left out."""
     grouped: dict[tuple[Any, ...], list[EvaluatedDictionary]] = {}
     for entry in shown:
-        if (entry.trained or entry.baseline) and entry.value("l0") and entry.value(metric) is not None:
+        if entry.single and entry.value("l0") and entry.value(metric) is not None:
             grouped.setdefault(entry.curve, []).append(entry)
     return [looks.series(group[0], sorted(_point(e, metric, name) for e in group)) for group in grouped.values()]
 

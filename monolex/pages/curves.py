@@ -6,14 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from monolex.artifact import SUBJECT
-from monolex.pages.charts import (
-    BASELINE_COLOURS,
-    BASELINES,
-    CONTROL_LABELS,
-    CONTROL_VARIANTS,
-    TRAINED,
-    TRAINED_COLOURS,
-)
+from monolex.kinds import BASELINES, KINDS, colour
+from monolex.pages.charts import CONTROL_LABELS, CONTROL_VARIANTS
 from monolex.pages.html import interval, number
 from monolex.pages.picture import Panel, Picture
 from monolex.pages.svg import NONE, Axis, Point, Series, axis
@@ -53,10 +47,10 @@ def shown(here: Sequence[Facts]) -> list[Facts]:
     own = [one for one in here if one["model"] == SUBJECT]
     baselines = [found for family in FAMILIES if (found := _family(own, family))]
     controls = [one for one in here if one["model"] != SUBJECT]
-    control = sorted(controls, key=lambda one: (one["kind"] not in TRAINED, one["model"] not in CONTROL_LABELS))[:1]
+    control = sorted(controls, key=lambda one: (one["kind"] not in KINDS, one["model"] not in CONTROL_LABELS))[:1]
     recipes: dict[tuple[Any, ...], Facts] = {}
     for one in own:
-        if one["kind"] in TRAINED:
+        if one["kind"] in KINDS:
             recipes.setdefault((one["kind"], one["alpha"], one["d_sae"], _recipe(one["name"])), one)
     room, trained = SHOWN - len(baselines) - len(control), list(recipes.values())
     if len(trained) > room:
@@ -107,10 +101,10 @@ def search_panels(here: Sequence[Facts], width: int = 400, height: int = 280) ->
         if set(one["curves"]) <= CHEAP:
             continue
         series = []
-        for search, (colour, marker, label) in SEARCHES.items():
+        for search, (shade, marker, label) in SEARCHES.items():
             points = [_point(one, point, "size") for point in one["curves"].get(search, ()) if point["size"] > 0]
             kept = tuple(sorted(point for point in points if point is not None))
-            series += [Series(label, kept, colour, marker)] if kept else []
+            series += [Series(label, kept, shade, marker)] if kept else []
         x = axis(FEATURES, [point.x for some in series for point in some.points], log=True)
         everything = (*_unpatched(one, x), *series)
         found.append(Panel(title(one), everything, x, _kl_axis([one], series), width, height))
@@ -131,7 +125,7 @@ def pictures(patch: Facts) -> list[Picture]:
 
 def _family(own: Sequence[Facts], family: str) -> Facts | None:
     """The baseline called like its family if there is one, else the family's first."""
-    here = [one for one in own if one["kind"] in BASELINES and one["kind"].partition("-")[0] == family]
+    here = [one for one in own if one["kind"] in BASELINES and BASELINES[one["kind"]].name == family]
     return next((one for one in here if one["kind"] == family), here[0] if here else None)
 
 
@@ -143,14 +137,12 @@ def _recipe(name: str) -> str:
 def _series(one: Facts, among: Sequence[Facts], across: str) -> Series:
     """The ranking's curve; dictionaries of one kind share a colour and differ in the marker."""
     alike = [other for other in among if (other["kind"], other["model"]) == (one["kind"], one["model"])]
-    family = one["kind"].partition("-")[0]
-    trained = one["kind"] in TRAINED
-    colour = TRAINED_COLOURS[one["kind"]] if trained else BASELINE_COLOURS.get(family, "ink")
+    trained = one["kind"] in KINDS
     marker = MARKERS[next(i for i, other in enumerate(alike) if other is one) % len(MARKERS)] if trained else "diamond"
     variant = "" if one["model"] == SUBJECT else CONTROL_VARIANTS.get(one["model"], "dashed")
     found = [_point(one, point, across) for point in one["curves"]["ranking"]]
     kept = [point for point in found if point is not None and (across != "size" or point.x <= LARGEST)]
-    return Series(title(one), tuple(_sparse(kept)), colour, marker, variant=variant)
+    return Series(title(one), tuple(_sparse(kept)), colour(one["kind"]), marker, variant=variant)
 
 
 def _sparse(points: Sequence[Point]) -> list[Point]:

@@ -12,8 +12,8 @@ from monolex.artifact import SUBJECT, Manifest, digest, write_bytes
 from monolex.dictionaries import base
 from monolex.features.store import Evidence, FeatureStore
 from monolex.interp.records import Scored
+from monolex.kinds import KINDS
 from monolex.pages.card import card, percent
-from monolex.pages.charts import TRAINED
 from monolex.pages.gallery import CARDS, chosen, gallery
 from monolex.pages.html import number
 from monolex.pages.interest import Ranked, ranked, varied
@@ -107,7 +107,7 @@ def contrast(
     absolute one. None where the site has no trained dictionary, no neurons or nothing alive, or the
     dictionary is gone.
     """
-    trained = next((entry for entry in entries if entry["kind"] in TRAINED), None)
+    trained = next((entry for entry in entries if entry["kind"] in KINDS), None)
     axes = next((entry for entry in entries if entry["kind"] == AXES), None)
     if trained is None or axes is None:
         return None

@@ -12,7 +12,8 @@ from monolex.artifact import SUBJECT
 from monolex.interp import paper
 from monolex.interp.comparable import Facts, Group, Source, explainers_of
 from monolex.interp.config import FigureConfig
-from monolex.pages.charts import BASELINE_COLOURS, CONTROL_VARIANTS, TRAINED_COLOURS
+from monolex.kinds import TOPK, colour
+from monolex.pages.charts import CONTROL_VARIANTS
 from monolex.pages.html import interval, number
 from monolex.pages.picture import Panel, Picture
 from monolex.pages.svg import COLOURS, NONE, Axis, Point, Series, axis
@@ -93,15 +94,14 @@ def looks(found: Iterable[Facts]) -> dict[str, Look]:
     for one in found:
         if one["label"] in made:
             continue
-        family, _, form = one["kind"].partition("-")
-        colour = TRAINED_COLOURS[one["kind"]] if one["trained"] else BASELINE_COLOURS.get(family, "ink")
+        kind, shade = one["kind"], colour(one["kind"])
         markers = list(TRAINED_MARKERS if one["trained"] else BASELINE_MARKERS)
-        if form == "topk":
+        if kind.endswith(TOPK):
             markers = ["cross", *(marker for marker in markers if marker != "cross")]
         control = one["model"] != SUBJECT
-        variant = CONTROL_VARIANTS.get(one["model"], "dashed") if control else "open" if form == "pm" else ""
-        first = Look(colour, markers[0], variant)
-        others = (Look(c, m, variant) for c, m in product((colour, *COLOURS), markers))
+        variant = CONTROL_VARIANTS.get(one["model"], "dashed") if control else "open" if kind.endswith("-pm") else ""
+        first = Look(shade, markers[0], variant)
+        others = (Look(c, m, variant) for c, m in product((shade, *COLOURS), markers))
         made[one["label"]] = next((look for look in others if look not in made.values()), first)
     return made
 

@@ -8,12 +8,10 @@ from typing import Any
 from markupsafe import Markup
 
 from monolex.artifact import SUBJECT
-from monolex.config import TOPK
+from monolex.kinds import KINDS, TOPK, heading
 from monolex.pages import svg
 from monolex.pages.charts import (
-    BASELINES,
     CONTROL_LABELS,
-    TRAINED,
     EvaluatedDictionary,
     Looks,
     axes,
@@ -67,6 +65,8 @@ OTHER = (
     Column("unembedding_cosine", "To unembedding", "the same to an unembedding row"),
 )
 OVER_SEEDS = "Means and intervals over seeds"
+REFERENCES = ("reference", "missing")
+"""Kinds, as metrics.json calls them, of what is no dictionary."""
 BARE = {"value": None, "low": None, "high": None, "n": 0, "over": "", "reason": ""}
 COUNTED = ("alive_paper", "alive")
 SPARSE_DENSITY = 0.5
@@ -121,11 +121,9 @@ def groups(here: Iterable[EvaluatedDictionary]) -> list[tuple[str, list[Evaluate
 def _heading(entry: EvaluatedDictionary) -> str:
     if entry.model != SUBJECT:
         return f"Control: {CONTROL_LABELS.get(entry.model, entry.model)}"
-    if entry.kind in BASELINES:
-        return "Baselines"
-    if entry.kind not in TRAINED:
+    if entry.kind in REFERENCES:
         return "References"
-    return "Trained" if entry.head["path"] else OVER_SEEDS
+    return OVER_SEEDS if entry.kind in KINDS and not entry.head["path"] else heading(entry.kind)
 
 
 def _at(everything: Iterable[EvaluatedDictionary], site: str) -> list[EvaluatedDictionary]:

@@ -2,7 +2,8 @@
 
 from monolex.config import TrainConfig
 from monolex.cost import Cost, Planned, PlannedDictionary
-from monolex.training.members import Member, members
+from monolex.kinds import KINDS
+from monolex.training.members import SweepMember, members
 from monolex.training.optim import recipe
 
 
@@ -16,15 +17,15 @@ def cost(planned: Planned) -> Cost:
     return sweep_cost(config, sweep, planned.rows, 4 if planned.harvest.dtype == "fp32" else 2)
 
 
-def planned_members(planned: Planned, config: TrainConfig) -> tuple[Member, ...]:
+def planned_members(planned: Planned, config: TrainConfig) -> tuple[SweepMember, ...]:
     """The members of a sweep that is going to be trained."""
     return members(config, {site: planned.shape.widths[site] for site in planned.sites(config.sites)})
 
 
-def sweep_cost(config: TrainConfig, sweep: tuple[Member, ...], rows: int, item: int) -> Cost:
+def sweep_cost(config: TrainConfig, sweep: tuple[SweepMember, ...], rows: int, item: int) -> Cost:
     """``rows`` to train on, whose stored numbers take ``item`` bytes."""
     weights = sum(2 * m.d_in * m.d_sae for m in sweep)
-    trained = sum((1 if m.kind == "tied" else 2) * m.d_in * m.d_sae for m in sweep)
+    trained = sum((1 if KINDS[m.kind].tied else 2) * m.d_in * m.d_sae for m in sweep)
     steps = config.steps or max(1, int(config.epochs * rows / config.batch_size))
     widths = sum({m.site: m.d_in for m in sweep}.values())
     # The current window and the next, with the order of their rows; or all rows at once.
@@ -39,7 +40,7 @@ def sweep_cost(config: TrainConfig, sweep: tuple[Member, ...], rows: int, item: 
     return Cost(disk, memory, 5.0 * weights * config.batch_size * steps)
 
 
-def _work(config: TrainConfig, member: Member) -> int:
+def _work(config: TrainConfig, member: SweepMember) -> int:
     """Bytes of a member's graph: matrices of the batch's codes and of the decoder, float32 (measured)."""
-    codes = 6 + (member.kind == "batchtopk") + 2 * (recipe(config, member.kind).auxk > 0)
+    codes = KINDS[member.kind].matrices + 2 * (recipe(config, member.kind).auxk > 0)
     return 4 * member.d_sae * (codes * config.batch_size + 4 * member.d_in)

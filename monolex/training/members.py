@@ -10,29 +10,30 @@ from itertools import product
 
 import numpy as np
 
-from monolex.config import Kind, TrainConfig, require
+from monolex.config import TrainConfig, require
 from monolex.errors import UserError
-from monolex.training.optim import TOPK_KINDS, learning_rate, recipe
+from monolex.kinds import KINDS
+from monolex.training.optim import learning_rate, recipe
 
 
 @dataclass(frozen=True)
-class Member:
+class SweepMember:
     """One dictionary of a sweep."""
 
     name: str
     """Unique within the site, for example `tied-a8.6e-4-r4-s0`; the learning rate is added where there are several."""
     site: str
     """Where its activations are read."""
-    kind: Kind
-    """`tied`, `untied`, `topk` or `batchtopk`."""
+    kind: str
+    """Key of :data:`monolex.kinds.KINDS`."""
     d_in: int
     """Width of the activations."""
     d_sae: int
     """Number of features."""
     alpha: float | None
-    """L1 coefficient of the ReLU kinds."""
+    """L1 coefficient of the kinds that take one."""
     k: int | None
-    """Active features of the TopK kinds."""
+    """Active features of the kinds that take that."""
     ratio: float
     """d_sae / d_in as it was asked for."""
     seed: int
@@ -41,13 +42,13 @@ class Member:
     """Peak learning rate."""
 
 
-def members(config: TrainConfig, sites: Mapping[str, int]) -> tuple[Member, ...]:
+def members(config: TrainConfig, sites: Mapping[str, int]) -> tuple[SweepMember, ...]:
     """The members of ``config`` at ``sites`` (name to d_in).
 
     Raises:
         UserError: k above the number of features, or a value listed twice.
     """
-    found: dict[tuple[str, str], Member] = {}
+    sweep: dict[tuple[str, str], SweepMember] = {}
     for site, kind, ratio, seed, lr in product(sites, config.kinds, config.ratios, config.seeds, config.lrs or (None,)):
         for alpha, k in _sparsities(config, kind):
             d_sae = max(1, round(ratio * sites[site]))
@@ -59,15 +60,15 @@ def members(config: TrainConfig, sites: Mapping[str, int]) -> tuple[Member, ...]
             if lr is not None and len(config.lrs) > 1:
                 name += f"-lr{short(lr)}"
             rate = learning_rate(recipe(config, kind), d_sae) if lr is None else lr
-            if (site, name) in found:
+            if (site, name) in sweep:
                 raise UserError(f"the sweep has two members {name} at {site}; list every value once")
-            found[site, name] = Member(name, site, kind, sites[site], d_sae, alpha, k, ratio, seed, rate)
-    return tuple(found.values())
+            sweep[site, name] = SweepMember(name, site, kind, sites[site], d_sae, alpha, k, ratio, seed, rate)
+    return tuple(sweep.values())
 
 
-def _sparsities(config: TrainConfig, kind: Kind) -> list[tuple[float | None, int | None]]:
+def _sparsities(config: TrainConfig, kind: str) -> list[tuple[float | None, int | None]]:
     """Pairs of alpha and k, one of them None."""
-    if kind in TOPK_KINDS:
+    if KINDS[kind].sparsity == "k":
         return [(None, k) for k in config.ks]
     return [(alpha, None) for alpha in config.alphas]
 

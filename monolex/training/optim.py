@@ -1,8 +1,8 @@
 """Recipes and schedules: which learning rate a member has at a step, and what else a preset decides.
 
 A preset is a row of plain numbers, resolved once per kind (:func:`recipe`), so that nothing downstream asks for the
-preset's name. The kinds the paper does not have (TopK, BatchTopK) always use a decoder bias, centring at the start,
-unit rows and AuxK; under the paper's presets they take only its learning rate and flat schedule.
+preset's name. The modern kinds of :mod:`monolex.kinds` always use a decoder bias, centring at the start and unit rows;
+under the paper's presets they take only its learning rate and flat schedule.
 """
 
 from dataclasses import dataclass, replace
@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from monolex.config import Kind, Preset, TrainConfig
+from monolex.config import Preset, TrainConfig
+from monolex.kinds import KINDS
 
-TOPK_KINDS: tuple[Kind, ...] = ("topk", "batchtopk")
 AUXK = 1 / 32
 LONGEST_DEAD = 1_000_000
 
@@ -37,7 +37,7 @@ class Recipe:
     scale: bool
     """Train in units in which the site's mean squared entry is 1."""
     auxk: float = 0.0
-    """Weight of the auxiliary loss of dead features; the ReLU kinds have none."""
+    """Weight of the auxiliary loss of dead features, of the kinds that have one."""
 
 
 # The released code of the paper writes Adam's new step counter into a copy, so the bias correction stays at that of
@@ -50,17 +50,16 @@ RECIPES: dict[Preset, Recipe] = {
 }
 
 
-def recipe(config: TrainConfig, kind: Kind) -> Recipe:
+def recipe(config: TrainConfig, kind: str) -> Recipe:
     """The preset as it holds for ``kind``, with the fields that ``config`` overrides."""
     base = RECIPES[config.preset]
     warmup = base.warmup if config.warmup is None else config.warmup
     decay = base.decay if config.decay is None else config.decay
     scale = base.scale if config.scale is None else config.scale
     base = replace(base, warmup=warmup, decay=decay, scale=scale)
-    if kind not in TOPK_KINDS:
-        return base
-    auxk = AUXK if config.auxk is None else config.auxk
-    return replace(base, bias=True, unit=True, auxk=auxk)
+    row = KINDS[kind]
+    auxk = 0.0 if not row.auxk else AUXK if config.auxk is None else config.auxk
+    return replace(base, bias=base.bias or row.modern, unit=base.unit or row.modern, auxk=auxk)
 
 
 def learning_rate(chosen: Recipe, d_sae: int) -> float:

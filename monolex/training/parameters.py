@@ -13,7 +13,8 @@ from monolex import runtime
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
-from monolex.training.members import Member
+from monolex.kinds import KINDS
+from monolex.training.members import SweepMember
 from monolex.training.optim import Recipe
 from monolex.training.steps import Params, unit
 
@@ -21,12 +22,12 @@ BIASES = ("b_enc", "b_dec")
 """The parameters that carry the units of the activations."""
 
 
-def initial(member: Member, chosen: Recipe) -> dict[str, Tensor]:
+def initial(member: SweepMember, chosen: Recipe) -> dict[str, Tensor]:
     """Xavier-uniform weights and zero biases (paper); with unit rows the encoder starts as the decoder's rows."""
     generator = runtime.generator("init", member.seed, member.kind, member.d_in, member.d_sae)
     rows = xavier_uniform_(torch.empty(member.d_sae, member.d_in), generator=generator)
     params = {"W_dec": unit(rows) if chosen.unit else rows, "b_enc": torch.zeros(member.d_sae)}
-    if member.kind != "tied":
+    if not KINDS[member.kind].tied:
         free = torch.empty(member.d_sae, member.d_in)
         params["W_enc"] = params["W_dec"].clone() if chosen.unit else xavier_uniform_(free, generator=generator)
     if chosen.bias:
@@ -34,18 +35,18 @@ def initial(member: Member, chosen: Recipe) -> dict[str, Tensor]:
     return params
 
 
-def from_dictionary(dictionary: Dictionary, member: Member, chosen: Recipe, where: str) -> dict[str, Tensor]:
+def from_dictionary(dictionary: Dictionary, member: SweepMember, chosen: Recipe, where: str) -> dict[str, Tensor]:
     """Parameters of ``member`` that compute what ``dictionary`` does; k and alpha may differ.
 
     Raises:
         UserError: kind, width or site differ, or the recipe cannot express its biases or rows.
     """
     config, weights = dictionary.config, dictionary.weights
-    found = (config.kind, config.site, config.d_in, config.d_sae)
+    start = (config.kind, config.site, config.d_in, config.d_sae)
     wanted = (member.kind, member.site, member.d_in, member.d_sae)
-    if found != wanted:
+    if start != wanted:
         raise UserError(
-            f"init = {where!r} is {_spell(found)} but member {member.name} is {_spell(wanted)}; "
+            f"init = {where!r} is {_spell(start)} but member {member.name} is {_spell(wanted)}; "
             "train only members that match it, or choose another dictionary"
         )
     centred = bool(weights["centre"].any() or weights["b_dec"].any())
@@ -55,7 +56,7 @@ def from_dictionary(dictionary: Dictionary, member: Member, chosen: Recipe, wher
     )
     lengths = weights["W_dec"].norm(dim=1)
     usual = torch.equal(weights["centre"], weights["b_dec"]) and torch.allclose(lengths, torch.ones_like(lengths))
-    tied = member.kind != "tied" or torch.equal(weights["W_enc"], weights["W_dec"])
+    tied = not KINDS[member.kind].tied or torch.equal(weights["W_enc"], weights["W_dec"])
     require(
         usual and tied,
         f"init = {where!r} was not trained by monolex (its centre, decoder bias or row lengths differ from a "

@@ -1,4 +1,4 @@
-"""The training losses, one plain function a kind, all of one signature and without side effects.
+"""The training losses, plain functions, all of one signature and without side effects.
 
 Decoder rows are unit by reparametrisation: the stored rows are divided by their norm inside the loss and the gradient
 flows through the division (paper, section 2 and its released code). That gradient has no component along the row,
@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from monolex.config import Kind
-from monolex.training.members import Member
+from monolex.kinds import KINDS
+from monolex.training.members import SweepMember
 
 Params = Mapping[str, Tensor]
 PARTS = ("mse", "l1", "l0", "auxk")
@@ -72,7 +72,7 @@ def decode(params: Params, rows: Tensor, codes: Float[Tensor, "batch d_sae"]) ->
     return out + params["b_dec"] if "b_dec" in params else out
 
 
-def relu_loss(params: Params, x: Float[Tensor, "batch d_in"], member: Member, _revival: Revival | None) -> Loss:
+def l1_loss(params: Params, x: Float[Tensor, "batch d_in"], member: SweepMember, _revival: Revival | None) -> Loss:
     """Paper, section 2 in its code's convention: MSE over batch and dimensions + alpha · mean over rows of Σ|c|."""
     assert member.alpha is not None, member
     rows, pre = encode(params, x)
@@ -82,14 +82,16 @@ def relu_loss(params: Params, x: Float[Tensor, "batch d_in"], member: Member, _r
     return Loss(mse + member.alpha * l1, *_statistics(codes, mse, mse.new_zeros(())))
 
 
-def topk_loss(params: Params, x: Float[Tensor, "batch d_in"], member: Member, revival: Revival | None) -> Loss:
+def topk_loss(params: Params, x: Float[Tensor, "batch d_in"], member: SweepMember, revival: Revival | None) -> Loss:
     """MSE with the k largest positive pre-activations of every row (Gao et al. 2024), + AuxK."""
     assert member.k is not None, member
     rows, pre = encode(params, x)
     return _sparse_loss(params, x, rows, pre, keep_largest(pre, member.k), revival)
 
 
-def batchtopk_loss(params: Params, x: Float[Tensor, "batch d_in"], member: Member, revival: Revival | None) -> Loss:
+def batchtopk_loss(
+    params: Params, x: Float[Tensor, "batch d_in"], member: SweepMember, revival: Revival | None
+) -> Loss:
     """MSE with the k·batch largest positive pre-activations of the whole batch (Bussmann et al. 2024), + AuxK."""
     assert member.k is not None, member
     rows, pre = encode(params, x)
@@ -99,13 +101,14 @@ def batchtopk_loss(params: Params, x: Float[Tensor, "batch d_in"], member: Membe
     return _sparse_loss(params, x, rows, pre, codes, revival)._replace(threshold=smallest)
 
 
-LossFunction = Callable[[Params, Tensor, Member, Revival | None], Loss]
-LOSSES: dict[Kind, LossFunction] = {
-    "tied": relu_loss,
-    "untied": relu_loss,
-    "topk": topk_loss,
-    "batchtopk": batchtopk_loss,
-}
+LossFunction = Callable[[Params, Tensor, SweepMember, Revival | None], Loss]
+LOSSES: dict[str, LossFunction] = {"l1": l1_loss, "topk": topk_loss, "batchtopk": batchtopk_loss}
+"""By the name that the rows of :data:`monolex.kinds.KINDS` give them."""
+
+
+def member_loss(params: Params, x: Float[Tensor, "batch d_in"], member: SweepMember, revival: Revival | None) -> Loss:
+    """The loss of a member's kind."""
+    return LOSSES[KINDS[member.kind].loss](params, x, member, revival)
 
 
 def keep_largest(pre: Float[Tensor, "*rows n"], k: int) -> Float[Tensor, "*rows n"]:

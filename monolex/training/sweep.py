@@ -15,18 +15,12 @@ from torch import Tensor
 from monolex.config import TrainConfig
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.errors import UserError
-from monolex.training.members import Member
-from monolex.training.optim import TOPK_KINDS, Recipe, adam, dead_after, recipe, schedule
+from monolex.kinds import KINDS
+from monolex.training.members import SweepMember
+from monolex.training.optim import Recipe, adam, dead_after, recipe, schedule
 from monolex.training.parameters import BIASES, exported, from_dictionary, initial
-from monolex.training.steps import LOSSES, PARTS, Loss, Revival, unit
+from monolex.training.steps import PARTS, Loss, Revival, member_loss, unit
 
-ACTIVATION = {"tied": "relu", "untied": "relu", "topk": "topk", "batchtopk": "threshold"}
-# On s·x with codes s·c the loss is s² · (mse + alpha / s · Σ|c|).
-RELU_CONVENTION = (
-    "mean over batch and dimensions of (x - x̂)² + alpha / scale · mean over batch of Σ|c|, alpha and scale as in the "
-    "recipe; alpha · d_in / scale is the coefficient of the literal Eq. 4 of arXiv 2309.08600"
-)
-TOPK_CONVENTION = "mean over batch and dimensions of (x - x̂)² + auxk · the same of the dead features' error"
 POWERS = {"loss": 2, "mse": 2, "l1": 1, "auxk": 2}
 """Powers of the scale that a metric carries while training."""
 # The threshold's memory grows with the run, so that a short one forgets its first steps too.
@@ -45,7 +39,7 @@ class Trainer:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[SweepMember],
         config: TrainConfig,
         steps: int,
         *,
@@ -90,7 +84,7 @@ class Trainer:
             self._centre(inputs)
         for number, member in enumerate(self.members):
             x = inputs[member.site]
-            loss = LOSSES[member.kind](self.params[number], x, member, self._revival(number))
+            loss = member_loss(self.params[number], x, member, self._revival(number))
             loss.total.backward()
             self._record(number, loss, len(x))
         for number, site in enumerate(self._sites):
@@ -175,14 +169,14 @@ class Trainer:
     def dictionaries(self, model: str = "", fingerprint: str = "") -> list[Dictionary]:
         """Every member as it is now, in order."""
         thresholds, scales = self._threshold.tolist(), dict(zip(self._sites, self._scale.tolist(), strict=True))
-        made = []
+        dictionaries = []
         for number, (member, params) in enumerate(zip(self.members, self.params, strict=True)):
             scale = scales[member.site]
             config = self._describe(number, thresholds[number], scale, model, fingerprint)
-            made.append(Dictionary(config, exported(params, scale)))
-        return made
+            dictionaries.append(Dictionary(config, exported(params, scale)))
+        return dictionaries
 
-    def _first(self, member: Member, chosen: Recipe, start: Dictionary | None) -> dict[str, Tensor]:
+    def _first(self, member: SweepMember, chosen: Recipe, start: Dictionary | None) -> dict[str, Tensor]:
         where = str(self.config.init)
         params = initial(member, chosen) if start is None else from_dictionary(start, member, chosen, where)
         return {n: t.to(self._device, self._dtype, copy=True).requires_grad_() for n, t in params.items()}
@@ -249,8 +243,9 @@ class Trainer:
 
     def _describe(self, number: int, threshold: float, scale: float, model: str, fingerprint: str) -> DictionaryConfig:
         member, chosen, config = self.members[number], self._recipes[number], self.config
+        kind = KINDS[member.kind]
         assert math.isfinite(threshold), (member, threshold)
-        made = {
+        facts = {
             "name": member.name,
             "alpha": member.alpha,
             "ratio": member.ratio,
@@ -272,15 +267,15 @@ class Trainer:
         }
         return DictionaryConfig(
             kind=member.kind,
-            activation=ACTIVATION[member.kind],
+            activation=kind.activation,
             d_in=member.d_in,
             d_out=member.d_in,
             d_sae=member.d_sae,
             k=member.k,
-            threshold=threshold / scale if member.kind == "batchtopk" else None,
+            threshold=threshold / scale if kind.activation == "threshold" else None,
             site=member.site,
             model=model,
             model_fingerprint=fingerprint,
-            loss_convention=TOPK_CONVENTION if member.kind in TOPK_KINDS else RELU_CONVENTION,
-            recipe=made,
+            loss_convention=kind.convention,
+            recipe=facts,
         )

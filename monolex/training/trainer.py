@@ -69,7 +69,7 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingData:
     """Where the activations of a sweep come from."""
 
     stream: Batches
@@ -105,13 +105,13 @@ def train(folder: str | Path, activations: str | Path, config: TrainConfig) -> M
     stream = Stream(readers, config.batch_size, config.data_seed, config.buffer_rows)
     widths = {site: reader.d_in for site, reader in readers.items()}
     model = first.model
-    source = Source(stream, widths, first.content, model["name"], model["fingerprint"], _mixing(stream, config))
-    return train_from(folder, source, config)
+    data = TrainingData(stream, widths, first.content, model["name"], model["fingerprint"], _mixing(stream, config))
+    return train_from(folder, data, config)
 
 
 def model_source(
     lm: LanguageModel, rows: Rows, config: TrainConfig, *, batch_rows: int = 16, drop_bos: bool = True
-) -> Source:
+) -> TrainingData:
     """What :func:`train_from` needs to train ``config`` straight from the model: nothing is stored.
 
     ``config.sites`` must name sites; ``batch_rows`` packed rows are in a forward pass.
@@ -122,7 +122,7 @@ def model_source(
     shape = (config.batch_size, config.data_seed, config.buffer_rows)
     stream = ModelStream(lm, rows, config.sites, *shape, batch_rows=batch_rows, drop_bos=drop_bos)
     widths = {site: lm.width(site) for site in stream.sites}
-    return Source(stream, widths, stream.content, lm.name, lm.fingerprint, _mixing(stream, config))
+    return TrainingData(stream, widths, stream.content, lm.name, lm.fingerprint, _mixing(stream, config))
 
 
 def _mixing(stream: Stream | ModelStream, config: TrainConfig) -> dict[str, float]:
@@ -134,10 +134,10 @@ def _mixing(stream: Stream | ModelStream, config: TrainConfig) -> dict[str, floa
     return mixing._asdict()
 
 
-def train_from(folder: str | Path, source: Source, config: TrainConfig) -> Manifest:
+def train_from(folder: str | Path, data: TrainingData, config: TrainConfig) -> Manifest:
     """Like :func:`train`, from any stream."""
     folder, config = Path(folder), located(config)
-    parents = {"activations": source.content}
+    parents = {"activations": data.content}
     start = None
     if config.init is not None:
         start = load(config.init)
@@ -145,7 +145,7 @@ def train_from(folder: str | Path, source: Source, config: TrainConfig) -> Manif
     if is_done(folder, KIND, identity(config), parents):
         runtime.log.info("%s is done", folder)
         return open_artifact(folder, KIND)
-    return _Run(folder, source, config, parents, start).train()
+    return _Run(folder, data, config, parents, start).train()
 
 
 def checkpoint_steps(steps: int, keep: int) -> list[int]:
@@ -158,13 +158,13 @@ class _Run:
     """One run of a sweep in its folder, from its state or from the beginning."""
 
     def __init__(
-        self, folder: Path, source: Source, config: TrainConfig, parents: dict[str, str], start: Dictionary | None
+        self, folder: Path, data: TrainingData, config: TrainConfig, parents: dict[str, str], start: Dictionary | None
     ) -> None:
-        self.folder, self.source, self.config, self.parents = folder, source, config, parents
+        self.folder, self.data, self.config, self.parents = folder, data, config, parents
         self.request = request_hash(KIND, identity(config), parents)
-        self.steps = config.steps or max(1, round(config.epochs * source.stream.steps_per_epoch))
+        self.steps = config.steps or max(1, round(config.epochs * data.stream.steps_per_epoch))
         self.kept = checkpoint_steps(self.steps, config.keep_checkpoints)
-        self.members = members(config, source.sites)
+        self.members = members(config, data.sites)
         device = runtime.device(config.train_device)
         self.trainer = Trainer(self.members, config, self.steps, device=device, start=start)
 
@@ -177,7 +177,7 @@ class _Run:
             runtime.log.info("%s: resumed at step %d of %d", self.folder, self.trainer.done, self.steps)
         runtime.log.info(
             "sweep: %d members at %d sites, %s parameters, %d steps of %d rows",
-            len(self.members), len(self.source.sites), f"{self.trainer.n_parameters:,}", self.steps,
+            len(self.members), len(self.data.sites), f"{self.trainer.n_parameters:,}", self.steps,
             self.config.batch_size,
         )  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ class _Run:
 
     def _loop(self, metrics: runtime.Metrics) -> None:
         trainer, config = self.trainer, self.config
-        batches = self.source.stream.batches(trainer.done)
+        batches = self.data.stream.batches(trainer.done)
         with runtime.progress(self.steps * config.batch_size, "train", " rows") as bar, interruptible() as interrupted:
             # Rows of an earlier process count as done but not towards the rate.
             bar.n = bar.initial = trainer.done * config.batch_size
@@ -223,7 +223,7 @@ class _Run:
 
     def _write_dictionaries(self, folder: Path) -> dict[str, FileEntry]:
         entries = {}
-        trained = self.trainer.dictionaries(self.source.model, self.source.fingerprint)
+        trained = self.trainer.dictionaries(self.data.model, self.data.fingerprint)
         for member, dictionary in zip(self.members, trained, strict=True):
             path = folder / member.site / member.name
             for name, entry in dictionary.save(path).items():
@@ -278,12 +278,12 @@ class _Run:
                 files[name] = FileEntry(path.stat().st_size, file_hash(path))
         facts = {
             "members": table,
-            "sites": dict(self.source.sites),
+            "sites": dict(self.data.sites),
             "steps": self.steps,
             "rows": self.steps * self.config.batch_size,
             "parameters": self.trainer.n_parameters,
             "checkpoints": self.kept,
-            "mixing": dict(self.source.mixing),
+            "mixing": dict(self.data.mixing),
         }
         manifest = finish(self.folder, KIND, identity(self.config), self.parents, files, facts)
         shutil.rmtree(self.folder / STATE.parent, ignore_errors=True)
