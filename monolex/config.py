@@ -140,7 +140,7 @@ class TrainConfig:
     sites: tuple[str, ...] = ()
     """Sites to train on; empty means every harvested site."""
     kinds: tuple[Kind, ...] = ("tied",)
-    """Of dictionary; `tied` is the paper's."""
+    """Kinds of dictionary; `tied` is the paper's."""
     alphas: tuple[float, ...] = (8.6e-4,)
     """L1 coefficients of the ReLU kinds, in the paper's code convention: MSE averaged over batch and dimensions, |c|
     summed over features (so without `scale` 8.6e-4 is 0.44 in the literal Eq. 4 at d=512)."""
