@@ -7,6 +7,7 @@ from planted import ALL, SITE, MemoryStream, batch, config, one, planted, traine
 
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
+from monolex.kinds import KINDS
 from monolex.training.members import members, short
 from monolex.training.optim import RECIPES, adam, dead_after, learning_rate, recipe, schedule
 from monolex.training.parameters import from_dictionary, initial
@@ -91,10 +92,10 @@ def test_fused_adam_is_adam():
 def test_members_are_every_combination_by_unique_names():
     made = config(alphas=(8.6e-4, 1.0), ks=(2, 3), ratios=(0.5, 4.0), seeds=(0, 1), lrs=(1e-3, 3e-4))
     found = members(made, {"a": 7, "b": 8})
-    assert len(found) == 2 * 4 * 2 * 2 * 2 * 2 == len({(m.site, m.name) for m in found})
+    assert len(found) == 2 * len(KINDS) * 2 * 2 * 2 * 2 == len({(m.site, m.name) for m in found})
     assert found[0].name == "tied-a8.6e-4-r0.5-s0-lr1e-3"
     assert {m.d_sae for m in found} == {4, 28, 32}
-    assert all((m.alpha is None) == m.kind.endswith("topk") == (m.k is not None) for m in found)
+    assert all((m.alpha is None) == (KINDS[m.kind].sparsity == "k") == (m.k is not None) for m in found)
     assert [m.name for m in members(config(kinds=("topk",)), {SITE: 5})] == ["topk-k2-r2-s0"]
 
 
@@ -208,7 +209,7 @@ def test_decoder_bias_starts_at_the_mean_of_the_first_batch():
 
 
 def test_stored_rows_stay_unit_in_modern_and_are_free_in_paper():
-    for preset, unit_kinds in (("modern", ALL), ("paper", ("topk", "batchtopk"))):
+    for preset, unit_kinds in (("modern", ALL), ("paper", [kind for kind in ALL if KINDS[kind].modern])):
         trainer = trained(config(preset=preset, lrs=(1e-2,)), {SITE: planted(64).x}, 5)
         for member, params in zip(trainer.members, trainer.params, strict=True):
             away = (params["W_dec"].detach().norm(dim=1) - 1).abs().max()
@@ -217,7 +218,7 @@ def test_stored_rows_stay_unit_in_modern_and_are_free_in_paper():
 
 @pytest.mark.parametrize("kind", ALL)
 def test_one_feature_of_an_odd_width(kind):
-    made = config(kinds=(kind,), ratios=(0.1,), ks=(1,), auxk=1.0 if kind.endswith("topk") else None, dead_after=1)
+    made = config(kinds=(kind,), ratios=(0.1,), ks=(1,), auxk=1.0 if KINDS[kind].auxk else None, dead_after=1)
     trainer = trained(made, {SITE: planted(64, d_in=7).x}, 3)
     rows = trainer.metrics()
     assert trainer.dictionaries()[0].W_dec.shape == (1, 7)
@@ -339,6 +340,7 @@ def test_scaled_metrics_and_convention_are_in_the_units_of_the_model(kind):
     assert scale < 0.2
     if member.alpha is not None:
         member = dataclasses.replace(member, alpha=member.alpha / scale)
+    if member.alpha is not None and KINDS[kind].loss == "l1":
         assert row["loss"] == pytest.approx(row["mse"] + member.alpha * row["l1"])
         assert "alpha / scale ·" in saved.config.loss_convention
         assert row["mse"] == pytest.approx(float((x - saved.reconstruct(x)).square().mean()))
