@@ -32,12 +32,22 @@ def describe(run: RunConfig, steps: Sequence[Step]) -> str:
         done = step.answered and not redone.intersection(step.needs)
         if not done:
             redone.add(step.folder)
-        spent = (cost.flops / speed * OVERHEAD + cost.seconds) / 60
+        spent = _minutes(cost, speed)
         state = "there" if done else "to do"
         lines.append(f"{step.name:<20} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
         disk, minutes = disk + cost.disk, minutes + (0.0 if done else spent)
     lines.append(f"{'in all':<20} {'':<8} {size(disk):>9} {'':>9} {minutes:>8.1f}")
     return "\n".join(lines)
+
+
+def total(run: RunConfig, steps: Sequence[Step], shape: Shape, speed: float) -> tuple[float, int, int]:
+    """Minutes of all steps at ``speed`` (:func:`gemm_speed`), bytes of disk of all, and of memory of the largest."""
+    every = list(costs(run, steps, shape))
+    return sum(_minutes(c, speed) for c in every), sum(c.disk for c in every), max(c.memory for c in every)
+
+
+def _minutes(cost: Cost, speed: float) -> float:
+    return (cost.flops / speed * OVERHEAD + cost.seconds) / 60
 
 
 def costs(run: RunConfig, steps: Sequence[Step], shape: Shape) -> Iterator[Cost]:

@@ -61,6 +61,15 @@ def read_run(path: Path) -> RunConfig:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a run.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
+    return run_config(content, path)
+
+
+def run_config(content: Mapping[str, Any], path: Path) -> RunConfig:
+    """The tables of a run.toml that lies, or will lie, at ``path``.
+
+    Raises:
+        UserError: an unknown table or key, or a value out of range.
+    """
     of_models = [stage.verb for stage in stages.STAGES if stage.of_each_model]
     others = [stage.verb for stage in stages.STAGES if not stage.of_each_model]
     known = ("model", "corpus", *of_models, "controls", *others)

@@ -70,6 +70,29 @@ def demo(out: Path = Path("demo-run"), dry_run: bool = False) -> None:
         say(f"`monolex show {out}` prints the tables; {out / 'run.toml'} is where to change things")
 
 
+def init(
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    corpus: Annotated[Positional[str], arg(metavar="CORPUS")],
+    out: Path = Path("run.toml"),
+    minutes: float = 30.0,
+    text_field: str = "text",
+) -> None:
+    """Write a run.toml with a comment on every line that fits a model, a text and a number of minutes.
+
+    Args:
+        model: `demo`, a folder in the Hugging Face layout, or a hub name.
+        corpus: `stdlib`, a text file, a folder, a .jsonl file, or `hf:NAME`.
+        out: The file; one that exists is left as it is.
+        minutes: What the run may take on this machine, roughly.
+        text_field: Field of a .jsonl line or of a dataset that holds the text.
+    """
+    from monolex.new_run import new_run
+
+    for line in new_run(out, model, corpus, minutes, text_field):
+        say(line)
+    say(f"wrote {out}: look at it, then `monolex run {out} --dry-run`, then `monolex run {out}`")
+
+
 def harvest(
     out: Out,
     model: ModelConfig,
@@ -206,7 +229,7 @@ def verbs() -> dict[str, Callable[..., Any]]:
     made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
     asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
     last = {"figure": figure, "report": report, "show": show}
-    return {"demo": demo, "run": run, **made_before, "find": find, **asked_of_a_run, **last}
+    return {"demo": demo, "init": init, "run": run, **made_before, "find": find, **asked_of_a_run, **last}
 
 
 def of_stage(stage: Stage) -> Callable[..., Any]:

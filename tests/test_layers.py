@@ -18,7 +18,7 @@ LAYERS = (
     ("causal",),
     ("interp",),
     ("pages", "report", "figures", "lexicon", "demo"),
-    ("run_toml", "plan", "estimate", "pipeline", "show"),
+    ("run_toml", "plan", "estimate", "pipeline", "show", "new_run"),
     ("cli", "verbs"),
     ("__init__", "__main__"),
 )
