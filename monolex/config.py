@@ -222,6 +222,17 @@ class TrainConfig:
             require(value is None or value >= 1, f"{name} = {value}: give at least 1")
         require(self.keep_checkpoints >= 0, f"keep_checkpoints = {self.keep_checkpoints}: cannot be negative")
 
+    @property
+    def smallest(self) -> "TrainConfig":
+        """One member a site: the smallest of the ratios and the first of every other list.
+
+        It starts anew and keeps no checkpoints, for it is trained on another model.
+        """
+        first = {name: getattr(self, name)[:1] for name in ("kinds", "alphas", "ks", "seeds", "lrs")}
+        auxk = self.auxk if self.kinds[0] in ("topk", "batchtopk") else None
+        alone = {"ratios": (min(self.ratios),), "auxk": auxk, "init": None, "keep_checkpoints": 0}
+        return dataclasses.replace(self, **first, **alone)
+
 
 @dataclass(frozen=True)
 class BaselineConfig:

@@ -17,7 +17,7 @@ from monolex import stages
 from monolex.artifact import model_home, open_artifact
 from monolex.config import identity, require
 from monolex.errors import UserError
-from monolex.run_toml import ControlsConfig, RunConfig, Tables
+from monolex.run_toml import MAIN, ControlsConfig, RunConfig, Tables
 from monolex.stages import Stage
 
 
@@ -100,8 +100,10 @@ def _of_model(model: str, home: Path, inputs: Mapping[str, Any], tables: Tables)
             sweeps = getattr(config, "match", ())
             for sweep in sweeps:
                 known = ", ".join(tables["train"])
+                shared = f" (values in [train] beside [train.{known.split(', ')[0]}] are what its tables share)"
                 require(
-                    sweep in tables["train"], f"match of [{stage.verb}.{name}] names {sweep!r}; the sweeps are {known}"
+                    sweep in tables["train"],
+                    f"match of [{stage.verb}.{name}] names {sweep!r}; the sweeps are {known}{shared * (sweep == MAIN)}",
                 )
             matched = tuple(home / "train" / sweep for sweep in sweeps)
             if matched:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monolex import stages
-from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, require
+from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, TrainConfig, require
 from monolex.errors import UserError
 from monolex.stages import Stage
 from monolex.tables import from_table
@@ -16,6 +16,8 @@ from monolex.tables import from_table
 Tables = dict[str, dict[str, Any]]
 """Configurations by the verb of their stage, then by name; the name of a stage's only table is empty."""
 CONTROLS = ("random", "shuffled")
+MAIN = "main"
+"""Name of a stage's table ``[VERB]`` that holds no named ones."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class ControlsConfig:
     control_seed: int = 0
     """Seed of the control models."""
     tables: Tables = field(default_factory=dict)
-    """Tables `[controls.train.NAME]` and `[controls.baselines.NAME]`: what is made of every control model."""
+    """Tables `[controls.train.NAME]` and `[controls.baselines.NAME]`: what is made of every control model; of the
+    sweeps, where they are left out, the smallest member of each of the subject's."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def run_config(content: Mapping[str, Any], path: Path) -> RunConfig:
         model=from_table(ModelConfig, content.get("model", {}), "[model]"),
         corpus=from_table(CorpusConfig, content.get("corpus", {}), "[corpus]"),
         tables=tables,
-        controls=_controls(content["controls"], shared) if "controls" in content else None,
+        controls=_controls(content["controls"], shared, tables["train"]) if "controls" in content else None,
     )
     _check(run, str(path))
     return run
@@ -93,26 +96,33 @@ def run_config(content: Mapping[str, Any], path: Path) -> RunConfig:
 def _stage_tables(
     stage: Stage, content: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values directly in a stage's table, which hold for all tables in it, and its configurations by name."""
+    """The values directly in a stage's table, which hold for all tables in it, and its configurations by name.
+
+    A table that holds no named ones is the only one itself.
+    """
     where, config = f"{prefix}{stage.verb}", stage.load("config")
     table = content.get(stage.verb, {})
     if not stage.named:
         present = stage.always or stage.verb in content
         return {}, {"": from_table(config, table, f"[{where}]")} if present else {}
     common = {**defaults, **{key: value for key, value in table.items() if not isinstance(value, dict)}}
-    from_table(config, common, f"[{where}]")
+    plain = from_table(config, common, f"[{where}]")
     named = {}
     for name, inner in table.items():
         if isinstance(inner, dict):
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise UserError(f"[{where}] holds {name!r}; write named tables, such as [{where}.residual]")
             named[name] = from_table(config, {**common, **inner}, f"[{where}.{name}]")
-    return common, named
+    return common, named or ({MAIN: plain} if stage.verb in content else {})
 
 
-def _controls(table: Mapping[str, Any], shared: Mapping[str, Mapping[str, Any]]) -> ControlsConfig:
+def _controls(
+    table: Mapping[str, Any], shared: Mapping[str, Mapping[str, Any]], sweeps: Mapping[str, TrainConfig]
+) -> ControlsConfig:
+    """``sweeps``: those of the subject, of which the smallest members are trained where the table names none."""
     fitted = [stage for stage in stages.STAGES if stage.made_of == "activations"]
     tables = {stage.verb: _stage_tables(stage, table, shared[stage.verb], "controls.")[1] for stage in fitted}
+    tables["train"] = tables["train"] or {name: sweep.smallest for name, sweep in sweeps.items()}
     rest = {key: value for key, value in table.items() if key not in tables}
     return dataclasses.replace(from_table(ControlsConfig, rest, "[controls]"), tables=tables)
 
@@ -122,7 +132,7 @@ def _check(run: RunConfig, path: str) -> None:
     if run.controls:
         require(
             bool(run.controls.tables["train"]),
-            f"{path}: [controls] needs a table [controls.train.NAME] that says what is trained on them",
+            f"{path}: [controls] has nothing to train; add a table [train] or [controls.train] that says what",
         )
         for control in run.controls.models:
             known = f"choose from {', '.join(CONTROLS)}"
@@ -142,5 +152,5 @@ def _check(run: RunConfig, path: str) -> None:
     )
     require(
         bool(run.tables["train"] or run.tables["baselines"]),
-        f"{path}: nothing to evaluate; add a [train.NAME] or a [baselines.NAME] table",
+        f"{path}: nothing to evaluate; add a [train] or a [baselines] table",
     )

@@ -218,7 +218,7 @@ CASES: dict[str, tuple[Callable[[World], list[str]], str]] = {
     "run.toml unknown key": (lambda w: run(w, RUN + "[train.x]\nalpha = [1.0]\n"), "did you mean 'alphas'?"),
     "run.toml wrong type": (lambda w: run(w, RUN + '[train.x]\nks = "32"\n'), "write a list"),
     "run.toml nothing to do": (lambda w: run(w, RUN), "nothing to evaluate"),
-    "run.toml controls without a sweep": (lambda w: run(w, RUN + "[train.x]\n[controls]\n"), "[controls.train.NAME]"),
+    "run.toml controls without a sweep": (lambda w: run(w, RUN + "[baselines.x]\n[controls]\n"), "nothing to train"),
     "run.toml match of no sweep": (
         lambda w: run(w, RUN + "[train.x]\n[baselines.y]\nmatch = ['z']\n"),
         "match of [baselines.y] names 'z'; the sweeps are x",

@@ -1,7 +1,9 @@
 """A whole run on a tiny model: stages, skipping, redoing what changed, the plan, and what `show` prints of it."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from folders import tiny_folder
@@ -13,6 +15,8 @@ from monolex.pipeline import demo_toml
 from monolex.plan import plan
 from monolex.run_toml import read_run
 from monolex.show.path import show
+from monolex.stages import of_verb
+from monolex.training.members import members
 
 TOML = """
 [model]
@@ -259,3 +263,84 @@ def test_the_demo_is_a_valid_run():
     last = ["eval", "features", "patch ioi", "ablate def", "tree def", "explain demo", "score demo"]
     assert names[0] == "harvest" and names[-7:] == last
     assert {"train residual", "train mlp", "train seeds", "train random mlp", "baselines shuffled pca"} <= set(names)
+
+
+HEAD = """
+[model]
+model = "demo"
+[harvest]
+sites = ["resid_post.1", "resid_post.2"]
+"""
+
+
+def parsed(tmp_path, toml):
+    (tmp_path / "run.toml").write_text(HEAD + toml)
+    return read_run(tmp_path / "run.toml")
+
+
+def step_names(run):
+    return [step.name for step in plan(run, Path("run"))]
+
+
+@pytest.mark.parametrize("table", ["train", "baselines"])
+def test_a_table_without_named_ones_is_one_called_main(tmp_path, table):
+    run = parsed(tmp_path, f"[{table}]\n")
+    assert step_names(run) == ["harvest", f"{table} main", "eval"]
+    assert run.tables[table]["main"] == of_verb(table).load("config")()
+
+
+def test_values_beside_named_tables_are_shared_and_no_sweep(tmp_path):
+    toml = "[train]\nratios = [2.0]\n[train.long]\nepochs = 3.0\n"
+    run = parsed(tmp_path, toml)
+    assert set(run.tables["train"]) == {"long"}
+    assert run.tables["train"]["long"].ratios == (2.0,)
+    wrong = parsed(tmp_path, toml + '[baselines]\nmatch = ["main"]\n')
+    sentence = "match of [baselines.main] names 'main'; the sweeps are long (values in [train] beside [train.long] are "
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        plan(wrong, Path("run"))
+
+
+def test_controls_train_without_named_tables_is_one_sweep_with_what_train_shares(tmp_path):
+    run = parsed(tmp_path, "[train]\nratios = [2.0]\nks = [4]\n[controls.train]\nkinds = ['topk']\n")
+    sweeps = run.controls.tables["train"]
+    assert set(sweeps) == {"main"}
+    assert (sweeps["main"].ratios, sweeps["main"].ks, sweeps["main"].kinds) == ((2.0,), (4,), ("topk",))
+    assert "train random main" in step_names(run)
+
+
+def test_controls_with_models_alone_train_the_smallest_member_of_every_sweep(tmp_path):
+    run = parsed(
+        tmp_path,
+        """
+[train.wide]
+sites = ["resid_post.2"]
+kinds = ["batchtopk", "tied"]
+ks = [24, 8]
+alphas = [0.1, 0.2]
+ratios = [4.0, 2.0]
+seeds = [3, 0]
+lrs = [0.01, 0.001]
+keep_checkpoints = 2
+[train.plain]
+sites = ["resid_post.2"]
+kinds = ["tied", "topk"]
+auxk = 0.1
+[controls]
+models = ["shuffled"]
+""",
+    )
+    wide = run.controls.tables["train"]["wide"]
+    widths = {"resid_post.2": 64}
+    (member,) = members(wide, widths)
+    assert (member.name, member.lr, wide.keep_checkpoints) == ("batchtopk-k24-r2-s3", 0.01, 0)
+    assert [m.name for m in members(run.controls.tables["train"]["plain"], {"resid_post.2": 8})] == [
+        "tied-a8.6e-4-r4-s0"
+    ]
+    names = step_names(run)
+    assert [name for name in names if "shuffled" in name] == [
+        "harvest shuffled",
+        "train shuffled wide",
+        "train shuffled plain",
+    ]
+    (harvest,) = [step for step in plan(run, Path("run")) if step.name == "harvest shuffled"]
+    assert harvest.config.sites == ("resid_post.2",)
