@@ -42,7 +42,7 @@ ROWS_A_FEATURE = 300
 """Activations that a dictionary should see for each of its features; the demo's see some 250 to 1,000."""
 DEMO_WIDTH = 192
 """Width of the model on which the sparsities below were found to suit."""
-ALPHAS = (0.003, 0.01, 0.001)
+ALPHAS = (0.006, 0.015, 0.003)
 """L1 coefficients there, the one to have first; the threshold of a feature relative to a row goes with their product
 with the square root of the width."""
 KS = (24, 8, 72)
@@ -52,7 +52,7 @@ BATCH_BYTES = 3e8
 """What the forward passes of the harvest and of the evaluation may hold."""
 
 
-class Level(NamedTuple):
+class Rung(NamedTuple):
     """One step of the ladder."""
 
     ratio: float
@@ -71,12 +71,13 @@ class Level(NamedTuple):
     """Pairs of prompts for patching."""
 
 
-LEVELS = (
-    Level(8.0, 3, True, ("random", "shuffled"), 32, 100, 40),
-    Level(4.0, 2, True, ("random", "shuffled"), 16, 50, 30),
-    Level(2.0, 2, True, ("random", "shuffled"), 8, 30, 20),
-    Level(2.0, 2, False, ("random",), 4, 20, 10),
-    Level(1.0, 1, False, ("random",), 2, 10, 8),
+LADDER = (
+    Rung(8.0, 3, True, ("random", "shuffled"), 32, 100, 40),
+    Rung(4.0, 2, True, ("random", "shuffled"), 16, 50, 30),
+    Rung(2.0, 2, True, ("random", "shuffled"), 8, 30, 20),
+    Rung(2.0, 2, False, ("random",), 4, 20, 10),
+    Rung(2.0, 1, False, ("random",), 2, 10, 8),
+    Rung(1.0, 1, False, ("random",), 2, 10, 8),
 )
 """Richest first."""
 
@@ -141,7 +142,7 @@ class Text:
 class Sizes(NamedTuple):
     """What is chosen to fit."""
 
-    level: Level
+    rung: Rung
     """Step of the ladder."""
     tokens: int
     """How much text is read."""
@@ -183,7 +184,7 @@ def new_run(path: Path, model: str, corpus: str, minutes: float = 30.0, text_fie
     subject = _subject(model, free)
     most = Spent(minutes, int(0.8 * shutil.disk_usage(path.absolute().parent).free), int(0.7 * free))
     endless = Text(corpus, text_field, TOKENS[-1], 2 * subject.context)
-    affordable = _most_tokens(subject, endless, LEVELS[-1], most, speed)
+    affordable = _most_tokens(subject, endless, LADDER[-1], most, speed)
     subject, text = _read(subject, endless, affordable)
     sizes = _choose(subject, text, most, speed)
     written = _written(subject, text, sizes, path, minutes)
@@ -234,15 +235,15 @@ def _unspelled(tokenizer: PreTrainedTokenizerBase, positions: int) -> str:
     return "" if longest <= positions else f"a prompt has {longest} tokens and the model {positions} positions"
 
 
-def _most_tokens(subject: Subject, text: Text, level: Level, most: Spent, speed: float) -> int:
-    """The largest corpus that fits at a level.
+def _most_tokens(subject: Subject, text: Text, rung: Rung, most: Spent, speed: float) -> int:
+    """The largest corpus that fits at a rung.
 
     Raises:
         UserError: not even the smallest does.
     """
 
     def spent(tokens: int) -> Spent:
-        return _spent(_written(subject, text, Sizes(level, tokens, 1)), subject.shape, speed)
+        return _spent(_written(subject, text, Sizes(rung, tokens, 1)), subject.shape, speed)
 
     for tokens in reversed(TOKENS):
         if _fits(spent(tokens), most):
@@ -258,18 +259,18 @@ def _most_tokens(subject: Subject, text: Text, level: Level, most: Spent, speed:
 def _choose(subject: Subject, text: Text, most: Spent, speed: float) -> Sizes:
     """The first step of the ladder that fits and has enough text; the last one with whatever there is."""
     for sizes in _candidates(text):
-        enough = sizes.worth >= ROWS_A_FEATURE * sizes.level.ratio * subject.width or sizes.level == LEVELS[-1]
+        enough = sizes.worth >= ROWS_A_FEATURE * sizes.rung.ratio * subject.width or sizes.rung == LADDER[-1]
         if enough and _fits(_spent(_written(subject, text, sizes), subject.shape, speed), most):
             return sizes
     raise AssertionError("the smallest corpus fitted when it was asked for")
 
 
 def _candidates(text: Text) -> Iterator[Sizes]:
-    """By level, the most text first."""
+    """By rung, the most text first."""
     lengths = (text.tokens, *(tokens for tokens in TOKENS if tokens < text.tokens))
-    for level in LEVELS:
-        sizes = [Sizes(level, tokens, epochs) for tokens in lengths for epochs in (1, 2, 4)]
-        yield from sorted(sizes, key=lambda size: -size.worth)
+    for rung in LADDER:
+        sizes = [Sizes(rung, tokens, epochs) for tokens in lengths for epochs in (1, 2, 4)]
+        yield from sorted(sizes, key=lambda candidate: -candidate.worth)
 
 
 def _fits(spent: Spent, most: Spent) -> bool:
@@ -283,9 +284,9 @@ def _spent(written: str, shape: Shape, speed: float) -> Spent:
 
 def _written(subject: Subject, text: Text, sizes: Sizes, path: Path = Path("run.toml"), minutes: float = 0) -> str:
     """The file."""
-    level, width, positions = sizes.level, subject.width, subject.context
-    alphas = [_rounded(alpha * math.sqrt(DEMO_WIDTH / width)) for alpha in ALPHAS[: level.sparsities]]
-    ks = [_active(k, most, width) for k, most in zip(KS, LARGEST_KS, strict=True)][: level.sparsities]
+    rung, width, positions = sizes.rung, subject.width, subject.context
+    alphas = [_rounded(alpha * math.sqrt(DEMO_WIDTH / width)) for alpha in ALPHAS[: rung.sparsities]]
+    ks = [_active(k, most, width) for k, most in zip(KS, LARGEST_KS, strict=True)][: rung.sparsities]
     batch = _batch(sizes.rows)
     steps = max(sizes.rows // batch, 1)
     widest = max(subject.shape.widths.values())
@@ -304,28 +305,28 @@ def _written(subject: Subject, text: Text, sizes: Sizes, path: Path = Path("run.
         "sites": json.dumps(subject.sites),
         "middle": subject.middle,
         "batch_rows": _power(BATCH_BYTES / (positions * (16 * width + 16 * widest)), 1, 16),
-        "ratio": level.ratio,
-        "r": short(level.ratio),
+        "ratio": rung.ratio,
+        "r": short(rung.ratio),
         "alphas": alphas,
         "ks": ks,
         "k": ks[0],
-        "lr": _rounded(learning_rate(level.ratio * width, steps)),
+        "lr": _rounded(learning_rate(rung.ratio * width, steps)),
         "batch": batch,
         "steps": f"{steps:,}",
         "epochs": f"{sizes.epochs}.0",
-        "baselines": json.dumps(["neurons", "random-topk", "pca", "pca-topk", *["ica-topk"] * level.ica]),
-        "controls": json.dumps(level.controls),
+        "baselines": json.dumps(["neurons", "random-topk", "pca", "pca-topk", *["ica-topk"] * rung.ica]),
+        "controls": json.dumps(rung.controls),
         "rows": f"{min(50_000, max(sizes.tokens // 10, 1)):_}",
-        "contexts": level.contexts,
+        "contexts": rung.contexts,
         "batch_contexts": _power(BATCH_BYTES / (12 * positions * subject.shape.vocab), 1, 16),
         "memory_mb": 512,
-        "explained": level.explained,
+        "explained": rung.explained,
         "fragments": f"{max(min(2_000, sizes.tokens // 100), 1):_}",
         "patch_note": f"# Left out: {subject.unspelled}.\n" if subject.unspelled else "",
         "p": "# " if subject.unspelled else "",
         "words": practised or "standard",
         "names": practised or "common",
-        "pairs": level.pairs,
+        "pairs": rung.pairs,
     }
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values)
 
@@ -366,19 +367,19 @@ def _cut(text: Text, tokens: int, context: int) -> int:
 
 def _reasons(subject: Subject, sizes: Sizes, minutes: float) -> list[str]:
     """What was chosen and why, a line each."""
-    level, shape = sizes.level, subject.shape
-    features = round(level.ratio * subject.width)
+    rung, shape = sizes.rung, subject.shape
+    features = round(rung.ratio * subject.width)
     why = f"what {minutes:g} minutes allow here" if sizes.tokens in TOKENS else "all that there are"
     times = f", {sizes.epochs} times over" if sizes.epochs > 1 else ""
     thin = ": few, more minutes or text would help" if sizes.worth < ROWS_A_FEATURE * features else ""
-    each = "sparsity" if level.sparsities == 1 else "sparsities"
+    each = "sparsity" if rung.sparsities == 1 else "sparsities"
     return [
         f"model: {shape.layers} blocks of width {subject.width}, {shape.parameters:,} parameters, in {subject.dtype}",
         f"sites: {', '.join(subject.sites)}: a quarter, half and three quarters of the depth, and one MLP",
         f"text: {sizes.tokens:,} tokens in rows of {subject.context}{times}: {why}",
-        f"dictionaries: {features:,} features (R = {level.ratio:g}), tied and batchtopk at {level.sparsities} {each} "
+        f"dictionaries: {features:,} features (R = {rung.ratio:g}), tied and batchtopk at {rung.sparsities} {each} "
         f"each; {sizes.rows // features:,} activations a feature{thin}",
-        f"beside them: neurons, random directions, PCA{', ICA' * level.ica}; controls: {', '.join(level.controls)}",
+        f"beside them: neurons, random directions, PCA{', ICA' * rung.ica}; controls: {', '.join(rung.controls)}",
         f"patching: left out ({subject.unspelled})" if subject.unspelled else f"patching: IOI at {subject.middle}",
     ]
 

@@ -11,7 +11,7 @@ from monolex import new_run
 from monolex.cli import main
 from monolex.cost import Shape
 from monolex.errors import UserError
-from monolex.new_run import LEVELS, TOKENS, Sizes, Subject, Text
+from monolex.new_run import LADDER, TOKENS, Sizes, Subject, Text
 from monolex.run_toml import read_run
 
 SPEED = 1e11
@@ -28,8 +28,8 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def written(home, tmp_path, monkeypatch, capsys):
-    """The file of a tiny model, written at the lowest level, and what was printed."""
-    monkeypatch.setattr(new_run, "LEVELS", LEVELS[-1:])
+    """The file of a tiny model, written at the lowest rung, and what was printed."""
+    monkeypatch.setattr(new_run, "LADDER", LADDER[-1:])
     monkeypatch.setattr(new_run, "gemm_speed", lambda _: SPEED)
     path = tmp_path / "run.toml"
     assert main(["init", str(home / "model"), str(home / "text.jsonl"), "--out", str(path)]) == 0
@@ -111,7 +111,7 @@ def chosen(subject: Subject, minutes: float, tokens: int = TOKENS[-1]) -> Sizes:
 def test_more_minutes_give_richer_runs_and_a_small_text_is_read_again():
     subject = shaped(192, 6, 2_600_000)
     few, many = chosen(subject, 5), chosen(subject, 600)
-    assert LEVELS.index(few.level) > LEVELS.index(many.level)
+    assert LADDER.index(few.rung) > LADDER.index(many.rung)
     assert few.tokens < many.tokens
     assert chosen(subject, 600, 200_000).epochs == 4
 
