@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
 	@echo "make demo    the whole pipeline on the bundled model (about 7 minutes on two cores), into $(OUT)/"
-	@echo "make test    the tests (minutes)       make slow    the long tests, too"
+	@echo "make test    the tests (3 minutes)     make slow    the long tests, too"
 	@echo "make lint    ruff and pyright          make bench   measurements; see bench/README.md"
 
 $(READY): pyproject.toml constraints.txt
@@ -25,9 +25,10 @@ demo: $(READY)
 	@echo "== running the demo into $(OUT)/"
 	$(BIN)/monolex demo --out $(OUT)
 
+# A process a core with one thread each: the tests are many and small, and threads of two processes only wait.
 test: $(READY)
 	@echo "== running the tests"
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 slow: $(READY)
 	@echo "== running the long tests"

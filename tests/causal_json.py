@@ -299,3 +299,12 @@ def _node(
         "label": label,
         "same_as": None,
     }
+
+
+def without_values(value: Any) -> Any:
+    """Every estimate of a nested value lost, with a reason."""
+    if isinstance(value, dict) and set(value) == {"value", "low", "high", "n", "over", "reason"}:
+        return {**value, "value": None, "low": None, "high": None, "reason": "lost"}
+    if isinstance(value, dict):
+        return {key: without_values(part) for key, part in value.items()}
+    return [without_values(part) for part in value] if isinstance(value, list) else value

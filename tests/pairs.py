@@ -4,8 +4,11 @@ import tiny
 import torch
 from torch import Tensor
 
+from monolex import hooks
+from monolex.causal.edits import swap
 from monolex.causal.pairs import PromptPairs
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
+from monolex.model import LanguageModel
 
 LENGTHS = (9, 7, 8, 9, 6)
 
@@ -71,3 +74,15 @@ def complete(d_in: int, seed: int = 0, site: str = "") -> Dictionary:
     config = DictionaryConfig(kind="pca", activation="linear", d_in=d_in, d_out=d_in, d_sae=d_in, site=site)
     zeros = torch.zeros(d_in, dtype=torch.float64)
     return Dictionary(config, {"W_enc": basis, "b_enc": zeros, "centre": centre, "W_dec": basis, "b_dec": centre})
+
+
+def naive_kl(lm: LanguageModel, prompts: PromptPairs, site: str, dictionary: Dictionary, features: list[int]) -> Tensor:
+    """One prompt at a time, unpadded, through all layers, encoding anew."""
+    values = []
+    for number, length in enumerate(prompts.lengths.tolist()):
+        base, donor = prompts.base[number : number + 1, :length], prompts.donor[number : number + 1, :length]
+        edit = swap(dictionary, tiny.read(lm, site, donor), features)
+        patched = hooks.logits(lm, base, {site: edit})[0, -1].log_softmax(-1)
+        target = hooks.logits(lm, donor)[0, -1].log_softmax(-1)
+        values.append((patched.exp() * (patched - target)).sum())
+    return torch.stack(values)

@@ -7,7 +7,7 @@ import fake_scores
 import numpy as np
 import pytest
 from fake_store import HOSTILE, TEXTS, fake_codes, fake_store
-from test_report import Page
+from page_parser import Page
 
 from monolex.features.store import TOKEN_BINS, FeatureStore
 from monolex.interp.records import Overlay, Scored

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from test_causal_prompts import year_words
 from tiny import VOCAB, close, model, tiny, tiny_hf
 from transformers import PreTrainedTokenizerFast
+from word_tokenizers import year_words
 
 from monolex.causal import wordings
 from monolex.causal.behaviour import Behaviour, behaviour, demo_table, end_log_probabilities, log_probability, rows

@@ -25,7 +25,6 @@ from monolex.errors import UserError
 from monolex.model import wrap
 
 SITE = "resid_post.1"
-READ = ("gpt_neox", "gpt_neox-serial", "gpt2", "llama", "gemma3_text", "qwen3")
 KINDS = ("relu", "linear", "topk", "threshold")
 
 
@@ -46,7 +45,7 @@ def test_some_codes_are_those_of_all(activation, x):
     assert torch.allclose(dictionary.encode_some(x, some), dictionary.encode(x)[..., some], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_no_feature_is_no_edit_to_the_last_bit(architecture):
     lm, ids = tiny.model(architecture), tiny.tokens()
     dictionary = pairs.dictionary(32, 48)
@@ -58,7 +57,7 @@ def test_no_feature_is_no_edit_to_the_last_bit(architecture):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", KINDS)
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_equal_base_and_donor_are_no_edit_to_the_last_bit(architecture, dtype, activation):
     lm = wrap(tiny.tiny_hf(architecture).to(dtype))
     dictionary = pairs.dictionary(32, 48, activation).to(torch.float64 if dtype == torch.float64 else torch.float32)
@@ -69,7 +68,7 @@ def test_equal_base_and_donor_are_no_edit_to_the_last_bit(architecture, dtype, a
         assert torch.equal(hooks.logits(lm, ids, {SITE: swap(dictionary, same, features)}), plain)
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_a_model_in_training_mode_is_no_noise(architecture):
     names = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop")}.get(architecture, ("attention_dropout",))
     names += ("hidden_dropout",) if architecture.startswith("gpt_neox") else ()
@@ -188,7 +187,7 @@ def test_a_mask_may_differ_between_prompts(x):
     assert torch.equal((y != x).any(-1), mask)
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_several_sites_at_once(architecture):
     lm, ids = tiny.model(architecture), tiny.tokens()
     first, second = pairs.dictionary(32, 48), pairs.dictionary(32, 40, seed=1)
@@ -202,7 +201,7 @@ def test_several_sites_at_once(architecture):
     assert not torch.allclose(together, hooks.logits(lm, ids, {"resid_post.0": both["resid_post.0"]}))
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 @pytest.mark.parametrize("change", [added(4.0), scaled(5.0), set_to(3.0)])
 @pytest.mark.parametrize("positions", [None, slice(6, None), [2, 9]])
 def test_generation_is_the_same_with_and_without_a_cache(architecture, change, positions):
@@ -247,7 +246,7 @@ def test_codes_of_a_donor_do_not_reach_beyond_it():
         generate(lm, prompt, patched, 3)
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_the_model_is_left_as_it_was(architecture):
     lm, ids = tiny.tiny(architecture), tiny.tokens()
     dictionary = pairs.dictionary(32, 48).to(torch.float32)

@@ -8,16 +8,12 @@ from torch import Tensor
 
 from monolex import hooks
 from monolex.causal import curves, searches
-from monolex.causal.edits import swap
 from monolex.causal.pairs import PromptPairs
 from monolex.causal.patching import Patch, prepare_patch
 from monolex.causal.searches import Found
 from monolex.causal.suffix import prepare
-from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
-from monolex.model import LanguageModel
 
-READ = ("gpt_neox", "gpt_neox-serial", "gpt2", "llama", "gemma3_text", "qwen3")
 SITES = ("resid_post.0", "resid_post.2", "resid_pre.1", "mlp_out.1", "attn_out.1", "mlp_act.1")
 
 
@@ -25,23 +21,11 @@ def at_end(logits: Tensor, given: PromptPairs) -> Tensor:
     return logits[torch.arange(len(given)), given.end]
 
 
-def naive_kl(lm: LanguageModel, given: PromptPairs, site: str, dictionary: Dictionary, features: list[int]) -> Tensor:
-    """One prompt at a time, unpadded, through all layers, encoding anew."""
-    values = []
-    for number, length in enumerate(given.lengths.tolist()):
-        base, donor = given.base[number : number + 1, :length], given.donor[number : number + 1, :length]
-        edit = swap(dictionary, tiny.read(lm, site, donor), features)
-        patched = hooks.logits(lm, base, {site: edit})[0, -1].log_softmax(-1)
-        target = hooks.logits(lm, donor)[0, -1].log_softmax(-1)
-        values.append((patched.exp() * (patched - target)).sum())
-    return torch.stack(values)
-
-
 def mask(patch: Patch, features: list[int]) -> Tensor:
     return torch.isin(patch.candidates, torch.tensor(features))
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 @pytest.mark.parametrize("site", SITES)
 def test_the_fast_path_is_the_naive_one(architecture, site):
     lm, given = tiny.model(architecture), pairs.pairs()
@@ -52,11 +36,11 @@ def test_the_fast_path_is_the_naive_one(architecture, site):
     outcomes = list(patch.outcomes(edits))
     assert len(outcomes) == len(sets)
     for features, outcome in zip(sets, outcomes, strict=True):
-        assert tiny.close(outcome.kl, naive_kl(lm, given, site, dictionary, features))
+        assert tiny.close(outcome.kl, pairs.naive_kl(lm, given, site, dictionary, features))
     assert tiny.close(patch.mean_kl(torch.stack(edits)), torch.stack([one.kl.mean() for one in outcomes]))
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_no_feature_gives_the_base_and_a_complete_basis_the_donor(architecture):
     lm, given = tiny.model(architecture), pairs.pairs()
     patch = prepare_patch(lm, given, "resid_post.1", pairs.complete(32))
@@ -71,7 +55,7 @@ def test_no_feature_gives_the_base_and_a_complete_basis_the_donor(architecture):
     assert ends.none.kl.min() > 1e-4
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_a_dictionary_leaves_a_floor(architecture):
     lm, given = tiny.model(architecture), pairs.pairs()
     dictionary = pairs.dictionary(32, 48)
@@ -96,7 +80,7 @@ def test_float32_agrees():
     assert tiny.close(values[1], values[0], 1e-5)
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_equal_prompts_have_no_candidates(architecture):
     lm, given = tiny.model(architecture), pairs.pairs()
     same = PromptPairs(**{**vars(given), "donor": given.base})
@@ -130,7 +114,7 @@ def test_padding_is_neither_edited_nor_counted():
         assert torch.allclose(size.changed[number], expected[expected > 0].mean(), atol=1e-12)
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 @pytest.mark.parametrize("number", range(len(pairs.LENGTHS)))
 def test_a_prompt_alone_is_that_prompt_in_a_batch(architecture, number):
     lm, given = tiny.model(architecture), pairs.pairs()
@@ -146,7 +130,7 @@ def test_a_prompt_alone_is_that_prompt_in_a_batch(architecture, number):
         assert tiny.close(single[0], together[number])
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_stored_sizes_and_losses_are_those_of_the_sets_kept(architecture):
     lm, given = tiny.model(architecture), pairs.pairs()
     dictionary = pairs.dictionary(32, 48)
@@ -160,7 +144,7 @@ def test_stored_sizes_and_losses_are_those_of_the_sets_kept(architecture):
         assert curve.sizes[row] == len(features)
         norms = (change[..., features] @ dictionary.W_dec[features]).norm(dim=-1) * given.real
         assert torch.allclose(torch.tensor(curve.edit[row]), norms.sum(1) / given.lengths, rtol=0, atol=1e-12)
-        expected = naive_kl(lm, given, "resid_post.1", dictionary, features.tolist())
+        expected = pairs.naive_kl(lm, given, "resid_post.1", dictionary, features.tolist())
         assert tiny.close(torch.tensor(curve.kl[row]), expected)
 
 
@@ -178,7 +162,7 @@ def test_logit_differences_and_what_is_recovered():
     assert curves.recovered(curve, 1, ends).value == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_faithfulness_and_completeness_at_their_ends(architecture):
     lm, given = tiny.model(architecture), pairs.pairs()
     patch = prepare_patch(lm, given, "resid_post.1", pairs.dictionary(32, 48))

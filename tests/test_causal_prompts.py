@@ -11,8 +11,8 @@ import pytest
 import torch
 from texts import make_tokenizer
 from tiny import tiny
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
+from word_tokenizers import by_words, year_words
 
 from monolex.causal import wordings
 from monolex.causal.config import PatchConfig
@@ -30,23 +30,6 @@ CHANGED = {"io_swap": {"IO"}, "p_abc": {"IO", "S1", "S2"}, "s2_io": {"S2"}}
 def bundled() -> PreTrainedTokenizerBase:
     """Byte-level: a name without its space is other tokens, and most digits stand alone."""
     return load_tokenizer(ModelConfig())
-
-
-def by_words(cut: str, vocabulary: str, separator: bool = True) -> PreTrainedTokenizerFast:
-    """Words apart, and cut as the regular expression says."""
-    splitter = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(cut), "isolated")]  # pyright: ignore
-    )
-    words = ["<s>", "?", *sorted({word for word, _ in splitter.pre_tokenize_str(vocabulary)})]
-    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="?"))
-    backend.pre_tokenizer = splitter  # pyright: ignore[reportAttributeAccessIssue]
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>" if separator else None)
-
-
-def year_words(cut: str, separator: bool = True) -> PreTrainedTokenizerFast:
-    sentences = " ".join(wordings.LASTED).replace("{n}", " ").replace("{y}", " ")
-    years = " ".join(f"{year} {year // 100} {year % 100:02}" for year in range(1100, 1900))
-    return by_words(cut, f"a {sentences} {' '.join(wordings.EVENTS)} {years}", separator)
 
 
 def same(one: PromptPairs, other: PromptPairs) -> bool:

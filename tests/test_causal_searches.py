@@ -8,8 +8,8 @@ import pairs
 import pytest
 import tiny
 import torch
-from test_causal_patching import READ, naive_kl
-from torch import Tensor, nn
+from torch import Tensor
+from wired import Scale
 
 from monolex import stats
 from monolex.causal import claims, curves, searches
@@ -36,7 +36,7 @@ def naive_sweep(one: Patch, thresholds: list[float], budget: str, seed: int, d_s
     kept = list(range(len(one.candidates)))
 
     def loss(chosen: list[int]) -> float:
-        return float(naive_kl(lm, given, SITE, dictionary, one.candidates[chosen].tolist()).mean())
+        return float(pairs.naive_kl(lm, given, SITE, dictionary, one.candidates[chosen].tolist()).mean())
 
     full = now = loss(kept)
     found = []
@@ -75,7 +75,7 @@ def test_the_budget_of_the_full_set_keeps_the_loss_within_it():
         assert float(one.mean_kl(one.edit(found.chosen)[None])[0]) < full + (found.threshold or 0) + 1e-12
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_a_sweep_at_the_ends_of_the_thresholds(architecture):
     one = patch(architecture=architecture)
     everything, nothing = searches.threshold_sweep(one, [-math.inf, math.inf])
@@ -83,7 +83,7 @@ def test_a_sweep_at_the_ends_of_the_thresholds(architecture):
     assert not nothing.chosen.any()
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_equal_seeds_give_equal_sets(architecture):
     one = patch(architecture=architecture)
     first, again, other = (sets(searches.threshold_sweep(one, THRESHOLDS, seed=seed)) for seed in (1, 1, 2))
@@ -96,7 +96,7 @@ def permuted(one: Patch, order: Tensor) -> Patch:
     return dataclasses.replace(one, **fields)
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_the_order_of_features_does_not_matter_to_rankings(architecture):
     one = patch(architecture=architecture)
     order = torch.randperm(len(one.candidates), generator=torch.Generator().manual_seed(0))
@@ -138,11 +138,11 @@ def test_effects_are_single_patches():
     lm, given, dictionary = tiny.model("gpt_neox"), pairs.pairs(), pairs.dictionary(32, 40)
     effects = searches.effects(one)
     for candidate in (0, 7, len(effects) - 1):
-        alone = naive_kl(lm, given, SITE, dictionary, [int(one.candidates[candidate])]).mean()
+        alone = pairs.naive_kl(lm, given, SITE, dictionary, [int(one.candidates[candidate])]).mean()
         assert float(effects[candidate]) == pytest.approx(float(alone) - none, abs=1e-10)
 
 
-@pytest.mark.parametrize("architecture", READ)
+@pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_greedy_is_the_naive_one_and_no_better_than_the_optimum(architecture):
     one = patch(9, architecture=architecture)
     assert 4 <= len(one.candidates) <= 9
@@ -191,17 +191,6 @@ def test_sizes_reach_from_none_to_all():
     assert sizes[-1] == 300
     assert sizes == sorted(set(sizes))
     assert searches.log_sizes(100, 1) == [0, 1, 100]
-
-
-class Scale(nn.Module):
-    """A final norm that changes nothing, so that the logits are linear in the residual stream."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight
 
 
 def test_a_planted_readout_is_recovered():

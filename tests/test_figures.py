@@ -102,18 +102,9 @@ def test_what_may_be_missing_may_be_missing(kind, content, tmp_path):
         assert path.stat().st_size > 1000
 
 
-def without_values(value):
-    """Every estimate of a nested value lost, with a reason."""
-    if isinstance(value, dict) and set(value) == {"value", "low", "high", "n", "over", "reason"}:
-        return {**value, "value": None, "low": None, "high": None, "reason": "lost"}
-    if isinstance(value, dict):
-        return {key: without_values(one) for key, one in value.items()}
-    return [without_values(one) for one in value] if isinstance(value, list) else value
-
-
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_estimates_may_be_null(kind, tmp_path):
-    causal_json.artifact(tmp_path, kind, without_values(CONTENTS[kind]))
+    causal_json.artifact(tmp_path, kind, causal_json.without_values(CONTENTS[kind]))
     made = figures.draw(tmp_path)
     assert made
     if kind == "patch":

@@ -1,16 +1,14 @@
 """Galleries and the report's features: complete, in order, safe, quiet in a browser, and filtered as asked."""
 
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from fake_run import fake_run
 from fake_scores import line, plan, scored
 from fake_store import fake_codes, fake_features, fake_store
-from test_report import BROWSERS, FLAGS, Page
+from page_parser import Page
 
 from monolex.artifact import open_artifact
 from monolex.cli import main
@@ -144,17 +142,17 @@ def test_explained_features_are_on_the_page_before_any_other(store):
     assert chosen(features, 8, explained(range(8))) == features
 
 
-def test_scored_features_can_be_sorted_by_their_score(store, tmp_path):
+def test_scored_features_can_be_sorted_by_their_score(store, tmp_path, browser_page):
     found = explained((0, 1, 2, 5))
     text = gallery(store, scored=found)
     assert '<option value="score">score (token, rules)</option>' in text and "data-score" not in gallery(store)
     values = {i: some[0].row["scores"]["top_and_random"]["value"] for i, some in found.items()}
     assert values[5] is None and text.count("data-score=") == 3
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
-    shown, said, _ = browse(f"{(tmp_path / 'page.html').as_uri()}#sort=score", tmp_path)
+    shown = browser_page.open(f"{(tmp_path / 'page.html').as_uri()}#sort=score")
     rest = [i for i in (1, 2, 4, 5, 6, 7, 0) if values.get(i) is None]
     best = sorted((0, 1, 2), key=lambda i: -values[i])
-    assert "CONSOLE" not in said and order(shown) == [*best, *sorted(rest)]
+    assert browser_page.said == [] and order(shown) == [*best, *sorted(rest)]
 
 
 def test_one_feature(tmp_path):
@@ -231,36 +229,14 @@ def test_same_store_gives_the_same_page(store):
     assert gallery(store) == gallery(store)
 
 
-OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
-
-
-def browse(address: str, folder: Path) -> tuple[str, str, str]:
-    """The page as a browser leaves it, what it said, and what it asked the network for."""
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
-    asked = folder / "net.json"
-    command = [browser, *FLAGS.split(), f"--user-data-dir={folder}", f"--log-net-log={asked}", OFFLINE, address]
-    home = {**os.environ, "HOME": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=home)
-    return done.stdout, done.stderr, asked.read_text(encoding="utf-8", errors="replace") if asked.exists() else ""
-
-
-def requests(log: str) -> list[str]:
-    """Addresses that a page asked for; the browser's own requests are of no page."""
-    lines = [line for line in log.splitlines() if '"network_isolation_key":"file:' in line]
-    return [address for line in lines for address in re.findall(r'"url":"((?:https?|wss?)://[^"]*)"', line)]
-
-
-def test_browser_opens_report_and_gallery_quietly(run, tmp_path):
+def test_browser_opens_report_and_gallery_quietly(run, tmp_path, browser_page):
     for page in ("report.html", "gallery/resid_post.1/tied-a1.html"):
-        shown, said, log = browse((run / page).as_uri(), tmp_path)
-        assert "CONSOLE" not in said and "</html>" in shown
-        assert log and requests(log) == []
+        assert "</html>" in browser_page.open(run / page)
+    assert browser_page.said == [] and browser_page.requests == []
     broken = tmp_path / "broken.html"
     broken.write_text('<img src="http://monolex.invalid/x.png"><script>none.such</script>', encoding="utf-8")
-    _, said, log = browse(broken.as_uri(), tmp_path)
-    assert "CONSOLE" in said and requests(log)
+    browser_page.open(broken)
+    assert "none is not defined" in browser_page.said and browser_page.requests == ["http://monolex.invalid/x.png"]
 
 
 CHOICES = {
@@ -275,12 +251,12 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("chosen", CHOICES)
-def test_sorting_in_a_browser(run, store, tmp_path, chosen):
+def test_sorting_in_a_browser(run, store, chosen, browser_page):
     assert {f"sort={key}" for key, _ in SORTS} == {*CHOICES, "sort=interest"} - {""}
     alive = [one for one in ranked(store) if one.kind != "dead"]
     page = (run / "gallery" / "resid_post.1" / "tied-a1.html").as_uri()
-    shown, said, _ = browse(f"{page}#{chosen}", tmp_path)
-    assert "CONSOLE" not in said
+    shown = browser_page.open(f"{page}#{chosen}")
+    assert browser_page.said == []
     assert order(shown) == [one.id for one in sorted(alive, key=lambda one: (CHOICES[chosen](one), one.id))]
 
 
@@ -306,11 +282,11 @@ FILTERS = {
 
 
 @pytest.mark.parametrize("chosen", FILTERS)
-def test_filters_in_a_browser(run, store, tmp_path, chosen):
+def test_filters_in_a_browser(run, store, chosen, browser_page):
     kept = {one.id for one in ranked(store) if FILTERS[chosen](one, tokens_of(store, one.id))}
     page = (run / "gallery" / "resid_post.1" / "tied-a1.html").as_uri()
-    shown, said, _ = browse(f"{page}#{chosen}", tmp_path)
-    assert "CONSOLE" not in said
+    shown = browser_page.open(f"{page}#{chosen}")
+    assert browser_page.said == []
     assert set(order(shown)) == kept and (chosen == "token=nowhere") == (not kept)
     count = re.findall(r"<output[^>]*>(.*?)</output>", shown)[0]
     assert count.startswith(f"{len(kept) - (chosen == 'feature-3')} shown" if kept else "none")
@@ -342,14 +318,11 @@ contexts = 2
 
 
 @pytest.mark.slow
-def test_the_demo_models_report_opens_quietly(tmp_path):
+def test_the_demo_models_report_opens_quietly(tmp_path, browser_page):
     (tmp_path / "run.toml").write_text(DEMO)
     assert main(["run", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run")]) == 0
     assert main(["report", str(tmp_path / "run"), "--cards", "3"]) == 0
     pages = [tmp_path / "run" / "report.html", *(tmp_path / "run" / "gallery").rglob("*.html")]
     assert len(pages) == 3
-    for number, page in enumerate(pages):
-        (tmp_path / str(number)).mkdir()
-        shown, said, log = browse(page.as_uri(), tmp_path / str(number))
-        assert "CONSOLE" not in said and shown.count("<article") >= 3
-        assert log and requests(log) == []
+    assert all(browser_page.open(page).count("<article") >= 3 for page in pages)
+    assert browser_page.said == [] and browser_page.requests == []

@@ -5,11 +5,10 @@ import shutil
 
 import causal_json
 import pytest
-from causal_json import HOSTILE, LOST, NO_CONTROL, SITES, artifact
+from causal_json import HOSTILE, LOST, NO_CONTROL, SITES, artifact, without_values
 from fake_run import fake_run
 from markupsafe import escape
-from test_figures import without_values
-from test_report import Page, browse
+from page_parser import Page
 
 from monolex.artifact import open_artifact
 from monolex.pages import tokens
@@ -279,12 +278,6 @@ def test_show_says_the_same_as_text(kind, content, lines, tmp_path):
     assert [line for line in lines if line not in said] == []
 
 
-def test_a_phone_scrolls_nothing_but_boxes(run, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "run")
-    page = copy / "report.html"
-    probe = "<script>parent.postMessage(document.scrollingElement.scrollWidth, '*')</script>"
-    page.write_text(page.read_text(encoding="utf-8") + probe, encoding="utf-8")
-    hear = "<script>addEventListener('message', e => document.body.append(`width ${e.data}.`))</script>"
-    frame = f"<!doctype html><body>{hear}<iframe src='{page.as_uri()}' width=390 style='border:0'></iframe>"
-    (tmp_path / "frame.html").write_text(frame, encoding="utf-8")
-    assert "width 390." in browse(tmp_path / "frame.html", tmp_path).stdout
+def test_a_phone_scrolls_nothing_but_boxes(run, browser_page):
+    browser_page.open(run / "report.html", width=390)
+    assert browser_page.scroll_width() == 390

@@ -23,7 +23,7 @@ from fake_scores import (
     steps,
 )
 from fake_store import fake_features
-from test_report import Page, browse
+from page_parser import Page
 
 from monolex.artifact import finish, open_artifact, read_json, write_json
 from monolex.interp import results
@@ -346,15 +346,10 @@ def test_a_page_is_made_again_when_its_scores_change(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_but_boxes_scrolls_sideways(run, width, tmp_path):
+def test_nothing_but_boxes_scrolls_sideways(run, width, browser_page):
     for name in ("report.html", "gallery/resid_post.1/tied-a1e-3-r2-s0.html"):
-        page = tmp_path / Path(name).name
-        probe = "<script>parent.postMessage(document.scrollingElement.scrollWidth, '*')</script>"
-        page.write_text((run / name).read_text(encoding="utf-8") + probe, encoding="utf-8")
-        hear = "<script>addEventListener('message', e => document.body.append(`width ${e.data}.`))</script>"
-        frame = f"<!doctype html><body>{hear}<iframe src='{page.as_uri()}' width={width} style='border:0'></iframe>"
-        (tmp_path / "frame.html").write_text(frame, encoding="utf-8")
-        assert f"width {width}." in browse(tmp_path / "frame.html", tmp_path).stdout, name
+        browser_page.open(run / name, width)
+        assert browser_page.scroll_width() == width, name
 
 
 def test_every_strip_has_a_style():

@@ -1,14 +1,12 @@
 """The report: complete, self-contained, escaped, and equal to metrics.json."""
 
-import os
 import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from fake_run import AT_CHANCE, SITES, fake_run
+from page_parser import Page
 
 from monolex.artifact import finish, open_artifact, read_json, write_json
 from monolex.errors import UserError
@@ -16,55 +14,6 @@ from monolex.pages.html import interval, number
 from monolex.report import report
 
 NOTICE = "The evaluation is not of what lies in this run now"
-VOID = {"meta", "br", "link", "img", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """Checks that tags balance and gathers ids, links, attributes and the rows of tables."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.attributes: set[tuple[str, str]] = set()
-        self.rows: dict[str, dict[str, list[str]]] = {}
-        self._table, self._line, self._cell = "", [], False
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        known = {name: value or "" for name, value in attrs}
-        self.attributes |= {(name, value) for name, value in known.items()}
-        self.ids += [known["id"]] if "id" in known else []
-        self.links += [known["href"]] if "href" in known else []
-        if tag == "table":
-            self._table = known.get("id", "")
-        elif tag == "tr":
-            self._line = []
-        elif tag in ("td", "th"):
-            self._line.append("")
-            self._cell = True
-        elif tag == "span" and self._cell:
-            self._line[-1] += " "
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        assert tag in {"path", "rect"}, f"<{tag}/> is not closed by this in HTML"
-        self.attributes |= {(name, value or "") for name, value in attrs}
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes {self.open[-3:]}"
-        if tag in ("td", "th"):
-            self._cell = False
-        elif tag == "tr" and self._line:
-            self.rows.setdefault(self._table, {}).setdefault(self._line[0], self._line[1:])
-
-    def handle_data(self, data):
-        if self._cell and self.open[-1] != "a":
-            self._line[-1] += data
 
 
 @pytest.fixture(scope="module")
@@ -259,41 +208,18 @@ def test_damaged_densities(tmp_path):
         report(run)
 
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0 "
-    "--virtual-time-budget=5000 --window-size=1400,4000 --hide-scrollbars --dump-dom"
-)
-
-
-def browse(path: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """What a browser makes of a page; skips the test where there is none."""
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
-    command = [browser, *FLAGS.split(), f"--user-data-dir={home}", path.as_uri()]
-    environment = {**os.environ, "HOME": str(home)}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-
-
-def test_browser_shows_the_page_without_errors(run, text, tmp_path):
+def test_browser_shows_the_page_without_errors(run, text, tmp_path, browser_page):
+    assert 'aria-current="true"' in browser_page.open(run / "report.html") and browser_page.said == []
     broken = tmp_path / "broken.html"
     broken.write_text(text.replace("const links", "none.such; const links"), encoding="utf-8")
-    for path, errors in ((run / "report.html", False), (broken, True)):
-        done = browse(path, tmp_path)
-        assert ("CONSOLE" in done.stderr) == errors
-        assert ('aria-current="true"' in done.stdout) == (not errors)
+    assert 'aria-current="true"' not in browser_page.open(broken) and browser_page.said == ["none is not defined"]
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_but_boxes_scrolls_sideways(width, tmp_path):
-    """Names without a break, in a frame as wide as a phone (a window cannot be made that narrow)."""
+def test_nothing_but_boxes_scrolls_sideways(width, tmp_path, browser_page):
+    """Names without a break, on a phone and on a screen."""
     long = "x" * 90
     page = report(fake_run(tmp_path / long, model=long))
-    probe = "<script>parent.postMessage(document.scrollingElement.scrollWidth, '*')</script>"
-    page.write_text(page.read_text(encoding="utf-8").replace("over stdlib", f"over {long}") + probe, encoding="utf-8")
-    hear = "<script>addEventListener('message', e => document.body.append(`width ${e.data}.`))</script>"
-    frame = f"<!doctype html><body>{hear}<iframe src='{page.as_uri()}' width={width} style='border:0'></iframe>"
-    (tmp_path / "frame.html").write_text(frame, encoding="utf-8")
-    assert f"width {width}." in browse(tmp_path / "frame.html", tmp_path).stdout
+    page.write_text(page.read_text(encoding="utf-8").replace("over stdlib", f"over {long}"), encoding="utf-8")
+    browser_page.open(page, width)
+    assert browser_page.scroll_width() == width

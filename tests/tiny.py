@@ -42,6 +42,8 @@ _FAMILIES: dict[str, tuple[type, type[PreTrainedModel], dict[str, Any]]] = {
     "olmo2": (Olmo2Config, Olmo2ForCausalLM, _GROUPED),
 }
 ARCHITECTURES = tuple(_FAMILIES)
+EDITED = ("gpt_neox", "gpt_neox-serial", "gpt2", "llama", "gemma3_text", "qwen3")
+"""What the tests of edits run over."""
 
 
 def tiny_hf(architecture: str, **overrides: Any) -> PreTrainedModel:

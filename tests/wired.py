@@ -1,12 +1,22 @@
 """A language model of one block whose every number is set by hand: what it does can be worked out on paper."""
 
 import torch
-from test_causal_searches import Scale
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.model import LanguageModel, wrap
+
+
+class Scale(nn.Module):
+    """A final norm that changes nothing, so that the logits are linear in the residual stream."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
 
 
 def blank(vocab: int, width: int, *, heads: int, positions: int, neurons: int) -> GPT2LMHeadModel:

@@ -1,0 +1,22 @@
+"""Fixtures of more than one test file."""
+
+from collections.abc import Iterator
+
+import browser
+import pytest
+from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="module")
+def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser a test file, not one a session: Playwright's event loop would be in the way of tests with asyncio."""
+    with browser.started(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@pytest.fixture
+def browser_page(shared_browser: Browser) -> Iterator[browser.BrowserPage]:
+    """A new page of the browser; what it opened is closed after the test."""
+    page = browser.BrowserPage(shared_browser)
+    yield page
+    page.page.close()
