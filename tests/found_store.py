@@ -1,6 +1,7 @@
 """A small run with stores that are counted one by one from dense codes."""
 
 import dataclasses
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from texts import make_tokenizer
 
 from monolex.activations import harvest
 from monolex.artifact import FileEntry, file_hash, finish
+from monolex.causal.pairs import single_token
 from monolex.config import BaselineConfig, HarvestConfig, ModelConfig, TrainConfig
 from monolex.dictionaries.base import load
 from monolex.dictionaries.baselines import fit_folder
 from monolex.dictionaries.listing import RunDictionary, run_dictionaries
 from monolex.features.store import BINS, TOKEN_BINS, Writer
 from monolex.reader import Reader
+from monolex.stored import stored_model
 from monolex.training.trainer import train
 
 SITES = ("resid_post.0", "resid_post.2")
@@ -96,3 +99,19 @@ def dense_codes(run: Path, dictionary: RunDictionary) -> tuple[torch.Tensor, tor
     reader = Reader(run / "activations", dictionary.site)
     codes = load(dictionary.folder).encode(reader.read(0, len(reader))).clamp_min(0)
     return codes, torch.as_tensor(reader.tokens(0, len(reader)))
+
+
+def write_pairs(run: Path) -> Path:
+    """A file of prompt pairs beside a run, of words that are one token each in its tokenizer."""
+    lm = stored_model(run / "activations", "cpu")
+    assert lm.tokenizer is not None
+    vocabulary = [text.strip() for text in (lm.tokenizer.decode([i]) for i in range(len(lm.tokenizer)))]
+    a, b, c, d, *_ = single_token(lm.tokenizer, [word for word in vocabulary if word.isalpha() and len(word) > 1])
+    pairs = [
+        {"base": f" {a} {b} {c} {d}", "donor": f" {c} {b} {c} {d}", "right": f" {a}", "wrong": f" {b}"},
+        {"base": f" {b} {a}", "donor": f" {c} {a}", "right": f" {b}", "wrong": f" {a}", "donor_right": f" {c}"},
+        {"base": f" {d} {d} {a}", "donor": f" {d} {b} {a}", "right": [f" {a}", f" {d}"], "wrong": f" {b}"},
+    ]
+    path = run.parent / "pairs.jsonl"
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return path

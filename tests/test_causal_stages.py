@@ -1,13 +1,12 @@
 """The three experiments as artefacts of a small run: complete, resumable, refused in one sentence."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from found_store import TRAINED, found_run
+from found_store import TRAINED, found_run, write_pairs
 from killed import kill_between_pieces
 from safetensors.numpy import load_file
 
@@ -29,28 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def task(run: Path) -> str:
-    path = run.parent / "pairs.jsonl"
-    words = own_words(run)
-    lines = [json.dumps(pair) for pair in words]
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
-
-
-def own_words(run: Path) -> list[dict]:
-    """Pairs of words that are one token each in the run's own tokenizer."""
-    from monolex.causal.pairs import single_token
-    from monolex.stored import stored_model
-
-    lm = stored_model(run / "activations", "cpu")
-    assert lm.tokenizer is not None
-    vocabulary = [text.strip() for text in (lm.tokenizer.decode([i]) for i in range(len(lm.tokenizer)))]
-    ids = single_token(lm.tokenizer, [word for word in vocabulary if word.isalpha() and len(word) > 1])
-    a, b, c, d, *_ = list(ids)
-    return [
-        {"base": f" {a} {b} {c} {d}", "donor": f" {c} {b} {c} {d}", "right": f" {a}", "wrong": f" {b}"},
-        {"base": f" {b} {a}", "donor": f" {c} {a}", "right": f" {b}", "wrong": f" {a}", "donor_right": f" {c}"},
-        {"base": f" {d} {d} {a}", "donor": f" {d} {b} {a}", "right": [f" {a}", f" {d}"], "wrong": f" {b}"},
-    ]
+    return str(write_pairs(run))
 
 
 def patch_config(task: str, **changes) -> PatchConfig:
