@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from monolex import hooks
-from monolex.causal import curves, searches
 from monolex.causal.edits import swap
-from monolex.causal.pairs import Pair, PromptPairs, stack
-from monolex.causal.patching import prepare_patch
-from monolex.causal.prompts import ioi
-from monolex.causal.wordings import NAMES_PRACTISED, WORDINGS_PRACTISED
+from monolex.causal.patch import curves, searches
+from monolex.causal.patch.patch import prepare_patch
+from monolex.causal.prompts.pairs import Pair, PromptPairs, stack
+from monolex.causal.prompts.tasks import ioi
+from monolex.causal.prompts.wordings import NAMES_PRACTISED, WORDINGS_PRACTISED
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.dictionaries.listing import choose, run_dictionaries
-from monolex.model import LanguageModel, load, wrap
+from monolex.model import hooks
+from monolex.model.language_model import LanguageModel, load, wrap
 from monolex.runtime import peak_memory, size
 
 PAIRS = 50

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from monolex.dictionaries.listing import run_dictionaries
 from monolex.interp.config import ExplainConfig, ScoreConfig
-from monolex.interp.explain import explain
-from monolex.interp.scoring import score
+from monolex.interp.explain.stage import explain
+from monolex.interp.score.stage import score
 from monolex.runtime import peak_memory, setup_logging, size
 
 FEATURES = 1000

@@ -20,15 +20,15 @@ import torch
 from harvest import pythia_70m, write_corpus
 
 from monolex import runtime
-from monolex.activations import harvest
+from monolex.activations.harvest import harvest
+from monolex.activations.reader import Reader
+from monolex.activations.stored import packed_rows, stored_model
 from monolex.artifact import open_artifact
 from monolex.config import CorpusConfig, FeaturesConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, load
 from monolex.features.rows import StoredRows
 from monolex.features.stage import from_source
-from monolex.model import LanguageModel
-from monolex.reader import Reader
-from monolex.stored import packed_rows, stored_model
+from monolex.model.language_model import LanguageModel
 
 SITE = "resid_post.2"
 CONFIG = FeaturesConfig(features_device="cpu")

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from monolex import runtime
-from monolex.activations import harvest
+from monolex.activations.harvest import harvest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig
-from monolex.corpus import Rows, build
-from monolex.model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel, wrap
+from monolex.text.corpus import Rows, build
 
 LAYERS = 6
 

@@ -24,10 +24,10 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from monolex import runtime
 from monolex.config import ModelConfig
-from monolex.interp.exact import Exact, expected, label_logits
 from monolex.interp.records import Explanation, Failure, Job
-from monolex.interp.spelling import Row, Speller
-from monolex.model import LanguageModel, load_tokenizer, wrap
+from monolex.interp.simulate.exact import Exact, expected, label_logits
+from monolex.interp.simulate.prompt_ids import Row, Speller
+from monolex.model.language_model import LanguageModel, load_tokenizer, wrap
 
 T = TypeVar("T")
 TOKENS = 64

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monolex.config import CorpusConfig, HarvestConfig
-from monolex.sites import expand, select
+from monolex.model.sites import expand, select
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from monolex.config import ModelConfig
 from monolex.cost import Cost, Planned, PlannedDictionary, Shape
-from monolex.model import source
+from monolex.model.language_model import source
+from monolex.model.sites import Structure, resolve
 from monolex.plan import Step
 from monolex.run_toml import RunConfig
 from monolex.runtime import device, size
-from monolex.sites import Structure, resolve
 
 OVERHEAD = 2.5
 """Measured on the demo: wall time over the time of the matrix products alone."""

@@ -16,19 +16,19 @@ from typing import Any, SupportsIndex, final
 from jaxtyping import Float
 from torch import Tensor
 
+from monolex.activations.stored import stored_model
 from monolex.artifact import MANIFEST, SUBJECT, open_artifact, read_json
 from monolex.dictionaries.base import Dictionary
 from monolex.dictionaries.listing import RunDictionary, by_site, run_dictionaries
 from monolex.errors import UserError, nearest
+from monolex.features.answer import Found
 from monolex.features.find import find
-from monolex.features.found import Found
 from monolex.features.known import open_store
 from monolex.features.query import FindConfig
 from monolex.features.store import Evidence, FeatureStore, Summary
-from monolex.interp import results
 from monolex.interp.records import Scored
-from monolex.model import LanguageModel
-from monolex.stored import stored_model
+from monolex.interp.score import cards
+from monolex.model.language_model import LanguageModel
 
 
 @final
@@ -103,7 +103,7 @@ class LexiconDictionary:
     def scored(self) -> dict[int, list[Scored]]:
         """Explanations of its features with their scores, by feature; {} where there are none."""
         key = SUBJECT, self.record.site, self.name
-        return results.scored(self.run, only=key).get(key, {})
+        return cards.scored(self.run, only=key).get(key, {})
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:

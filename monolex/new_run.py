@@ -18,17 +18,17 @@ from typing import NamedTuple
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from monolex.artifact import write_bytes
-from monolex.causal.prompts import ioi
+from monolex.causal.prompts.tasks import ioi
 from monolex.config import CorpusConfig, ModelConfig, require
-from monolex.corpus import build
 from monolex.cost import Shape
-from monolex.documents import Report, documents
 from monolex.errors import UserError
 from monolex.estimate import gemm_speed, model_shape, total
-from monolex.model import load, source
+from monolex.model.language_model import load, source
 from monolex.plan import plan
 from monolex.run_toml import run_config
 from monolex.runtime import device, free_memory, size
+from monolex.text.corpus import build
+from monolex.text.documents import Report, documents
 from monolex.training.members import short
 
 TEMPLATE = Path(__file__).with_name("new_run.toml")

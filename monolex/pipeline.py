@@ -26,7 +26,7 @@ def do(stage: Stage, folder: Path, config: Any, inputs: Mapping[str, Any]) -> li
     stage.load("run")(folder, config=config, **inputs)
     if not stage.draw:
         return []
-    from monolex import figures
+    from monolex.report import figures
 
     return figures.draw(folder)
 
@@ -61,12 +61,12 @@ def write_report(folder: Path, **options: Any) -> Path:
     """Write RUN/report.html and return its path; what the run's own run.toml does not list is no part of it.
 
     Explanations and scores are, for commands of their own make them in a run.
-    ``options`` are those of :func:`monolex.report.report`.
+    ``options`` are those of :func:`monolex.report.page.report`.
 
     Raises:
-        UserError: as :func:`monolex.report.report` and, where there is a run.toml, as :func:`read_run`.
+        UserError: as :func:`monolex.report.page.report` and, where there is a run.toml, as :func:`read_run`.
     """
-    from monolex.report import report
+    from monolex.report.page import report
 
     toml = folder / "run.toml"
     if not toml.exists():

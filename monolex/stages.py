@@ -37,7 +37,7 @@ class Stage:
     """Dotted: pictures of the content of its ``KIND.json``, ``(content) -> pictures``."""
     section: str = ""
     """Dotted: its part of the report, ``(run, artefacts, listed) -> Section | None``
-    (:mod:`monolex.pages.section`); ``eval`` and ``features`` are the body of the page."""
+    (:mod:`monolex.report.section`); ``eval`` and ``features`` are the body of the page."""
     command: str = ""
     """Dotted: the verb, where its flags are not those that all stages of its ``made_of`` have."""
     shown_apart: bool = False
@@ -82,10 +82,10 @@ STAGES: tuple[Stage, ...] = (
         "Store a model's activations over a corpus.",
         "What is stored.",
         config="monolex.config:HarvestConfig",
-        run="monolex.activations:harvest",
+        run="monolex.activations.harvest:harvest",
         made_of="text",
         show="monolex.show.stages:activations",
-        cost="monolex.harvest_cost:cost",
+        cost="monolex.activations.cost:cost",
         command="monolex.verbs:harvest",
         kind="activations",
         home="activations",
@@ -150,8 +150,8 @@ STAGES: tuple[Stage, ...] = (
         made_of="run",
         show="monolex.show.causes:patch",
         cost="monolex.causal.cost:patch",
-        draw="monolex.pages.curves:pictures",
-        section="monolex.pages.causal:patch_section",
+        draw="monolex.pages.patch_charts:pictures",
+        section="monolex.report.patch_section:patch_section",
         default_out="by default RUN/patch/TASK",
     ),
     Stage(
@@ -163,8 +163,8 @@ STAGES: tuple[Stage, ...] = (
         made_of="run",
         show="monolex.show.causes:ablate",
         cost="monolex.causal.cost:ablate",
-        draw="monolex.pages.effects:pictures",
-        section="monolex.pages.feature_effects:ablation_section",
+        draw="monolex.pages.ablate_charts:pictures",
+        section="monolex.report.effects_section:ablation_section",
         needed=_FEATURES,
         default_out="by default one in RUN/ablate that is called as the features",
     ),
@@ -177,8 +177,8 @@ STAGES: tuple[Stage, ...] = (
         made_of="run",
         show="monolex.show.causes:tree",
         cost="monolex.causal.cost:tree",
-        draw="monolex.pages.trees:diagrams",
-        section="monolex.pages.feature_effects:tree_section",
+        draw="monolex.pages.tree_diagram:diagrams",
+        section="monolex.report.effects_section:tree_section",
         needed=_FEATURES,
         default_out="by default one in RUN/tree that is called as the roots",
     ),
@@ -187,7 +187,7 @@ STAGES: tuple[Stage, ...] = (
         "Explain features of a run: by rules that need no language model, or by asking one.",
         "Which features, from which text, and by what.",
         config="monolex.interp.config:ExplainConfig",
-        run="monolex.interp.explain:explain",
+        run="monolex.interp.explain.stage:explain",
         made_of="run",
         show="monolex.show.explanations:explain",
         cost="monolex.interp.cost:explain",
@@ -199,12 +199,12 @@ STAGES: tuple[Stage, ...] = (
         "Score explanations: simulated activations against true ones, detection, fuzzing, chance, intervals.",
         "How.",
         config="monolex.interp.config:ScoreConfig",
-        run="monolex.interp.scoring:score",
+        run="monolex.interp.score.stage:score",
         made_of="explanations",
         show="monolex.show.explanations:score",
         cost="monolex.interp.cost:score",
-        draw="monolex.pages.scores:pictures",
-        section="monolex.pages.interpretation:section",
+        draw="monolex.pages.score_charts:pictures",
+        section="monolex.report.score_section:section",
         command="monolex.verbs:score",
         shown_apart=True,
         needed={"explanations": "one of the tables [explain.NAME]"},

@@ -162,14 +162,14 @@ def score(
             features: what cannot do that cannot judge others. The exit code is 1 if any true one is not first.
     """
     if sanity:
-        from monolex.interp.simulators import checked
+        from monolex.interp.simulate.open import checked
 
         ranking = checked(config)
         say(ranking.table())
         return int(ranking.first < len(ranking.features))
     if run is None:
         raise UserError("RUN is missing: give the folder of a run, or --sanity")
-    from monolex.interp.stored import chosen
+    from monolex.interp.explain.saved import chosen
 
     explanations = chosen(run, config.explanations)
     out = out or run / "score" / f"{explanations.name}-{config.simulator}"
@@ -185,7 +185,7 @@ def figure(run: Run, config: FigureConfig, out: Path | None = None) -> None:
         config: Which figure, of which scores.
         out: Folder of the files; by default RUN/figures.
     """
-    from monolex.figures import paper
+    from monolex.report.figures import paper
 
     for path in paper(run, config, out):
         say(f"look at {path}")

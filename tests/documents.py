@@ -7,7 +7,7 @@ from monolex.dictionaries.base import Dictionary, DictionaryConfig
 
 
 class DocumentRows:
-    """Rows of one site with document ids, served as :class:`monolex.reader.Reader` serves those of an artefact."""
+    """Rows of one site with document ids, served as a :class:`Reader` serves those of an artefact."""
 
     site = "resid_post.0"
 

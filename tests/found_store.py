@@ -11,16 +11,16 @@ from folders import tiny_folder
 from harvests import corpus_of
 from texts import make_tokenizer
 
-from monolex.activations import harvest
+from monolex.activations.harvest import harvest
+from monolex.activations.reader import Reader
+from monolex.activations.stored import stored_model
 from monolex.artifact import FileEntry, file_hash, finish
-from monolex.causal.pairs import single_token
+from monolex.causal.prompts.pairs import single_token
 from monolex.config import BaselineConfig, HarvestConfig, ModelConfig, TrainConfig
 from monolex.dictionaries.base import load
 from monolex.dictionaries.baselines import fit_folder
 from monolex.dictionaries.listing import RunDictionary, run_dictionaries
 from monolex.features.store import BINS, TOKEN_BINS, Writer
-from monolex.reader import Reader
-from monolex.stored import stored_model
 from monolex.training.trainer import train
 
 SITES = ("resid_post.0", "resid_post.2")

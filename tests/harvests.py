@@ -9,10 +9,10 @@ from texts import make_tokenizer, sentence, write_jsonl
 from tiny import tiny_hf
 from torch import Tensor
 
-from monolex.activations import harvest
+from monolex.activations.harvest import harvest
 from monolex.artifact import Manifest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig
-from monolex.model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel, wrap
 
 SITES = ("resid_post.0", "mlp_act.1", "resid_post.2")
 
@@ -37,7 +37,7 @@ def store(folder: Path, lm: LanguageModel, corpus: CorpusConfig, **changes: obje
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, batches: int = 2) -> None:
     """Shards of a few forward passes: the smallest size that the configuration allows holds a whole tiny corpus."""
-    monkeypatch.setattr("monolex.activations._shard_batches", lambda *_: batches)
+    monkeypatch.setattr("monolex.activations.harvest._shard_batches", lambda *_: batches)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

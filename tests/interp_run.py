@@ -10,7 +10,7 @@ from tiny import tiny_hf
 from transformers import AutoTokenizer
 
 from monolex import demo
-from monolex.activations import harvest
+from monolex.activations.harvest import harvest
 from monolex.config import BaselineConfig, HarvestConfig, ModelConfig, TrainConfig
 from monolex.dictionaries.baselines import fit_folder
 from monolex.interp.config import ExplainConfig

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from monolex.interp import prompts
+from monolex.interp.llm import prompts
 from monolex.interp.records import Request
 
 Chat = tuple[tuple[str, str], ...]

@@ -189,7 +189,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.model(json.loads(body), body, do)
 
     def model(self, asked: dict[str, Any], body: bytes, do: str) -> None:
-        from monolex.interp.calls import Answer, ScriptedClient
+        from monolex.interp.llm.client import Answer, ScriptedClient
         from monolex.interp.records import Failure, Request
 
         if asked.pop("model") != MODEL:
@@ -246,8 +246,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main(folder: Path, model: str = "demo", well: str = "") -> None:
-    from monolex.interp.local import LocalClient
-    from monolex.model import load
+    from monolex.interp.llm.local import LocalClient
+    from monolex.model.language_model import load
 
     Handler.state = State(folder, LocalClient(load(model)), bool(well))
     port = folder / "port"

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from monolex import runtime
 from monolex.config import FeaturesConfig
-from monolex.corpus import Rows
 from monolex.features.rows import Table, tabulate
 from monolex.features.store import BINS, GROUPS, TOKEN_BINS, FeatureStore
+from monolex.text.corpus import Rows
 
 MASK = 2**64 - 1
 

@@ -4,11 +4,11 @@ import tiny
 import torch
 from torch import Tensor
 
-from monolex import hooks
 from monolex.causal.edits import swap
-from monolex.causal.pairs import PromptPairs
+from monolex.causal.prompts.pairs import PromptPairs
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
-from monolex.model import LanguageModel
+from monolex.model import hooks
+from monolex.model.language_model import LanguageModel
 
 LENGTHS = (9, 7, 8, 9, 6)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class MemoryRows:
-    """Rows of one site, served as :class:`monolex.reader.Reader` serves those of an artefact."""
+    """Rows of one site, served as :class:`monolex.activations.reader.Reader` serves those of an artefact."""
 
     def __init__(self, rows: Tensor, site: str = "resid_post.0") -> None:
         self.rows = rows

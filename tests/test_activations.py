@@ -17,14 +17,14 @@ from texts import write_chats
 from tiny import tiny
 
 from monolex import artifact
-from monolex.activations import disk_need
+from monolex.activations.harvest import disk_need
+from monolex.activations.reader import Reader, Split
 from monolex.artifact import Manifest, open_artifact, verify
 from monolex.config import CorpusConfig
-from monolex.corpus import build
 from monolex.errors import UserError
-from monolex.hooks import capture
-from monolex.model import LanguageModel
-from monolex.reader import Reader, Split
+from monolex.model.hooks import capture
+from monolex.model.language_model import LanguageModel
+from monolex.text.corpus import build
 
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from scipy.optimize import nnls
 from torch import Tensor
 
+from monolex.activations.reader import Reader
 from monolex.artifact import FileEntry, file_hash, finish, open_artifact, verify
 from monolex.config import BaselineConfig
 from monolex.dictionaries import axes, baselines, families, nmf
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, load
 from monolex.errors import UserError
-from monolex.reader import Reader
 
 D_IN = 6
 DATA = gaussian_rows(400, D_IN)

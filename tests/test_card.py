@@ -13,7 +13,7 @@ from monolex.features.store import TOKEN_BINS, FeatureStore
 from monolex.interp.records import Overlay, Scored
 from monolex.pages import html, tokens
 from monolex.pages.card import OPEN, SMALL, card, card_html, percent, token_chart
-from monolex.pages.explained import FRAGMENTS, sort_key
+from monolex.pages.card_explanations import FRAGMENTS, sort_key
 from monolex.pages.html import interval, number
 from monolex.pages.svg import Axis, Layer, stacked
 

@@ -14,17 +14,18 @@ from scipy.stats import kstest
 from torch import Tensor
 from wired import directions, wired
 
-from monolex import hooks, stats
+from monolex import stats
 from monolex.causal import edits
-from monolex.causal.ablation import Ablation, ablate_feature, effects
+from monolex.causal.ablate.ablation import Ablation, ablate_feature, effects
+from monolex.causal.ablate.controls import draws, scenes
+from monolex.causal.ablate.interactions import interactions
 from monolex.causal.config import AblateConfig
-from monolex.causal.interactions import interactions
 from monolex.causal.occurrences import Occurrences
-from monolex.causal.removal import draws, scenes
 from monolex.causal.suffix import prepare
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
-from monolex.model import LanguageModel
+from monolex.model import hooks
+from monolex.model.language_model import LanguageModel
 
 SITES = ("resid_post.0", "resid_post.2", "resid_pre.1", "mlp_out.1")
 IDS = tiny.tokens(14, 9, seed=3)

@@ -11,12 +11,19 @@ from tiny import VOCAB, close, model, tiny, tiny_hf
 from transformers import PreTrainedTokenizerFast
 from word_tokenizers import year_words
 
-from monolex.causal import wordings
-from monolex.causal.behaviour import Behaviour, behaviour, demo_table, end_log_probabilities, log_probability, rows
-from monolex.causal.pairs import Pair, PromptPairs, stack
-from monolex.causal.prompts import greater_than, ioi, pronoun
+from monolex.causal.prompts import wordings
+from monolex.causal.prompts.behaviour import (
+    Behaviour,
+    behaviour,
+    demo_table,
+    end_log_probabilities,
+    log_probability,
+    rows,
+)
+from monolex.causal.prompts.pairs import Pair, PromptPairs, stack
+from monolex.causal.prompts.tasks import greater_than, ioi, pronoun
 from monolex.config import ModelConfig
-from monolex.model import LanguageModel, load, wrap
+from monolex.model.language_model import LanguageModel, load, wrap
 from monolex.tables import to_table
 
 ANSWERS = ((), (5,), (7, 9, 11), (9,), (1, 2))

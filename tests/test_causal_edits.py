@@ -6,7 +6,6 @@ import tiny
 import torch
 from torch import Tensor
 
-from monolex import hooks
 from monolex.causal import edits
 from monolex.causal.edits import (
     FeatureEdit,
@@ -22,7 +21,8 @@ from monolex.causal.edits import (
 )
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
-from monolex.model import wrap
+from monolex.model import hooks
+from monolex.model.language_model import wrap
 
 SITE = "resid_post.1"
 KINDS = ("relu", "linear", "topk", "threshold")

@@ -8,10 +8,10 @@ import torch
 from harvests import corpus_of, make_lm, store
 from tiny import read
 
+from monolex.activations.reader import Reader
 from monolex.causal.occurrences import occurrences
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
-from monolex.reader import Reader
 
 SITE = "resid_post.2"
 

@@ -6,13 +6,13 @@ import tiny
 import torch
 from torch import Tensor
 
-from monolex import hooks
-from monolex.causal import curves, searches
-from monolex.causal.pairs import PromptPairs
-from monolex.causal.patching import Patch, prepare_patch
-from monolex.causal.searches import Found
+from monolex.causal.patch import curves, searches
+from monolex.causal.patch.patch import Patch, prepare_patch
+from monolex.causal.patch.searches import Found
+from monolex.causal.prompts.pairs import PromptPairs
 from monolex.causal.suffix import prepare
 from monolex.errors import UserError
+from monolex.model import hooks
 
 SITES = ("resid_post.0", "resid_post.2", "resid_pre.1", "mlp_out.1", "attn_out.1", "mlp_act.1")
 

@@ -14,14 +14,14 @@ from tiny import tiny
 from transformers import PreTrainedTokenizerBase
 from word_tokenizers import by_words, year_words
 
-from monolex.causal import wordings
 from monolex.causal.config import PatchConfig
-from monolex.causal.pairs import PromptPairs, continuations, encode, single_token
-from monolex.causal.prompts import CORRUPTIONS, TASKS, draw, fill, from_jsonl, greater_than, ioi, pronoun
-from monolex.causal.years import Years
+from monolex.causal.prompts import wordings
+from monolex.causal.prompts.pairs import PromptPairs, continuations, encode, single_token
+from monolex.causal.prompts.tasks import CORRUPTIONS, TASKS, draw, fill, from_jsonl, greater_than, ioi, pronoun
+from monolex.causal.prompts.years import Years
 from monolex.config import ModelConfig
 from monolex.errors import UserError
-from monolex.model import LanguageModel, load_tokenizer
+from monolex.model.language_model import LanguageModel, load_tokenizer
 
 CHANGED = {"io_swap": {"IO"}, "p_abc": {"IO", "S1", "S2"}, "s2_io": {"S2"}}
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from wired import Scale
 
 from monolex import stats
-from monolex.causal import claims, curves, searches
-from monolex.causal.claims import Bootstrap
-from monolex.causal.curves import Curve, Floors, Reference
-from monolex.causal.patching import Patch, prepare_patch
+from monolex.causal.patch import claims, curves, searches
+from monolex.causal.patch.claims import Bootstrap
+from monolex.causal.patch.curves import Curve, Floors, Reference
+from monolex.causal.patch.patch import Patch, prepare_patch
 from monolex.errors import UserError
-from monolex.model import wrap
+from monolex.model.language_model import wrap
 
 SITE = "resid_post.1"
 THRESHOLDS = np.logspace(-5, 0, 12).tolist()

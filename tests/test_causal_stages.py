@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from monolex.artifact import open_artifact, read_json, verify
 from monolex.causal import stages
+from monolex.causal.chosen_features import parents, roots
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
-from monolex.causal.inputs import parents, roots
 from monolex.dictionaries.listing import chosen_dictionaries, run_dictionaries
 from monolex.errors import UserError
 

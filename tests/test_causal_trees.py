@@ -16,15 +16,15 @@ from scipy.stats import t as student_t
 from tiny import ARCHITECTURES, VOCAB, model, tiny, tiny_hf, tokens
 from torch import Tensor, nn
 
-from monolex import hooks
-from monolex.causal import scenes
 from monolex.causal.config import TreeConfig
-from monolex.causal.nodes import Node, Tree, layout
 from monolex.causal.occurrences import Occurrences, occurrences
-from monolex.causal.trees import tree
+from monolex.causal.tree import one_block
+from monolex.causal.tree.grow import tree
+from monolex.causal.tree.nodes import Node, Tree, layout
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
-from monolex.model import LanguageModel, wrap
+from monolex.model import hooks
+from monolex.model.language_model import LanguageModel, wrap
 
 SITES = ("resid_pre.0", "resid_post.0", "resid_post.1", "resid_post.2")
 
@@ -213,11 +213,11 @@ def test_an_exact_dictionary_has_no_error_and_all_features_are_everything() -> N
 def test_a_first_order_estimate_is_exact_where_the_block_is_linear() -> None:
     lm, neurons, ids = chained()
     found = finder(lm, ids)(neurons["resid_post.1"], [5], count=20, low=0.3, seed=0)[5]
-    at = scenes.scene(lm, neurons["resid_post.1"], 5, "resid_post.1", found, 100)
+    at = one_block.scene(lm, neurons["resid_post.1"], 5, "resid_post.1", found, 100)
     _, _, c, d, h, mean = parts(lm, neurons["resid_post.1"], 5, ids)
     expected = torch.zeros(8, dtype=torch.float64)
     expected[[4, 6, 3, 2]] = torch.stack([1.5 * h.mean(), mean.mean(), -d.mean(), TRIFLE * c.mean()])
-    estimate, active = scenes.attribute(at, neurons["resid_post.0"])
+    estimate, active = one_block.attribute(at, neurons["resid_post.0"])
     assert torch.allclose(estimate, expected, rtol=0, atol=1e-12)
     assert active.nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4, 6]
 
@@ -338,7 +338,7 @@ def test_the_size_of_a_fold_does_not_change_the_tree(batch_tokens: int) -> None:
 
 def test_codes_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = grow(model("gpt2"), three(), 3, tokens(12, 8))
-    monkeypatch.setattr(scenes, "CANDIDATES_AT_ONCE", 3)
+    monkeypatch.setattr(one_block, "CANDIDATES_AT_ONCE", 3)
     same(whole, grow(model("gpt2"), three(), 3, tokens(12, 8)))
 
 
@@ -365,8 +365,8 @@ def test_an_estimate_is_the_slope_of_the_effect() -> None:
     lm, ids, dictionaries = model("gpt2"), tokens(12, 8), three()  # a model without float32 inside
     target, source = dictionaries["resid_post.2"], dictionaries["resid_post.1"]
     found = finder(lm, ids)(target, [3], count=20, low=0.3, seed=0)[3]
-    at = scenes.scene(lm, target, 3, "resid_post.2", found, 50)
-    estimate, active = scenes.attribute(at, source)
+    at = one_block.scene(lm, target, 3, "resid_post.2", found, 50)
+    estimate, active = one_block.attribute(at, source)
     step = 1e-6
 
     def shrunk(j: int, by: float, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from texts import FUSSY, config, kept_text, make_tokenizer, refuse, write_chats, write_jsonl
 from transformers import PreTrainedTokenizerFast
 
-from monolex import chats, corpus
+from monolex.text import chats, corpus
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from interp_run import server_model
 
 import monolex
 from monolex.cli import main
-from monolex.interp import sanity
 from monolex.interp.protocol import correlation
-from monolex.interp.sanity_suite import SUITE
+from monolex.interp.simulate import sanity
+from monolex.interp.simulate.sanity_suite import SUITE
 from monolex.verbs import verbs
 
 

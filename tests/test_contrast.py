@@ -12,18 +12,18 @@ from scipy.stats import false_discovery_control, mannwhitneyu
 from sklearn.metrics import roc_auc_score
 from texts import WORDS, write_jsonl
 
+from monolex.activations.stored import stored_model
 from monolex.cli import main
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.dictionaries.listing import RunDictionary, run_dictionaries
 from monolex.errors import UserError
 from monolex.features import contrast
+from monolex.features.answer import ContrastHit
 from monolex.features.contrast import GRID, by_contrast, read
 from monolex.features.find import find
-from monolex.features.found import ContrastHit
+from monolex.features.prompt_activations import activations
 from monolex.features.query import FindConfig
-from monolex.features.texts import activations
-from monolex.hooks import capture
-from monolex.stored import stored_model
+from monolex.model.hooks import capture
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from texts import (
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from monolex import corpus
 from monolex.config import CorpusConfig
+from monolex.text import corpus
 
 
 @pytest.fixture(scope="module")

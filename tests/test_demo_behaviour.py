@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from monolex.causal import wordings
-from monolex.causal.prompts import fill
+from monolex.causal.prompts import wordings
+from monolex.causal.prompts.tasks import fill
 from monolex.demo import behaviour
 from monolex.demo.recipe_data import HELD_OUT_MODULES
 

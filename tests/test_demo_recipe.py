@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-from monolex.causal import wordings
+from monolex.causal.prompts import wordings
 from monolex.config import ModelConfig
 from monolex.demo import behaviour, recipe, recipe_data
 from monolex.demo.recipe import RecipeConfig
-from monolex.documents import Report
 from monolex.errors import UserError
-from monolex.model import load
+from monolex.model.language_model import load
+from monolex.text.documents import Report
 
 TEXT = "The old clock above the door had not moved for years. Nobody in the village minded it at all. "
 
@@ -37,7 +37,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecipeConfig:
     """A recipe over a few kilobytes; the real standard library is swapped for a small one."""
-    monkeypatch.setattr("monolex.documents.sysconfig.get_paths", lambda: {"stdlib": str(library)})
+    monkeypatch.setattr("monolex.text.documents.sysconfig.get_paths", lambda: {"stdlib": str(library)})
     monkeypatch.setattr("pydoc_data.topics.topics", {"assert": "Assert statements are a way to insert checks.\n" * 5})
     monkeypatch.setattr(behaviour, "PER_WORDING", 3)
     (tmp_path / "text").mkdir()

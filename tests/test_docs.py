@@ -11,29 +11,37 @@ from monolex.verbs import verbs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TREE = README.split("```text\n", 1)[1].split("```", 1)[0]
+MAP = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
-def tree_paths() -> dict[str, str]:
-    """Path -> description of every line of the README's tree; two spaces of indent a level."""
-    found, folders = {}, []
-    for line in TREE.splitlines():
+def tree_paths(page: str) -> dict[str, str]:
+    """Path -> description of every line of a page's tree; two spaces of indent a level."""
+    paths, folders = {}, []
+    for line in page.split("```text\n", 1)[1].split("```", 1)[0].splitlines():
         name, _, about = line.strip().partition("  ")
         depth = (len(line) - len(line.lstrip())) // 2
         folders = [*folders[:depth], name]
-        found["".join(folders)] = about.strip()
-    return found
+        paths["".join(folders)] = about.strip()
+    return paths
 
 
-def test_every_line_of_the_tree_exists_and_says_something():
-    for path, about in tree_paths().items():
+@pytest.mark.parametrize("page", [README, MAP], ids=["README.md", "docs/architecture.md"])
+def test_every_line_of_a_tree_exists_and_stands_alone(page):
+    for path, about in tree_paths(page).items():
         assert (ROOT / path).exists(), path
         assert path.endswith("/") == (ROOT / path).is_dir(), path
         assert about, f"{path} has no description"
+        assert not re.match(r"(its|their|and|the same|another|that)\b", about), f"{path} leans on a line before it"
 
 
-def test_every_module_is_in_the_tree():
-    listed = tree_paths()
+def test_every_folder_of_the_package_is_in_the_readme():
+    listed = tree_paths(README)
+    for file in (ROOT / "monolex").rglob("__init__.py"):
+        assert f"{file.parent.relative_to(ROOT).as_posix()}/" in listed
+
+
+def test_every_module_is_on_the_map():
+    listed = tree_paths(MAP)
     for file in (ROOT / "monolex").rglob("*.py"):
         if file.name != "__init__.py" or file.parent == ROOT / "monolex":
             assert file.relative_to(ROOT).as_posix() in listed

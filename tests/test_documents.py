@@ -21,7 +21,7 @@ from texts import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from monolex import corpus, documents
+from monolex.text import corpus, documents
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from monolex.cost import Cost, Planned, PlannedDictionary, Shape
 from monolex.estimate import OVERHEAD, costs, model_shape
 from monolex.interp.config import ExplainConfig
 from monolex.interp.cost import explain, features_explained
-from monolex.interp.examples import KEPT, PEAKS
+from monolex.interp.examples.draw import KEPT, PEAKS
 from monolex.pipeline import demo_toml
 from monolex.plan import plan
 from monolex.run_toml import read_run

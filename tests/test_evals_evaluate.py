@@ -13,7 +13,7 @@ from texts import make_tokenizer, sentence, write_jsonl
 from tiny import tiny_hf
 
 from monolex import artifact
-from monolex.activations import harvest
+from monolex.activations.harvest import harvest
 from monolex.artifact import FileEntry, read_json
 from monolex.config import CorpusConfig, EvalConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.base import Dictionary, DictionaryConfig

@@ -8,9 +8,7 @@ from documents import constant, identity, make, noise, rotation
 from tiny import VOCAB, tiny
 from torch.nn import functional as F
 
-from monolex import hooks
 from monolex.config import EvalConfig
-from monolex.corpus import Rows
 from monolex.evals import fidelity as module
 from monolex.evals.fidelity import (
     CLEAN,
@@ -25,8 +23,10 @@ from monolex.evals.fidelity import (
     perplexity,
     replaced_logits,
 )
-from monolex.sites import Site
+from monolex.model import hooks
+from monolex.model.sites import Site
 from monolex.stats import Estimate
+from monolex.text.corpus import Rows
 
 CONFIG = EvalConfig(resamples=100)
 D, CONTEXT = 32, 10

@@ -12,12 +12,12 @@ from tiny import tiny
 from torch import Tensor
 
 from monolex.config import FeaturesConfig
-from monolex.corpus import Rows
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.errors import UserError
-from monolex.features import gather, sample, spill
+from monolex.features import coactivation, gather, spill
 from monolex.features.stage import from_source
 from monolex.features.store import FeatureStore
+from monolex.text.corpus import Rows
 
 SMALL = FeaturesConfig(
     fragment_tokens=4,
@@ -152,7 +152,7 @@ def test_features_of_one_document_each_have_their_own_context_of_it(tmp_path):
 @pytest.mark.parametrize("capacity", range(7, 20))
 def test_a_buffer_of_any_size_turns_rows_into_features(tmp_path, capacity):
     codes = torch.randn(40, 7, generator=torch.Generator().manual_seed(0)).relu().numpy()
-    buffer = spill.Buffer(tmp_path / "0", 7, capacity, sample.Sample(40, SMALL))
+    buffer = spill.Buffer(tmp_path / "0", 7, capacity, coactivation.Sample(40, SMALL))
     for row in codes:
         features = row.nonzero()[0].astype(np.int32)
         buffer.add(spill.Positive(np.array([len(features)], np.int32), features, row[features]))
@@ -171,7 +171,7 @@ def test_runs_and_blocks_leave_no_trace(tmp_path, monkeypatch):
     small_runs(monkeypatch)
     monkeypatch.setattr(gather, "CODE_BYTES", 10**6)
     monkeypatch.setattr(gather, "PAIR_BYTES", 10**5)
-    monkeypatch.setattr(sample, "DENSE", 0)
+    monkeypatch.setattr(coactivation, "DENSE", 0)
     monkeypatch.setattr(spill, "_require_disk", lambda *_: None)
     written = []
     monkeypatch.setattr(
@@ -193,7 +193,7 @@ def test_runs_and_blocks_leave_no_trace(tmp_path, monkeypatch):
 def test_co_activation_takes_fewer_rows_where_there_are_too_many_pairs(tmp_path, monkeypatch):
     dictionary = whole_numbers(32, 12)
     rows = source(SMALL, 32)
-    monkeypatch.setattr(sample, "PAIRS", 300)
+    monkeypatch.setattr(coactivation, "PAIRS", 300)
     naive = Naive(rows.packed, rows.contexts, rows.positions, dictionary.encode(rows.x), SMALL)
     pairs, kept = 0, []
     for row in naive.sampled:

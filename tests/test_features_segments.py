@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from monolex.features.segments import ascending, drawn, largest, largest_of_rows
+from monolex.features.ragged import ascending, drawn, largest, largest_of_rows
 
 
 @pytest.mark.parametrize("k", [0, 1, 3, 10])

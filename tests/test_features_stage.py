@@ -11,19 +11,19 @@ from harvests import contents, corpus_of, make_lm, store
 from naive_features import Naive, check, everything
 from safetensors.torch import load_file
 
+from monolex.activations.reader import Reader
 from monolex.artifact import open_artifact, verify
 from monolex.cli import main
 from monolex.config import BaselineConfig, CorpusConfig, FeaturesConfig, HarvestConfig, ModelConfig, TrainConfig
-from monolex.corpus import Rows
 from monolex.dictionaries.base import Dictionary, load
 from monolex.dictionaries.baselines import fit_folder
 from monolex.errors import UserError
 from monolex.features import stage
 from monolex.features.stage import features, features_from
 from monolex.features.store import FeatureStore
-from monolex.reader import Reader
 from monolex.show.files import show_feature
 from monolex.show.path import show
+from monolex.text.corpus import Rows
 from monolex.training.trainer import train
 
 CONFIG = FeaturesConfig(fragment_tokens=8, coactive_rows=200, features_device="cpu")
@@ -182,7 +182,7 @@ def test_the_command_line_gathers_and_shows(made, tmp_path, capsys, monkeypatch)
 def test_the_demo_model_is_read_right(tmp_path):
     corpus = CorpusConfig(max_tokens=8_000, document_tokens=256, held_out=0.1)
     harvest_config = HarvestConfig(sites=("resid_post.3",))
-    from monolex.activations import harvest
+    from monolex.activations.harvest import harvest
 
     harvest(tmp_path / "activations", ModelConfig(device="cpu"), corpus, harvest_config)
     sweep = TrainConfig(kinds=("batchtopk",), ks=(16,), ratios=(2.0,), steps=40, batch_size=256, preset="modern")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.features import weights
 from monolex.features.store import FeatureStore, Writer
-from monolex.features.vocabulary import Texts
-from monolex.model import LanguageModel
-from monolex.sites import Site
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site
+from monolex.text.vocabulary import Texts
 
 
 def dictionary(width: int, d_sae: int = 7, seed: int = 0) -> Dictionary:

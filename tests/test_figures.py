@@ -12,15 +12,15 @@ import pytest
 from causal_json import HOSTILE, TOKENS
 from PIL import Image
 
-from monolex import figures
 from monolex.artifact import finish, read_json
 from monolex.cli import main
 from monolex.errors import UserError
 from monolex.interp.config import FIGURES, FigureConfig
-from monolex.pages import curves, effects, html, svg, trees
+from monolex.pages import ablate_charts, html, patch_charts, svg, tree_diagram
 from monolex.pages.picture import Box, Diagram, Edge, Panel, Picture, Sheet, Writing, layout, svg_file
 from monolex.pages.png import legible, png
 from monolex.pages.svg import BAR, NONE, Axis, Point, Series
+from monolex.report import figures
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 CONTENTS = {
@@ -116,9 +116,9 @@ def test_tokens_are_escaped_and_legible(tmp_path):
     vector, _ = figures.draw(tmp_path)
     assert HOSTILE not in vector.read_text() and "&lt;script&gt;" in vector.read_text()
     found = texts(vector.read_bytes())
-    wanted = {effects.label(text) for text in TOKENS[: effects.LOSERS]}
+    wanted = {ablate_charts.label(text) for text in TOKENS[: ablate_charts.LOSERS]}
     assert wanted <= set(found) and {"␣self", "↵␣×4", "∅", "$x$"} <= set(found)
-    assert all(len(one) <= effects.LETTERS for one in wanted)
+    assert all(len(one) <= ablate_charts.LETTERS for one in wanted)
 
 
 def test_letters_that_the_type_lacks_are_escapes():
@@ -127,21 +127,21 @@ def test_letters_that_the_type_lacks_are_escapes():
 
 
 def test_a_chart_holds_a_choice_of_dictionaries():
-    here = curves.sites(CONTENTS["patch"])["resid_post.1"]
-    names = [(one["model"], one["name"]) for one in curves.shown(here)]
+    here = patch_charts.sites(CONTENTS["patch"])["resid_post.1"]
+    names = [(one["model"], one["name"]) for one in patch_charts.shown(here)]
     assert ("subject", "tied-a3e-3-r4-s0") in names and ("subject", "tied-a3e-3-r4-s1") not in names
     assert {("subject", name) for name in ("pca", "ica-topk-k32", "neurons", "random")} <= set(names)
     assert [model for model, _ in names if model != "subject"] == ["random"]
     more = [{**here[0], "name": f"tied-a{i}-r4-s0", "alpha": float(i)} for i in range(30)]
-    chosen = curves.shown([*more, *here[4:]])
-    assert len(chosen) == curves.SHOWN
+    chosen = patch_charts.shown([*more, *here[4:]])
+    assert len(chosen) == patch_charts.SHOWN
     alphas = [one["alpha"] for one in chosen if one["kind"] == "tied"]
     assert (alphas[0], alphas[-1]) == (0.0, 29.0) and alphas == sorted(alphas)
 
 
 def test_curves_show_the_numbers_of_the_artefact():
-    here = curves.sites(CONTENTS["patch"])["resid_post.1"]
-    left, right = curves.panels("resid_post.1", here)
+    here = patch_charts.sites(CONTENTS["patch"])["resid_post.1"]
+    left, right = patch_charts.panels("resid_post.1", here)
     wanted = here[0]["curves"]["ranking"]
     by_size = next(one for one in left.series if one.label == here[0]["name"])
     by_edit = next(one for one in right.series if one.label == here[0]["name"])
@@ -152,11 +152,11 @@ def test_curves_show_the_numbers_of_the_artefact():
     assert by_size.points[0].y_interval and any(p.y_interval is None for p in by_size.points)
     base = next(one for one in left.series if one.label == "nothing patched")
     assert {p.y for p in base.points} == {4.1} and [p.x for p in base.points] == [left.x.low, left.x.high]
-    assert left.y.low == 0 and all(p.x <= curves.LARGEST for one in left.series for p in one.points)
+    assert left.y.low == 0 and all(p.x <= patch_charts.LARGEST for one in left.series for p in one.points)
 
 
 def test_control_models_are_broken_lines():
-    left, _ = curves.panels("s", curves.sites(CONTENTS["patch"])["resid_post.1"])
+    left, _ = patch_charts.panels("s", patch_charts.sites(CONTENTS["patch"])["resid_post.1"])
     looks = {one.label: one.variant for one in left.series}
     assert [label for label, variant in looks.items() if variant == "dashed"] == [
         "batchtopk-k32-r4-s0 of the randomly initialised model"
@@ -165,35 +165,35 @@ def test_control_models_are_broken_lines():
 
 
 def test_searches_are_drawn_where_there_are_more_than_the_cheap_ones():
-    names = [one.name for one in curves.pictures(CONTENTS["patch"])]
+    names = [one.name for one in patch_charts.pictures(CONTENTS["patch"])]
     assert names == ["resid_post.1", "resid_post.1-searches", "resid_post.2"]
-    panels = curves.search_panels(curves.sites(CONTENTS["patch"])["resid_post.1"])
+    panels = patch_charts.search_panels(patch_charts.sites(CONTENTS["patch"])["resid_post.1"])
     assert [panel.title for panel in panels] == ["tied-a3e-3-r4-s0", "pca"]
-    sweep = next(one for one in panels[0].series if one.label == curves.SEARCHES["sweep"][2])
+    sweep = next(one for one in panels[0].series if one.label == patch_charts.SEARCHES["sweep"][2])
     assert [point.x for point in sweep.points] == [3, 12, 40]
 
 
 def test_an_outline_keeps_every_count():
     one = causal_json.ablate()["ablations"][0]
-    left, _ = effects.panels(one)
+    left, _ = ablate_charts.panels(one)
     histogram, outline = one["measures"]["logprob"]["total"], left.series[0].points
     tops = {(a.x, b.x): a.y for a, b in zip(outline, outline[1:], strict=False) if a.x != b.x}
     bins = zip(histogram["edges"], histogram["edges"][1:], histogram["counts"], strict=False)
     held = {(low, high): count for low, high, count in bins if count}
-    assert {ends: top for ends, top in tops.items() if top > effects.FLOOR} == held
-    assert outline[0].y == outline[-1].y == effects.FLOOR
+    assert {ends: top for ends, top in tops.items() if top > ablate_charts.FLOOR} == held
+    assert outline[0].y == outline[-1].y == ablate_charts.FLOOR
 
 
 def test_losers_have_bars_with_intervals_and_marks_beside_them():
     one = causal_json.ablate()["ablations"][0]
-    _, right = effects.panels(one)
+    _, right = ablate_charts.panels(one)
     bars, direct, control = right.series
-    wanted = one["measures"]["logprob"]["suppressed"][: effects.LOSERS]
+    wanted = one["measures"]["logprob"]["suppressed"][: ablate_charts.LOSERS]
     assert bars.marker == BAR and [p.x for p in bars.points] == [w["change"] for w in wanted]
     assert [p.x_interval for p in bars.points] == [(w["low"], w["high"]) for w in wanted]
     assert [p.x for p in direct.points] == [w["direct"] for w in wanted]
     assert [p.x for p in control.points] == [w["control"] for w in wanted]
-    assert [name for _, name in right.y.ticks()] == [effects.label(w["text"]) for w in wanted]
+    assert [name for _, name in right.y.ticks()] == [ablate_charts.label(w["text"]) for w in wanted]
 
 
 def test_bars_run_from_zero_to_their_value():
@@ -207,7 +207,7 @@ def test_bars_run_from_zero_to_their_value():
 
 
 def test_nodes_of_a_tree_do_not_overlap_and_edges_meet_them():
-    found = trees.diagram(CONTENTS["tree"]["trees"][0])
+    found = tree_diagram.diagram(CONTENTS["tree"]["trees"][0])
     for i, a in enumerate(found.boxes):
         assert a.x >= 0 and a.x + a.width <= found.width and a.y >= 0 and a.y + a.height <= found.height
         for b in found.boxes[:i]:
@@ -219,14 +219,14 @@ def test_nodes_of_a_tree_do_not_overlap_and_edges_meet_them():
 
 
 def test_edges_tell_sign_and_size():
-    found = trees.diagram(CONTENTS["tree"]["trees"][0])
+    found = tree_diagram.diagram(CONTENTS["tree"]["trees"][0])
     by = {edge.title.partition(" on ")[0]: edge for edge in found.edges}
     raises, lowers, error, rest = (by[name] for name in ("1.344", "1.12", "reconstruction error", "all features"))
     assert (raises.colour, raises.broken) == ("blue", False) and (lowers.colour, lowers.broken) == ("vermilion", True)
     assert error.colour == rest.colour == "ink" and error.faint and rest.faint and not raises.faint
     shares = {"raises": 0.6, "lowers": 0.275, "error": 0.1}
     for edge, share in zip((raises, lowers, error), shares.values(), strict=True):
-        assert edge.thickness == pytest.approx(trees.THIN + (trees.THICK - trees.THIN) * share)
+        assert edge.thickness == pytest.approx(tree_diagram.THIN + (tree_diagram.THICK - tree_diagram.THIN) * share)
     said = [line for box in found.boxes for line in box.lines]
     assert "2.40 ± 0.100 (60 %)" in said and "−1.10 ± 0.100 (−28 %)" in said and "0.300 ± 0.100 (8 %), repeated" in said
 
@@ -237,10 +237,10 @@ def test_a_large_tree_stays_in_order():
         for _ in range(3):
             site = f"resid_post.{2 - round(math.log(2 * parent + 1, 3) - 1e-9)}"
             nodes.append(causal_json._node(len(nodes), parent, site, len(nodes), 1 + len(nodes) % 7, "x"))
-    found = trees.diagram({"root": "a/b:0", "dictionaries": {}, "nodes": nodes, "logits": []})
+    found = tree_diagram.diagram({"root": "a/b:0", "dictionaries": {}, "nodes": nodes, "logits": []})
     middles = {node["id"]: box.y + box.height / 2 for node, box in zip(nodes, found.boxes, strict=True)}
     for node in nodes:
-        below = [middles[child["id"]] for child in trees.ordered(nodes, node["id"])]
+        below = [middles[child["id"]] for child in tree_diagram.ordered(nodes, node["id"])]
         assert below == sorted(below)
         if below:
             assert middles[node["id"]] == pytest.approx((below[0] + below[-1]) / 2)

@@ -6,15 +6,15 @@ import pytest
 from found_store import SITES, dense_codes, found_run, gather
 from texts import make_tokenizer
 
+from monolex.activations.stored import stored_model
 from monolex.cli import main
 from monolex.dictionaries.listing import choose, run_dictionaries
 from monolex.errors import UserError
+from monolex.features.answer import Known, NumberHit, PromptHit, TokenHit
 from monolex.features.find import find
-from monolex.features.found import Known, NumberHit, PromptHit, TokenHit
 from monolex.features.known import open_store
 from monolex.features.query import COLUMNS, OPERATORS, FindConfig, condition
-from monolex.hooks import capture
-from monolex.stored import stored_model
+from monolex.model.hooks import capture
 
 PROMPT = "the cat sat on a mat"
 

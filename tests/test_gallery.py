@@ -14,10 +14,10 @@ from monolex.artifact import open_artifact
 from monolex.cli import main
 from monolex.errors import UserError
 from monolex.features.store import FeatureStore, Summary
-from monolex.pages import features
-from monolex.pages.gallery import SORTS, chosen, gallery, tokens_of
 from monolex.pages.interest import judge, ranked, varied
-from monolex.report import report
+from monolex.report import features_section as features
+from monolex.report.gallery import SORTS, chosen, gallery, tokens_of
+from monolex.report.page import report
 
 STORES = {
     "resid_post.1/tied-a1": "tied",

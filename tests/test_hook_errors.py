@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from monolex.errors import UserError
-from monolex.hooks import capture, logits, watch
-from monolex.sites import Place, SiteError
+from monolex.model.hooks import capture, logits, watch
+from monolex.model.sites import Place, SiteError
 
 # Sites that do not do what they promise
 

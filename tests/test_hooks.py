@@ -8,9 +8,9 @@ from tiny import ARCHITECTURES, all_sites, close, full, model, read, tiny, tiny_
 from torch import Tensor, nn
 
 from monolex.errors import UserError
-from monolex.hooks import capture, edit, logits, run_from
-from monolex.model import LanguageModel, wrap
-from monolex.sites import Site, SiteError
+from monolex.model.hooks import capture, edit, logits, run_from
+from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.sites import Site, SiteError
 
 SERIAL = tuple(name for name in ARCHITECTURES if name != "gpt_neox")
 

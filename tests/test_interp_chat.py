@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scripted import Scripted, examples, fragment, job
 
-from monolex.interp import prompts
-from monolex.interp.chat import JsonSimulator, Question, Verdict, judge, parse
 from monolex.interp.config import ExplainConfig
-from monolex.interp.explainers import explain_examples, explain_openai
+from monolex.interp.explain.by_llm import explain_examples, explain_openai
+from monolex.interp.llm import prompts
 from monolex.interp.records import Explanation, Failure, Reply
+from monolex.interp.simulate.chat import JsonSimulator, Question, Verdict, judge, parse
 
 SAID = Explanation("test", "rivers")
 CONFIG = ExplainConfig(explainers=("openai",), llm="m", temperature=0.3)

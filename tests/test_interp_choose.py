@@ -5,15 +5,15 @@ import pytest
 import torch
 from harvests import corpus_of, make_lm, store
 
+from monolex.activations.reader import Reader
+from monolex.activations.stored import packed_rows
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.errors import UserError
-from monolex.interp.choose import CHOOSERS, GROUPS, RARE, Choice, Seen, halves, modern, paper
 from monolex.interp.config import ExplainConfig
-from monolex.interp.examples import draw
+from monolex.interp.examples.choose import CHOOSERS, GROUPS, RARE, Choice, Seen, halves, modern, paper
+from monolex.interp.examples.draw import draw
+from monolex.interp.examples.fragments import Windows, texts_of, windows
 from monolex.interp.records import Failure
-from monolex.interp.windows import Windows, texts_of, windows
-from monolex.reader import Reader
-from monolex.stored import packed_rows
 
 
 def seen(maximum, varies=None, docs=None) -> Seen:
@@ -184,8 +184,8 @@ def test_examples_hold_the_activations_of_their_fragments(stored, kind, mode, mo
     assert np.allclose(whole.moments.variance, chosen.var(0), rtol=1e-4)
     assert np.allclose(whole.moments.kurtosis, (chosen**4).mean(0) / chosen.var(0) ** 2, rtol=1e-4)
     # in pieces as at once
-    monkeypatch.setattr("monolex.interp.examples.CODES", 6 * 48 * 3)
-    monkeypatch.setattr("monolex.interp.examples.PEAKS", 7 * len(found.start))
+    monkeypatch.setattr("monolex.interp.examples.draw.CODES", 6 * 48 * 3)
+    monkeypatch.setattr("monolex.interp.examples.draw.PEAKS", 7 * len(found.start))
     again = draw(reader, dictionary, found, config, "key")
     assert np.array_equal(again.features, whole.features)
     assert np.array_equal(again.fragment, whole.fragment)

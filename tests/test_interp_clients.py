@@ -17,13 +17,13 @@ import pytest
 from llm_server import MODEL, Server
 
 from monolex.errors import UserError
-from monolex.interp.clients import EndpointClient, open_client
 from monolex.interp.config import LlmConfig
-from monolex.interp.local import LocalClient
-from monolex.interp.meter import BudgetSpent
+from monolex.interp.llm.endpoint import EndpointClient, open_client
+from monolex.interp.llm.local import LocalClient
+from monolex.interp.llm.meter import BudgetSpent
+from monolex.interp.llm.replies import Replies
 from monolex.interp.records import Failure, Reply, Request
-from monolex.interp.replies import Replies
-from monolex.model import load
+from monolex.model.language_model import load
 
 KEY = "sk-secret-5d0e8c7b"
 VARIABLE = "MONOLEX_CLIENT_KEY"

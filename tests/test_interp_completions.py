@@ -11,11 +11,11 @@ import torch
 from scripted import Scripted, bundled, job, tiny
 
 from monolex.errors import UserError
-from monolex.interp.completions import ECHO, PROMPT_LOGPROBS, Completions, connect
-from monolex.interp.exact import Exact
-from monolex.interp.prompts import simulation_end
+from monolex.interp.llm.prompts import simulation_end
 from monolex.interp.records import Failure, Job, Reply, Request
-from monolex.interp.spelling import Speller
+from monolex.interp.simulate.completions import ECHO, PROMPT_LOGPROBS, Completions, connect
+from monolex.interp.simulate.exact import Exact
+from monolex.interp.simulate.prompt_ids import Speller
 
 ODD = job("\t", "\n", "", "unknown", "7", "10", "a b", "é", "unk", said="an unknown thing")
 Cut = Callable[[str], list[str]]

@@ -15,11 +15,11 @@ from safetensors.numpy import load_file, save_file
 from monolex import cli
 from monolex.artifact import open_artifact, read_json, verify
 from monolex.errors import UserError
-from monolex.interp import stored
 from monolex.interp.config import ExplainConfig, ScoreConfig
-from monolex.interp.explain import explain
+from monolex.interp.explain import saved
+from monolex.interp.explain.stage import explain
 from monolex.interp.protocol import correlation
-from monolex.interp.scoring import score
+from monolex.interp.score.stage import score
 from monolex.show.path import show
 from monolex.tables import from_table
 
@@ -122,14 +122,14 @@ def everything(folder: Path) -> bytes:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    return list(stored.read_lines(folder / "scores.jsonl"))
+    return list(saved.read_lines(folder / "scores.jsonl"))
 
 
 def test_explanations_are_the_answers_and_failures_are_counted(whole):
     folder = whole.run / "explain" / "paper"
     verify(folder)
     facts = read_json(folder / "explain.json")
-    rows = [row for row in stored.read_lines(folder / "explanations.jsonl") if row["explainer"] != "output"]
+    rows = [row for row in saved.read_lines(folder / "explanations.jsonl") if row["explainer"] != "output"]
     assert len(rows) == 24 and len(facts["dictionaries"]) == 2
     for one in facts["dictionaries"]:
         mine = [row for row in rows if row["model"] == one["model"]]
@@ -151,7 +151,7 @@ def test_scores_are_those_of_the_answers_and_failures_are_no_zeros(whole, simula
     assert content["simulator"] == f"{simulator} 0-10 of {MODEL}"
     assert {row["simulator"] for row in rows} == {content["simulator"]} and len(rows) in (4, 8)
     predictions = load_file(folder / "predictions.safetensors")
-    given = stored.Explanations(whole.run / "explain" / "paper")
+    given = saved.Explanations(whole.run / "explain" / "paper")
     seen: Counter[str] = Counter()
     for row in rows:
         key = f"{row['model']}/{row['site']}/{row['name']}"

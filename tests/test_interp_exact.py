@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 from monolex.errors import UserError
 from monolex.interp.config import ScoreConfig
-from monolex.interp.exact import Exact, expected, label_logits, local
-from monolex.interp.prompts import UNKNOWN, simulation_end, simulation_start, written
+from monolex.interp.llm.prompts import UNKNOWN, simulation_end, simulation_start, written
 from monolex.interp.records import Failure, Job
-from monolex.interp.spelling import Row, Speller
-from monolex.model import LanguageModel, wrap
+from monolex.interp.simulate.exact import Exact, expected, label_logits, local
+from monolex.interp.simulate.prompt_ids import Row, Speller
+from monolex.model.language_model import LanguageModel, wrap
 
 ODD = ("\t", "\n", "", "unknown", "10", "3", " \t", "é", "\ufffd", "👩‍👩‍👧", "<|endoftext|>", "\tunknown\n", "<start>")
 JOBS = [

@@ -12,14 +12,14 @@ from tiny import ARCHITECTURES, VOCAB, tiny, tiny_hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from monolex.interp.calls import collect
-from monolex.interp.clients import open_client
 from monolex.interp.config import LlmConfig, ScoreConfig
-from monolex.interp.local import LocalClient
+from monolex.interp.llm.client import collect
+from monolex.interp.llm.endpoint import open_client
+from monolex.interp.llm.local import LocalClient
+from monolex.interp.llm.sampling import Draw, pick, pieces, run
 from monolex.interp.records import Explanation, Failure, Job, Reply, Request
-from monolex.interp.sampling import Draw, pick, pieces, run
-from monolex.interp.simulators import opened
-from monolex.model import LanguageModel, load
+from monolex.interp.simulate.open import opened
+from monolex.model.language_model import LanguageModel, load
 
 PROMPT = "def add(self, x):\n\treturn café ☃ + x\n"
 TEMPLATE = """{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system') }}\
@@ -258,7 +258,7 @@ def test_no_batch_holds_more_tokens_than_it_may(monkeypatch):
         sizes.append((len(draws), len(draws) * (max(len(d.ids) for d in draws) + max(d.new for d in draws))))
         run(lm, draws)
 
-    monkeypatch.setattr("monolex.interp.local.run", watched)
+    monkeypatch.setattr("monolex.interp.llm.local.run", watched)
     client = LocalClient(demo(), batch_tokens=60)
     ask(client, *(request("the " * (1 + number), max_tokens=1 + number % 5) for number in range(20)))
     ask(client, request("the " * 90, max_tokens=1))

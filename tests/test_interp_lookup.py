@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from fragments import WORDS, examples, fragment, random_fragments
 
-from monolex.interp import lookup
+from monolex.interp.explain import lookup
 from monolex.interp.protocol import correlation
 from monolex.interp.records import Examples, Explanation, Failure, Job
 from monolex.interp.rules import ANY, CLASSES, Line, Rule, Slot, class_of, describe, from_json
-from monolex.interp.rules_simulator import RulesSimulator
+from monolex.interp.simulate.by_rule import RulesSimulator
 
 
 def tokens(*texts: str) -> Slot:

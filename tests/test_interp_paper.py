@@ -22,10 +22,10 @@ from fake_scores import (
 from monolex.artifact import finish, open_artifact, read_json
 from monolex.config import identity
 from monolex.errors import UserError
-from monolex.interp.comparable import NoScores, Source, joined, sources
 from monolex.interp.config import ExplainConfig, FigureConfig
-from monolex.interp.paper import TITLES, figure, labels
-from monolex.interp.paper_tables import MOMENTS, table
+from monolex.interp.score.comparable import NoScores, Source, joined, sources
+from monolex.interp.score.figures import TITLES, figure, labels
+from monolex.interp.score.tables import MOMENTS, table
 
 RESIDUAL = ("resid_post.0", "resid_post.1")
 FIGURES = tuple(TITLES)

@@ -11,20 +11,20 @@ from texts import make_tokenizer
 from tiny import tiny_hf
 from torch import Tensor
 
-from monolex.corpus import separator
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
-from monolex.features.vocabulary import Texts
-from monolex.hooks import capture
-from monolex.interp import pattern
-from monolex.interp.alike import alike
 from monolex.interp.config import ExplainConfig
-from monolex.interp.pattern import Clue, explain, merged, prune
-from monolex.interp.pattern_text import described
+from monolex.interp.explain import pattern
+from monolex.interp.explain.pattern import Clue, explain, merged, prune
+from monolex.interp.explain.pattern_text import described
+from monolex.interp.explain.similar_tokens import alike
+from monolex.interp.explain.subject import Asked, reader
 from monolex.interp.records import Examples, Explanation, Failure, Fragment
 from monolex.interp.rules import ANY, Line, Rule, Slot
-from monolex.interp.subject import Asked, reader
-from monolex.model import LanguageModel, wrap
+from monolex.model.hooks import capture
+from monolex.model.language_model import LanguageModel, wrap
+from monolex.text.corpus import separator
+from monolex.text.vocabulary import Texts
 
 A, B, C, D, E = range(5)
 VOCAB = 12

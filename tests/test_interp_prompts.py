@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scripted import examples, fragment
 
-from monolex.interp import prompts
-from monolex.interp.few_shots import SHOTS
-from monolex.interp.prompts import UNKNOWN, Line
+from monolex.interp.llm import prompts
+from monolex.interp.llm.few_shots import SHOTS
+from monolex.interp.llm.prompts import UNKNOWN, Line
 
 DENSE = fragment((" the", 0.0), (" Rhine", 3.0), ("\n", 0.29), ("\t", 2.9999))
 SPARSE = fragment(*[("x", -1.0)] * 11, (" Elbe", 6.0))

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from monolex.interp import protocol, rules
-from monolex.interp.protocol import (
-    correlation,
-    expected_value,
-    largest,
-    normalise,
-    random_splits,
-    top_splits,
-)
+from monolex.interp.protocol import correlation, expected_value, largest, normalise, random_splits, top_splits
 
 
 @pytest.mark.parametrize("module", [protocol, rules])

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from monolex.errors import UserError
-from monolex.interp.calls import ScriptedClient, key_of
-from monolex.interp.meter import BudgetSpent, Meter
+from monolex.interp.llm.client import ScriptedClient, key_of
+from monolex.interp.llm.meter import BudgetSpent, Meter
+from monolex.interp.llm.replies import Absent, Recorded, Replies
 from monolex.interp.records import Failure, Reply, Request
-from monolex.interp.replies import Absent, Recorded, Replies
 
 MANY = 40
 WRITER = f"""

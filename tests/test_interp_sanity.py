@@ -11,10 +11,10 @@ from monolex.interp import protocol
 from monolex.interp.protocol import Correlation, normalise
 from monolex.interp.records import Explanation, Failure, Job, Prediction
 from monolex.interp.rules import ANY, Rule
-from monolex.interp.rules_simulator import RulesSimulator
-from monolex.interp.sanity import run
-from monolex.interp.sanity_suite import SUITE, examples
-from monolex.interp.sanity_texts import TEXTS, pieces, vocabulary
+from monolex.interp.simulate.by_rule import RulesSimulator
+from monolex.interp.simulate.sanity import run
+from monolex.interp.simulate.sanity_suite import SUITE, examples
+from monolex.interp.simulate.sanity_texts import TEXTS, pieces, vocabulary
 
 NAMES = [case.name for case in SUITE]
 EVERY = [explanation for case in SUITE for explanation in (case.true, *case.false)]

@@ -7,15 +7,15 @@ import pytest
 from fragments import examples, fragment
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from monolex.interp import resample
-from monolex.interp.calls import ScriptedClient
-from monolex.interp.judging import judged
-from monolex.interp.lookup import ngram
+from monolex.interp.explain.lookup import ngram
+from monolex.interp.llm.client import ScriptedClient
 from monolex.interp.protocol import correlation
 from monolex.interp.records import Examples, Explanation, Failure, Job
-from monolex.interp.resample import Documents, Feature, correlations, difference, interval, mean, sums
-from monolex.interp.rules_simulator import RulesSimulator
-from monolex.interp.score import Asked, active_tokens, correlated, score_features, told_apart
+from monolex.interp.score import bootstrap
+from monolex.interp.score.bootstrap import Documents, Feature, correlations, difference, interval, mean, sums
+from monolex.interp.score.judging import judged
+from monolex.interp.score.scorers import Asked, active_tokens, correlated, score_features, told_apart
+from monolex.interp.simulate.by_rule import RulesSimulator
 
 ALL = Asked(("correlation", "detection", "fuzz"), shuffles=2, calibrated=True)
 
@@ -292,7 +292,7 @@ def test_a_mean_stays_where_correlations_can_be():
 
 
 def test_fuzzing_cannot_be_solved_by_counting():
-    from monolex.interp.score import fuzz_marks
+    from monolex.interp.score.scorers import fuzz_marks
 
     dense = fragment(list("abcdefghij"), [5.0] * 9 + [0.0])
     right, wrong = fuzz_marks(dense, np.random.default_rng(0))
@@ -315,11 +315,11 @@ def test_chance_is_measured_for_every_score():
 def test_differences_are_paired_by_document():
     rng = np.random.default_rng(0)
     shared = rng.normal(size=1000)
-    a = resample.Mean(resample.Estimate(0.6, n=9), 0.6 + shared, {})
-    b = resample.Mean(resample.Estimate(0.4, n=7), 0.4 + shared, {})
+    a = bootstrap.Mean(bootstrap.Estimate(0.6, n=9), 0.6 + shared, {})
+    b = bootstrap.Mean(bootstrap.Estimate(0.4, n=7), 0.4 + shared, {})
     found = difference(a, b, 0.95)
     assert found.value == pytest.approx(0.2)
     assert found.low == pytest.approx(0.2)
     assert found.n == 7
-    none = resample.Mean(resample.Estimate(None, reason="dead"), np.zeros(0), {})
+    none = bootstrap.Mean(bootstrap.Estimate(None, reason="dead"), np.zeros(0), {})
     assert difference(a, none, 0.95).reason == "dead"

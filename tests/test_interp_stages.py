@@ -13,21 +13,23 @@ from killed import kill_between_pieces
 from safetensors.numpy import load_file
 
 from monolex import cli
-from monolex.activations import harvest
+from monolex.activations.harvest import harvest
+from monolex.activations.reader import Reader
+from monolex.activations.stored import packed_rows
 from monolex.artifact import Manifest, open_artifact, read_json, verify
 from monolex.config import ModelConfig
 from monolex.dictionaries.base import load
 from monolex.errors import UserError
-from monolex.interp import explain as explaining
-from monolex.interp import results, scoring, stored
 from monolex.interp.config import ExplainConfig, ScoreConfig
-from monolex.interp.explain import explain
-from monolex.interp.inputs import candidates, targets
+from monolex.interp.explain import saved as stored
+from monolex.interp.explain import stage as explaining
+from monolex.interp.explain.stage import explain
 from monolex.interp.protocol import correlation
-from monolex.interp.scoring import score
-from monolex.reader import Reader
+from monolex.interp.score import cards
+from monolex.interp.score import stage as scoring
+from monolex.interp.score.stage import score
+from monolex.interp.targets import candidates, targets
 from monolex.show.path import show
-from monolex.stored import packed_rows
 
 SCORE = ScoreConfig(resamples=50)
 
@@ -197,7 +199,7 @@ def test_a_shuffled_run_scores_lower(made):
 
 
 def test_what_cards_show(made):
-    found = results.scored(made)
+    found = cards.scored(made)
     some = found["subject", SITES[0], TIED]
     feature, explanations = next(iter(some.items()))
     assert [one.row["explainer"] for one in explanations] == list(EXPLAIN.explainers)
@@ -209,33 +211,33 @@ def test_what_cards_show(made):
             assert overlay.predicted is None or len(overlay.predicted) == 6
     top = explanations[0].overlays[0]
     assert max(top.actual) >= max(explanations[0].overlays[2].actual) * 0.5
-    assert results.scored(made, ["none of this name"]) == {}
+    assert cards.scored(made, ["none of this name"]) == {}
 
 
 def test_one_dictionary_is_read_alone(made, monkeypatch):
-    everything = results.scored(made)
+    everything = cards.scored(made)
     read = []
     examples = stored.Explanations.examples
     monkeypatch.setattr(stored.Explanations, "examples", lambda given, key: read.append(key) or examples(given, key))
     key = "subject", SITES[0], TIED
-    assert results.scored(made, only=key) == {key: everything[key]}
+    assert cards.scored(made, only=key) == {key: everything[key]}
     assert read == ["/".join(key)]
     monkeypatch.setattr(stored, "read_lines", None)
-    assert results.scored(made, only=("subject", SITES[0], "no such")) == {}
+    assert cards.scored(made, only=("subject", SITES[0], "no such")) == {}
 
 
 @pytest.mark.parametrize("gone", [True, False])
 def test_predictions_are_never_paired_with_other_fragments(made, tmp_path, gone):
     for part in ("explain/paper", "score/rules"):
         shutil.copytree(made / part, tmp_path / part)
-    assert results.scored(tmp_path) == results.scored(made)
+    assert cards.scored(tmp_path) == cards.scored(made)
     if gone:
         shutil.rmtree(tmp_path / "explain")
     else:
         changes = {"features": 3, "explain_seed": 7, "dictionaries": ("tied-*",), "explainers": ("token",)}
         explain(tmp_path / "explain" / "paper", made, dataclasses.replace(EXPLAIN, **changes))
-    found = results.scored(tmp_path)
-    old = {key: {n: [one.row for one in some] for n, some in by.items()} for key, by in results.scored(made).items()}
+    found = cards.scored(tmp_path)
+    old = {key: {n: [one.row for one in some] for n, some in by.items()} for key, by in cards.scored(made).items()}
     assert {key: {n: [one.row for one in some] for n, some in by.items()} for key, by in found.items()} == old
     assert not any(one.overlays for by in found.values() for some in by.values() for one in some)
 

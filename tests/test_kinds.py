@@ -13,17 +13,17 @@ from rows import MemoryRows
 
 from monolex import config as configs
 from monolex.artifact import read_json
-from monolex.causal.claims import COMPLETE
+from monolex.causal.patch.claims import COMPLETE
 from monolex.cli import main
 from monolex.config import BaselineConfig, TrainConfig
 from monolex.dictionaries import baselines, families
 from monolex.dictionaries.base import ACTIVATIONS, ENCODERS, Dictionary, load
 from monolex.errors import UserError
 from monolex.kinds import BASELINES, FAMILIES, KINDS, NEUTRAL, colour, heading
-from monolex.pages import curves, scores, svg
-from monolex.pages.causal import describe
-from monolex.pages.charts import UNKNOWN
-from monolex.report import report
+from monolex.pages import patch_charts, score_charts, svg
+from monolex.pages.eval_charts import UNKNOWN
+from monolex.report.page import report
+from monolex.report.patch_section import describe
 from monolex.training import steps
 from monolex.training.members import members
 from monolex.training.sweep import Trainer
@@ -132,9 +132,9 @@ def test_an_unknown_kind_has_a_colour_in_the_charts_of_patches_and_scores():
     for part in describe("patch-1", patch)["sites"]:
         labels = {group.label for table in part["tables"] for group in table.groups}
         assert heading("tied") in labels and "Baselines" in labels and "Trained" not in labels
-    assert curves.pictures(patch)
+    assert patch_charts.pictures(patch)
     listed = [one | {"label": one["name"]} for one, _ in fake_scores.plan(("s.0",))]
-    looks = scores.looks(listed)
+    looks = score_charts.looks(listed)
     assert {looks[name].colour for name in ("tied-a1e-3-r2-s0", "pca")} == {NEUTRAL}
     assert looks["neurons"].colour == FAMILIES["neurons"].colour
 

@@ -12,7 +12,7 @@ from monolex.dictionaries.base import load
 from monolex.errors import UserError
 from monolex.features.find import find
 from monolex.features.query import FindConfig
-from monolex.interp import results
+from monolex.interp.score import cards
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_notebook_shows_the_card(run, monkeypatch):
 
     setattr(card, "card_html", card_html)  # noqa: B010
     monkeypatch.setitem(sys.modules, "monolex.pages.card", card)
-    monkeypatch.setattr(results, "scored", explained)
+    monkeypatch.setattr(cards, "scored", explained)
     entry = monolex.open(run).site(SITES[0]).dictionary("pca")
     # a token that the evidence of one feature need not name, such as that of the nearest embedding
     token, said = entry.store.rows("SELECT token, text FROM vocabulary")[0]

@@ -19,8 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from monolex.config import ModelConfig
 from monolex.errors import UserError
-from monolex.hooks import capture, logits
-from monolex.model import DEMO, load, source, wrap
+from monolex.model.hooks import capture, logits
+from monolex.model.language_model import DEMO, load, source, wrap
 
 IDS = torch.arange(12).reshape(2, 6)
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from monolex.pages import html, svg
-from monolex.pages.charts import density_chart
+from monolex.pages.eval_charts import density_chart
 from monolex.pages.svg import MARKERS, Axis, Point, Series, axis, histogram, legend, plot
 from monolex.pages.tables import Column, table
 

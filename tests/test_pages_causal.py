@@ -12,11 +12,11 @@ from page_parser import Page
 
 from monolex.artifact import open_artifact
 from monolex.pages import tokens
-from monolex.pages.causal import NOT_ASKED, SIZES, nearest
-from monolex.pages.feature_effects import NO_DIRECT, NO_TEST, verdict
 from monolex.pages.html import interval, number
-from monolex.pages.section import chapters
-from monolex.report import report
+from monolex.report.effects_section import NO_DIRECT, NO_TEST, verdict
+from monolex.report.page import report
+from monolex.report.patch_section import NOT_ASKED, SIZES, nearest
+from monolex.report.section import chapters
 from monolex.show.path import show
 
 KINDS = {"patch": causal_json.patch, "ablate": causal_json.ablate, "tree": causal_json.tree}

@@ -26,16 +26,16 @@ from fake_store import fake_features
 from page_parser import Page
 
 from monolex.artifact import finish, open_artifact, read_json, write_json
-from monolex.interp import results
 from monolex.interp.config import FigureConfig
-from monolex.interp.paper import figure
-from monolex.interp.paper_tables import table
-from monolex.pages import html, scores, sheets, svg
+from monolex.interp.score import cards
+from monolex.interp.score.figures import figure
+from monolex.interp.score.tables import table
+from monolex.pages import html, score_charts, sheets, svg
 from monolex.pages.html import interval, number
-from monolex.pages.interpretation import SCORES
 from monolex.pages.png import legible
 from monolex.pages.tokens import plain
-from monolex.report import report
+from monolex.report.page import report
+from monolex.report.score_section import SCORES
 from monolex.show.path import show
 
 SITES = ("resid_post.1", "resid_post.2")
@@ -50,7 +50,7 @@ def run(tmp_path_factory) -> Path:
     rows = fake_scores(folder, "paper", plan(SITES) + sizes(SITES[0]) + steps(SITES[0]))
     rows += fake_scores(folder, "exact", plan(SITES[:1], METHODS[:4]), simulator=EXACT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "scored", lambda *_: scored(rows))
+        patch.setattr(cards, "scored", lambda *_: scored(rows))
         report(folder)
     return folder
 
@@ -75,11 +75,11 @@ def drawn(panel) -> dict[str, list[svg.Point]]:
 @pytest.mark.parametrize("which", ["fig2", "fig9", "fig8", "training"])
 def test_marks_are_the_numbers_of_the_figure(run, which):
     found = figure(run, which, FigureConfig())
-    picture = scores.picture(found)
+    picture = score_charts.picture(found)
     assert len(picture.panels) == len(found["panels"])
     for panel, data in zip(picture.panels, found["panels"], strict=True):
         points = drawn(panel)
-        chance = points.pop(scores.CHANCE)
+        chance = points.pop(score_charts.CHANCE)
         assert {p.y for p in chance} == {level["value"] for level in data["chance"]}
         assert set(points) == {one["label"] for one in data["series"]} and panel.title == data["title"]
         for one in data["series"]:
@@ -95,7 +95,7 @@ def test_marks_are_the_numbers_of_the_figure(run, which):
 
 def test_all_marks_lie_within_their_panel(run):
     for which in ("fig2", "fig8", "training"):
-        for panel in scores.picture(figure(run, which, FigureConfig())).panels:
+        for panel in score_charts.picture(figure(run, which, FigureConfig())).panels:
             for one in panel.series:
                 for p in one.points:
                     assert panel.x.holds(p.x) and panel.y.holds(p.y)
@@ -103,15 +103,15 @@ def test_all_marks_lie_within_their_panel(run):
 
 
 def test_dictionaries_of_a_layer_stand_side_by_side(run):
-    (panel,) = scores.picture(figure(run, "fig2", ONE)).panels
-    marks = [p.x for label, points in drawn(panel).items() if label != scores.CHANCE for p in points]
+    (panel,) = score_charts.picture(figure(run, "fig2", ONE)).panels
+    marks = [p.x for label, points in drawn(panel).items() if label != score_charts.CHANCE for p in points]
     assert len(marks) == len(set(marks)) > 20
 
 
 def test_looks_differ_and_tell_kind_and_model():
     many = [dictionary("subject", "s.0", f"tied-a{i}", "tied", i, None, 2.0, step=None) for i in range(1, 20)]
     many += [one for one, _ in plan(("s.0",))]
-    found = scores.looks({**one, "label": f"{one['model']} {one['name']}"} for one in many)
+    found = score_charts.looks({**one, "label": f"{one['model']} {one['name']}"} for one in many)
     assert len(set(found.values())) == len(found) == 30
     assert found["subject tied-a1"] == ("blue", "circle", "") and found["subject tied-a2"].colour == "blue"
     assert found["subject neurons"].colour == "olive" and found["subject pca-topk-k24"].marker == "cross"
@@ -132,27 +132,27 @@ def test_a_line_breaks_where_a_layer_has_no_score():
         counts = {name: one[name] for name in ("site", "name", "asked", "explained", "skipped")}
         panel["series"][0]["points"].append({"x": i, **counts, **one["explainers"]["token"]["top_and_random"]})
         panel["series"][0]["points"][-1]["chance"] = None
-    (chart,) = scores.panels([panel])
+    (chart,) = score_charts.panels([panel])
     assert [len(one.points) for one in chart.series] == [2, 1] and {one.label for one in chart.series} == {"neurons"}
 
 
 @pytest.mark.parametrize("planned", [plan(SITES[:1]), plan(SITES, METHODS[:1]), plan(SITES[:1], METHODS[3:4])])
 def test_one_layer_or_one_method_is_enough(tmp_path, planned):
     fake_scores(tmp_path, planned=planned)
-    for panel in scores.picture(figure(tmp_path, "fig2", FigureConfig())).panels:
+    for panel in score_charts.picture(figure(tmp_path, "fig2", FigureConfig())).panels:
         assert len(panel.x.ticks()) == len({d["layer"] for d, _ in planned}) and panel.chart()
 
 
 def test_nothing_but_missing_scores_says_no_data(tmp_path):
     fake_scores(tmp_path, planned=plan(SITES), lost=True)
-    for panel in scores.picture(figure(tmp_path, "fig2", FigureConfig())).panels:
+    for panel in score_charts.picture(figure(tmp_path, "fig2", FigureConfig())).panels:
         assert svg.NO_DATA in str(panel.chart()) and not any(one.points for one in panel.series)
 
 
 def test_a_model_of_many_layers_names_some(tmp_path):
     fake_scores(tmp_path, planned=plan(tuple(f"resid_post.{i}" for i in range(48)), METHODS[:1]), features=2)
-    (panel, _) = scores.picture(figure(tmp_path, "fig2", FigureConfig())).panels
-    assert 8 <= len(panel.x.ticks()) <= scores.TICKS and panel.x.ticks()[0] == (0.0, "0")
+    (panel, _) = score_charts.picture(figure(tmp_path, "fig2", FigureConfig())).panels
+    assert 8 <= len(panel.x.ticks()) <= score_charts.TICKS and panel.x.ticks()[0] == (0.0, "0")
 
 
 @pytest.mark.parametrize("which", ["table1", "table2"])
@@ -198,10 +198,10 @@ def test_texts_of_a_sheet_are_legible_and_wrapped(run):
 )
 def test_words_say_what_the_interval_does(ends, text, span):
     found = dict(zip(("value", "low", "high"), ends, strict=True)) | {"reason": "r"}
-    assert scores.words(found) == (text, span)
+    assert score_charts.words(found) == (text, span)
     kind = "above" if text.startswith("above") else "below" if text.startswith("below") else None
     kind = kind or ("no clear difference" if span else "without an interval")
-    assert scores.tally([found]) == {name: int(name == kind) for name in scores.tally([])}
+    assert score_charts.tally([found]) == {name: int(name == kind) for name in score_charts.tally([])}
 
 
 def test_report_stays_self_contained(text):
@@ -249,7 +249,7 @@ def test_differences_are_said_in_words(run, text):
     assert "no feature in common" in shown and "too few documents" in shown
     rows = Page(text).rows["interpretation-2-tally"]
     own = [d for d in content["differences"] if d["explainer"] == "pattern" and d["against"] == "neurons"]
-    assert [int(cell) for cell in rows["neurons"]] == list(scores.tally(own).values()) and sum(
+    assert [int(cell) for cell in rows["neurons"]] == list(score_charts.tally(own).values()) and sum(
         map(int, rows["neurons"])
     )
 
@@ -300,7 +300,7 @@ def test_scores_without_differences_have_no_tally(tmp_path):
 def test_scores_that_run_toml_does_not_list_are_shown_and_said(run, tmp_path, monkeypatch):
     copy, asked = tmp_path / "run", []
     shutil.copytree(run, copy)
-    monkeypatch.setattr(results, "scored", lambda _run, names: asked.extend(names) or {})
+    monkeypatch.setattr(cards, "scored", lambda _run, names: asked.extend(names) or {})
     listed = ["activations", "eval", "features", "explain/exact", "score/exact"]
     shown = report(copy, listed).read_text(encoding="utf-8")
     assert "Scores: exact" in shown and "Scores: paper" in shown
@@ -333,13 +333,13 @@ def test_a_page_is_made_again_when_its_scores_change(tmp_path, monkeypatch):
     run = fake_run(tmp_path)
     fake_features(run, STORES)
     rows = fake_scores(run, planned=plan(SITES[:1], METHODS[:1]))
-    monkeypatch.setattr(results, "scored", lambda *_: scored(rows))
+    monkeypatch.setattr(cards, "scored", lambda *_: scored(rows))
     report(run)
     pages = {path: path.stat().st_mtime_ns for path in (run / "gallery").rglob("*.html")}
     report(run)
     assert {path: path.stat().st_mtime_ns for path in pages} == pages
     other = [row | {"scores": row["scores"] | {"top": row["scores"]["random"]}} for row in rows]
-    monkeypatch.setattr(results, "scored", lambda *_: scored(other))
+    monkeypatch.setattr(cards, "scored", lambda *_: scored(other))
     report(run)
     changed = {path.stem for path, before in pages.items() if path.stat().st_mtime_ns != before}
     assert changed == {"tied-a1e-3-r2-s0"}
@@ -360,4 +360,4 @@ def test_every_strip_has_a_style():
 def test_numbers_survive_json(run, tmp_path):
     found = figure(run, "fig2", FigureConfig())
     write_json(tmp_path / "a.json", found)
-    assert scores.picture(read_json(tmp_path / "a.json")) == scores.picture(found)
+    assert score_charts.picture(read_json(tmp_path / "a.json")) == score_charts.picture(found)

@@ -9,12 +9,12 @@ import torch
 from harvests import SITES, corpus_of, make_lm, numbered, small_shards, store
 from torch import Tensor
 
-from monolex.corpus import Rows, build
+from monolex.activations.reader import ModelStream, Reader, Stream
+from monolex.activations.shuffle import Mixing
 from monolex.errors import UserError
-from monolex.hooks import capture
-from monolex.model import LanguageModel
-from monolex.reader import ModelStream, Reader, Stream
-from monolex.shuffle import Mixing
+from monolex.model.hooks import capture
+from monolex.model.language_model import LanguageModel
+from monolex.text.corpus import Rows, build
 
 
 class Numbered:

@@ -11,7 +11,7 @@ from page_parser import Page
 from monolex.artifact import finish, open_artifact, read_json, write_json
 from monolex.errors import UserError
 from monolex.pages.html import interval, number
-from monolex.report import report
+from monolex.report.page import report
 
 NOTICE = "The evaluation is not of what lies in this run now"
 

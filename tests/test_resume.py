@@ -16,9 +16,9 @@ from safetensors.torch import save
 
 from monolex.artifact import MANIFEST, finish, open_artifact, verify, write_bytes
 from monolex.config import TrainConfig
-from monolex.corpus import build
 from monolex.dictionaries.base import load
 from monolex.errors import UserError
+from monolex.text.corpus import build
 from monolex.training.trainer import TrainingData, checkpoint_steps, interruptible, model_source, train, train_from
 
 CONFIG = TrainConfig(

@@ -6,8 +6,8 @@ from torch import nn
 from transformers import GraniteConfig, GraniteForCausalLM, OPTConfig, OPTForCausalLM
 
 from monolex.errors import UserError
-from monolex.model import wrap
-from monolex.sites import KINDS, Site, expand, resolve, select
+from monolex.model.language_model import wrap
+from monolex.model.sites import KINDS, Site, expand, resolve, select
 
 
 @pytest.mark.parametrize("kind", KINDS)

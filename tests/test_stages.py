@@ -15,7 +15,7 @@ from monolex.artifact import Manifest, open_artifact, write_json
 from monolex.cli import main
 from monolex.config import identity, require
 from monolex.cost import Cost, Planned
-from monolex.pages.section import Chapter, Section
+from monolex.report.section import Chapter, Section
 from monolex.stages import STAGES, Stage
 
 CHAPTER = Chapter("circuits", "Circuits", "Circuits of features", Markup("What hangs together."))

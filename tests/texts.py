@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from monolex import corpus
 from monolex.config import CorpusConfig
 from monolex.errors import UserError
+from monolex.text import corpus
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 # Shortens the answers before the last, trims, and refuses what does not begin with the user.

@@ -21,9 +21,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from monolex.hooks import Captured, capture
-from monolex.model import LanguageModel, wrap
-from monolex.sites import KINDS, Site
+from monolex.model.hooks import Captured, capture
+from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.sites import KINDS, Site
 
 VOCAB = 101
 _NO_SPECIAL = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}

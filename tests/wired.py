@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
-from monolex.model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel, wrap
 
 
 class Scale(nn.Module):

@@ -3,7 +3,7 @@
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from monolex.causal import wordings
+from monolex.causal.prompts import wordings
 
 
 def by_words(cut: str, vocabulary: str, separator: bool = True) -> PreTrainedTokenizerFast:

@@ -2,7 +2,7 @@
 
 from monolex.cost import Cost, Planned
 from monolex.dictionaries.listing import name_fits
-from monolex.sites import select
+from monolex.model.sites import select
 
 PROMPT_TOKENS = 20
 """Tokens of an IOI prompt, padding included."""

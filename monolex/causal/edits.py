@@ -6,8 +6,8 @@ position at which it is silent is left alone, unlike under :class:`Projection`, 
 the direction. Only the difference is added, in the activation's own precision: where nothing changes, the forward is
 bit-exact.
 
-Every edit is a function of an activation, so it goes into :func:`monolex.hooks.edit` and ``run_from``; :func:`applied`
-adds what generation needs, the number of tokens that a key-value cache already holds.
+Every edit is a function of an activation, so it goes into :func:`monolex.model.hooks.edit` and ``run_from``;
+:func:`applied` adds what generation needs, the number of tokens that a key-value cache already holds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from monolex import hooks
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary
-from monolex.model import LanguageModel
-from monolex.sites import Site
+from monolex.model import hooks
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site
 
 Error = Literal["keep", "zero", "mean", "donor"]
 """What becomes of ``e = x − decode(encode(x))``: kept, left out, replaced by its mean, or by the donor's."""
@@ -208,7 +208,7 @@ def applied(lm: LanguageModel, edits: Mapping[str, Edit] | Mapping[Site, Edit]) 
     ``positions`` mean the same tokens either way.
 
     Raises:
-        UserError, SiteError: as :func:`monolex.hooks.edit`.
+        UserError, SiteError: as :func:`monolex.model.hooks.edit`.
     """
     start = 0
 

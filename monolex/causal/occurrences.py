@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monolex.activations.reader import Reader
+from monolex.activations.stored import packed_rows
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary
-from monolex.reader import Reader
-from monolex.stored import packed_rows
 
 POOL = 4096
 ENCODED = 2**25

@@ -13,28 +13,28 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from monolex import artifact, runtime
+from monolex.activations.stored import stored_model
 from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
-from monolex.causal import claims
-from monolex.causal.ablation import ablate_feature
-from monolex.causal.behaviour import behaviour, demo_table, rows
-from monolex.causal.claims import Bootstrap, Claim, Measured
+from monolex.causal.ablate.ablation import ablate_feature
+from monolex.causal.chosen_features import RESIDUAL, Root, parents, roots, words
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
-from monolex.causal.experiment import arrays, as_json, experiment, from_arrays
-from monolex.causal.inputs import RESIDUAL, Root, parents, roots, words
 from monolex.causal.occurrences import occurrences
-from monolex.causal.pairs import PromptPairs
-from monolex.causal.patching import prepare_patch
-from monolex.causal.prompts import draw
-from monolex.causal.trees import tree as grow
+from monolex.causal.patch import claims
+from monolex.causal.patch.claims import Bootstrap, Claim, Measured
+from monolex.causal.patch.measure import arrays, as_json, experiment, from_arrays
+from monolex.causal.patch.patch import prepare_patch
+from monolex.causal.prompts.behaviour import behaviour, demo_table, rows
+from monolex.causal.prompts.pairs import PromptPairs
+from monolex.causal.prompts.tasks import draw
+from monolex.causal.tree.grow import tree as grow
 from monolex.config import require
 from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits, run_dictionaries
 from monolex.errors import UserError
-from monolex.features.vocabulary import Texts
-from monolex.model import LanguageModel
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site
 from monolex.pieces import Piece, Work
-from monolex.sites import Site
-from monolex.stored import stored_model
 from monolex.tables import to_table
+from monolex.text.vocabulary import Texts
 
 PATCH, PAIRS = "patch.json", "pairs.safetensors"
 EXAMPLES = 3

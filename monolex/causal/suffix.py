@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monolex import hooks
-from monolex.model import LanguageModel
-from monolex.sites import Site
+from monolex.model import hooks
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site
 
 
 @final

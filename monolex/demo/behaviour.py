@@ -15,9 +15,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monolex import stats
-from monolex.causal import wordings as words
-from monolex.causal.pairs import single_token
-from monolex.causal.prompts import fill
+from monolex.causal.prompts import wordings as words
+from monolex.causal.prompts.pairs import single_token
+from monolex.causal.prompts.tasks import fill
 from monolex.stats import Estimate
 
 PER_WORDING = 60

@@ -17,11 +17,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from monolex import runtime
-from monolex.causal.prompts import fill
-from monolex.causal.wordings import NAMES_HELD_OUT, NAMES_PRACTISED, WORDINGS_PRACTISED
+from monolex.causal.prompts.tasks import fill
+from monolex.causal.prompts.wordings import NAMES_HELD_OUT, NAMES_PRACTISED, WORDINGS_PRACTISED
 from monolex.config import CorpusConfig, require
 from monolex.demo.behaviour import encode
-from monolex.documents import Report, documents
+from monolex.text.documents import Report, documents
 
 log = logging.getLogger("monolex")
 

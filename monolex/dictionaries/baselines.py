@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monolex import runtime
+from monolex.activations.reader import Reader, stored_sites
 from monolex.artifact import Manifest, open_artifact
 from monolex.config import BaselineConfig, require
 from monolex.dictionaries.axes import ActivationRows, sample
@@ -20,7 +21,6 @@ from monolex.dictionaries.families import BUILDERS
 from monolex.errors import UserError
 from monolex.kinds import BASELINES, FAMILIES, TOPK
 from monolex.pieces import FILES, Piece, Work
-from monolex.reader import Reader, stored_sites
 
 DEFAULT_K = 32
 MATCH_ROWS = 8192

@@ -12,7 +12,7 @@ from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, model_home, open_artif
 from monolex.config import Kind, require
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, load, read_config
 from monolex.errors import UserError, nearest
-from monolex.sites import select
+from monolex.model.sites import select
 
 CHECKPOINTS = "checkpoints"
 """The folder of a sweep that holds its dictionaries along training, ``STEP/SITE/NAME``."""

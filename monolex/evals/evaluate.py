@@ -15,6 +15,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from monolex import runtime
+from monolex.activations.reader import Reader
+from monolex.activations.stored import held_out_rows, stored_model
 from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
 from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
@@ -22,12 +24,10 @@ from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, 
 from monolex.evals import fidelity, reconstruction, similarity
 from monolex.evals.intervals import over_seeds
 from monolex.evals.recipes import RECIPE, identification, neighbours, seed_groups
-from monolex.model import LanguageModel
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site
 from monolex.pieces import Piece, Work
-from monolex.reader import Reader
-from monolex.sites import Site
 from monolex.stats import Estimate, not_applicable
-from monolex.stored import held_out_rows, stored_model
 
 log = logging.getLogger("monolex")
 

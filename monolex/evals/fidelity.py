@@ -16,15 +16,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from monolex import hooks
 from monolex.config import EvalConfig
-from monolex.corpus import Rows
 from monolex.dictionaries.base import Dictionary
 from monolex.evals.intervals import over_documents
 from monolex.evals.reconstruction import Advance, row_slices
-from monolex.model import LanguageModel
-from monolex.sites import Site
+from monolex.model import hooks
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site
 from monolex.stats import Estimate, not_applicable
+from monolex.text.corpus import Rows
 
 CLEAN = "clean"
 ZERO = "zero-ablation"

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monolex.activations.reader import Reader
 from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
 from monolex.evals.intervals import exact, over_documents, over_features
-from monolex.reader import Reader
 from monolex.runtime import log
 from monolex.stats import Estimate, not_applicable
 

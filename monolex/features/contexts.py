@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from monolex import runtime
 from monolex.config import FeaturesConfig
+from monolex.features.ragged import Picked, ascending, drawn, largest
 from monolex.features.rows import Table
-from monolex.features.segments import Picked, ascending, drawn, largest
 from monolex.features.store import GROUPS
 
 QUANTILE, RANDOM, INACTIVE = (GROUPS.index(name) for name in ("quantile", "random", "inactive"))

@@ -25,13 +25,13 @@ from torch import Tensor
 from monolex import runtime
 from monolex.config import CorpusConfig, require
 from monolex.dictionaries.listing import RunDictionary, by_site
-from monolex.documents import Report, documents
-from monolex.features.found import Comparison, ContrastHit, Found
+from monolex.features.answer import Comparison, ContrastHit, Found
 from monolex.features.known import knowledge
+from monolex.features.prompt_activations import Tokenised, activations, tokenise, tokenizer_of
 from monolex.features.query import FindConfig
-from monolex.features.texts import Tokenised, activations, tokenise, tokenizer_of
-from monolex.model import LanguageModel
+from monolex.model.language_model import LanguageModel
 from monolex.stats import Estimate, rank_sum, two_groups
+from monolex.text.documents import Report, documents
 
 FEWEST = 8
 """Texts a set must have: four to choose by and four to measure on."""

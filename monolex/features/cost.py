@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 
 from monolex.cost import Cost, Planned
-from monolex.sites import select
+from monolex.model.sites import select
 
 FEATURE_BYTES = 10_000
 """Measured on the demo: what the evidence of a feature takes on disk."""

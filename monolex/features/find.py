@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
+from monolex.activations.stored import stored_model
 from monolex.artifact import open_artifact
 from monolex.config import ModelConfig, require
 from monolex.dictionaries.listing import RunDictionary, choose, run_dictionaries
 from monolex.errors import UserError
-from monolex.features.found import Found, Known, NumberHit, PromptHit, TokenHit
+from monolex.features.answer import Found, Known, NumberHit, PromptHit, TokenHit
 from monolex.features.known import gathered, knowledge, open_store
+from monolex.features.prompt_activations import activations, tokenise
 from monolex.features.query import FindConfig, as_sql
-from monolex.features.texts import activations, tokenise
-from monolex.features.vocabulary import Texts
-from monolex.model import LanguageModel, load_tokenizer
-from monolex.stored import stored_model
+from monolex.model.language_model import LanguageModel, load_tokenizer
 from monolex.tables import from_table
+from monolex.text.vocabulary import Texts
 
 GetModel = Callable[[], LanguageModel]
 

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 from numpy.typing import NDArray
 
 from monolex.config import FeaturesConfig
+from monolex.features.coactivation import Pairs
 from monolex.features.contexts import NAMES, Active, Chooser
+from monolex.features.ragged import Picked, largest
 from monolex.features.rows import Table
-from monolex.features.sample import Pairs
-from monolex.features.segments import Picked, largest
 from monolex.features.spill import Codes, Entries, blocks
 from monolex.features.store import BINS, TOKEN_BINS, Writer
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from monolex.dictionaries.listing import RunDictionary
 from monolex.errors import UserError
-from monolex.features.found import Known
+from monolex.features.answer import Known
 from monolex.features.query import Condition, as_sql
 from monolex.features.store import FeatureStore
 

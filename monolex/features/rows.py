@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int32, UInt16
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monolex.activations.reader import Reader, forward, kept
 from monolex.config import FeaturesConfig, require
-from monolex.corpus import Rows
 from monolex.features.store import Fragments
-from monolex.model import LanguageModel
-from monolex.reader import Reader, forward, kept
+from monolex.model.language_model import LanguageModel
+from monolex.text.corpus import Rows
 
 SLICE = 2**20
 

@@ -27,8 +27,8 @@ from torch import Tensor
 from monolex import runtime
 from monolex.config import FeaturesConfig
 from monolex.dictionaries.base import Dictionary, sparse
+from monolex.features.coactivation import Sample
 from monolex.features.rows import RowSource
-from monolex.features.sample import Sample
 
 CHUNK = 2**20
 """Dense codes of a chunk, at least if memory allows: as many as a processor's cache likes."""

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from monolex import artifact, runtime
+from monolex.activations.reader import Reader
+from monolex.activations.stored import packed_rows, stored_model
 from monolex.artifact import SUBJECT, FileEntry, Manifest
 from monolex.config import FeaturesConfig, identity, require
-from monolex.corpus import Rows, rows_digest
 from monolex.dictionaries.base import WEIGHTS, Dictionary
 from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, parents, source_dictionaries
 from monolex.errors import UserError
@@ -29,12 +30,11 @@ from monolex.features.gather import Gathered, gather, optional
 from monolex.features.rows import ModelRows, RowSource, StoredRows, Table
 from monolex.features.spill import Codes, spill
 from monolex.features.store import BINS, TOKEN_BINS, Writer
-from monolex.features.vocabulary import Texts
-from monolex.model import LanguageModel
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site, select
 from monolex.pieces import FILES, Piece, Work
-from monolex.reader import Reader
-from monolex.sites import Site, select
-from monolex.stored import packed_rows, stored_model
+from monolex.text.corpus import Rows, rows_digest
+from monolex.text.vocabulary import Texts
 
 KIND = "features"
 SPILL = ".spill-"

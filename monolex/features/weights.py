@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from monolex.dictionaries.base import Dictionary
 from monolex.evals.evaluate import RESIDUAL
 from monolex.evals.similarity import BLOCK, unit_rows
-from monolex.features.segments import largest_of_rows
+from monolex.features.ragged import largest_of_rows
 from monolex.features.store import Writer
-from monolex.features.vocabulary import Texts
-from monolex.model import LanguageModel
-from monolex.sites import Site
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site
+from monolex.text.vocabulary import Texts
 
 PROJECTED: Mapping[str, str] = {"mlp_act": "mlp_out", "attn_z": "attn_out"}
 """Sites before an output projection, and what it contributes to."""

@@ -9,9 +9,9 @@ from monolex.artifact import CONTROLS
 from monolex.cost import Cost, Planned, PlannedDictionary
 from monolex.dictionaries.listing import name_fits
 from monolex.interp.config import ExplainConfig
-from monolex.interp.examples import KEPT, PEAKS
+from monolex.interp.examples.draw import KEPT, PEAKS
 from monolex.kinds import TOPK
-from monolex.sites import select
+from monolex.model.sites import select
 
 EXPLAINED_BYTES, SCORED_BYTES = 25_000, 6_000
 """Measured on the demo: what the explanations of a feature, and an explanation's scores, take on disk."""

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from monolex.features.store import GROUPS, Context, Evidence, Neighbour, TokenShare, TokenWeight
 from monolex.interp.records import Scored
-from monolex.pages import explained, html, svg, tokens
+from monolex.pages import card_explanations, html, svg, tokens
 from monolex.pages.html import number
 from monolex.pages.svg import Axis, Layer
 
@@ -73,9 +73,9 @@ def card(
             meta=meta,
             own=link(summary.id) if compact else None,
             said=_said(evidence),
-            brief=explained.summary(scored) if compact else [],
-            explanations=[] if compact else explained.explanations(scored),
-            output=explained.output_side(scored),
+            brief=card_explanations.summary(scored) if compact else [],
+            explanations=[] if compact else card_explanations.explanations(scored),
+            output=card_explanations.output_side(scored),
             stats=_stats(evidence, meta),
             token_chart=token_chart(evidence) if summary.n_active else "",
             legend=token_legend(evidence),

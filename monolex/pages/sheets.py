@@ -4,12 +4,12 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from monolex.interp.comparable import Facts
-from monolex.interp.paper_tables import MOMENTS
+from monolex.interp.score.comparable import Facts
+from monolex.interp.score.tables import MOMENTS
 from monolex.pages.html import interval, number
 from monolex.pages.picture import EDGE, Sheet, Writing
 from monolex.pages.png import legible
-from monolex.pages.scores import METRICS, counted, estimate
+from monolex.pages.score_charts import METRICS, counted, estimate
 from monolex.pages.tokens import plain
 
 LETTER, LINE, PAD, BETWEEN = 7.1, 16.0, 18.0, 26.0
@@ -32,7 +32,7 @@ class Grid(NamedTuple):
 
 
 def sheet(tables: Facts) -> Sheet:
-    """The picture of :func:`monolex.interp.paper_tables.table`."""
+    """The picture of :func:`monolex.interp.score.tables.table`."""
     make = _examples if tables["figure"] == "table1" else _moments
     return drawn(tables["figure"], tables["title"], [make(one, tables["metric"]) for one in tables["tables"]])
 

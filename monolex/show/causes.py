@@ -10,7 +10,7 @@ from monolex.show.text import cell, columns, estimate
 
 def patch(path: Path, _manifest: Manifest) -> list[str]:
     """Behaviour first, then the KL of every dictionary at some sizes, and what became of the paper's claims."""
-    from monolex.pages.causal import SIZES, nearest
+    from monolex.report.patch_section import SIZES, nearest
 
     patch = read_json(path / "patch.json")
     own, corruption = patch["behaviour"], patch["corruption"]
@@ -59,7 +59,7 @@ def ablate(path: Path, _manifest: Manifest) -> list[str]:
 
 def tree(path: Path, _manifest: Manifest) -> list[str]:
     """Every tree as indented text, strongest first, with effects ± standard errors and shares."""
-    from monolex.pages.trees import called, effect, ordered
+    from monolex.pages.tree_diagram import called, effect, ordered
 
     lines = []
 

@@ -28,6 +28,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from monolex import runtime
+from monolex.activations.reader import ModelStream, Reader, Stream, stored_sites
 from monolex.artifact import (
     MANIFEST,
     FileEntry,
@@ -44,12 +45,11 @@ from monolex.artifact import (
     write_json,
 )
 from monolex.config import TrainConfig, identity, located, require
-from monolex.corpus import Rows
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
 from monolex.dictionaries.listing import CHECKPOINTS
 from monolex.errors import UserError
-from monolex.model import LanguageModel
-from monolex.reader import ModelStream, Reader, Stream, stored_sites
+from monolex.model.language_model import LanguageModel
+from monolex.text.corpus import Rows
 from monolex.training.members import members
 from monolex.training.sweep import Trainer
 

@@ -1,0 +1,1 @@
+"""Stored activations: harvesting, writing, reading, streaming."""

@@ -1,0 +1,52 @@
+"""What stored activations are of: their model, loaded again, and the packed rows of tokens that it read."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from monolex.activations.reader import Split
+from monolex.artifact import open_artifact
+from monolex.config import ModelConfig
+from monolex.errors import UserError
+from monolex.model.language_model import LanguageModel, load
+from monolex.tables import from_table
+from monolex.text.corpus import Rows
+
+
+def stored_model(activations: Path, device: str = "auto") -> LanguageModel:
+    """The very model that stored activations are of.
+
+    Raises:
+        UserError: no finished activations, or the model of that name has other weights than it had.
+    """
+    facts = open_artifact(activations, "activations").data["model"]
+    config = from_table(ModelConfig, facts["model_config"], str(activations))
+    lm = load(dataclasses.replace(config, device=device))
+    if lm.fingerprint != facts["fingerprint"]:
+        raise UserError(f"the model {config.model!r} is no longer the one in {activations}; harvest again")
+    return lm
+
+
+def packed_rows(activations: Path, split: Split) -> Rows:
+    """All packed rows of a split, memory-mapped.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = activations / "corpus.safetensors"
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete its manifest and harvest again") from error
+    return Rows(*(tensors[f"{split}.{name}"] for name in ("tokens", "docs", "keep")))
+
+
+def held_out_rows(activations: Path, contexts: int) -> Rows:
+    """``contexts`` held-out packed rows of tokens, spread evenly so that they come from many documents."""
+    rows = packed_rows(activations, "held_out")
+    count = min(contexts, len(rows))
+    chosen = torch.arange(count) * len(rows) // max(count, 1)
+    return Rows(rows.tokens[chosen], rows.docs[chosen], rows.keep[chosen])

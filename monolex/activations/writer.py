@@ -1,0 +1,157 @@
+"""Writing an activations artefact shard by shard, so that a kill at any moment loses one shard of work.
+
+`progress.json` lists what is whole and what was decided on the way (precision, medians); files that it does not list
+are deleted on resuming. One thread hashes and writes a shard while the next one is filled: two shards are in memory.
+"""
+
+import dataclasses
+import re
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import save
+from torch import Tensor
+
+from monolex import artifact
+from monolex.activations.reader import shard_name
+from monolex.artifact import FileEntry
+from monolex.errors import UserError
+from monolex.model.language_model import DTYPES
+from monolex.runtime import log
+
+PROGRESS: Final = "progress.json"
+CORPUS: Final = "corpus.safetensors"
+SPLITS: Final = ("train", "held_out")
+ROW_FIELDS: Final = ("tokens", "docs", "positions", "contexts")
+_SHARD: Final = re.compile(r"\.?(train|held_out)-\d{5}\.safetensors(\.\w+\.tmp)?")
+_TEMPORARY: Final = re.compile(r"\.(corpus\.safetensors|progress\.json|manifest\.json)\.\w+\.tmp")
+
+
+@final
+@dataclass
+class Progress:
+    """What lies on disk of an unfinished harvest."""
+
+    request: str
+    """Hash of what was asked for (:func:`monolex.artifact.request_hash`)."""
+    batch_rows: int
+    """Packed rows in a forward pass; kept on resuming, since it decides where shards end."""
+    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By site: `d_in`, stored `dtype`, `sampled_max` and `median_norm` of the first batch; empty before it."""
+    shards: dict[str, list[int]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    """Rows of every written shard, by split."""
+    outliers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    """Rows left out for their norm, by split."""
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    """Every written file."""
+    seconds: float = 0.0
+    """Time spent so far."""
+
+    def save(self, folder: Path) -> None:
+        """Write progress.json, atomically."""
+        artifact.write_json(folder / PROGRESS, dataclasses.asdict(self))
+
+
+def resume(folder: Path, request: str, batch_rows: int) -> Progress:
+    """The progress recorded in ``folder`` if it answers ``request`` and its files are whole, else a new one.
+
+    Whatever else an earlier harvest left in the folder is deleted; files of other names are not touched.
+    """
+    artifact.warn_replacing(folder, "activations")
+    (folder / artifact.MANIFEST).unlink(missing_ok=True)
+    progress = _recorded(folder, request)
+    if progress is None:
+        # Before any file is replaced: no progress.json may ever list files of another request.
+        (folder / PROGRESS).unlink(missing_ok=True)
+        progress = Progress(request, batch_rows)
+    else:
+        log.info("harvest: resuming in %s after %d rows", folder, sum(map(sum, progress.shards.values())))
+    ours = [path for path in folder.glob("*") if path.name == CORPUS or _TEMPORARY.fullmatch(path.name)]
+    ours += [path for path in folder.glob("*/*") if _SHARD.fullmatch(path.name)]
+    for path in ours:
+        if str(path.relative_to(folder)) not in progress.files:
+            path.unlink()
+    for part in {path.parent for path in ours} - {folder}:
+        if not any(part.iterdir()):
+            part.rmdir()
+    return progress
+
+
+def _recorded(folder: Path, request: str) -> Progress | None:
+    if not (folder / PROGRESS).exists():
+        return None
+    try:
+        raw = artifact.read_json(folder / PROGRESS)
+        progress = Progress(**{**raw, "files": {name: FileEntry(**entry) for name, entry in raw["files"].items()}})
+    except (UserError, TypeError, KeyError, AttributeError):
+        return None
+    sizes = {name: path.stat().st_size for name in progress.files if (path := folder / name).is_file()}
+    whole = sizes == {name: entry.bytes for name, entry in progress.files.items()}
+    return progress if whole and progress.request == request else None
+
+
+@final
+class ShardWriter:
+    """Collects rows of all sites and writes them as shards; used as a context manager.
+
+    ``capacity`` is the largest number of rows of a shard.
+
+    Raises:
+        UserError: the disk is full or not writable (from :meth:`flush` or on leaving the context).
+    """
+
+    def __init__(self, folder: Path, progress: Progress, capacity: int) -> None:
+        self._folder, self._progress = folder, progress
+        self._spare = [self._allocate(capacity) for _ in range(2)]
+        self._rows = self._outliers = 0
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+        if kind is None and self._pending is not None:
+            self._pending.result()
+
+    def add(
+        self, columns: dict[str, Int[Tensor, "rows"]], values: dict[str, Float[Tensor, "rows d_in"]], outliers: int
+    ) -> None:
+        """Append rows: a column for each of :data:`ROW_FIELDS`, activations by site; ``outliers`` were left out."""
+        buffer, count = self._spare[0], len(columns[ROW_FIELDS[0]])
+        for name, rows in {**columns, **values}.items():
+            buffer[name][self._rows : self._rows + count].copy_(rows)
+        self._rows += count
+        self._outliers += outliers
+
+    def flush(self, split: str) -> None:
+        """End the shard: hand it to the writing thread, once that has finished the one before."""
+        if self._pending is not None:
+            self._pending.result()
+        filled = {name: column[: self._rows] for name, column in self._spare[0].items()}
+        self._pending = self._pool.submit(self._write, split, filled, self._outliers)
+        self._spare.reverse()
+        self._rows = self._outliers = 0
+
+    def _allocate(self, capacity: int) -> dict[str, Tensor]:
+        columns = {name: torch.empty(capacity, dtype=torch.int32) for name in ROW_FIELDS}
+        for site, facts in self._progress.sites.items():
+            columns[site] = torch.empty(capacity, facts["d_in"], dtype=DTYPES[facts["dtype"]])
+        return columns
+
+    def _write(self, split: str, filled: dict[str, Tensor], outliers: int) -> None:
+        progress = self._progress
+        number = len(progress.shards[split])
+        parts = {"rows": {name: filled[name] for name in ROW_FIELDS}}
+        parts |= {site: {"activations": filled[site]} for site in progress.sites}
+        files = {shard_name(part, split, number): tensors for part, tensors in parts.items()}
+        entries = {name: artifact.write_bytes(self._folder / name, save(tensors)) for name, tensors in files.items()}
+        progress.files.update(entries)
+        progress.shards[split].append(len(filled[ROW_FIELDS[0]]))
+        progress.outliers[split] += outliers
+        progress.save(self._folder)

@@ -1,0 +1,1 @@
+"""A feature taken away where it is active."""

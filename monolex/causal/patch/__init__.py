@@ -1,0 +1,1 @@
+"""Features of a prompt swapped for a donor's."""

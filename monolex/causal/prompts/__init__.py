@@ -1,0 +1,1 @@
+"""Prompts in pairs, and what a model does on them."""

@@ -1,0 +1,1 @@
+"""What causes a feature, layer by layer."""

@@ -1,0 +1,247 @@
+"""What in the stream that enters a block moves a feature of the stream that leaves it, and what that feature moves.
+
+A :class:`Scene` holds some texts that end at tokens on which the feature is active. Only the one block is run again,
+on edited streams, and the feature is read at the last token of each text. Versions of texts are folded into the batch
+in order of length; a version whose edit changes nothing is not run, since its effect is exactly zero. Effects are base
+− edited: what the edit takes away from the feature.
+
+Edits hold at every position. In many models the first one is far from all others and attended to by all, so where a
+dictionary was not trained on it, what is ablated there can outweigh the rest of the text.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from monolex.causal.occurrences import Occurrences
+from monolex.causal.suffix import at_end, prepare
+from monolex.config import require
+from monolex.dictionaries.base import Dictionary
+from monolex.evals.reconstruction import row_slices
+from monolex.model import hooks
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site
+
+CANDIDATES_AT_ONCE = 256
+"""Features whose codes over all texts are held in memory together."""
+
+
+class Readings(NamedTuple):
+    """A feature at the last token of some texts, or what edits took from it."""
+
+    code: Float[Tensor, "*edits texts"]
+    """Its activation; of signed kinds the positive side."""
+    pre: Float[Tensor, "*edits texts"]
+    """What its activation function is applied to, which also tells of effects below zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Texts on which a feature is active, run up to the block that writes its site; made by :func:`scene`."""
+
+    lm: LanguageModel
+    """The model."""
+    target: Dictionary
+    """Whose feature is read."""
+    feature: int
+    """Which one."""
+    block: int
+    """The block in between; -1 where the feature is one of the embedded tokens, which no block writes."""
+    tokens: Int[Tensor, "texts tokens"]
+    """The texts, padded on the right."""
+    end: Int[Tensor, "texts"]
+    """Position of every text's last token."""
+    x: Float[Tensor, "texts tokens d_model"]
+    """The stream that enters the block; without a block the feature's own site."""
+    base: Readings
+    """The feature without an edit."""
+    batch_tokens: int
+    """Tokens of a forward."""
+
+    def rerun(
+        self, texts: Int[Tensor, "versions"], x: Float[Tensor, "versions tokens d_model"], *, grad: bool = False
+    ) -> Readings:
+        """:class:`Readings` of ``versions`` of ``texts`` (numbers, repeated at will) with ``x`` entering the block."""
+        after = f"resid_post.{self.block}"
+        tokens = self.tokens[texts, : x.shape[1]]
+        run = hooks.run_from(self.lm, self.block, x, tokens, sites=[after], logits=False, grad=grad)
+        return read(self.target, self.feature, at_end(run.activations[after], self.end[texts]))
+
+
+def boundary(site: str) -> int:
+    """Number of blocks before a place in the residual stream.
+
+    Raises:
+        UserError: the site is not in it, or between attention and MLP.
+    """
+    parsed = Site.parse(site)
+    require(
+        parsed.kind in ("resid_pre", "resid_post"),
+        f"site {site!r}: a tree goes through the residual stream; give dictionaries of resid_post (or resid_pre)",
+    )
+    return parsed.layer + (parsed.kind == "resid_post")
+
+
+@torch.no_grad()
+def scene(
+    lm: LanguageModel, target: Dictionary, feature: int, site: str, found: Occurrences, batch_tokens: int
+) -> Scene:
+    """Run the texts of ``found``, the first of every document, up to ``site``."""
+    tokens, end = _one_a_document(found)
+    block = boundary(site) - 1
+    entering = site if block < 0 else f"resid_pre.{block}"
+    x = torch.zeros(*tokens.shape, lm.d_model, dtype=lm.dtype, device=lm.device)
+    readings = torch.zeros(2, len(end), dtype=torch.float64)
+    for part in folds(end, batch_tokens):
+        width = int(end[part[-1]]) + 1
+        seen = hooks.capture(lm, tokens[part, :width], [entering, site]).activations
+        x[part, :width] = seen[entering]
+        readings[:, part] = torch.stack(read(target, feature, at_end(seen[site], end[part]))).double().cpu()
+    return Scene(lm, target, feature, block, tokens, end, x, Readings(*readings), batch_tokens)
+
+
+def read(target: Dictionary, feature: int, x: Float[Tensor, "rows d_in"]) -> Readings:
+    """A feature on some rows of its site."""
+    chosen = torch.tensor([feature], device=target.W_enc.device)
+    code = target.encode_some(x, chosen)[:, 0].clamp_min(0)
+    return Readings(code, target.pre_activations(x, chosen)[:, 0])
+
+
+def folds(end: Int[Tensor, "texts"], batch_tokens: int) -> Iterator[Int[Tensor, "part"]]:
+    """Numbers of all texts, shortest first, in parts of at most ``batch_tokens`` tokens when padded to their longest.
+
+    A part has at least one text, however long.
+    """
+    order = end.argsort(stable=True)
+    lengths = (end[order] + 1).tolist()
+    start = 0
+    for stop, length in enumerate(lengths):
+        if stop > start and (stop + 1 - start) * length > batch_tokens:
+            yield order[start:stop]
+            start = stop
+    if lengths:
+        yield order[start:]
+
+
+def codes(
+    scene: Scene, source: Dictionary, text: int, features: Int[Tensor, "some"] | None = None
+) -> Float[Tensor, "tokens some"]:
+    """Positive codes of the stream that enters the block, over one text."""
+    x = scene.x[text, : int(scene.end[text]) + 1]
+    found = source.encode(x) if features is None else source.encode_some(x, features)
+    return found.clamp_min(0)
+
+
+class Attribution(NamedTuple):
+    """What one backward pass says of every feature of the stream that enters the block."""
+
+    estimate: Float[Tensor, "d_sae"]
+    """Effect of its ablation on the pre-activation, mean over texts, were the block linear."""
+    active: Bool[Tensor, "d_sae"]
+    """Whether it is active anywhere in the texts."""
+
+
+def attribute(scene: Scene, source: Dictionary) -> Attribution:
+    """The effect of ablating each feature, to first order: ``Σ_t c_j(t) f_j · ∂pre/∂x_t``."""
+    total = torch.zeros(source.d_sae, dtype=torch.float64)
+    active = torch.zeros(source.d_sae, dtype=torch.bool)
+    for part in folds(scene.end, scene.batch_tokens):
+        x = scene.x[part, : int(scene.end[part[-1]]) + 1].detach().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(scene.rerun(part, x, grad=True).pre.sum(), x)
+        for text, slope in zip(part.tolist(), gradient, strict=True):
+            found = codes(scene, source, text)
+            along = slope[: len(found)].to(found.dtype) @ source.W_dec.T
+            total += (found * along).sum(0).double().cpu()
+            active |= (found > 0).any(0).cpu()
+    return Attribution(total / len(scene.end), active)
+
+
+def ablate_each(scene: Scene, source: Dictionary, features: Int[Tensor, "features"]) -> Readings:
+    """What the feature loses when each of ``features`` is ablated in every text, as float64 ``[features, texts]``."""
+    parts = [_ablate(scene, source, some) for some in features.split(CANDIDATES_AT_ONCE)]
+    return Readings(*(torch.cat(both) for both in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def _ablate(scene: Scene, source: Dictionary, features: Int[Tensor, "features"]) -> Readings:
+    features = features.to(source.W_dec.device)
+    found = source.W_dec.new_zeros(*scene.tokens.shape, len(features))
+    for text, end in enumerate(scene.end.tolist()):
+        found[text, : end + 1] = codes(scene, source, text, features)
+    taken = torch.zeros(2, len(features), len(scene.end), dtype=torch.float64)
+    column, text = (found > 0).any(1).T.nonzero().cpu().T
+    for part in folds(scene.end[text], scene.batch_tokens):
+        where, which = text[part], column[part]
+        width = int(scene.end[where[-1]]) + 1
+        removed = found[where, :width, which][..., None] * source.W_dec[features[which]][:, None]
+        edited = scene.x[where, :width] - removed.to(scene.x.dtype)
+        taken[:, which, where] = _lost(scene, where, edited)
+    return Readings(*taken)
+
+
+class Wholes(NamedTuple):
+    """What the feature loses when a part of the stream that is no single feature goes, ``[texts]`` each."""
+
+    error: Readings
+    """The reconstruction error: the stream becomes ``decode(encode(x))``."""
+    features: Readings
+    """All features at once: only the reconstruction error and the decoder's bias stay."""
+
+
+@torch.no_grad()
+def ablate_wholes(scene: Scene, source: Dictionary) -> Wholes:
+    """The two ablations between which every single feature's stands."""
+    taken = torch.zeros(2, 2, len(scene.end), dtype=torch.float64)
+    for part in folds(scene.end, scene.batch_tokens):
+        x = scene.x[part, : int(scene.end[part[-1]]) + 1]
+        flat = x.flatten(0, 1)
+        rebuilt = torch.cat([source.reconstruct(flat[rows]) for rows in row_slices(len(flat), source.d_sae)])
+        rebuilt = rebuilt.view(x.shape)
+        for number, removed in enumerate((x.to(rebuilt.dtype) - rebuilt, rebuilt - source.weights["b_dec"])):
+            taken[number, :, part] = _lost(scene, part, x - removed.to(x.dtype))
+    return Wholes(Readings(*taken[0]), Readings(*taken[1]))
+
+
+class Outputs(NamedTuple):
+    """What ablating a feature takes from the tokens that may follow its texts, in float64."""
+
+    logit: Float[Tensor, "texts vocab"]
+    """From their logits."""
+    log_probability: Float[Tensor, "texts vocab"]
+    """From their log-probabilities, in nats."""
+    base: Float[Tensor, "texts vocab"]
+    """Log-probabilities without an edit."""
+
+
+@torch.no_grad()
+def ablate_target(scene: Scene, site: str) -> Outputs:
+    """The total effect of the scene's own feature, ablated everywhere in its texts, through all blocks behind it."""
+    chosen = torch.tensor([scene.feature], device=scene.target.W_dec.device)
+    taken = torch.zeros(3, len(scene.end), scene.lm.unembedding.shape[0], dtype=torch.float64)
+    for part in folds(scene.end, max(1, scene.batch_tokens // 2)):
+        suffix = prepare(scene.lm, site, scene.tokens[part, : int(scene.end[part[-1]]) + 1], scene.end[part])
+        code = scene.target.encode_some(suffix.x, chosen).clamp_min(0)
+        edited = suffix.x - (code @ scene.target.W_dec[chosen]).to(suffix.x.dtype)
+        logits = suffix.end_logits(torch.stack([suffix.x, edited])).double().cpu()
+        base, left = logits.log_softmax(-1)
+        taken[:, part] = torch.stack([logits[0] - logits[1], base - left, base])
+    return Outputs(*taken)
+
+
+def _lost(scene: Scene, texts: Int[Tensor, "versions"], x: Tensor) -> Float[Tensor, "2 versions"]:
+    left = torch.stack(scene.rerun(texts, x)).double().cpu()
+    return torch.stack(scene.base)[:, texts] - left
+
+
+def _one_a_document(found: Occurrences) -> tuple[Int[Tensor, "texts tokens"], Int[Tensor, "texts"]]:
+    """The first text of every document, since others of it say the same again."""
+    _, document = found.doc.unique(return_inverse=True)
+    same = document[:, None] == document
+    first = ~same.tril(-1).any(1)
+    end = found.end[first]
+    return found.tokens[first, : int(end.max()) + 1], end

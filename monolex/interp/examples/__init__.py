@@ -1,0 +1,1 @@
+"""Fragments of the corpus that explain a feature, and those that score it."""

@@ -1,0 +1,114 @@
+"""Fragments of a corpus: rows of stored activations that are neighbouring tokens of one document.
+
+In ``paper`` mode there is one fragment a document, at a random place in it (paper, A); in ``modern`` mode as many as
+fit. The activations are those of the whole packed row, so that a fragment's first tokens have seen what stands before
+it; the paper's released code ran the model on every fragment alone.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int32, Int64
+from numpy.typing import NDArray
+
+from monolex.activations.reader import Reader
+from monolex.config import require
+from monolex.interp.config import ExplainConfig
+from monolex.model.language_model import LanguageModel
+from monolex.text.corpus import Rows
+from monolex.text.vocabulary import UNREADABLE, Texts
+
+
+class Windows(NamedTuple):
+    """Fragments, in document order."""
+
+    start: Int64[NDArray, "fragments"]
+    """Row of the first token among the activations' rows; the others follow it."""
+    doc: Int64[NDArray, "fragments"]
+    """Document."""
+    tokens: Int32[NDArray, "fragments tokens"]
+    """Token ids."""
+    left_out: Mapping[str, int]
+    """Documents and fragments that were left out, by reason."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of a fragment."""
+        return self.tokens.shape[1]
+
+    def rows(self, some: Int64[NDArray, "some"] | slice = slice(None)) -> torch.Tensor:
+        """Numbers of the activations' rows of some fragments, ``[some, tokens]``."""
+        return torch.from_numpy(self.start[some][:, None] + np.arange(self.length))
+
+
+def windows(reader: Reader, packed: Rows, lm: LanguageModel, config: ExplainConfig) -> Windows:
+    """Cut the rows of ``reader`` into fragments as ``config`` says; beyond its limit, those kept are drawn at random.
+
+    Fragments that do not decode to whole characters are left out, as in the released code; so are documents in which
+    fewer tokens than a fragment has were kept in one packed row.
+
+    Raises:
+        UserError: there is no fragment.
+    """
+    length, limit = config.fragment_tokens, config.fragments
+    context, position = reader.contexts(0, len(reader)).numpy(), reader.positions(0, len(reader)).numpy()
+    doc = reader.docs(0, len(reader)).numpy().astype(np.int64)
+    first = np.arange(max(len(doc) - length + 1, 0))
+    last = first + length - 1
+    whole = (context[first] == context[last]) & (doc[first] == doc[last]) & (position[last] - position[first] < length)
+    rng = np.random.default_rng(config.explain_seed)
+    paper = config.mode == "paper"
+    start = _one_each(first[whole], doc, rng) if paper else _side_by_side(first[whole], doc, context, length)
+    documents = len(np.unique(doc))
+    left_out = {f"documents without {length} kept tokens in a row": documents - len(np.unique(doc[start]))}
+    tokens = packed.tokens.numpy()[context[start][:, None], position[start][:, None] + np.arange(length)]
+    readable = _readable(tokens, lm)
+    left_out["fragments with broken characters"] = int((~readable).sum())
+    start, tokens = start[readable], tokens[readable]
+    if len(start) > limit:
+        kept = np.sort(rng.permutation(len(start))[:limit])
+        left_out["fragments beyond the limit"] = len(start) - limit
+        start, tokens = start[kept], tokens[kept]
+    require(
+        len(start) > 0,
+        f"no document has {length} kept tokens in a row: lower fragment_tokens, or harvest longer documents",
+    )
+    return Windows(start, doc[start], tokens.astype(np.int32), {why: n for why, n in left_out.items() if n})
+
+
+def _one_each(first: NDArray, doc: NDArray, rng: np.random.Generator) -> NDArray:
+    """Of the possible beginnings one a document, each as likely as the others."""
+    luck = rng.permutation(len(first))
+    order = np.lexsort((luck, doc[first]))
+    new = np.diff(doc[first][order], prepend=-1) != 0
+    return first[order[new]]
+
+
+def _side_by_side(first: NDArray, doc: NDArray, context: NDArray, length: int) -> NDArray:
+    """Beginnings of fragments that do not overlap, from the beginning of every stretch of rows on."""
+    if not len(first):
+        return first
+    row, packed = doc[first], context[first]
+    new = np.ones(len(first), bool)
+    new[1:] = (np.diff(first) != 1) | (np.diff(row) != 0) | (np.diff(packed) != 0)
+    begin = first[np.flatnonzero(new)][new.cumsum() - 1]
+    return first[(first - begin) % length == 0]
+
+
+def _readable(tokens: NDArray, lm: LanguageModel) -> NDArray:
+    """Fragments whose text has no broken character; only those with a token that is none alone are decoded."""
+    if lm.tokenizer is None:
+        return np.ones(len(tokens), bool)
+    decode = lm.tokenizer.decode
+    broken = [t for t in np.unique(tokens).tolist() if UNREADABLE in str(decode([t]))]
+    readable = np.ones(len(tokens), bool)
+    for number in np.flatnonzero(np.isin(tokens, broken).any(1)).tolist():
+        readable[number] = UNREADABLE not in str(decode(tokens[number].tolist()))
+    return readable
+
+
+def texts_of(tokens: NDArray, lm: LanguageModel) -> dict[int, str]:
+    """The text of every token that occurs."""
+    return dict(Texts(lm).of(np.unique(tokens).tolist()))

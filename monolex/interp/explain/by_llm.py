@@ -1,0 +1,53 @@
+"""Explanations by language models: OpenAI's protocol, and a modern prompt with marked fragments and silent ones."""
+
+from collections.abc import Sequence
+
+from monolex.interp.config import ExplainConfig
+from monolex.interp.llm.prompts import ANSWER, OPENING, Chat, examples_chat, explanation_chat
+from monolex.interp.records import Client, Examples, Explanation, Failure, Request
+
+MAX_TOKENS = 60
+"""Of an explanation."""
+
+
+def explain_openai(examples: Sequence[Examples], client: Client, config: ExplainConfig) -> list[Explanation | Failure]:
+    """`openai`: one sentence from tokens with activations; an empty answer is a failure."""
+    answers = _ask([explanation_chat(own.explain) for own in examples], examples, client, config)
+    return [_explanation("openai", answer) for answer in answers]
+
+
+def explain_examples(
+    examples: Sequence[Examples], client: Client, config: ExplainConfig
+) -> list[Explanation | Failure]:
+    """`examples`: one line from fragments with marked tokens and silent ones; without that line it is a failure."""
+    answers = _ask([examples_chat(own) for own in examples], examples, client, config)
+    return [_explanation("examples", answer if isinstance(answer, Failure) else _answer(answer)) for answer in answers]
+
+
+def _ask(
+    chats: Sequence[Chat], examples: Sequence[Examples], client: Client, config: ExplainConfig
+) -> list[str | Failure]:
+    """What is answered; features that have nothing to show are failures and are not asked for."""
+    params = (("max_tokens", MAX_TOKENS), ("temperature", config.temperature))
+    shown = [number for number, own in enumerate(examples) if own.explain and own.maximum > 0]
+    found: list[str | Failure] = [Failure("no fragment on which the feature is active")] * len(examples)
+    replies = client.ask([Request(chats[number], params=params) for number in shown])
+    for number, reply in zip(shown, replies, strict=True):
+        found[number] = reply if isinstance(reply, Failure) else reply.text
+    return found
+
+
+def _answer(text: str) -> str | Failure:
+    """What stands behind the last marker."""
+    _, marker, answer = text.rpartition(ANSWER)
+    return answer.strip("* ") if marker else Failure(f"no line that begins with {ANSWER}")  # some print it in bold
+
+
+def _explanation(explainer: str, answer: str | Failure) -> Explanation | Failure:
+    """One line, without the beginning that prompts add."""
+    if isinstance(answer, Failure):
+        return answer
+    text = " ".join(answer.split())
+    if text.lower().startswith(OPENING):
+        text = text[len(OPENING) :].strip()
+    return Explanation(explainer, text) if text else Failure("an empty answer")

@@ -1,0 +1,69 @@
+"""Tokens that resemble a token: by their embedding, and by their spelling."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from monolex.model.language_model import LanguageModel
+from monolex.text.vocabulary import Texts
+
+NEAREST = 8
+"""Tokens with the most similar embedding."""
+AT_ONCE = 1024
+"""Tokens that are compared with the whole vocabulary in one product."""
+
+
+@torch.no_grad()
+def alike(lm: LanguageModel, tokens: Iterable[int]) -> dict[int, tuple[int, ...]]:
+    """For each of ``tokens`` the nearest rows of the embedding by cosine, then those of its other spellings that are
+    single tokens; none is special to the tokenizer or beyond its entries."""
+    ids = sorted(set(tokens))
+    spelt = _spellings(lm, ids)
+    table = lm.embedding.float()
+    table = table / table.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    allowed = _allowed(lm)
+    count = min(NEAREST, int(allowed.sum()) - 1)
+    found = {}
+    for part in torch.tensor(ids, dtype=torch.int64, device=table.device).split(AT_ONCE):
+        cosine = (table[part] @ table.T).masked_fill(~allowed, -2)
+        cosine[torch.arange(len(part), device=table.device), part] = -2
+        nearest = cosine.topk(max(count, 0), dim=1).indices
+        for token, near in zip(part.tolist(), nearest.tolist(), strict=True):
+            found[token] = tuple(dict.fromkeys((*near, *spelt.get(token, ()))))
+    return found
+
+
+def _allowed(lm: LanguageModel) -> Bool[Tensor, "vocab"]:
+    rows = len(lm.embedding)
+    allowed = torch.ones(rows, dtype=torch.bool, device=lm.device)
+    if lm.tokenizer is not None:
+        allowed[len(lm.tokenizer) :] = False
+        allowed[[special for special in lm.tokenizer.all_special_ids if special < rows]] = False
+    return allowed
+
+
+def _spellings(lm: LanguageModel, tokens: Sequence[int]) -> dict[int, list[int]]:
+    """Tokens that differ from each of ``tokens`` in case or in a leading space alone."""
+    if lm.tokenizer is None:
+        return {}
+    texts = Texts(lm)
+    forms = {token: _forms(text) for token, text in texts.of(tokens)}
+    known = list(dict.fromkeys(form for some in forms.values() for form in some))
+    if not known:
+        return {}
+    encoded = lm.tokenizer(known, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    single = {form: ids[0] for form, ids in zip(known, encoded, strict=True) if len(ids) == 1}
+    # A tokenizer that puts a space of its own before every text gives another token than was asked for.
+    read = dict(texts.of(single.values()))
+    return {token: [single[f] for f in some if f in single and read[single[f]] == f] for token, some in forms.items()}
+
+
+def _forms(text: str) -> list[str]:
+    """Other spellings of a word, itself left out; none of what has no letter or sign."""
+    word = text.removeprefix(" ")
+    if not word.strip():
+        return []
+    cased = dict.fromkeys((word, word.lower(), word.capitalize(), word.upper()))
+    return [form for one in cased for form in (one, f" {one}") if form != text]

@@ -1,0 +1,197 @@
+"""The stage ``score``: explanations of a run's features, simulated and compared with what the features really do.
+
+A dictionary is a piece, kept as it is done; replies of a language model are kept one by one. Calls that it left
+unanswered are counted failures, and the same command tries them again; answers that are no use (not one number a token)
+are failures that stay. Writes ``score.json`` (means by dictionary, explainer and metric, and differences),
+``scores.jsonl`` (a line a feature and explainer) and ``predictions.safetensors`` (``MODEL/SITE/NAME/EXPLAINER``:
+predicted activations on the scored fragments, NaN where a prediction failed).
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from monolex.artifact import Manifest, json_bytes, write_bytes
+from monolex.config import plain
+from monolex.interp.config import ScoreConfig
+from monolex.interp.explain import saved
+from monolex.interp.explain.saved import Explained, Explanations
+from monolex.interp.llm.meter import METER
+from monolex.interp.llm.replies import unanswered, unless_found
+from monolex.interp.protocol import Correlation
+from monolex.interp.records import Examples, Failure, dictionary_of
+from monolex.interp.score.bootstrap import SUMS, sums
+from monolex.interp.score.judging import judged
+from monolex.interp.score.means import Measured, differences, documents, mean_row, resampled
+from monolex.interp.score.scorers import Asked, FeatureScore, Judged, average, correlated, score_features
+from monolex.interp.simulate.by_rule import KIND as KIND_OF_RULES
+from monolex.interp.simulate.open import Opened, opened
+from monolex.pieces import Piece, Work
+
+KIND = "score"
+MEANS, LINES, PREDICTIONS = "score.json", "scores.jsonl", "predictions.safetensors"
+
+
+def score(folder: str | Path, explanations: str | Path, config: ScoreConfig, run: str | Path) -> Manifest:
+    """Score the explanations artefact ``explanations``; see the module's docstring for what is written.
+
+    ``run`` is where replies of language models are kept.
+
+    Raises:
+        UserError: no finished explanations, or a language model that cannot be asked.
+    """
+    folder, explanations, run = Path(folder), Path(explanations), Path(run)
+    explained = Explanations(explanations)
+    work = Work(folder, KIND, config, {"explanations": explained.manifest.content})
+
+    def make(work: Work, model: Opened) -> Manifest:
+        return _score(work, explained, config, model)
+
+    return unless_found(work, config, partial(opened, config, run), lambda model: model.weights, make)
+
+
+def _score(work: Work, explained: Explanations, config: ScoreConfig, model: Opened) -> Manifest:
+    def piece(key: str) -> Piece:
+        return lambda path: _dictionary(path, key, explained, model, config)
+
+    explainers = work.done({key: piece(key) for key in explained.facts}, unanswered(model.client))
+    measured, flat = [], {}
+    for key, facts in explained.facts.items():
+        arrays = load_file(work.place(key).with_suffix(".safetensors"))
+        rows = list(saved.read_lines(work.place(key).with_suffix(".jsonl")))
+        measured += _measured(arrays, rows, facts, explainers[key])
+        flat |= {f"{key}/{name[:-12]}": a for name, a in arrays.items() if name.endswith("/predictions")}
+    lines, means = [], {}
+    draws = documents(measured, config)
+    for explanation in measured:
+        rows, mean = resampled(explanation, draws, config)
+        lines += rows
+        means["/".join(dictionary_of(explanation.facts)), explanation.explainer] = explanation.facts, mean
+    entry = {
+        "explanations": os.path.relpath(explained.folder, work.folder),
+        "mode": explained.mode,
+        "simulator": model.simulator.kind,
+        **{name: plain(getattr(config, name)) for name in ("scorers", "shuffles", "level", "resamples")},
+        "dictionaries": [
+            {
+                **facts,
+                "explainers": {e: {n: mean_row(m) for n, m in means[key, e][1].items()} for e in explainers[key]},
+            }
+            for key, facts in explained.facts.items()
+        ],
+        "differences": differences(means, config.level),
+    }
+    files = {MEANS: json_bytes(entry), LINES: saved.lines(lines), PREDICTIONS: save(flat)}
+    failed = sum(sum(row["failures"].values()) for row in lines)
+    counts = {"simulator": model.simulator.kind, "explanations": len(lines), "failures": failed}
+    counts |= {METER: model.client.meter.to_json()} if model.client is not None else {}
+    return work.finish(files, counts)
+
+
+def _dictionary(path: Path, key: str, explanations: Explanations, model: Opened, config: ScoreConfig) -> list[str]:
+    """Score one dictionary's explanations; whose they are."""
+    explained = explanations.read(key)
+    limit = len(explained.examples) if config.limit is None else config.limit
+    examples = explained.examples[:limit]
+    asked = Asked(config.scorers, config.shuffles, model.simulator.kind == KIND_OF_RULES)
+    rows, arrays = [], {}
+    for explainer, texts in explained.explanations.items():
+        rng = np.random.default_rng([config.score_seed, *f"{key}/{explainer}".encode()])
+        scored = score_features(examples, texts[:limit], model.simulator, asked, rng, model.judge is None)
+        if model.judge is not None:
+            asking = model.judge, config.scorers, rng
+            scored = judged(scored, examples, texts[:limit], *asking, logprobs=model.logprobs)
+        written = [None if isinstance(text, Failure) else text.text for text in texts[:limit]]
+        rows += [
+            _line(explained, i, explainer, model.simulator.kind, written[i], score) for i, score in enumerate(scored)
+        ]
+        arrays |= {f"{explainer}/{name}": a for name, a in _arrays(examples, scored).items()}
+    write_bytes(path.with_suffix(".jsonl"), saved.lines(rows))
+    write_bytes(path.with_suffix(".safetensors"), save(arrays))
+    return list(explained.explanations)
+
+
+def _measured(
+    arrays: saved.Arrays, written: Sequence[dict[str, Any]], facts: Mapping[str, Any], explainers: Sequence[str]
+) -> list[Measured]:
+    """What :func:`_dictionary` left of one dictionary."""
+    measured = []
+    for explainer in explainers:
+        parts = {name: arrays[f"{explainer}/{name}"] for name in ("sums", "docs", "top")}
+        rows = [row for row in written if row["explainer"] == explainer]
+        measured.append(Measured(facts, explainer, rows, **parts))
+    return measured
+
+
+def _line(
+    explained: Explained, i: int, explainer: str, simulator: str, text: str | None, score: FeatureScore
+) -> dict[str, Any]:
+    example = explained.examples[i]
+    both = (*example.top, *example.random)
+    top = len(example.top)
+    parts = {
+        "chance": (both, slice(None)),
+        "chance_top": (example.top, slice(0, top)),
+        "chance_random": (example.random, slice(top, None)),
+    }
+    cells = {
+        "top_and_random": correlated(both, (*score.top, *score.random)),
+        "top": correlated(example.top, score.top),
+        "random": correlated(example.random, score.random),
+    }
+    for name, (scored, part) in parts.items():
+        cells[name] = average([correlated(scored, guesses[part]) for guesses in score.chance])
+    facts = {name: explained.facts[name] for name in ("model", "site", "name", "kind", "method", "layer")}
+    return facts | {
+        "feature": example.feature,
+        "explainer": explainer,
+        "simulator": simulator,
+        "text": text,
+        "scores": {name: _cell(cell) for name, cell in cells.items()},
+        "detection": _judged(score.detection),
+        "fuzz": _judged(score.fuzz),
+        "failures": dict(score.failures),
+        "moments": {name: _finite(getattr(explained.moments, name)[i]) for name in explained.moments._fields},
+        "output": explained.output[i],
+    }
+
+
+def _judged(found: Judged | None) -> dict[str, Any]:
+    return {} if found is None else {name: _cell(cell) for name, cell in found._asdict().items()}
+
+
+def _cell(found: Correlation) -> dict[str, Any]:
+    return {"value": _finite(found.value), "low": None, "high": None, "reason": found.reason}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _arrays(examples: Sequence[Examples], scored: Sequence[FeatureScore]) -> Mapping[str, NDArray]:
+    """Predictions, and what correlations are made of, of all scored fragments; top ones first."""
+    count = max((len(one.top) + len(one.random) for one in examples), default=0)
+    width = max((len(f.texts) for one in examples for f in (*one.top, *one.random)), default=0)
+    predictions = np.full((len(examples), count, width), np.nan, np.float32)
+    made = np.full((len(examples), count, SUMS), np.nan)
+    docs = np.full((len(examples), count), -1, np.int64)
+    for i, (one, found) in enumerate(zip(examples, scored, strict=True)):
+        pairs = list(zip((*one.top, *one.random), (*found.top, *found.random), strict=True))
+        known = [guess for _, guess in pairs if not isinstance(guess, Failure)]
+        # a correlation does not mind a shift, and sums of squares of large numbers lose digits
+        shift = np.concatenate(known).mean() if known else 0.0
+        base = np.concatenate([fragment.activations for fragment, _ in pairs]).mean(dtype=np.float64)
+        for j, (fragment, guess) in enumerate(pairs):
+            docs[i, j] = fragment.doc
+            if not isinstance(guess, Failure):
+                predictions[i, j, : len(guess)] = guess
+                made[i, j] = sums(fragment.activations - base, guess - shift)
+    top = np.array([len(one.top) for one in examples], np.int64)
+    return {"predictions": predictions, "sums": made, "docs": docs, "top": top}

@@ -1,0 +1,198 @@
+"""The simulator for OpenAI-compatible endpoints that give log-probabilities of a prompt's own tokens.
+
+Two ways are known: `echo` with `logprobs` (the completions API of 2022, which vLLM and some providers still serve) and
+vLLM's own `prompt_logprobs`. Which of them works is tried once, on a few tokens. At every tab before an `unknown` the
+expected number is taken over those of 0 … 10 that are among the most probable tokens; where there is none the job is a
+failure, where OpenAI's code predicts 0. vLLM must run without prefix caching, or its values may be stale.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from monolex.errors import UserError
+from monolex.interp import protocol
+from monolex.interp.llm.client import NOT_RECORDED, require_answered
+from monolex.interp.llm.prompts import UNKNOWN, Line, Part, simulation_end, simulation_start, written
+from monolex.interp.records import TOP, Client, Failure, Job, Prediction, Reply, Request
+
+Params = tuple[tuple[str, Any], ...]
+MOST_PROBABLE = 15
+"""Tokens whose log-probabilities are asked for at every position, as in OpenAI's code."""
+ECHO: Params = (("echo", True), ("logprobs", MOST_PROBABLE), ("max_tokens", 1), ("temperature", 0.0))
+"""The completions API of 2022."""
+PROMPT_LOGPROBS: Params = (("max_tokens", 1), ("prompt_logprobs", MOST_PROBABLE), ("temperature", 0.0))
+"""vLLM's own parameter."""
+
+# Of a prompt, to see that it was not cut on the left; the very first token has no odds and may be missing.
+_OPENING = slice(20, 120)
+
+
+class Reading(NamedTuple):
+    """A prompt as an endpoint's model read it."""
+
+    tokens: list[str]
+    """Texts of its tokens; the last ones may be newly written."""
+    logprobs: list[dict[str, float] | None]
+    """Of each what could have stood in its place, as far as it is known."""
+
+
+@final
+class Completions:
+    """Simulates by an endpoint; a :class:`monolex.interp.records.Simulator`; made by :func:`connect`."""
+
+    def __init__(self, client: Client, params: Params, top: int) -> None:
+        self._client = client
+        self._params = params
+        self._top = top
+
+    @property
+    def kind(self) -> str:
+        """The scale of the labels, which the tokenizer decides, and the model."""
+        return f"completions 0-{self._top} of {self._client.model}"
+
+    def simulate(self, jobs: Sequence[Job]) -> list[Prediction | Failure]:
+        """Expected values, 0 … 10 (or 9), of every job."""
+        start = simulation_start(self._top)
+        prompts = [(*start, *simulation_end(job.explanation.text, job.texts)) for job in jobs]
+        replies = self._client.ask([Request(prompt=written(prompt), params=self._params) for prompt in prompts])
+        both = zip(prompts, jobs, replies, strict=True)
+        return [
+            reply if isinstance(reply, Failure) else predicted(prompt, len(job.texts), reply, self._top)
+            for prompt, job, reply in both
+        ]
+
+
+def connect(client: Client) -> Completions:
+    """Try what the endpoint can do and how its model spells numbers.
+
+    Raises:
+        UserError: it gives no log-probabilities of a prompt, or its tokenizer no token for every digit.
+    """
+    probe = "".join(f"a\t{number}\n" for number in range(TOP + 1))
+    reasons = []
+    for params in (ECHO, PROMPT_LOGPROBS):
+        (reply,) = client.ask([Request(prompt=probe, params=params)])
+        require_answered(client, reply)
+        reading = reply if isinstance(reply, Failure) else read(reply)
+        labels = reading if isinstance(reading, Failure) else _spelled(reading)
+        if not isinstance(labels, Failure):
+            return Completions(client, params, _top(labels, client.model))
+        reasons.append(f"{'echo' if params is ECHO else 'prompt_logprobs'}: {labels.reason}")
+        if labels.reason == NOT_RECORDED and params is PROMPT_LOGPROBS:
+            raise UserError(f"offline: no reply of {client.model!r} to this simulator is kept; ask the endpoint first")
+    raise UserError(
+        f"llm = {client.model!r}: its endpoint gives no log-probabilities of a prompt ({'; '.join(reasons)}); serve "
+        "the model with vLLM without prefix caching, or take simulator = 'exact' or 'json'"
+    )
+
+
+def read(reply: Reply) -> Reading | Failure:
+    """Tokens and log-probabilities out of a reply of either kind."""
+    echoed, extra = reply.choice.get("logprobs"), reply.choice.get("prompt_logprobs")
+    if isinstance(extra, list):
+        try:
+            entries = [[(str(one["decoded_token"]), one["logprob"]) for one in (own or {}).values()] for own in extra]
+        except (AttributeError, KeyError, TypeError):
+            return Failure("log-probabilities of another form")
+        # of an entry the token that stands there comes first, behind it the most probable ones
+        tokens = [own[0][0] if own else "" for own in entries]
+        return Reading(tokens, [_by_text(own) if own else None for own in entries])
+    if not isinstance(echoed, dict):
+        return Failure("no log-probabilities in the reply")
+    tokens, top = echoed.get("tokens"), echoed.get("top_logprobs")
+    if not isinstance(tokens, list) or not isinstance(top, list) or len(tokens) != len(top):
+        return Failure("log-probabilities of another form")
+    found = [_by_text(entry.items()) if isinstance(entry, dict) else None for entry in top]
+    return Reading([str(token) for token in tokens], found)
+
+
+def predicted(prompt: Sequence[Part], count: int, reply: Reply, top: int) -> Prediction | Failure:
+    """Expected values at the labels of the last ``count`` lines of a prompt.
+
+    Labels are told by what comes before them: a tab, then a token that begins `unknown`. The reply must have as many
+    such places as the prompt; of which characters a token consists before the tab does not matter, so that subject
+    tokens may be split, merged, or unprintable pieces of a character.
+    """
+    reading = read(reply)
+    if isinstance(reading, Failure):
+        return reading
+    text, found = written(prompt), "".join(reading.tokens)
+    asked, places = _unknowns(text), _unknowns(found)
+    if len(places) != len(asked) or text[_OPENING] not in found:
+        return Failure("the reply does not spell the prompt")
+    wanted = set(_labels(prompt)[-count:] if count else ())
+    begins = dict(zip(_offsets(reading.tokens), range(len(reading.tokens)), strict=True))
+    values = []
+    for place, own in zip(places, asked, strict=True):
+        if own not in wanted:
+            continue
+        if place not in begins:
+            return Failure("a token of the reply spans a tab and the label behind it")
+        odds = reading.logprobs[begins[place]]
+        if odds is None:
+            return Failure("no log-probabilities at a label")
+        value = protocol.expected_value(odds, top)
+        if value is None:
+            return Failure("no number among the most probable labels")
+        values.append(value)
+    return np.array(values, dtype=np.float64)
+
+
+def _spelled(reading: Reading) -> list[str] | Failure:
+    """The first token of every label of the probe."""
+    text = "".join(reading.tokens)
+    begins = dict(zip(_offsets(reading.tokens), range(len(reading.tokens)), strict=True))
+    places = [match.end() for match in re.finditer("\t(?=[0-9])", text)]
+    if len(places) != TOP + 1:
+        return Failure("the reply does not spell the prompt")
+    found = [begins.get(place) for place in places]
+    if any(token is not None and reading.logprobs[token] is None for token in found):
+        return Failure("no log-probabilities of the prompt's tokens")
+    return ["" if token is None else reading.tokens[token] for token in found]
+
+
+def _top(labels: Sequence[str], model: str) -> int:
+    """The largest number that is one token."""
+    if list(labels[:TOP]) != [str(number) for number in range(TOP)]:
+        raise UserError(
+            f"llm = {model!r}: its tokenizer does not give every digit a token of its own, so that no number can be "
+            "read off; choose another model, or simulator = 'json'"
+        )
+    return TOP if labels[TOP] == str(TOP) else TOP - 1
+
+
+def _unknowns(text: str) -> list[int]:
+    """Where `unknown` begins behind a tab."""
+    return [match.end() for match in re.finditer(f"\t(?={UNKNOWN})", text)]
+
+
+def _labels(prompt: Iterable[Part]) -> list[int]:
+    """Where the label of every line begins, in characters."""
+    found, at = [], 0
+    for part in prompt:
+        if isinstance(part, Line):
+            found.append(at + len(part.token) + 1)
+        at += len(written([part]))
+    return found
+
+
+def _offsets(tokens: Iterable[str]) -> list[int]:
+    """Where every token begins in the text that they make."""
+    found, at = [], 0
+    for token in tokens:
+        found.append(at)
+        at += len(token)
+    return found
+
+
+def _by_text(pairs: Iterable[tuple[str, Any]]) -> dict[str, float]:
+    """The largest of those with the same text; what is no number is left out."""
+    found: dict[str, float] = {}
+    for text, value in pairs:
+        if isinstance(value, int | float) and math.isfinite(value):
+            found[text] = max(value, found.get(text, -math.inf))
+    return found

@@ -1,0 +1,69 @@
+"""The simulator that a configuration asks for."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from monolex.interp.config import ScoreConfig
+from monolex.interp.llm.replies import Recorded
+from monolex.interp.records import Client, Simulator
+from monolex.interp.simulate import sanity
+from monolex.interp.simulate.by_rule import RulesSimulator
+from monolex.interp.simulate.sanity import SanityResult
+
+
+class Opened(NamedTuple):
+    """What scores a run."""
+
+    simulator: Simulator
+    """Predicts activations."""
+    client: Recorded | None = None
+    """The endpoint that it asks."""
+    judge: Client | None = None
+    """The chat model that is asked for detection and fuzzing; None where predictions serve."""
+    logprobs: bool = False
+    """Whether it may be asked for log-probabilities."""
+    weights: str = ""
+    """What tells a local model from another one of its name; empty for rules and endpoints."""
+
+
+@contextmanager
+def opened(config: ScoreConfig, run: Path) -> Iterator[Opened]:
+    """``rules`` needs nothing, ``exact`` a local model; what the others are told, by either, is kept in ``run``.
+
+    Raises:
+        UserError: a model or an endpoint that cannot be asked.
+    """
+    if config.simulator == "rules":
+        yield Opened(RulesSimulator())
+        return
+    # Here, since they import torch or ask an endpoint.
+    if config.simulator == "exact":
+        from monolex.interp.simulate.exact import local
+
+        simulator = local(config)
+        yield Opened(simulator, weights=simulator.weights)
+        return
+    from monolex.interp.llm.endpoint import open_client
+    from monolex.interp.simulate.chat import JsonSimulator, gives_logprobs
+    from monolex.interp.simulate.completions import connect
+
+    with open_client(config, run) as client:
+        weights = "" if config.base_url else client.backend.identity
+        if config.simulator == "json":
+            judges = set(config.scorers) - {"correlation"}
+            yield Opened(JsonSimulator(client), client, client, bool(judges) and gives_logprobs(client), weights)
+        else:
+            yield Opened(connect(client), client, weights=weights)
+
+
+def checked(config: ScoreConfig) -> SanityResult:
+    """What the simulator makes of hand-made features; its replies are kept only where ``config`` names a file.
+
+    Raises:
+        UserError: as :func:`opened`.
+    """
+    with tempfile.TemporaryDirectory() as aside, opened(config, Path(aside)) as how:
+        return sanity.run(how.simulator)

@@ -1,0 +1,1 @@
+"""Language models: where their sites are, reading and editing them."""

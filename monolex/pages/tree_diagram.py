@@ -1,0 +1,174 @@
+"""A causal tree as a diagram: earlier layers on the left, the root on the right, and right of it what it predicts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monolex.pages.ablate_charts import label
+from monolex.pages.html import MISSING, number
+from monolex.pages.picture import Box, Diagram, Edge
+from monolex.pages.tokens import plain
+
+Facts = Mapping[str, Any]
+WIDE, APART, TOKEN = 216.0, 84.0, 150.0
+"""Widths of a node, of the room between two columns, and of a token."""
+TALL, LOW = 40.0, 21.0
+"""Heights of a feature and of what is no feature."""
+GAP, GROUP, HEADS, MARGIN = 7.0, 12.0, 26.0, 14.0
+"""Between nodes, more between those of two parents, above the nodes, and around all."""
+LETTERS = 29
+"""Of a line of a node, at most."""
+THIN, THICK = 1.0, 10.0
+"""Edges of no effect, and of one as large as the parent's whole activation."""
+NAMES = {"error": "reconstruction error", "rest": "all features"}
+SHORT = {"error": "error", "rest": "all features"}
+"""What is no single feature."""
+
+
+def diagram(tree: Facts) -> Diagram:
+    """A tree, a box a node; an edge is as thick as the effect is large in units of its parent's mean activation."""
+    nodes = {node["id"]: node for node in tree["nodes"]}
+    root = tree["nodes"][0]
+    columns = {number: _generation(nodes, node) for number, node in nodes.items()}
+    deepest = max(columns.values())
+    middles, stop = _middles(tree["nodes"])
+    room = max(stop, HEADS + (TALL + GAP) * len(tree["logits"]))
+    # tokens beside a small tree may need more height than it has
+    shift = max(0.0, (room - stop) / 2)
+    places = {n: (MARGIN + (deepest - columns[n]) * (WIDE + APART), middles[n] + shift) for n in nodes}
+    boxes = [_box(node, *places[number], root=node is root) for number, node in nodes.items()]
+    edges = [
+        _edge(node, nodes, (places[number][0] + WIDE, places[number][1]), places[node["parent"]])
+        for number, node in nodes.items()
+        if node["parent"] is not None
+    ]
+    x, middle = places[root["id"]]
+    tokens = _tokens(tree, x + WIDE + APART, (x + WIDE, middle), room)
+    heads = {columns[number]: node["site"] for number, node in nodes.items()}
+    named = [(MARGIN + (deepest - column) * (WIDE + APART), site) for column, site in heads.items()]
+    named += [(x + WIDE + APART, "tokens it raises")] if tokens else []
+    width = x + WIDE + MARGIN + (APART + TOKEN if tokens else 0)
+    return Diagram(
+        tree["root"].replace("/", "-").replace(":", "-"),
+        f"{tree['root']} {plain(root['label'])}: what causes it, and what it causes",
+        (*boxes, *(box for box, _ in tokens)),
+        (*edges, *(edge for _, edge in tokens)),
+        tuple(named),
+        width,
+        room + MARGIN,
+    )
+
+
+def diagrams(artifact: Facts) -> list[Diagram]:
+    """What is drawn of an artefact, a file each."""
+    return [diagram(one) for one in artifact["trees"]]
+
+
+def called(node: Facts) -> str:
+    """A node by layer and number, or what it is if no feature."""
+    return NAMES[node["kind"]] if node["feature"] is None else f"{node['site'].rpartition('.')[2]}.{node['feature']}"
+
+
+def effect(node: Facts) -> str:
+    """A node's effect on its parent with its standard error, and its share of the parent's activation."""
+    if node["effect"] is None:
+        return f"mean activation {number(node['activation'])}"
+    if node["effect"]["value"] is None:
+        return f"{MISSING}: {node['effect']['reason']}"
+    error = "" if node["standard_error"] is None else f" ± {number(node['standard_error'])}"
+    share = "" if node["share"] is None else f" ({100 * node['share']:.0f} %)".replace("-", "−")
+    return number(node["effect"]["value"]) + error + share
+
+
+def ordered(nodes: Sequence[Facts], parent: int | None) -> list[Facts]:
+    """Children of a node: features from the most exciting to the most inhibiting, then what is no feature."""
+    return sorted(
+        (node for node in nodes if node["parent"] == parent),
+        key=lambda node: (node["kind"] != "feature", node["kind"], -_value(node)),
+    )
+
+
+def _generation(nodes: Mapping[int, Facts], node: Facts) -> int:
+    return 0 if node["parent"] is None else 1 + _generation(nodes, nodes[node["parent"]])
+
+
+def _middles(nodes: Sequence[Facts]) -> tuple[dict[int, float], float]:
+    """The height of every node's middle, and where the last one ends; a parent is in the middle of its children."""
+    found: dict[int, float] = {}
+    used = HEADS
+
+    def place(node: Facts) -> None:
+        nonlocal used
+        below = ordered(nodes, node["id"])
+        for child in below:
+            place(child)
+        if below:
+            found[node["id"]] = (found[below[0]["id"]] + found[below[-1]["id"]]) / 2
+            used = max(used + GROUP, found[node["id"]] + TALL / 2 + GAP)
+        else:
+            tall = _tall(node)
+            found[node["id"]] = used + tall / 2
+            used += tall + GAP
+
+    place(nodes[0])
+    return found, used
+
+
+def _tall(node: Facts) -> float:
+    return TALL if node["kind"] == "feature" else LOW
+
+
+def _box(node: Facts, x: float, middle: float, *, root: bool) -> Box:
+    tall = _tall(node)
+    said = f"{called(node)} {plain(node['label'])}".strip() if node["kind"] == "feature" else called(node)
+    again = node["same_as"] is not None
+    short = f"{effect(node)}{', repeated' if again else ''}"
+    lines = (said, short) if node["kind"] == "feature" else (f"{SHORT[node['kind']]}  {effect(node)}",)
+    style = "root" if root else "" if node["kind"] == "feature" else "quiet"
+    letters = LETTERS if style != "quiet" else LETTERS + 8
+    return Box(
+        x, middle - tall / 2, WIDE, tall, tuple(_cut(line, letters) for line in lines), style, _title(node, said)
+    )
+
+
+def _title(node: Facts, said: str) -> str:
+    """What a pointer resting on a node shows."""
+    lines = [said, f"{node['site']}: {effect(node)}"]
+    if node["effect"] and node["effect"]["low"] is not None:
+        lines.append(f"interval {number(node['effect']['low'])} to {number(node['effect']['high'])}")
+    if node["active"]:
+        lines.append(f"{node['active']:,} features active before it, {node['confirmed']:,} of them ablated")
+    return "\n".join(lines)
+
+
+def _edge(node: Facts, nodes: Mapping[int, Facts], start: tuple[float, float], parent: tuple[float, float]) -> Edge:
+    share = min(1.0, abs(node["share"] or 0.0))
+    lowers = _value(node) < 0
+    colour = "ink" if node["kind"] != "feature" else "vermilion" if lowers else "blue"
+    said = f"{called(node)} on {called(nodes[node['parent']])}: {effect(node)}"
+    faint = node["kind"] != "feature"
+    return Edge(start, parent, THIN + (THICK - THIN) * share, colour, lowers, faint, said)
+
+
+def _tokens(tree: Facts, x: float, root: tuple[float, float], height: float) -> list[tuple[Box, Edge]]:
+    """The tokens that lose most without the root, right of it; edges in units of the largest."""
+    rows = tree["logits"]
+    largest = max((abs(one["effect"]["value"] or 0) for one in rows), default=0) or 1
+    top = min(max(HEADS, root[1] - (TALL + GAP) * len(rows) / 2), height - (TALL + GAP) * len(rows))
+    found = []
+    for i, one in enumerate(rows):
+        value, error = one["effect"]["value"], one["standard_error"]
+        y = top + (TALL + GAP) * i
+        said = f"{number(value)} nats" if error is None else f"{number(value)} ± {number(error)} nats"
+        box = Box(x, y, TOKEN, TALL, (label(one["text"]), said), "token", f"{plain(one['text'])}\nloses {said}")
+        thick = THIN + (THICK - THIN) * 0.6 * abs(value or 0) / largest
+        colour = "vermilion" if (value or 0) < 0 else "blue"
+        found.append((box, Edge(root, (x, y + TALL / 2), thick, colour, (value or 0) < 0, title=box.title)))
+    return found
+
+
+def _value(node: Facts) -> float:
+    return 0.0 if node["effect"] is None or node["effect"]["value"] is None else node["effect"]["value"]
+
+
+def _cut(line: str, letters: int) -> str:
+    return line if len(line) <= letters else line[: letters - 1] + "…"

@@ -1,0 +1,1 @@
+"""What the one page of a run says."""

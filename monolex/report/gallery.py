@@ -1,0 +1,109 @@
+"""All features of one dictionary on one page that opens from a file, with filters; a page of cards, nothing more.
+
+Cards come in order of interest, so the page reads well without its script; the script sorts and hides them, and keeps
+what was chosen after the ``#`` of the address: ``page.html#sort=density&token=self``.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monolex.features.store import FeatureStore
+from monolex.interp.records import Scored
+from monolex.pages import card_explanations, html
+from monolex.pages.card import card
+from monolex.pages.eval_charts import density_chart
+from monolex.pages.interest import Ranked, ranked
+
+CARDS = 300
+"""Cards on a page, the most interesting features'."""
+SORTS = (
+    ("interest", "interest"),
+    ("density", "rarest first"),
+    ("-density", "most frequent first"),
+    ("max", "largest maximum"),
+    ("kurtosis", "kurtosis"),
+    ("share", "share of one token"),
+    ("id", "number"),
+)
+KINDS = (
+    ("single-token", "of one token"),
+    ("preceding-token", "after one token"),
+    ("mixed", "mixed"),
+)
+
+
+def gallery(
+    store: FeatureStore, *, home: str = "", cards: int = CARDS, scored: Mapping[int, Sequence[Scored]] | None = None
+) -> str:
+    """The page of a store, with the ``cards`` most interesting features; ``home`` is the address of the report.
+
+    ``scored`` are the features' explanations.
+    """
+    features, scored = ranked(store), scored or {}
+    shown = chosen(features, cards, scored)
+    ids = {one.id for one in shown}
+    meta = store.meta
+    by_score, scores = card_explanations.sort_key(scored)
+    counts = Counter(one.kind for one in features)
+    return html.page(
+        "gallery.html",
+        meta=meta,
+        home=home,
+        total=len(features),
+        alive=len(features) - counts["dead"],
+        kinds=[(key, label, counts[key]) for key, label in KINDS],
+        dead=counts["dead"],
+        hidden=sum(1 for one in shown if one.kind == "dead"),
+        sorts=(*SORTS, ("score", by_score)) if by_score else SORTS,
+        explained=len(ids & set(scored)),
+        of_explained=len(scored),
+        densities=density_chart([one.summary.n_active for one in features], meta["rows"], meta["name"], "blue"),
+        cards=[
+            card(
+                store.feature(one.id),
+                meta,
+                text=store.text,
+                link=lambda number: f"#feature-{number}" if number in ids else None,
+                anchor=f"feature-{one.id}",
+                scored=scored.get(one.id, ()),
+                attributes=attributes(one, tokens_of(store, one.id), scores.get(one.id)),
+            )
+            for one in shown
+        ],
+    )
+
+
+def chosen(features: Sequence[Ranked], cards: int, scored: Mapping[int, Any]) -> list[Ranked]:
+    """The ``cards`` features of a page by interest; those with explanations come before any without."""
+    first = sorted(features, key=lambda one: one.id not in scored)[:cards]
+    return sorted(first, key=lambda one: (-one.interest, one.id))
+
+
+def attributes(one: Ranked, tokens: Sequence[str], score: float | None = None) -> dict[str, Any]:
+    """What the page sorts and filters by; lower-case tokens as JSON, because a token may hold any character."""
+    s = one.summary
+    known = {
+        "data-id": s.id,
+        "data-interest": _digits(one.interest),
+        "data-density": _digits(s.density),
+        "data-max": _digits(s.max),
+        "data-kurtosis": _digits(s.kurtosis),
+        "data-share": _digits(s.top_share),
+        "data-kind": one.kind,
+        "data-tokens": json.dumps([text.lower() for text in tokens], ensure_ascii=False),
+    }
+    known |= {"data-score": _digits(score)} if score is not None else {}
+    return known | ({"hidden": ""} if one.kind == "dead" else {})
+
+
+def tokens_of(store: FeatureStore, feature: int) -> list[str]:
+    """Texts of the tokens that a feature is most active on."""
+    query = "SELECT text FROM token JOIN vocabulary USING (token) WHERE feature = ? ORDER BY rank"
+    return [text for (text,) in store.rows(query, (feature,))]
+
+
+def _digits(value: float | None) -> str:
+    return "0" if value is None or not math.isfinite(value) else f"{value:.6g}"

@@ -1,0 +1,214 @@
+"""One self-contained HTML file of a run, from artefacts only.
+
+The page puts the whole run first (a frontier a site, a table at equal L0) and then every site with all its
+dictionaries; baselines and control models stand in the same charts and tables, and a cell without a number says why.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from monolex import stages
+from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, TIMINGS, Manifest, open_artifact, read_json, write_bytes
+from monolex.errors import UserError
+from monolex.interp.score import cards as results
+from monolex.pages import html
+from monolex.pages.eval_charts import EvaluatedDictionary, Looks, entries
+from monolex.pages.html import number, short
+from monolex.report import eval_section, features_section
+from monolex.report.gallery import CARDS
+from monolex.report.section import chapters
+
+PAGE = "report.html"
+
+
+def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int = CARDS) -> Path:
+    """Write ``RUN/report.html`` and return its path. Missing baselines, controls and features are left out.
+
+    Every dictionary whose features were gathered in ``RUN/features`` gets a page ``RUN/gallery/SITE/NAME.html``.
+
+    Args:
+        cards: features on the page of a gallery, the most interesting ones.
+        listed: paths in the run of the artefacts that its run.toml asks for; None if there is no run.toml. Others that
+            lie there are shown only if they were measured, or if their stage is ``shown_apart``.
+
+    Raises:
+        UserError: the run has not been evaluated, or an artefact of it is damaged.
+    """
+    run = Path(run)
+    evaluation = open_artifact(run / "eval", "eval")
+    everything = entries(read_json(run / "eval" / "metrics.json"))
+    if not everything:
+        raise UserError(f"{run / 'eval' / 'metrics.json'} holds no rows; evaluate at least one dictionary")
+    looks = Looks(everything)
+    counts = _fire_counts(run / "eval" / "densities.safetensors")
+    names = dict.fromkeys(e.site for e in everything if e.site)
+    measured = _measured_folders(everything)
+    wanted = None if listed is None else {*listed, *measured}
+    manifests = {n: m for n, m in _manifests(run) if wanted is None or n in wanted or stages.shown_apart(m.kind)}
+    seen = {}
+    if found := manifests.get("features"):
+        scored = results.scored(run, [n.partition("/")[2] for n, m in manifests.items() if m.kind == "score"])
+        features_section.write_galleries(run, found, cards, scored)
+        seen = features_section.sections(run, found, cards, scored)
+    timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
+    content = html.page(
+        "report.html",
+        run=run.resolve().name,
+        overview=eval_section.overview(everything, looks),
+        sites=[
+            eval_section.site_section(i, site, everything, looks, counts) | {"features": seen.get(site)}
+            for i, site in enumerate(names, 1)
+        ],
+        **_subject(manifests.get("activations"), everything),
+        chapters=chapters(run, manifests, listed),
+        notice=_notice(evaluation, measured, manifests, listed),
+        facts=[*_facts(manifests.get("activations")), *_measured(evaluation, everything)],
+        problems=_problems(manifests.get("activations")),
+        stages=[_stage(name, manifest, timings) for name, manifest in manifests.items()],
+        versions=_versions(manifests.values()),
+        toml=_toml(run / "run.toml"),
+    )
+    write_bytes(run / PAGE, content.encode())
+    return run / PAGE
+
+
+def _fire_counts(path: Path) -> dict[str, list[int]]:
+    """How often each feature fired, by the key of its dictionary."""
+    try:
+        return {name: counts.tolist() for name, counts in load_file(path).items()} if path.exists() else {}
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); evaluate again") from error
+
+
+def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
+    """Finished artefacts of the run by their path in it, in the order in which they were made."""
+    of_models = [_pattern(stage) for stage in stages.STAGES if stage.of_each_model]
+    others = [_pattern(stage) for stage in stages.STAGES if not stage.of_each_model]
+    for pattern in (*of_models, *(f"{CONTROLS}/*/{pattern}" for pattern in of_models), *others):
+        for path in sorted(run.glob(f"{pattern}/{MANIFEST}")):
+            yield path.parent.relative_to(run).as_posix(), open_artifact(path.parent)
+
+
+def _pattern(stage: stages.Stage) -> str:
+    return f"{stage.home}/*" if stage.named else stage.home
+
+
+def _measured_folders(everything: Sequence[EvaluatedDictionary]) -> dict[str, None]:
+    """Sweeps and baselines whose dictionaries were measured, by their path in the run."""
+    paths = (Path("eval", entry.head["path"]).parents[1] for entry in everything if entry.head["path"])
+    return dict.fromkeys(Path(os.path.normpath(path)).as_posix() for path in paths)
+
+
+def _notice(
+    evaluation: Manifest, measured: Collection[str], there: Mapping[str, Manifest], listed: Collection[str] | None
+) -> str:
+    """What the numbers do not agree with, in one sentence; empty where they are of what lies beside them."""
+    contents = set(evaluation.parents.values())
+    made = {name for name, manifest in there.items() if manifest.kind in ("sweep", "baselines")}
+    homes = {name.removesuffix("activations") for name, manifest in there.items() if manifest.kind == "activations"}
+    inputs = made & set(measured) | {f"{h}activations" for h in homes if any(m.startswith(h) for m in measured)}
+    # What was measured from outside the run is not the run's to keep.
+    own = {name for name in measured if not name.startswith("../")}
+    differences = {
+        "made again since": {name for name in inputs if there[name].content not in contents},
+        "no longer there": own - made,
+        "not measured": made - set(measured),
+        "no longer in run.toml": set() if listed is None else own & made - set(listed),
+    }
+    found = [f"{what}: {', '.join(sorted(names))}" for what, names in differences.items() if names]
+    return f"The evaluation is not of what lies in this run now ({'; '.join(found)}): run it again." if found else ""
+
+
+def _subject(activations: Manifest | None, everything: Sequence[EvaluatedDictionary]) -> dict[str, str]:
+    """Title and first sentence."""
+    subject = [e for e in everything if e.model == SUBJECT]
+    trained, baselines = sum(e.trained for e in subject), sum(e.baseline for e in subject)
+    controls = len({e.model for e in everything} - {SUBJECT})
+    sites = len({e.site for e in everything if e.site})
+    lead = f"{_some(trained, 'dictionary', 'dictionaries')} trained at {_some(sites, 'site')}"
+    if activations:
+        corpus = _short(activations.config.get("corpus", "its corpus"))
+        lead += f" on {activations.data['rows']['train']:,} activations over {corpus}"
+    beside = [_some(n, word) for n, word in ((baselines, "baseline"), (controls, "control model")) if n]
+    lead += f", beside {' and '.join(beside)}." if beside else "; no baselines and no control models."
+    model = _short(activations.data["model"]["name"]) if activations else "a language model"
+    return {"model": model, "lead": lead}
+
+
+def _short(place: str) -> str:
+    """The last part of a path; a name as it is."""
+    return Path(place).name if Path(place).is_absolute() else place
+
+
+def _facts(activations: Manifest | None) -> list[tuple[str, str]]:
+    if activations is None:
+        return []
+    data, config = activations.data, activations.config
+    model, read = data["model"], data["corpus"]["report"]
+    sites = [f"{site} ({one['d_in']} wide, {one['dtype']})" for site, one in data["sites"].items()]
+    return [
+        ("Model", f"{model['name']}, {model['architecture']}, fingerprint {short(model['fingerprint'])}"),
+        ("Corpus", f"{config.get('corpus')}, digest {short(data['corpus']['digest'])}"),
+        ("Read", f"{read['documents']:,} documents, {read['tokens']:,} tokens, rows of {config.get('context_length')}"),
+        ("Activations", ", ".join(f"{rows:,} {split.replace('_', ' ')}" for split, rows in data["rows"].items())),
+        ("Sites", ", ".join(sites)),
+        ("Left out", ", ".join(_counts(data["dropped"])) or "nothing"),
+    ]
+
+
+def _counts(value: Any, name: str = "") -> list[str]:
+    """Numbers of a nested table by name, those above zero."""
+    if isinstance(value, Mapping):
+        return [text for key, inner in value.items() for text in _counts(inner, f"{name} {key}".strip())]
+    return [f"{name.replace('_', ' ')} {value:,}"] if value else []
+
+
+def _measured(evaluation: Manifest, everything: Sequence[EvaluatedDictionary]) -> list[tuple[str, str]]:
+    config = evaluation.config
+    rows = {int(value) for e in everything if (value := e.value("rows"))}
+    seen = f"{number(max(rows))} held-out activations a site" if rows else "no held-out activations"
+    intervals = f"{config['level']:.0%} bootstrap, {config['resamples']:,} resamples, seed {config['eval_seed']}"
+    return [("Measured on", f"{seen}; losses on {config['contexts']:,} contexts"), ("Intervals", intervals)]
+
+
+def _problems(activations: Manifest | None) -> dict[str, Any]:
+    """What went wrong while reading the corpus: counts, and the first by name."""
+    if activations is None:
+        return {"counts": [], "named": []}
+    read = activations.data["corpus"]["report"]
+    counts = _counts({key: read[key] for key in ("empty", "bad_lines", "undecodable") if key in read})
+    return {"counts": counts, "named": read.get("problems", [])}
+
+
+def _stage(name: str, manifest: Manifest, timings: Mapping[str, float]) -> dict[str, str]:
+    seconds = timings.get(name)
+    return {
+        "name": name,
+        "kind": manifest.kind,
+        "content": manifest.content,
+        "time": "–" if seconds is None else f"{seconds:,.0f} s",
+        "config": json.dumps(manifest.config, indent=1, ensure_ascii=False),
+    }
+
+
+def _versions(manifests: Iterable[Manifest]) -> str:
+    """Packages and their versions; more than one where the stages differ."""
+    found: dict[str, dict[str, None]] = {}
+    for manifest in manifests:
+        for package, version in manifest.versions.items():
+            found.setdefault(package, {})[version] = None
+    return ", ".join(f"{package} {' and '.join(versions)}" for package, versions in found.items())
+
+
+def _toml(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _some(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

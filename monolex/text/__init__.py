@@ -1,0 +1,1 @@
+"""Text: documents, chats, packed rows of tokens."""
