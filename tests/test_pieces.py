@@ -14,7 +14,7 @@ from monolex.artifact import MANIFEST, Manifest, json_bytes, open_artifact, read
 from monolex.config import how
 from monolex.errors import UserError
 from monolex.pieces import FILES, Piece, Work
-from monolex.show import show
+from monolex.show.path import show
 
 KEYS = ("a", "b", "c")
 
