@@ -87,9 +87,12 @@ class Work:
         entries, until = {}, 0
         with runtime.progress(sum(sizes.values()), self.kind, unit) as self._bar:
             for key, piece in pieces.items():
+                place = self.place(key)
                 if not self._kept(key):
-                    self._do(key, piece, unanswered)
-                entries[key] = read_json(self.place(key))
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    before = Counter(unanswered())
+                    self._keep(place, piece(place), unanswered() - before)
+                entries[key] = read_json(place)
                 self._files |= _files(entries[key])
                 until += sizes[key]
                 self._bar.update(until - self._bar.n)
@@ -146,13 +149,8 @@ class Work:
             return self.file(name).stat().st_size == entry.bytes
         return (self.folder / name).exists() and artifact.file_hash(self.folder / name) == entry.sha256
 
-    def _do(self, key: str, piece: Piece, unanswered: Callable[[], Counter[str]]) -> None:
-        place = self.place(key)
+    def _keep(self, place: Path, entry: Any, failed: Counter[str]) -> None:
         note = place.with_suffix(f".{UNANSWERED}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        before = Counter(unanswered())
-        entry = piece(place)
-        failed = unanswered() - before
         # first, so that no piece is ever taken for one without
         if failed:
             write_json(note, failed)

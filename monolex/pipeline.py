@@ -6,7 +6,6 @@ and a changed table redoes its stage and those that stand on it.
 
 import hashlib
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,8 @@ from monolex.runtime import log, peak_memory, size
 from monolex.stages import Stage
 
 
-def do(stage: Stage, folder: Path, config: Any, inputs: Mapping[str, Any]) -> list[Path]:
-    """Do a stage, unless it is done, and draw what there is to draw of it; the pictures' paths.
-
-    Raises:
-        UserError: as the stage.
-    """
-    stage.load("run")(folder, config=config, **inputs)
+def drawn(stage: Stage, folder: Path) -> list[Path]:
+    """Draw what there is to draw of the artefact of a stage; the pictures' paths."""
     if not stage.draw:
         return []
     from monolex.report import figures
@@ -84,7 +78,8 @@ def _timed(step: Step, folder: Path) -> None:
     """Do a step and, if it did anything, keep how long it took for the report."""
     manifest = step.folder / MANIFEST
     before, started = _written(manifest), time.monotonic()
-    do(step.stage, step.folder, step.config, step.inputs)
+    step.stage.load("run")(step.folder, config=step.config, **step.inputs)
+    drawn(step.stage, step.folder)
     if _written(manifest) != before:
         path = folder / TIMINGS
         timings = read_json(path) if path.exists() else {}

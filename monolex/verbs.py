@@ -107,7 +107,10 @@ def harvest(
         corpus: The text.
         config: What is stored.
     """
-    _make("harvest", out, config, model=model, corpus=corpus)
+    from monolex.activations.harvest import harvest
+
+    harvest(out, model, corpus, config)
+    _show_made(of_verb("harvest"), out)
 
 
 def evaluate(
@@ -126,7 +129,10 @@ def evaluate(
         config: What is measured.
         controls: Control models: a name (`random`), the activations of that model, and what was made of them.
     """
-    _make("eval", out, config, subject=activations, sources=sources, controls=dict(map(_control, controls)))
+    from monolex.evals.evaluate import evaluate
+
+    evaluate(out, activations, sources, dict(map(_control, controls)), config)
+    _show_made(of_verb("eval"), out)
 
 
 def find(run: Run, config: FindConfig, json: Path | None = None) -> None:
@@ -170,10 +176,12 @@ def score(
     if run is None:
         raise UserError("RUN is missing: give the folder of a run, or --sanity")
     from monolex.interp.explain.saved import chosen
+    from monolex.interp.score.stage import score
 
     explanations = chosen(run, config.explanations)
     out = out or run / "score" / f"{explanations.name}-{config.simulator}"
-    _make("score", out, config, explanations=explanations, run=run)
+    score(out, explanations, config, run)
+    _show_made(of_verb("score"), out)
     return 0
 
 
@@ -239,13 +247,17 @@ def of_stage(stage: Stage) -> Callable[..., Any]:
     config = stage.load("config")
 
     def on_activations(activations: Path, out: Path, config: Any) -> None:
-        _make(stage.verb, out, config, activations=activations)
+        stage.load("run")(out, activations=activations, config=config)
+        _show_made(stage, out)
 
     def on_dictionaries(activations: Path, out: Path, sources: tuple[Path, ...], config: Any) -> None:
-        _make(stage.verb, out, config, activations=activations, sources=sources)
+        stage.load("run")(out, activations=activations, sources=sources, config=config)
+        _show_made(stage, out)
 
     def on_run(run: Path, config: Any, out: Path | None = None) -> None:
-        _make(stage.verb, out or run / stage.home / config.folder_name, config, run=run)
+        folder = out or run / stage.home / config.folder_name
+        stage.load("run")(folder, run=run, config=config)
+        _show_made(stage, folder)
 
     if stage.made_of == "run":
         return _described(stage, on_run, {"run": Run, "config": config, "out": Path | None})
@@ -264,17 +276,15 @@ def _described(stage: Stage, verb: Callable[..., Any], flags: dict[str, Any]) ->
     return verb
 
 
-def _make(verb: str, out: Path, config: Any, **inputs: Any) -> None:
-    """Do a stage and say what came of it."""
-    from monolex.pipeline import do
-
-    stage = of_verb(verb)
-    pictures = do(stage, out, config, inputs)
+def _show_made(stage: Stage, out: Path) -> None:
+    """Say what came of a stage, or how to look at it."""
     if stage.made_of not in ("run", "explanations"):
         say(f"look at it with: monolex show {out}")
         return
+    from monolex.pipeline import drawn
     from monolex.show.path import show
 
+    pictures = drawn(stage, out)
     say(show(out))
     for picture in pictures:
         say(f"look at {picture}")

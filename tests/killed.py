@@ -12,15 +12,15 @@ from monolex.pieces import Work
 
 def kill_between_pieces(monkeypatch: pytest.MonkeyPatch, folder: Path, stage: Callable[[Path], Manifest]) -> None:
     """Kill ``stage`` after every piece; each is done once, and the end is what comes of doing all at once."""
-    whole, real, done = stage(folder / "whole"), Work._do, []
+    whole, real, done = stage(folder / "whole"), Work._keep, []
     with monkeypatch.context() as patch:
 
-        def kept(work, key, *rest):
-            done.append(key)
-            real(work, key, *rest)
+        def kept(work, place, *rest):
+            done.append(place)
+            real(work, place, *rest)
             raise KeyboardInterrupt
 
-        patch.setattr(Work, "_do", kept)
+        patch.setattr(Work, "_keep", kept)
         for count in range(1, 100):
             try:
                 stage(folder / "parts")

@@ -9,7 +9,7 @@ activations) and ``vocabulary.json``.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from monolex.interp.explain import lookup, pattern, saved
 from monolex.interp.explain.by_llm import explain_examples, explain_openai
 from monolex.interp.llm.endpoint import open_client
 from monolex.interp.llm.meter import METER
-from monolex.interp.llm.replies import Recorded, unanswered, unless_found
+from monolex.interp.llm.replies import Recorded, opened_unless_found, unanswered
 from monolex.interp.records import Client, Examples, Explanation, Failure
 from monolex.interp.targets import Target, candidates, parents, targets
 from monolex.model.language_model import LanguageModel
@@ -72,20 +72,34 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
     def weights(client: Recorded | None) -> str:
         return client.backend.identity if client else ""
 
-    def make(work: Work, client: Recorded | None) -> Manifest:
-        return _explain(work, targets(known, config), config, client)
+    with ExitStack() as stack:
+        work = Work(folder, KIND, config, parents(known))
+        answer = opened_unless_found(stack, work, config, client, weights)
+        if isinstance(answer, Manifest):
+            return answer
+        work, asked_model = answer
+        sources, used = _Sources(config), targets(known, config)
 
-    return unless_found(Work(folder, KIND, config, parents(known)), config, client, weights, make)
+        def piece(target: Target) -> Piece:
+            return lambda path: _dictionary(path, target, sources.of(target), config, asked_model)
 
-
-def _explain(work: Work, used: Sequence[Target], config: ExplainConfig, client: Recorded | None) -> Manifest:
-    sources = _Sources(config)
-
-    def piece(target: Target) -> Piece:
-        return lambda path: _dictionary(path, target, sources.of(target), config, client)
-
-    rows = list(work.done({target.dictionary.key: piece(target) for target in used}, unanswered(client)).values())
+        pieces = {target.dictionary.key: piece(target) for target in used}
+        rows = list(work.done(pieces, unanswered(asked_model)).values())
     models = {target.dictionary.model: sources.of(target) for target in used}
+    counts: dict[str, Any] = {"dictionaries": len(rows), "features": sum(row["explained"] for row in rows)}
+    if asked_model is not None:
+        counts[METER] = asked_model.meter.to_json()
+    return work.finish(_files([work.place(key) for key in pieces], list(pieces), models, rows, config), counts)
+
+
+def _files(
+    places: Sequence[Path],
+    keys: Sequence[str],
+    models: Mapping[str, Source],
+    rows: Sequence[dict[str, Any]],
+    config: ExplainConfig,
+) -> dict[str, bytes]:
+    """The files of the artefact, out of what the pieces of the dictionaries ``keys`` left at ``places``."""
     facts = {
         "mode": config.mode,
         "explainers": list(config.explainers),
@@ -93,24 +107,19 @@ def _explain(work: Work, used: Sequence[Target], config: ExplainConfig, client: 
         "left_out": {name: dict(source.windows.left_out) for name, source in models.items()},
         "dictionaries": rows,
     }
-    places = {key: work.place(key) for key in (target.dictionary.key for target in used)}
     flat: saved.Arrays = {}
     texts: dict[int, str] = {}
     for name, source in models.items():
         flat |= saved.prefixed(f"{name}/fragments", saved.windows_arrays(source.windows))
         texts |= source.texts
-    for key, path in places.items():
+    for key, path in zip(keys, places, strict=True):
         flat |= saved.prefixed(key, load_file(path.with_suffix(".safetensors")))
-    files = {
+    return {
         saved.FACTS: json_bytes(facts),
-        saved.LINES: b"".join(path.with_suffix(".jsonl").read_bytes() for path in places.values()),
+        saved.LINES: b"".join(path.with_suffix(".jsonl").read_bytes() for path in places),
         saved.ARRAYS: save(flat),
         saved.TEXTS: json_bytes({str(token): texts[token] for token in sorted(texts)}),
     }
-    counts: dict[str, Any] = {"dictionaries": len(rows), "features": sum(row["explained"] for row in rows)}
-    if client is not None:
-        counts[METER] = client.meter.to_json()
-    return work.finish(files, counts)
 
 
 class _Sources:

@@ -13,7 +13,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, final
@@ -230,25 +230,25 @@ class Recorded:
             return not self.meter.spent
 
 
-def unless_found(
+def opened_unless_found(
+    stack: ExitStack,
     work: Work,
     config: LlmConfig,
     opened: Callable[[], AbstractContextManager[T]],
     weights: Callable[[T], str],
-    make: Callable[[Work, T], Manifest],
-) -> Manifest:
-    """The artefact of ``work``, found or made with what is ``opened``, which ``weights`` tells from others of its name.
+) -> Manifest | tuple[Work, T]:
+    """The artefact of ``work`` if it is found; else the work, and what is ``opened`` for it until ``stack`` is left.
 
-    An endpoint need not be there when all is done; of a local model the weights are part of the request.
+    An endpoint need not be there when all is done; of a local model the ``weights`` are part of the request.
     """
     if not config.local and (manifest := work.found()):
         return manifest
-    with opened() as model:
-        if config.local:
-            work = Work(work.folder, work.kind, config, {**work.parents, "llm": weights(model)})
-            if manifest := work.found():
-                return manifest
-        return make(work, model)
+    model = stack.enter_context(opened())
+    if config.local:
+        work = Work(work.folder, work.kind, config, {**work.parents, "llm": weights(model)})
+        if manifest := work.found():
+            return manifest
+    return work, model
 
 
 def unanswered(client: Recorded | None) -> Callable[[], Counter[str]]:

@@ -10,6 +10,7 @@ predicted activations on the scored fragments, NaN where a prediction failed).
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from monolex.interp.config import ScoreConfig
 from monolex.interp.explain import saved
 from monolex.interp.explain.saved import Explained, Explanations
 from monolex.interp.llm.meter import METER
-from monolex.interp.llm.replies import unanswered, unless_found
+from monolex.interp.llm.replies import opened_unless_found, unanswered
 from monolex.interp.protocol import Correlation
 from monolex.interp.records import Examples, Failure, dictionary_of
 from monolex.interp.score.bootstrap import SUMS, sums
@@ -49,19 +50,25 @@ def score(folder: str | Path, explanations: str | Path, config: ScoreConfig, run
     """
     folder, explanations, run = Path(folder), Path(explanations), Path(run)
     explained = Explanations(explanations)
-    work = Work(folder, KIND, config, {"explanations": explained.manifest.content})
+    with ExitStack() as stack:
+        work = Work(folder, KIND, config, {"explanations": explained.manifest.content})
+        simulator = partial(opened, config, run)
+        answer = opened_unless_found(stack, work, config, simulator, lambda model: model.weights)
+        if isinstance(answer, Manifest):
+            return answer
+        work, model = answer
 
-    def make(work: Work, model: Opened) -> Manifest:
-        return _score(work, explained, config, model)
+        def piece(key: str) -> Piece:
+            return lambda path: _dictionary(path, key, explained, model, config)
 
-    return unless_found(work, config, partial(opened, config, run), lambda model: model.weights, make)
+        explainers = work.done({key: piece(key) for key in explained.facts}, unanswered(model.client))
+    return _finish(work, explained, config, model, explainers)
 
 
-def _score(work: Work, explained: Explanations, config: ScoreConfig, model: Opened) -> Manifest:
-    def piece(key: str) -> Piece:
-        return lambda path: _dictionary(path, key, explained, model, config)
-
-    explainers = work.done({key: piece(key) for key in explained.facts}, unanswered(model.client))
+def _finish(
+    work: Work, explained: Explanations, config: ScoreConfig, model: Opened, explainers: Mapping[str, Sequence[str]]
+) -> Manifest:
+    """The artefact out of what the pieces of all dictionaries left."""
     measured, flat = [], {}
     for key, facts in explained.facts.items():
         arrays = load_file(work.place(key).with_suffix(".safetensors"))
