@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import browser
+import jaxtyping
 import pytest
 from playwright.sync_api import Browser
 
@@ -20,3 +21,11 @@ def browser_page(shared_browser: Browser) -> Iterator[browser.BrowserPage]:
     page = browser.BrowserPage(shared_browser)
     yield page
     page.page.close()
+
+
+@pytest.fixture
+def unchecked_arrays() -> Iterator[None]:
+    """Arrays of a wrong type or shape reach the code, which has something to say to them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

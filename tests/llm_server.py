@@ -1,9 +1,9 @@
 """A server process that speaks OpenAI's protocol around a local model, and fails as a script says.
 
-``Server`` starts it (``python tests/llm_server.py FOLDER [MODEL [well]]`` is the process) and reads what it wrote:
-FOLDER/port, FOLDER/log.jsonl with a line for every request that was answered with 200, in the order of the answers, and
-FOLDER/most, the largest number of requests that were ever under way at once. ``well`` makes a model that can do none of
-it answer most prompts well (:mod:`llm_answers`).
+``Server`` starts it (``python tests/llm_server.py FOLDER [MODEL [well]]`` is the process) and reads what it
+wrote: FOLDER/port, FOLDER/log.jsonl with a line for every request that was answered with 200, in the order of the
+answers, and FOLDER/most, the largest number of requests that were ever under way at once. ``well`` makes a model that
+can do none of it answer most prompts well (:mod:`llm_answers`).
 
 A script is a list of faults. Each has `do` and may have `match` (only requests that contain this text), `times`
 (how often; 1) and what it needs:
@@ -31,8 +31,6 @@ from typing import Any
 
 import llm_answers
 
-import monolex
-
 KEY_ENV = "MONOLEX_TEST_KEY"
 MODEL = "demo-neox"
 WITHIN = 60.0
@@ -57,9 +55,7 @@ class Server:
     def start(self) -> None:
         """Start the process, on the port that it had before."""
         (self.folder / "ready").unlink(missing_ok=True)
-        root = str(Path(monolex.__file__).parents[1])
-        env = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-        env[KEY_ENV] = self._key
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), KEY_ENV: self._key}
         self._process = subprocess.Popen([sys.executable, __file__, str(self.folder), *self._model], env=env)
         ends = time.monotonic() + WITHIN
         while not (self.folder / "ready").exists():

@@ -294,8 +294,7 @@ store(Path(sys.argv[1]) / "out", make_lm(), corpus_of(Path(sys.argv[1])))
 @pytest.mark.slow
 def test_sigkill_at_any_moment(lm: LanguageModel, tmp_path: Path, monkeypatch) -> None:
     small_shards(monkeypatch)
-    root = Path(artifact.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(root)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     corpus, command = corpus_of(tmp_path), [sys.executable, "-c", SCRIPT, str(tmp_path)]
     for shards, delay in ((1, 0.0), (3, 0.07), (5, 0.13)):
         with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:

@@ -36,18 +36,18 @@ BIG = TrainConfig(
 
 def test_memory_of_training_is_near_what_it_holds(tmp_path):
     script = """
-        import sys
-        sys.path.insert(0, sys.argv[1])
+        import runpy, sys
         import torch
-        from planted import MemoryStream
-        from test_estimate import BIG, SITE, TrainingData, train_from
+        from planted import SITE, MemoryStream
         from monolex import runtime
-        stream = MemoryStream({SITE: torch.randn(2048, 512)}, BIG.batch_size)
+        from monolex.training.trainer import TrainingData, train_from
+        config = runpy.run_path(sys.argv[1])["BIG"]
+        stream = MemoryStream({SITE: torch.randn(2048, 512)}, config.batch_size)
         before = runtime.peak_memory()
-        train_from(sys.argv[2], TrainingData(stream, {SITE: 512}, "x"), BIG)
+        train_from(sys.argv[2], TrainingData(stream, {SITE: 512}, "x"), config)
         print(runtime.peak_memory() - before)
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(Path(__file__).parent), str(tmp_path / "sweep")]
+    command = [sys.executable, "-c", textwrap.dedent(script), __file__, str(tmp_path / "sweep")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -69,6 +69,7 @@ def test_an_edit_that_returns_something_else_is_refused(fn) -> None:
         (torch.zeros(1, 65, dtype=torch.long), "65 positions: .* at most 64"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_arrays")
 def test_tokens_the_model_cannot_take_are_refused(ids: Tensor, message: str) -> None:
     with pytest.raises(UserError, match=message):
         capture(model("gpt2"), ids, ["resid_post.0"])

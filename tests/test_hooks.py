@@ -314,6 +314,7 @@ def test_edits_apply_to_a_resumed_forward_on_top_of_x(lm: LanguageModel) -> None
         (1, lambda x: x.float(), "give resid_pre.1"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_arrays")
 def test_resuming_with_nonsense_is_refused(layer: int, change, message: str) -> None:
     lm, ids = model("gpt_neox"), tokens()
     x = read(lm, "resid_pre.1", ids)

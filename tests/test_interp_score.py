@@ -159,6 +159,7 @@ def test_a_failure_is_counted_and_no_zero():
 
 
 @pytest.mark.parametrize("guess", [np.zeros(3), np.array([[0.0]]), np.full(16, np.nan)])
+@pytest.mark.usefixtures("unchecked_arrays")
 def test_predictions_of_another_shape_are_failures(guess):
     some = features(2)
     found = scored(some, Fixed(lambda _job: guess))

@@ -109,16 +109,15 @@ def test_resume_does_not_repeat_what_was_saved(tmp_path):
 
 def test_killed_process_resumes_to_the_same_bytes(whole, tmp_path):
     script = """
-        import os, signal, sys
+        import os, runpy, signal, sys
         from pathlib import Path
-        sys.path.insert(0, sys.argv[1])
-        import test_resume as t
+        test = runpy.run_path(sys.argv[1])
         def before(step):
             if step == 14:
                 os.kill(os.getpid(), signal.SIGKILL)
-        t.train_from(Path(sys.argv[2]), t.source(before), t.CONFIG)
+        test["train_from"](Path(sys.argv[2]), test["source"](before), test["CONFIG"])
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(Path(__file__).parent), str(tmp_path)]
+    command = [sys.executable, "-c", textwrap.dedent(script), __file__, str(tmp_path)]
     threads = str(torch.get_num_threads())
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     killed = subprocess.run(command, env=environment, capture_output=True, check=False)

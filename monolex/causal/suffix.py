@@ -94,8 +94,8 @@ def prepare(
     return Suffix(lm, site, tokens, end, seen[str(site)], site.layer, seen[str(entry)])
 
 
-def at_end(x: Float[Tensor, "rows tokens width"], end: Int[Tensor, "rows"]) -> Float[Tensor, "rows width"]:
-    """Every row's activation at its own last token."""
+def at_end(x: Float[Tensor, "rows tokens *width"], end: Int[Tensor, "rows"]) -> Float[Tensor, "rows *width"]:
+    """What every row has at its own last token."""
     return x[torch.arange(len(x), device=x.device), end.to(x.device)]
 
 

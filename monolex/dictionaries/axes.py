@@ -91,7 +91,7 @@ def sample(reader: ActivationRows, limit: int, seed: int) -> Float[Tensor, "rows
     return reader.gather(bounds[:-1] + (uniform * bounds.diff()).long())
 
 
-def moments(chunks: Iterable[Float[Tensor, "rows d_in"]]) -> Moments:
+def moments(chunks: Iterable[Float[Tensor, "_rows d_in"]]) -> Moments:
     """Mean and covariance, merged chunk by chunk (Chan, Golub & LeVeque 1983); at least two rows in all.
 
     Raises:

@@ -62,7 +62,7 @@ def _random(reader: ActivationRows, config: BaselineConfig) -> dict[str, Diction
     }
 
 
-def least_squares_scales(chunks: Iterable[Float[Tensor, "rows d_in"]], dictionaries: list[Dictionary]) -> list[float]:
+def least_squares_scales(chunks: Iterable[Float[Tensor, "_rows d_in"]], dictionaries: list[Dictionary]) -> list[float]:
     """For each dictionary the s that minimises ``‖x - s·reconstruct(x)‖²`` over the rows (1 if none reconstructs)."""
     inner = torch.zeros(len(dictionaries), dtype=torch.float64)
     energy = torch.zeros_like(inner)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, Shaped
+from jaxtyping import Bool, Float64, Int64, Num, Shaped
 from numpy.typing import NDArray
 
 from monolex.config import FeaturesConfig
@@ -195,9 +195,9 @@ def _before(writer: Writer, block: Block, table: Table, keep: int, referred: Boo
     writer.insert("before", _tuples(columns), 5)
 
 
-def _heaviest(mass: Float64[NDArray, "pairs"], width: int, keep: int) -> tuple[Picked, Int64[NDArray, "features"]]:
+def _heaviest(mass: Num[NDArray, "pairs"], width: int, keep: int) -> tuple[Picked, Int64[NDArray, "features"]]:
     """Of each feature's ``width`` masses the ``keep`` largest (``place`` in ``mass``), and how many are above 0."""
-    some = np.flatnonzero(mass > 0)
+    some = np.flatnonzero(mass > 0)  # of no entry at all ``np.bincount`` makes integers, weights or not
     offsets = np.searchsorted(some, np.arange(0, len(mass) + 1, width))
     picked = largest(offsets, mass[some], keep)
     return picked._replace(place=some[picked.place]), np.diff(offsets)

@@ -23,7 +23,7 @@ class Picked(NamedTuple):
     """Rank in the segment, from 0."""
 
 
-def largest(offsets: Int64[NDArray, "segments+1"], keys: Shaped[NDArray, "n"], k: int) -> Picked:
+def largest(offsets: Int64[NDArray, "segments_plus_1"], keys: Shaped[NDArray, "n"], k: int) -> Picked:
     """The ``k`` largest of every segment, falling; equal ones in the order in which they stand.
 
     Segment s is ``keys[offsets[s]:offsets[s + 1]]``. A lower bound of its k-th largest, the k-th largest of the maxima
@@ -57,7 +57,7 @@ def largest_of_rows(matrix: Shaped[NDArray, "rows columns"], k: int) -> Picked:
     return found._replace(place=found.place - found.segment * columns)
 
 
-def ascending(offsets: Int64[NDArray, "segments+1"], keys: Float32[NDArray, "n"]) -> Int64[NDArray, "n"]:
+def ascending(offsets: Int64[NDArray, "segments_plus_1"], keys: Float32[NDArray, "n"]) -> Int64[NDArray, "n"]:
     """Positive ``keys`` of every segment by rising value, equal ones in the order in which they stand, as places.
 
     There are at most 65,535 segments: the sorts are one of numbers that hold value and place and one by bytes.

@@ -99,7 +99,7 @@ class Job(NamedTuple):
     """The tokens of a fragment."""
 
 
-Prediction = Float[NDArray[np.float64], "tokens"]
+Prediction = Float[NDArray[np.float64], "_tokens"]
 """Predicted activations, in any unit: correlation does not mind."""
 
 

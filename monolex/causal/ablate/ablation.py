@@ -243,7 +243,7 @@ def effects(
 
 def _compared(
     scene: Scene, logits: Float[Tensor, "versions rows logits"], alone: Tensor, changes: Changes
-) -> Float[Tensor, "versions rows"]:
+) -> Float[Tensor, "versions-1 rows"]:
     """Ablation and controls added to ``changes``; their KLs, NaN of the control feature where the token has none."""
     own, other, random = (change(logits[0], after, changes.vocab) for after in logits[1:])
     changes.add("feature", scene.rows, own)
@@ -268,7 +268,7 @@ def _direct(scene: Scene) -> Float[Tensor, "rows logits"]:
 def _rescued(
     scene: Scene,
     logits: Float[Tensor, "versions rows logits"],
-    ways: Float[Tensor, "versions rows d_in"],
+    ways: Float[Tensor, "2 rows d_in"],
     made: Effects,
 ) -> None:
     """Add back what was taken, at the site and after every later block; ``ways`` are its own and a random one."""

@@ -162,8 +162,8 @@ def log_probability(
     return log_p.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf).logsumexp(-1)
 
 
-def kl(p: Float[Tensor, "*rows vocab"], q: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows"]:
-    """KL(p ‖ q) of log-probabilities, in nats."""
+def kl(p: Float[Tensor, "*#rows vocab"], q: Float[Tensor, "*#rows vocab"]) -> Float[Tensor, "*#rows"]:
+    """KL(p ‖ q) of log-probabilities, in nats; rows are broadcast."""
     return (p.exp() * (p - q)).sum(-1)
 
 

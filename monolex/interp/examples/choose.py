@@ -105,7 +105,7 @@ def strongest(seen: Seen, some: FRAGMENTS) -> FRAGMENTS:
     return some[np.argsort(-seen.maximum[some], kind="stable")]
 
 
-def _spread(ranked: FRAGMENTS, each: int, rng: np.random.Generator) -> FRAGMENTS:
+def _spread(ranked: FRAGMENTS, each: int, rng: np.random.Generator) -> Int64[NDArray, "chosen"]:
     """``each`` random ones of every quantile, the strongest quantile first."""
     parts = [rng.permutation(part)[:each] for part in np.array_split(ranked, QUANTILES)]
     return np.concatenate(parts)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from monolex import stats
 from monolex.interp.protocol import SAYS_NOTHING
-from monolex.interp.records import Prediction
 from monolex.stats import Estimate
 
 SUMS = 6
@@ -25,13 +24,13 @@ ENOUGH = 0.9
 """Share of the resamples that must have a number for an interval."""
 
 
-def sums(actual: Float[NDArray, "tokens"], predicted: Prediction) -> Float[NDArray, "6"]:
+def sums(actual: Float[NDArray, "tokens"], predicted: Float[NDArray, "tokens"]) -> Float[NDArray, "6"]:
     """Number of tokens, sums of both, of their squares, and of their product."""
     x, y = actual.astype(np.float64), predicted
     return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y])
 
 
-def correlations(totals: Float[NDArray, "*batch 6"]) -> Float[NDArray, "*batch"]:
+def correlations(totals: Float[NDArray, "*batch 6"]) -> Float[NDArray, "*batch"] | np.float64:
     """Pearson's correlation out of summed :func:`sums`; NaN where either side is constant."""
     n, x, y, xx, yy, xy = np.moveaxis(totals, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):

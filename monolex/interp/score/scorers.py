@@ -211,7 +211,7 @@ def _peaks(guesses: Sequence[Guess]) -> list[float | Failure | None]:
     return [guess if isinstance(guess, Failure) else float(guess.max()) for guess in guesses]
 
 
-Marks = tuple[Int64[NDArray, "marks"], Int64[NDArray, "marks"]]
+Marks = tuple[Int64[NDArray, "_active"], Int64[NDArray, "_silent"]]
 
 
 def fuzz_marks(fragment: Fragment, rng: np.random.Generator) -> Marks:
