@@ -5,10 +5,10 @@ import pytest
 import torch
 from array_types import holds_array
 from jaxtyping import Float
-from monolex.causal.behaviour import kl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monolex.causal.prompts.behaviour import kl
 from monolex.interp.records import Failure
 
 
