@@ -31,7 +31,7 @@ from monolex.model.hooks import capture, logits, run_from
 from monolex.model.sites import KINDS, Place, Site, SiteError, Structure, resolve
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DEMO: Final = Path(__file__).parent / "demo" / "model"
+DEMO: Final = Path(__file__).parents[1] / "demo" / "model"
 """The bundled model: see its README for what it was trained on."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
