@@ -4,6 +4,7 @@ The verb of a stage is made of its row (:mod:`monolex.stages`) unless it has fla
 needs no torch.
 """
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -244,36 +245,28 @@ def of_stage(stage: Stage) -> Callable[..., Any]:
     """The verb of a stage: its own command, or one with the flags that every stage of its ``made_of`` has."""
     if command := stage.load("command"):
         return command
-    config = stage.load("config")
 
-    def on_activations(activations: Path, out: Path, config: Any) -> None:
+    def on_activations(activations: Activations, out: Out, config: Any) -> None:
         stage.load("run")(out, activations=activations, config=config)
         _show_made(stage, out)
 
-    def on_dictionaries(activations: Path, out: Path, sources: tuple[Path, ...], config: Any) -> None:
+    def on_dictionaries(activations: Activations, out: Out, sources: Sources, config: Any) -> None:
         stage.load("run")(out, activations=activations, sources=sources, config=config)
         _show_made(stage, out)
 
-    def on_run(run: Path, config: Any, out: Path | None = None) -> None:
+    def on_run(run: Run, config: Any, out: Path | None = None) -> None:
         folder = out or run / stage.home / config.folder_name
         stage.load("run")(folder, run=run, config=config)
         _show_made(stage, folder)
 
-    if stage.made_of == "run":
-        return _described(stage, on_run, {"run": Run, "config": config, "out": Path | None})
-    flags: dict[str, Any] = {"activations": Activations, "out": Out}
-    if stage.made_of == "activations":
-        return _described(stage, on_activations, {**flags, "config": config})
-    return _described(stage, on_dictionaries, {**flags, "sources": Sources, "config": config})
-
-
-def _described(stage: Stage, verb: Callable[..., Any], flags: dict[str, Any]) -> Callable[..., Any]:
-    """``verb`` with the types of its flags, and with the help of the stage."""
+    verb = {"activations": on_activations, "dictionaries": on_dictionaries, "run": on_run}[stage.made_of]
     out = f"Folder of the result; {stage.default_out}." if stage.default_out else f"Folder of the {stage.makes}."
     said = {**HELP, "out": out, "config": stage.asks}
-    verb.__name__, verb.__annotations__ = stage.verb, flags
-    verb.__doc__ = "\n".join([stage.about, "", "Args:", *(f"    {flag}: {said[flag]}" for flag in flags)])
-    return verb
+    function = inspect.unwrap(verb)
+    function.__annotations__["config"] = stage.load("config")
+    flags = [flag for flag in function.__annotations__ if flag != "return"]
+    function.__doc__ = "\n".join([stage.about, "", "Args:", *(f"    {flag}: {said[flag]}" for flag in flags)])
+    return function
 
 
 def _show_made(stage: Stage, out: Path) -> None:
