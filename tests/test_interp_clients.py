@@ -319,7 +319,7 @@ INTERRUPTED = """
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from monolex.interp.clients import open_client
+from monolex.interp.llm.endpoint import open_client
 from monolex.interp.config import LlmConfig
 from monolex.interp.records import Request
 url, key_env, model, run, close = sys.argv[1:]

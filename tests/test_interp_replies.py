@@ -17,9 +17,9 @@ from monolex.interp.records import Failure, Reply, Request
 MANY = 40
 WRITER = f"""
 import os, signal, sys
-from monolex.interp.calls import ScriptedClient
+from monolex.interp.llm.client import ScriptedClient
 from monolex.interp.records import Request
-from monolex.interp.replies import Recorded, Replies
+from monolex.interp.llm.replies import Recorded, Replies
 path, die = sys.argv[1], int(sys.argv[2])
 seen = []
 def say(request):
