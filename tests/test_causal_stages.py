@@ -11,11 +11,14 @@ from killed import kill_between_pieces
 from safetensors.numpy import load_file
 
 from monolex.artifact import open_artifact, read_json, verify
-from monolex.causal import stages
-from monolex.causal.chosen_features import parents, roots
+from monolex.causal.ablate.stage import ablate
+from monolex.causal.chosen_features import chosen_features, parents
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
+from monolex.causal.patch.stage import patch
+from monolex.causal.tree.stage import below, tree
 from monolex.dictionaries.listing import chosen_dictionaries, run_dictionaries
 from monolex.errors import UserError
+from monolex.stages import of_verb
 
 ROOT = f"resid_post.2/{TRAINED}:3"
 ROOTS = (ROOT, f"resid_post.2/{TRAINED}:4", f"resid_post.2/{TRAINED}:5")
@@ -37,7 +40,7 @@ def patch_config(task: str, **changes) -> PatchConfig:
 
 
 def test_curves_of_every_dictionary_with_their_numbers(run, task, tmp_path):
-    manifest = stages.patch(tmp_path / "patch", run, patch_config(task, exact=("topk-*",)))
+    manifest = patch(tmp_path / "patch", run, patch_config(task, exact=("topk-*",)))
     assert verify(tmp_path / "patch").content == manifest.content
     made = read_json(tmp_path / "patch" / "patch.json")
     names = {(one["site"], one["name"]) for one in made["curves"]}
@@ -71,12 +74,12 @@ def test_done_is_not_done_again_and_a_changed_file_is(run, task, tmp_path):
     own = tmp_path / "own.jsonl"
     shutil.copy(task, own)
     config = patch_config(str(own), dictionaries=("pca",), searches=("ranking",))
-    first = stages.patch(tmp_path / "patch", run, config)
+    first = patch(tmp_path / "patch", run, config)
     stamp = (tmp_path / "patch" / "patch.json").stat().st_mtime_ns
-    assert stages.patch(tmp_path / "patch", run, config).content == first.content
+    assert patch(tmp_path / "patch", run, config).content == first.content
     assert (tmp_path / "patch" / "patch.json").stat().st_mtime_ns == stamp
     own.write_text("\n".join(own.read_text().splitlines()[:2]) + "\n")
-    assert stages.patch(tmp_path / "patch", run, config).content != first.content
+    assert patch(tmp_path / "patch", run, config).content != first.content
     assert read_json(tmp_path / "patch" / "patch.json")["pairs"] == 2
 
 
@@ -87,12 +90,12 @@ def test_an_interrupted_experiment_goes_on(run, task, tmp_path, monkeypatch, sta
         "ablate": AblateConfig(features=ROOTS, occurrences=6, resamples=20, ablate_device="cpu"),
         "tree": TreeConfig(features=ROOTS, contexts=6, depth=0, tree_device="cpu"),
     }[stage]
-    kill_between_pieces(monkeypatch, tmp_path, lambda folder: getattr(stages, stage)(folder, run, config))
+    kill_between_pieces(monkeypatch, tmp_path, lambda folder: of_verb(stage).load("run")(folder, run, config))
 
 
 def test_ablation_of_features_by_number_and_by_token(run, tmp_path):
     config = AblateConfig(features=(ROOT,), occurrences=12, resamples=20, ablate_device="cpu")
-    stages.ablate(tmp_path / "one", run, config)
+    ablate(tmp_path / "one", run, config)
     (made,) = read_json(tmp_path / "one" / "ablate.json")["ablations"]
     assert (made["site"], made["name"], made["feature"]) == ("resid_post.2", TRAINED, 3)
     assert 0 < made["occurrences"] <= 12
@@ -100,21 +103,21 @@ def test_ablation_of_features_by_number_and_by_token(run, tmp_path):
     assert set(made["measures"]) == {"probability", "logprob", "logit", "centred"}
     token = made["words"].split("'")[1]
     by_token = dataclasses.replace(config, features=(f"resid_post.2/{TRAINED}@{token}",))
-    manifest = stages.ablate(tmp_path / "token", run, by_token)
+    manifest = ablate(tmp_path / "token", run, by_token)
     assert manifest.data["features"][0].startswith(f"resid_post.2/{TRAINED}:")
     assert "features" in manifest.parents
 
 
 def test_a_failed_request_leaves_the_answer_before_it_whole(run, tmp_path, monkeypatch):
     config = AblateConfig(features=(ROOT,), occurrences=6, resamples=20, ablate_device="cpu")
-    first = stages.ablate(tmp_path / "one", run, config)
+    first = ablate(tmp_path / "one", run, config)
 
     def fails(*_arguments, **_options):
         raise UserError("no")
 
-    monkeypatch.setattr(stages, "ablate_feature", fails)
+    monkeypatch.setattr("monolex.causal.ablate.stage.ablate_feature", fails)
     with pytest.raises(UserError, match="no"):
-        stages.ablate(tmp_path / "one", run, dataclasses.replace(config, occurrences=7))
+        ablate(tmp_path / "one", run, dataclasses.replace(config, occurrences=7))
     assert verify(tmp_path / "one").content == first.content
 
 
@@ -122,7 +125,7 @@ def test_a_tree_grows_through_the_sites_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr("found_store.SITES", ("resid_post.1", "resid_post.2"))
     run = found_run(tmp_path)
     config = TreeConfig(features=(ROOT,), dictionaries=(TRAINED,), contexts=8, low=0.1, tree_device="cpu")
-    manifest = stages.tree(tmp_path / "tree", run, config)
+    manifest = tree(tmp_path / "tree", run, config)
     assert manifest.data["features"] == [ROOT]
     (made,) = read_json(tmp_path / "tree" / "tree.json")["trees"]
     assert made["root"] == ROOT
@@ -134,15 +137,13 @@ def test_a_tree_grows_through_the_sites_of_a_run(tmp_path, monkeypatch):
     assert root["label"]
     assert {"error", "rest"} <= {node["kind"] for node in made["nodes"]}
     assert len(made["logits"]) == 5
-    assert stages.tree(tmp_path / "tree", run, config).content == manifest.content
+    assert tree(tmp_path / "tree", run, config).content == manifest.content
 
 
 def test_names_that_fit_nothing_are_said(run, task, tmp_path, caplog):
     with pytest.raises(UserError, match="the run has none like it"):
-        stages.patch(tmp_path / "patch", run, patch_config(task, dictionaries=("pca",), exact=("nonsense",)))
-    stages.patch(
-        tmp_path / "patch", run, patch_config(task, dictionaries=("pca",), searches=("ranking",), against="pcaa")
-    )
+        patch(tmp_path / "patch", run, patch_config(task, dictionaries=("pca",), exact=("nonsense",)))
+    patch(tmp_path / "patch", run, patch_config(task, dictionaries=("pca",), searches=("ranking",), against="pcaa"))
     assert "no dictionary called 'pcaa'" in caplog.text
     assert read_json(tmp_path / "patch" / "patch.json")["claims"] == []
 
@@ -151,13 +152,13 @@ def test_a_tree_of_a_run(run, tmp_path):
     config = TreeConfig(features=(ROOT,), dictionaries=("topk-k4-*",), contexts=6, depth=1, tree_device="cpu")
     # there is no dictionary at resid_post.1, so nothing can be grown one layer down
     with pytest.raises(UserError, match=r"0 dictionaries at resid_post.1 fit topk-k4-\*"):
-        stages.tree(tmp_path / "tree", run, config)
+        tree(tmp_path / "tree", run, config)
     with pytest.raises(UserError, match="grows between residual sites"):
-        stages._below([], roots(run, (ROOT,))[0]._replace(dictionary=_elsewhere(run)), config)
+        below([], chosen_features(run, (ROOT,))[0]._replace(dictionary=_elsewhere(run)), config)
 
 
 def _elsewhere(run: Path):
-    (root,) = roots(run, (ROOT,))
+    (root,) = chosen_features(run, (ROOT,))
     return dataclasses.replace(root.dictionary, site="mlp_act.1")
 
 
@@ -175,9 +176,9 @@ def _elsewhere(run: Path):
 )
 def test_features_that_cannot_be_meant(run, text, said):
     with pytest.raises(UserError, match="features is empty"):
-        roots(run, ())
+        chosen_features(run, ())
     with pytest.raises(UserError, match=said):
-        roots(run, (text,))
+        chosen_features(run, (text,))
 
 
 def test_configs_say_what_is_wrong():

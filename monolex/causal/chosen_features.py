@@ -1,11 +1,11 @@
-"""What an experiment is about: dictionaries of a run (and of its control models) and features by name."""
+"""What an experiment is about: features and dictionaries of a run by name, what they are made of, and their words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from monolex.artifact import MANIFEST
+from monolex.artifact import MANIFEST, Manifest, json_bytes
 from monolex.config import require
 from monolex.dictionaries import listing
 from monolex.dictionaries.listing import RunDictionary, choose, run_dictionaries, source_folders
@@ -13,14 +13,17 @@ from monolex.errors import UserError
 from monolex.features.find import find
 from monolex.features.known import open_store
 from monolex.features.query import FindConfig
+from monolex.model.language_model import LanguageModel
+from monolex.pieces import Piece, Work
+from monolex.text.vocabulary import Texts
 
 RESIDUAL = ("resid_post.*",)
 """Sites of an experiment that names none."""
 DIGITS = 12
 
 
-class Root(NamedTuple):
-    """One feature of a dictionary."""
+class ChosenFeature(NamedTuple):
+    """A feature that an experiment is about."""
 
     dictionary: RunDictionary
     """Its dictionary."""
@@ -33,7 +36,7 @@ class Root(NamedTuple):
         return f"{self.dictionary.title}:{self.feature}"
 
 
-def roots(run: Path, features: Sequence[str]) -> list[Root]:
+def chosen_features(run: Path, features: Sequence[str]) -> list[ChosenFeature]:
     """Features by ``SITE/NAME:NUMBER`` or ``SITE/NAME@TOKEN``, the one with the largest share on that token.
 
     Raises:
@@ -41,10 +44,10 @@ def roots(run: Path, features: Sequence[str]) -> list[Root]:
     """
     require(len(features) > 0, "features is empty: say which, as --features SITE/NAME:NUMBER")
     listed = run_dictionaries(run)
-    return [_root(run, listed, text) for text in features]
+    return [_chosen(run, listed, text) for text in features]
 
 
-def _root(run: Path, listed: Sequence[RunDictionary], text: str) -> Root:
+def _chosen(run: Path, listed: Sequence[RunDictionary], text: str) -> ChosenFeature:
     title, mark, what = _parts(text)
     fitting = choose(listed, (title,))
     if len(fitting) > 1:
@@ -52,10 +55,10 @@ def _root(run: Path, listed: Sequence[RunDictionary], text: str) -> Root:
     dictionary, d_sae = fitting[0], fitting[0].config.d_sae
     if mark == ":":
         require(int(what) < d_sae, f"features = {text!r}: {dictionary.title} has features 0 to {d_sae - 1}")
-        return Root(dictionary, int(what))
+        return ChosenFeature(dictionary, int(what))
     hits = find(run, FindConfig(on=what, dictionary=(dictionary.title,), limit=1)).rows
     require(bool(hits), f"features = {text!r}: no feature of {dictionary.title} is mostly active on {what!r}")
-    return Root(dictionary, hits[0].feature)
+    return ChosenFeature(dictionary, hits[0].feature)
 
 
 def parents(run: Path, used: Iterable[RunDictionary], *, evidence: bool = False) -> dict[str, str]:
@@ -73,6 +76,18 @@ def words(dictionary: RunDictionary, feature: int, count: int = 3) -> str:
     with closing(open_store(dictionary)) as store:
         query = "SELECT text FROM token JOIN vocabulary USING (token) WHERE feature = ? ORDER BY rank LIMIT ?"
         return " ".join(repr(text) for (text,) in store.rows(query, (feature, count)))
+
+
+def token_text(lm: LanguageModel) -> Callable[[int], str]:
+    """What gives a token's number as people read it."""
+    texts = Texts(lm)
+    return lambda token: texts.of([token])[0][1]
+
+
+def finish(work: Work, name: str, pieces: Mapping[str, Piece]) -> Manifest:
+    """Do a piece a feature; they are the list ``name`` of ``KIND.json``."""
+    entry = {name: list(work.done(pieces).values())}
+    return work.finish({f"{work.kind}.json": json_bytes(entry)}, {"features": list(pieces)})
 
 
 def _parts(text: str) -> tuple[str, str, str]:

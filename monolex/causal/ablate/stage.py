@@ -1,0 +1,41 @@
+"""The stage ``ablate``: ablation histograms of some features of a run, as an artefact, one feature at a time."""
+
+from pathlib import Path
+from typing import Any
+
+from monolex.activations.stored import stored_model
+from monolex.artifact import Manifest
+from monolex.causal.ablate.ablation import ablate_feature
+from monolex.causal.chosen_features import ChosenFeature, chosen_features, finish, parents, token_text, words
+from monolex.causal.config import AblateConfig
+from monolex.causal.occurrences import occurrences
+from monolex.config import require
+from monolex.pieces import Piece, Work
+
+
+def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifest:
+    """Ablation histograms of some features of a run; writes ``ablate.json``.
+
+    Raises:
+        UserError: no run, or a feature that does not exist or is never active.
+    """
+    folder, run = Path(folder), Path(run)
+    chosen = chosen_features(run, config.features)
+    work = Work(folder, "ablate", config, parents(run, [target.dictionary for target in chosen], evidence=True))
+    if manifest := work.found():
+        return manifest
+    lm = stored_model(run / "activations", config.ablate_device)
+
+    def piece(target: ChosenFeature) -> Piece:
+        def ablated(_path: Path) -> dict[str, Any]:
+            weights = target.dictionary.weights(lm.device)
+            drawn = {"count": config.occurrences, "low": config.low, "seed": config.ablate_seed}
+            tokens = occurrences(run / "activations", weights, [target.feature], **drawn)[target.feature]
+            require(len(tokens.end) > 0, f"feature {target.key} is never active: there is nothing to ablate")
+            ablation = ablate_feature(lm, weights, target.feature, tokens, config, text=token_text(lm))
+            known = {"name": target.dictionary.name, "words": words(target.dictionary, target.feature)}
+            return known | ablation.to_json()
+
+        return ablated
+
+    return finish(work, "ablations", {target.key: piece(target) for target in chosen})

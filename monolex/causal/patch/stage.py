@@ -1,0 +1,125 @@
+"""The stage ``patch``: a task's curves of every dictionary of a run, as an artefact, one dictionary at a time.
+
+The numbers are in ``patch.json``; every pair's are in ``pairs.safetensors``.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from monolex import artifact, runtime
+from monolex.activations.stored import stored_model
+from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
+from monolex.causal.chosen_features import RESIDUAL, parents
+from monolex.causal.config import PatchConfig
+from monolex.causal.patch import claims
+from monolex.causal.patch.claims import Bootstrap, Claim, Measured
+from monolex.causal.patch.measure import arrays, as_json, experiment, from_arrays
+from monolex.causal.patch.patch import prepare_patch
+from monolex.causal.prompts.behaviour import behaviour, demo_table, rows
+from monolex.causal.prompts.pairs import PromptPairs
+from monolex.causal.prompts.tasks import draw
+from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits
+from monolex.model.language_model import LanguageModel
+from monolex.pieces import Piece, Work
+from monolex.tables import to_table
+
+PATCH, PAIRS = "patch.json", "pairs.safetensors"
+EXAMPLES = 3
+
+
+def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
+    """Patching curves of a run's dictionaries on one task, with the model's behaviour on it and the paper's claims.
+
+    Writes ``patch.json`` and ``pairs.safetensors`` (every number of every pair, ``MODEL/SITE/NAME/SEARCH.FIELD``).
+
+    Raises:
+        UserError: no run, nothing that fits, a task that the tokenizer cannot spell, or a file that cannot be read.
+    """
+    folder, run = Path(folder), Path(run)
+    used = chosen_dictionaries(run, config.sites or RESIDUAL, config.dictionaries, controls=config.controls)
+    choose(used, config.exact)
+    work = Work(folder, "patch", config, parents(run, used) | _file_parent(config.task))
+    if manifest := work.found():
+        return manifest
+    lm = stored_model(run / "activations", config.patch_device)
+    pairs = draw(lm, config)
+    bootstrap = Bootstrap(config.resamples, config.level, config.patch_seed)
+
+    def piece(dictionary: RunDictionary) -> Piece:
+        def patched(path: Path) -> dict[str, Any]:
+            weights = dictionary.weights(lm.device)
+            ready = prepare_patch(lm, pairs, dictionary.site, weights, batch_tokens=config.batch_tokens)
+            result = experiment(ready, config, _fits(dictionary, config.exact))
+            write_bytes(path.with_suffix(".safetensors"), save(arrays(result)))
+            facts = {"model": dictionary.model, "site": dictionary.site, "name": dictionary.name}
+            known = {"d_sae": weights.d_sae, "kind": weights.config.kind, "alpha": weights.config.recipe.get("alpha")}
+            return facts | known | as_json(result, config.limit, bootstrap)
+
+        return patched
+
+    tolerance = claims.EXACT if lm.dtype in (torch.float32, torch.float64) else claims.ROUGH
+    curves = list(work.done({dictionary.key: piece(dictionary) for dictionary in used}).values())
+    stored = {d.key: load_file(work.place(d.key).with_suffix(".safetensors")) for d in used}
+    entry = {
+        **_prompts(lm, pairs, config),
+        "curves": curves,
+        "claims": to_table(_claims(used, curves, stored, config.against, bootstrap, tolerance)),
+    }
+    flat = {f"{key}/{name}": array for key, arrays in stored.items() for name, array in arrays.items()}
+    return work.finish({PATCH: json_bytes(entry), PAIRS: save(flat)}, {"task": config.task, "pairs": len(pairs)})
+
+
+def _prompts(lm: LanguageModel, pairs: PromptPairs, config: PatchConfig) -> dict[str, Any]:
+    """The prompts and what the model does on them, before anything is patched."""
+    table = demo_table(lm, pairs=120) if config.task == "ioi" else []
+    return {
+        "task": pairs.task,
+        "corruption": pairs.corruption,
+        "wordings": config.wordings if config.task == "ioi" else "",
+        "names": config.names if config.task == "ioi" else "",
+        "pairs": len(pairs),
+        "left_out": list(pairs.left_out),
+        "examples": [list(texts) for texts in pairs.texts[:EXAMPLES]],
+        "behaviour": to_table(behaviour(lm, pairs)),
+        "by_wording": to_table(rows(lm, pairs)),
+        "table": [{"wordings": row.wordings, "names": row.names, **to_table(row.behaviour)} for row in table],
+    }
+
+
+def _claims(
+    used: Sequence[RunDictionary],
+    curves: Sequence[Mapping[str, Any]],
+    stored: Mapping[str, Mapping[str, NDArray]],
+    against: str,
+    bootstrap: Bootstrap,
+    tolerance: float,
+) -> list[Claim]:
+    """The paper's statements about the subject's dictionaries, site by site."""
+    sites: dict[str, dict[str, Measured]] = {}
+    for dictionary, facts in zip(used, curves, strict=True):
+        if dictionary.model == SUBJECT:
+            ends, by_search = from_arrays(stored[dictionary.key])
+            known = (facts["kind"], facts["alpha"], facts["d_sae"], ends, by_search.get("ranking"))
+            sites.setdefault(dictionary.site, {})[dictionary.name] = Measured(dictionary.title, *known)
+    statements = []
+    for site, patched in sites.items():
+        if against in patched:
+            statements += claims.read_off(list(patched.values()), patched[against], bootstrap, tolerance)
+        else:
+            runtime.log.warning("patch: no dictionary called %r at %s, so nothing is compared with it", against, site)
+    return statements
+
+
+def _fits(dictionary: RunDictionary, patterns: Sequence[str]) -> bool:
+    """Whether the slow searches run on a dictionary: those of control models are not worth the minutes."""
+    return dictionary.model == SUBJECT and (not patterns or fits(dictionary, patterns))
+
+
+def _file_parent(task: str) -> dict[str, str]:
+    """The content of a file of own pairs, which its name alone does not identify."""
+    return {"task": artifact.file_hash(Path(task))} if Path(task).is_file() else {}
