@@ -17,6 +17,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from monolex.causal.edits import swap
 from monolex.causal.patch import curves, searches
 from monolex.causal.patch.patch import prepare_patch
+from monolex.causal.patch.sweep import Sweep
 from monolex.causal.prompts.pairs import Pair, PromptPairs, stack
 from monolex.causal.prompts.tasks import ioi
 from monolex.causal.prompts.wordings import NAMES_PRACTISED, WORDINGS_PRACTISED
@@ -74,7 +75,7 @@ def demo(run: Path, name: str, threshold: float) -> None:
     # the same order: that of the naive search without the features that cannot matter
     order = torch.randperm(dictionary.d_sae, generator=torch.Generator().manual_seed(0))
     place = {feature: number for number, feature in enumerate(patch.candidates.tolist())}
-    sweep = searches.Sweep.start(patch)
+    sweep = Sweep.start(patch)
     sweep.visit([place[feature] for feature in order.tolist() if feature in place], threshold)
     fast = time.perf_counter() - started
     kept = set(patch.candidates[sweep.chosen].tolist())
@@ -119,7 +120,7 @@ def large() -> None:
     curve = curves.measure(patch, searches.prefixes(order, searches.log_sizes(len(order), 24)))
     print(f"curve of {len(curve.sizes)} sizes with complements {time.perf_counter() - started:.1f} s")
     started = time.perf_counter()
-    sweep = searches.Sweep.start(patch)
+    sweep = Sweep.start(patch)
     sweep.visit(range(min(CANDIDATES, len(patch.candidates))), 1e-3)
     spent = time.perf_counter() - started
     whole = spent / CANDIDATES * len(patch.candidates)

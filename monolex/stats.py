@@ -100,6 +100,25 @@ def resample_counts(units: int, resamples: int, seed: int) -> NDArray[np.float64
     return counts
 
 
+class Bootstrap(NamedTuple):
+    """How intervals are drawn."""
+
+    resamples: int = 1000
+    """Resamples."""
+    level: float = 0.95
+    """Coverage."""
+    seed: int = 0
+    """Seed."""
+
+    def mean(self, values: ArrayLike, over: str) -> Estimate:
+        """:func:`mean`, drawn so."""
+        return mean(values, over, **self._asdict())
+
+    def ratio(self, numerator: ArrayLike, denominator: ArrayLike, over: str) -> Estimate:
+        """:func:`ratio`, drawn so."""
+        return ratio(numerator, denominator, over, **self._asdict())
+
+
 class RankSum(NamedTuple):
     """The Mann-Whitney test of every column."""
 

@@ -6,9 +6,9 @@ import tiny
 import torch
 from torch import Tensor
 
-from monolex.causal.patch import curves, searches
+from monolex.causal.patch import curves, searches, sweep
 from monolex.causal.patch.patch import Patch, prepare_patch
-from monolex.causal.patch.searches import Found
+from monolex.causal.patch.searches import FeatureSet
 from monolex.causal.prompts.pairs import PromptPairs
 from monolex.causal.suffix import prepare
 from monolex.errors import UserError
@@ -89,7 +89,7 @@ def test_equal_prompts_have_no_candidates(architecture):
     curve = curves.measure(patch, searches.prefixes(searches.ranking(searches.attribution(patch)), [0]))
     assert curve.sizes.tolist() == [0]
     assert abs(curve.kl).max() < 1e-12
-    assert searches.threshold_sweep(patch, [0.1])[0].chosen.shape == (0,)
+    assert sweep.threshold_sweep(patch, [0.1])[0].chosen.shape == (0,)
 
 
 def test_features_that_do_not_differ_are_no_candidates():
@@ -135,7 +135,7 @@ def test_stored_sizes_and_losses_are_those_of_the_sets_kept(architecture):
     lm, given = tiny.model(architecture), pairs.pairs()
     dictionary = pairs.dictionary(32, 48)
     patch = prepare_patch(lm, given, "resid_post.1", dictionary)
-    found = searches.threshold_sweep(patch, [1e-4, 1e-2, 0.1, 1.0], seed=1)
+    found = sweep.threshold_sweep(patch, [1e-4, 1e-2, 0.1, 1.0], seed=1)
     curve = curves.measure(patch, found)
     base, donor = (tiny.read(lm, "resid_post.1", ids) for ids in (given.base, given.donor))
     change = dictionary.encode(donor) - dictionary.encode(base)
@@ -157,7 +157,7 @@ def test_logit_differences_and_what_is_recovered():
     expected = logits[rows, rows] - logits[rows, rows + 30]
     assert tiny.close(torch.tensor(ends.none.metric), expected)
     assert tiny.close(torch.tensor(ends.whole.metric), torch.tensor(ends.donor_metric))
-    curve = curves.measure(patch, [Found(~patch.all()), Found(patch.all())])
+    curve = curves.measure(patch, [FeatureSet(~patch.all()), FeatureSet(patch.all())])
     assert curves.recovered(curve, 0, ends).value == pytest.approx(0, abs=1e-9)
     assert curves.recovered(curve, 1, ends).value == pytest.approx(1, abs=1e-9)
 
@@ -167,7 +167,7 @@ def test_faithfulness_and_completeness_at_their_ends(architecture):
     lm, given = tiny.model(architecture), pairs.pairs()
     patch = prepare_patch(lm, given, "resid_post.1", pairs.dictionary(32, 48))
     ends = curves.floors(patch)
-    curve = curves.measure(patch, [Found(~patch.all()), Found(patch.all())])
+    curve = curves.measure(patch, [FeatureSet(~patch.all()), FeatureSet(patch.all())])
     assert curves.faithfulness(curve, 0, ends).value == pytest.approx(0, abs=1e-9)
     assert curves.faithfulness(curve, 1, ends).value == pytest.approx(1, abs=1e-9)
     assert curves.completeness(curve, 0, ends).value == pytest.approx(1, abs=1e-9)

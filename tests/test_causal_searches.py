@@ -12,12 +12,12 @@ from torch import Tensor
 from wired import Scale
 
 from monolex import stats
-from monolex.causal.patch import claims, curves, searches
-from monolex.causal.patch.claims import Bootstrap
+from monolex.causal.patch import claims, curves, searches, sweep
 from monolex.causal.patch.curves import Curve, Floors, Reference
 from monolex.causal.patch.patch import Patch, prepare_patch
 from monolex.errors import UserError
 from monolex.model.language_model import wrap
+from monolex.stats import Bootstrap
 
 SITE = "resid_post.1"
 THRESHOLDS = np.logspace(-5, 0, 12).tolist()
@@ -51,7 +51,7 @@ def naive_sweep(one: Patch, thresholds: list[float], budget: str, seed: int, d_s
     return found
 
 
-def sets(found: list[searches.Found]) -> list[set[int]]:
+def sets(found: list[searches.FeatureSet]) -> list[set[int]]:
     return [set(one.chosen.nonzero()[:, 0].tolist()) for one in found]
 
 
@@ -60,7 +60,7 @@ def sets(found: list[searches.Found]) -> list[set[int]]:
 def test_the_sweep_decides_as_one_at_a_time(budget, batch_tokens):
     one = patch(batch_tokens=batch_tokens)
     thresholds = THRESHOLDS[::3]
-    fast = searches.threshold_sweep(one, thresholds, budget=budget, seed=5)
+    fast = sweep.threshold_sweep(one, thresholds, budget=budget, seed=5)
     assert sets(fast) == naive_sweep(one, thresholds, budget, 5)
     assert [found.threshold for found in fast] == thresholds
     sizes = [len(found) for found in sets(fast)]
@@ -71,14 +71,14 @@ def test_the_sweep_decides_as_one_at_a_time(budget, batch_tokens):
 def test_the_budget_of_the_full_set_keeps_the_loss_within_it():
     one = patch()
     full = float(one.mean_kl(one.edit(one.all())[None])[0])
-    for found in searches.threshold_sweep(one, THRESHOLDS, budget="full"):
+    for found in sweep.threshold_sweep(one, THRESHOLDS, budget="full"):
         assert float(one.mean_kl(one.edit(found.chosen)[None])[0]) < full + (found.threshold or 0) + 1e-12
 
 
 @pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_a_sweep_at_the_ends_of_the_thresholds(architecture):
     one = patch(architecture=architecture)
-    everything, nothing = searches.threshold_sweep(one, [-math.inf, math.inf])
+    everything, nothing = sweep.threshold_sweep(one, [-math.inf, math.inf])
     assert everything.chosen.all()
     assert not nothing.chosen.any()
 
@@ -86,7 +86,7 @@ def test_a_sweep_at_the_ends_of_the_thresholds(architecture):
 @pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_equal_seeds_give_equal_sets(architecture):
     one = patch(architecture=architecture)
-    first, again, other = (sets(searches.threshold_sweep(one, THRESHOLDS, seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (sets(sweep.threshold_sweep(one, THRESHOLDS, seed=seed)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -204,7 +204,7 @@ def test_a_planted_readout_is_recovered():
         hf.get_parameter("lm_head.weight").copy_(readers @ dictionary.W_dec[planted])
     one = prepare_patch(wrap(hf), pairs.pairs(), "resid_post.2", dictionary)
     assert len(one.candidates) == 32
-    swept = searches.threshold_sweep(one, [1e-9], seed=2)[0]
+    swept = sweep.threshold_sweep(one, [1e-9], seed=2)[0]
     assert one.candidates[swept.chosen].tolist() == planted
     ranked = searches.ranking(-searches.attribution(one).abs())
     assert sorted(one.candidates[ranked[:4]].tolist()) == planted
@@ -230,11 +230,11 @@ def ends(none: float, full: float, prompts: int = 40) -> Floors:
 
 def test_what_a_curve_needs_is_read_between_its_points():
     line = curve([0, 10, 20], [1.0, 0.5, 0.0], [0.0, 3.0, 4.0])
-    features, edit = curves.needed(line, ends(1.0, 0.0), 0.25, 50, 0)
+    features, edit = curves.needed(line, ends(1.0, 0.0), 0.25, Bootstrap(50))
     assert features[0] == pytest.approx(15)
     assert edit[0] == pytest.approx(3.5)
-    assert np.isnan(curves.needed(line, ends(1.0, 0.0), -0.1, 50, 0)[0]).all()
-    assert curves.needed(line, ends(1.0, 0.0), 2.0, 50, 0)[0][0] == 0
+    assert np.isnan(curves.needed(line, ends(1.0, 0.0), -0.1, Bootstrap(50))[0]).all()
+    assert curves.needed(line, ends(1.0, 0.0), 2.0, Bootstrap(50))[0][0] == 0
 
 
 def test_areas_and_their_ratio():
@@ -248,65 +248,71 @@ def test_areas_and_their_ratio():
     assert stats.ratio([1.0], [2.0], "prompts").value == 0.5
 
 
+def patched(name: str, ranking: Curve, floors: Floors, kind: str = "tied", alpha: float | None = None):
+    return claims.PatchedDictionary(name, kind, alpha, 8, floors, ranking)
+
+
 def test_claims_are_read_off_the_curves():
-    how = Bootstrap(200)
+    bootstrap, low = Bootstrap(200), ends(1.0, 0.01)
     better, worse = curve([0, 4, 8], [1.0, 0.4, 0.01], [0, 1, 2]), curve([0, 40, 80], [1.0, 0.4, 0.01], [0, 10, 20])
     floor = curve([0, 8], [1.0, 0.45], [0, 1])
-    found = claims.compare("sae", better, "pca", worse, ends(1.0, 0.01), "features", claims.FEWER, how)
-    assert [one.verdict for one in found] == ["confirmed"] * 4
-    assert found[0].estimate.value == pytest.approx(0.1)
-    found = claims.compare("pca", worse, "sae", better, ends(1.0, 0.01), "edit", claims.SMALLER, how)
-    assert [one.verdict for one in found] == ["contradicted"] * 4
-    early, _, half, quarter = claims.compare("sae", floor, "pca", worse, ends(1.0, 0.45), "features", claims.FEWER, how)
+    fewer = claims.compare(patched("sae", better, low), patched("pca", worse, low), "features", claims.FEWER, bootstrap)
+    assert [claim.verdict for claim in fewer] == ["confirmed"] * 4
+    assert fewer[0].estimate.value == pytest.approx(0.1)
+    larger = claims.compare(patched("pca", worse, low), patched("sae", better, low), "edit", claims.SMALLER, bootstrap)
+    assert [claim.verdict for claim in larger] == ["contradicted"] * 4
+    high = patched("sae", floor, ends(1.0, 0.45))
+    early, _, half, quarter = claims.compare(high, patched("pca", worse, low), "features", claims.FEWER, bootstrap)
     assert early.estimate.value is not None
     assert half.estimate.value is not None
     assert (quarter.estimate.value, quarter.verdict) == (None, "contradicted")
     assert quarter.estimate.reason == "sae never gets there: the floor is above"
-    other = claims.compare("a", worse, "b", floor, ends(1, 0), "edit", "", how)[3]
+    a, b, stuck = (patched(name, line, ends(1, 0)) for name, line in (("a", worse), ("b", floor), ("a", floor)))
+    other = claims.compare(a, b, "edit", "", bootstrap)[3]
     assert (other.verdict, other.estimate.reason) == ("confirmed", "b never gets there: the floor is above")
-    neither = claims.compare("a", floor, "b", floor, ends(1, 0), "edit", "", how)[3]
+    neither = claims.compare(stuck, b, "edit", "", bootstrap)[3]
     assert (neither.verdict, neither.estimate.value) == ("undecided", None)
 
 
 def test_claims_where_resamples_disagree_are_undecided():
     """Half of the pairs get there and half never do, so that some resamples do and some do not."""
     kl = np.concatenate([np.full((1, 40), 1.0), np.repeat([[0.1, 0.41]], 20, axis=1).reshape(1, 40)])
-    torn = Curve(np.array([0, 4]), *(kl,) * 4, *(np.zeros((2, 40)),) * 3)
-    sure = curve([0, 8], [1.0, 0.2], [0, 1])
-    quarter = claims.compare("torn", torn, "sure", sure, ends(1.0, 0.0), "features", "", Bootstrap(500))[3]
-    assert quarter.verdict == "undecided"
+    torn = patched("torn", Curve(np.array([0, 4]), *(kl,) * 4, *(np.zeros((2, 40)),) * 3), ends(1.0, 0.0))
+    sure = patched("sure", curve([0, 8], [1.0, 0.2], [0, 1]), ends(1.0, 0.0))
+    assert claims.compare(torn, sure, "features", "", Bootstrap(500))[3].verdict == "undecided"
 
 
 def test_only_a_sparser_dictionary_is_asked_whether_it_is_finer():
-    line = curve([0, 8], [1.0, 0.1], [0, 1])
-
-    def one(name: str, kind: str, alpha: float | None) -> claims.Measured:
-        return claims.Measured(name, kind, alpha, 8, ends(1.0, 0.1), line)
-
-    here = [one("a", "tied", 0.1), one("b", "tied", 0.1), one("c", "tied", 0.3), one("d", "topk", None)]
-    found = claims.read_off([*here, one("pca", "pca", None)], one("pca", "pca", None), Bootstrap(20))
-    finer = {(claim.dictionary, claim.against) for claim in found if claim.statement == claims.FINER}
+    line, floors = curve([0, 8], [1.0, 0.1], [0, 1]), ends(1.0, 0.1)
+    recipes = (("a", "tied", 0.1), ("b", "tied", 0.1), ("c", "tied", 0.3), ("d", "topk", None), ("pca", "pca", None))
+    *trained, pca = (patched(name, line, floors, kind, alpha) for name, kind, alpha in recipes)
+    read = claims.read_off([*trained, pca], pca, Bootstrap(20))
+    finer = {(claim.dictionary, claim.against) for claim in read if claim.statement == claims.FINER}
     assert finer == {("c", "a")}
-    assert {claim.dictionary for claim in found if claim.statement == claims.FEWER} == {"a", "b", "c", "d"}
-    assert [claim.dictionary for claim in found if claim.statement == claims.NO_FLOOR] == ["pca"]
-    itself = claims.read_off(here, here[0], Bootstrap(20))
+    assert {claim.dictionary for claim in read if claim.statement == claims.FEWER} == {"a", "b", "c", "d"}
+    assert [claim.dictionary for claim in read if claim.statement == claims.NO_FLOOR] == ["pca"]
+    itself = claims.read_off(trained, trained[0], Bootstrap(20))
     assert not [claim for claim in itself if claim.dictionary == claim.against or claim.statement == claims.NO_FLOOR]
 
 
 def test_floors_are_claims_too():
-    how = Bootstrap(200)
-    assert claims.floor("sae", ends(1.0, 0.2), True, how).verdict == "confirmed"
-    assert claims.floor("sae", ends(1.0, 1e-9), True, how).verdict == "contradicted"
-    assert claims.floor("pca", ends(1.0, 1e-9), False, how).verdict == "confirmed"
-    assert claims.floor("pca", ends(1.0, 0.2), False, how).verdict == "contradicted"
+    bootstrap = Bootstrap(200)
+    assert claims.floor("sae", ends(1.0, 0.2), True, bootstrap).verdict == "confirmed"
+    assert claims.floor("sae", ends(1.0, 1e-9), True, bootstrap).verdict == "contradicted"
+    assert claims.floor("pca", ends(1.0, 1e-9), False, bootstrap).verdict == "confirmed"
+    assert claims.floor("pca", ends(1.0, 0.2), False, bootstrap).verdict == "contradicted"
     few = np.zeros(40)
     few[0] = 1.0  # a floor on one pair of forty: an interval that begins at nothing
     torn = ends(1.0, 0.0)._replace(all=Reference(few, few, few))
-    assert claims.floor("sae", torn, True, how).verdict == claims.floor("pca", torn, False, how).verdict == "undecided"
-    assert claims.floor("pca", ends(1.0, 1e-3), False, how, claims.ROUGH).verdict == "confirmed"
+    assert (
+        claims.floor("sae", torn, True, bootstrap).verdict
+        == claims.floor("pca", torn, False, bootstrap).verdict
+        == "undecided"
+    )
+    assert claims.floor("pca", ends(1.0, 1e-3), False, bootstrap, claims.ROUGH).verdict == "confirmed"
 
 
 def test_a_curve_without_the_empty_set_begins_there_all_the_same():
     whole, part = curve([0, 10, 20], [1.0, 0.5, 0.0], [0, 1, 2]), curve([10, 20], [0.5, 0.0], [1, 2])
     assert np.allclose(curves.area(whole, ends(1.0, 0.0), 20), curves.area(part, ends(1.0, 0.0), 20))
-    assert curves.needed(part, ends(1.0, 0.0), 0.75, 10, 0)[0][0] == pytest.approx(5)
+    assert curves.needed(part, ends(1.0, 0.0), 0.75, Bootstrap(10))[0][0] == pytest.approx(5)

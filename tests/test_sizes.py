@@ -13,7 +13,7 @@ from found_store import found_run, write_pairs
 from parsed_package import ROOT, agree, arguments, functions, trees
 
 from monolex import cli
-from monolex.causal.patch.measure import experiment
+from monolex.causal.patch.measure import measure_patch
 from monolex.interp.explain.lookup import token_table
 from monolex.training.sweep import Trainer
 from monolex.verbs import verbs
@@ -101,6 +101,6 @@ def test_a_verb_is_near_its_core(verb, run, tmp_path, monkeypatch):
         "explain": (run, "--explainers", "token", "--fragment-tokens", "6", "--silent", "4"),
         "patch": (run, "--task", write_pairs(run)),
     }[verb]
-    core = {"train": Trainer.step, "explain": token_table, "patch": experiment}[verb]
+    core = {"train": Trainer.step, "explain": token_table, "patch": measure_patch}[verb]
     passed = calls(verbs()[verb], core, [verb, str(source), f"--{verb}-device", "cpu", *map(str, options)])
     agree(f"CALLS[{verb!r}]", CALLS[verb], passed)

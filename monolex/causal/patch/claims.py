@@ -12,10 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monolex import stats
 from monolex.causal.patch.curves import PROMPTS, Curve, Floors, needed
 from monolex.kinds import BASELINES, KINDS
-from monolex.stats import Estimate
+from monolex.stats import Bootstrap, Estimate
 
 Verdict = Literal["confirmed", "contradicted", "undecided"]
 LEVELS = (0.9, 0.75, 0.5, 0.25)
@@ -32,17 +31,6 @@ SMALLER = "smaller edit than the baseline at equal KL"
 FINER = "the sparser dictionary needs fewer features at equal KL"
 FLOOR = "patching all features of an autoencoder leaves a KL"
 NO_FLOOR = "patching all features of the baseline leaves no KL"
-
-
-class Bootstrap(NamedTuple):
-    """How intervals are drawn."""
-
-    resamples: int = 1000
-    """Resamples."""
-    level: float = 0.95
-    """Coverage."""
-    seed: int = 0
-    """Seed."""
 
 
 class Claim(NamedTuple):
@@ -62,7 +50,7 @@ class Claim(NamedTuple):
     """What the numbers say."""
 
 
-class Measured(NamedTuple):
+class PatchedDictionary(NamedTuple):
     """A dictionary of which the claims are asked."""
 
     name: str
@@ -80,57 +68,59 @@ class Measured(NamedTuple):
 
 
 def read_off(
-    dictionaries: Sequence[Measured], baseline: Measured, how: Bootstrap, tolerance: float = EXACT
+    dictionaries: Sequence[PatchedDictionary],
+    baseline: PatchedDictionary,
+    bootstrap: Bootstrap,
+    tolerance: float = EXACT,
 ) -> list[Claim]:
     """All statements about the trained ones among the dictionaries of a site, and about the baseline's floor."""
-    trained = [one for one in dictionaries if one.kind in KINDS and one.name != baseline.name]
-    found = [floor(baseline.name, baseline.ends, False, how, tolerance)] if baseline.kind in COMPLETE else []
-    for one in trained:
-        found.append(floor(one.name, one.ends, True, how, tolerance))
-        if one.ranking is not None and baseline.ranking is not None:
-            parts = (one.name, one.ranking, baseline.name, baseline.ranking, one.ends)
-            found += compare(*parts, "features", FEWER, how)
-            found += compare(*parts, "edit", SMALLER, how)
-    for kind in dict.fromkeys((one.kind, one.d_sae) for one in trained if one.alpha is not None):
-        found += _finer([one for one in trained if (one.kind, one.d_sae) == kind], how)
-    return found
+    trained = [sparse for sparse in dictionaries if sparse.kind in KINDS and sparse.name != baseline.name]
+    claims = [floor(baseline.name, baseline.ends, False, bootstrap, tolerance)] if baseline.kind in COMPLETE else []
+    for sparse in trained:
+        claims.append(floor(sparse.name, sparse.ends, True, bootstrap, tolerance))
+        claims += compare(sparse, baseline, "features", FEWER, bootstrap)
+        claims += compare(sparse, baseline, "edit", SMALLER, bootstrap)
+    for kind in dict.fromkeys((sparse.kind, sparse.d_sae) for sparse in trained if sparse.alpha is not None):
+        claims += _finer([sparse for sparse in trained if (sparse.kind, sparse.d_sae) == kind], bootstrap)
+    return claims
 
 
-def _finer(alike: Sequence[Measured], how: Bootstrap) -> list[Claim]:
+def _finer(alike: Sequence[PatchedDictionary], bootstrap: Bootstrap) -> list[Claim]:
     """Of dictionaries of one kind and width every sparser one against the least sparse."""
-    dense = min(alike, key=lambda one: one.alpha or 0)
-    found = []
-    for one in sorted(alike, key=lambda one: one.alpha or 0):
-        if (one.alpha or 0) > (dense.alpha or 0) and one.ranking is not None and dense.ranking is not None:
-            found += compare(one.name, one.ranking, dense.name, dense.ranking, one.ends, "features", FINER, how)
-    return found
+    dense, *sparser = sorted(alike, key=lambda sparse: sparse.alpha or 0)
+    return [
+        claim
+        for sparse in sparser
+        if (sparse.alpha or 0) > (dense.alpha or 0)
+        for claim in compare(sparse, dense, "features", FINER, bootstrap)
+    ]
 
 
 def compare(
-    name: str,
-    curve: Curve,
-    against: str,
-    reference: Curve,
-    ends: Floors,
+    sparse: PatchedDictionary,
+    reference: PatchedDictionary,
     what: Literal["features", "edit"],
     statement: str,
-    how: Bootstrap,
+    bootstrap: Bootstrap,
 ) -> list[Claim]:
-    """Whether a curve needs fewer features (or a smaller edit) than another at equal KL."""
-    found = []
+    """Whether a dictionary needs fewer features (or a smaller edit) than another at equal KL; none without curves."""
+    if sparse.ranking is None or reference.ranking is None:
+        return []
+    ends, claims = sparse.ends, []
     for share in LEVELS:
-        own, other = (needed(one, ends, share, how.resamples, how.seed)[what == "edit"] for one in (curve, reference))
-        estimate, verdict = _ratio(own, other, len(ends.none.kl), how.level, name, against)
-        found.append(Claim(statement, name, against, share, estimate, verdict))
-    return found
+        needs = (needed(curve, ends, share, bootstrap) for curve in (sparse.ranking, reference.ranking))
+        need, other = (by_size[what == "edit"] for by_size in needs)
+        estimate, verdict = _ratio(need, other, len(ends.none.kl), bootstrap.level, sparse.name, reference.name)
+        claims.append(Claim(statement, sparse.name, reference.name, share, estimate, verdict))
+    return claims
 
 
-def floor(name: str, ends: Floors, expected: bool, how: Bootstrap, tolerance: float = EXACT) -> Claim:
+def floor(name: str, ends: Floors, expected: bool, bootstrap: Bootstrap, tolerance: float = EXACT) -> Claim:
     """Whether patching every feature leaves a KL (``expected`` of autoencoders) or none (of complete bases).
 
     None is a share of the base's KL below ``tolerance``, which the model's precision decides.
     """
-    estimate = stats.ratio(ends.all.kl, ends.none.kl, PROMPTS, **how._asdict())
+    estimate = bootstrap.ratio(ends.all.kl, ends.none.kl, PROMPTS)
     statement = FLOOR if expected else NO_FLOOR
     if estimate.low is None or estimate.high is None or estimate.low <= tolerance < estimate.high:
         return Claim(statement, name, "", None, estimate, "undecided")
@@ -138,17 +128,19 @@ def floor(name: str, ends: Floors, expected: bool, how: Bootstrap, tolerance: fl
     return Claim(statement, name, "", None, estimate, "confirmed" if leaves == expected else "contradicted")
 
 
-def _ratio(own: NDArray, other: NDArray, pairs: int, level: float, name: str, against: str) -> tuple[Estimate, Verdict]:
+def _ratio(
+    need: NDArray, other: NDArray, pairs: int, level: float, name: str, against: str
+) -> tuple[Estimate, Verdict]:
     """The ratio of two needs, whose first entries are of all pairs and the others of resamples.
 
     A need that is never met counts as more than any number, so that a ratio or the end of its interval may be infinite:
     then there is a verdict without a number.
     """
-    unmet = {name: np.isnan(own[0]), against: np.isnan(other[0])}
+    unmet = {name: np.isnan(need[0]), against: np.isnan(other[0])}
     if other[0] == 0:
         return Estimate(None, n=pairs, over=PROMPTS, reason="nothing needs to be patched"), "undecided"
     with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = np.where(np.isnan(own), np.inf, own) / np.where(np.isnan(other), np.inf, other)
+        drawn = np.where(np.isnan(need), np.inf, need) / np.where(np.isnan(other), np.inf, other)
     # 0 / 0 and ∞ / ∞ say nothing; where they are many, neither does the rest
     compared = drawn[1:][~np.isnan(drawn[1:])]
     if len(compared) < (len(drawn) - 1) * (1 + level) / 2:
@@ -157,7 +149,7 @@ def _ratio(own: NDArray, other: NDArray, pairs: int, level: float, name: str, ag
         low, high = np.quantile(compared, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     verdict: Verdict = "confirmed" if high < 1 else "contradicted" if low > 1 else "undecided"
     if any(unmet.values()):
-        who = " and ".join(one for one, never in unmet.items() if never)
+        who = " and ".join(dictionary for dictionary, never in unmet.items() if never)
         return Estimate(None, n=pairs, over=PROMPTS, reason=f"{who} never gets there: the floor is above"), verdict
     if not (np.isfinite(low) and np.isfinite(high)):
         reason = "in too many resamples one of the two never gets there: no interval"

@@ -3,20 +3,22 @@
 Every number is kept a prompt pair, so that intervals, areas and comparisons of two curves resample the same pairs.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from torch import Tensor
 
 from monolex import stats
 from monolex.causal.patch.patch import Outcome, Patch
-from monolex.causal.patch.searches import Found
-from monolex.stats import Estimate
+from monolex.causal.patch.searches import FeatureSet
+from monolex.stats import Bootstrap, Estimate
 
 PROMPTS = "prompts"
-Measured = Float[NDArray, "points prompts"]
+BOOTSTRAP = Bootstrap()
+PerPrompt = Float[NDArray, "points prompts"]
 
 
 class Curve(NamedTuple):
@@ -24,19 +26,19 @@ class Curve(NamedTuple):
 
     sizes: Int[NDArray, "points"]
     """Features in each set."""
-    kl: Measured
+    kl: PerPrompt
     """KL(patched ‖ donor), nats."""
-    reverse: Measured
+    reverse: PerPrompt
     """KL(donor ‖ patched)."""
-    metric: Measured
+    metric: PerPrompt
     """Logit difference of the base's answer over its foil."""
-    kept: Measured
+    kept: PerPrompt
     """The same with everything *but* the set patched."""
-    edit: Measured
+    edit: PerPrompt
     """Mean of ‖x' − x‖ over tokens."""
-    edit_changed: Measured
+    edit_changed: PerPrompt
     """The same over the tokens that are changed."""
-    edit_relative: Measured
+    edit_relative: PerPrompt
     """Size of the edit over that of replacing the whole activation."""
 
 
@@ -64,14 +66,14 @@ class Floors(NamedTuple):
     """Logit difference after the donor."""
 
 
-def measure(patch: Patch, found: Sequence[Found]) -> Curve:
+def measure(patch: Patch, sets: Sequence[FeatureSet]) -> Curve:
     """Measure sets exactly, each on its own edit, with its complement."""
-    edits = (edit for one in found for edit in (patch.edit(one.chosen), patch.edit(~one.chosen)))
+    edits = (patch.edit(mask) for features in sets for mask in (features.chosen, ~features.chosen))
     outcomes = list(patch.outcomes(edits))
-    sizes = [int(one.chosen.sum()) for one in found]
+    sizes = [int(features.chosen.sum()) for features in sets]
     points = []
-    for one, does, without in zip(found, outcomes[::2], outcomes[1::2], strict=True):
-        values = (*does, without.metric, *patch.size(patch.edit(one.chosen)))
+    for features, does, without in zip(sets, outcomes[::2], outcomes[1::2], strict=True):
+        values = (*does, without.metric, *patch.size(patch.edit(features.chosen)))
         points.append([value.double().cpu().numpy() for value in values])
     return Curve(np.array(sizes), *(np.stack(column) for column in zip(*points, strict=True)))
 
@@ -87,32 +89,32 @@ def floors(patch: Patch) -> Floors:
     return Floors(below, above, replaced, donor.double().cpu().numpy())
 
 
-def _reference(patch: Patch, outcome: Outcome, edit: Any) -> Reference:
+def _reference(patch: Patch, outcome: Outcome, edit: Tensor) -> Reference:
     values = (outcome.kl, outcome.metric, patch.size(edit).mean)
     return Reference(*(value.double().cpu().numpy() for value in values))
 
 
-def faithfulness(curve: Curve, point: int, ends: Floors, **how: Any) -> Estimate:
+def faithfulness(curve: Curve, point: int, ends: Floors, bootstrap: Bootstrap = BOOTSTRAP) -> Estimate:
     """``(m(C) − m(∅)) / (m(M) − m(∅))`` of the set C: the metric with all but C patched, 1 if C is everything.
 
     The denominator is the effect of patching all features (``ends.none`` and ``ends.all`` hold its two parts); where
-    that is small the ratio means little. ``how`` goes to :func:`monolex.stats.ratio`, as in the functions below.
+    that is small the ratio means little.
     """
-    return _share(curve.kept[point], ends, how)
+    return _share(curve.kept[point], ends, bootstrap)
 
 
-def completeness(curve: Curve, point: int, ends: Floors, **how: Any) -> Estimate:
+def completeness(curve: Curve, point: int, ends: Floors, bootstrap: Bootstrap = BOOTSTRAP) -> Estimate:
     """The same of the complement, low where C is complete: 0 if C is everything."""
-    return _share(curve.metric[point], ends, how)
+    return _share(curve.metric[point], ends, bootstrap)
 
 
-def recovered(curve: Curve, point: int, ends: Floors, **how: Any) -> Estimate:
+def recovered(curve: Curve, point: int, ends: Floors, bootstrap: Bootstrap = BOOTSTRAP) -> Estimate:
     """Share of the way from the base's logit difference to the donor's."""
-    return stats.ratio(curve.metric[point] - ends.none.metric, ends.donor_metric - ends.none.metric, PROMPTS, **how)
+    return bootstrap.ratio(curve.metric[point] - ends.none.metric, ends.donor_metric - ends.none.metric, PROMPTS)
 
 
-def _share(metric: NDArray, ends: Floors, how: Mapping[str, Any]) -> Estimate:
-    return stats.ratio(metric - ends.all.metric, ends.none.metric - ends.all.metric, PROMPTS, **how)
+def _share(metric: NDArray, ends: Floors, bootstrap: Bootstrap) -> Estimate:
+    return bootstrap.ratio(metric - ends.all.metric, ends.none.metric - ends.all.metric, PROMPTS)
 
 
 def area(curve: Curve, ends: Floors, limit: int) -> Float[NDArray, "prompts"]:
@@ -126,12 +128,12 @@ def area(curve: Curve, ends: Floors, limit: int) -> Float[NDArray, "prompts"]:
     return np.trapezoid(dense, grid, axis=1)
 
 
-def area_ratio(curve: Curve, reference: Curve, ends: Floors, limit: int, **how: Any) -> Estimate:
+def area_ratio(curve: Curve, reference: Curve, ends: Floors, limit: int, bootstrap: Bootstrap = BOOTSTRAP) -> Estimate:
     """Area of one curve over that of another, with an interval over prompt pairs."""
-    return stats.ratio(area(curve, ends, limit), area(reference, ends, limit), PROMPTS, **how)
+    return bootstrap.ratio(area(curve, ends, limit), area(reference, ends, limit), PROMPTS)
 
 
-def needed(curve: Curve, ends: Floors, share: float, resamples: int, seed: int) -> tuple[NDArray, NDArray]:
+def needed(curve: Curve, ends: Floors, share: float, bootstrap: Bootstrap) -> tuple[NDArray, NDArray]:
     """Features, and size of the edit, at which a curve first gets down to a ``share`` of the base's mean KL.
 
     The first entry of either array is of all pairs, the others of bootstrap resamples; NaN where the curve stays
@@ -139,7 +141,8 @@ def needed(curve: Curve, ends: Floors, share: float, resamples: int, seed: int) 
     """
     sizes, (kl, edit) = _by_size(curve, ends, "kl", "edit")
     pairs = kl.shape[1]
-    weights = np.concatenate([np.ones((1, pairs)), stats.resample_counts(pairs, resamples, seed)]) / pairs
+    drawn = stats.resample_counts(pairs, bootstrap.resamples, bootstrap.seed)
+    weights = np.concatenate([np.ones((1, pairs)), drawn]) / pairs
     curves, target = weights @ kl.T, share * weights @ ends.none.kl
     return _crossing(curves, target, np.broadcast_to(sizes, curves.shape)), _crossing(curves, target, weights @ edit.T)
 

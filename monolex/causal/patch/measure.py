@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monolex import stats
 from monolex.causal.config import PatchConfig
-from monolex.causal.patch import searches
-from monolex.causal.patch.claims import Bootstrap
+from monolex.causal.patch import searches, sweep
 from monolex.causal.patch.curves import (
     PROMPTS,
     Curve,
@@ -23,8 +21,8 @@ from monolex.causal.patch.curves import (
     recovered,
 )
 from monolex.causal.patch.patch import Patch
-from monolex.causal.patch.searches import Found
-from monolex.stats import Estimate
+from monolex.causal.patch.searches import FeatureSet
+from monolex.stats import Bootstrap
 
 EXACT = ("effects", "sweep", "greedy", "swaps")
 """Searches that try many sets exactly and take minutes where the others take seconds."""
@@ -47,53 +45,52 @@ class Result(NamedTuple):
     """Sum of the attributions: near KL(all) − KL(none) where integrated gradients can be trusted."""
 
 
-def experiment(patch: Patch, config: PatchConfig, exact: bool) -> Result:
+def measure_patch(patch: Patch, config: PatchConfig, exact: bool) -> Result:
     """Run the searches of ``config`` that are cheap, with ``exact`` all of them, and measure what they find."""
     scores = searches.attribution(patch)
     order = searches.ranking(scores)
     sizes = searches.log_sizes(len(order), config.points)
     limit = min(config.limit, len(order))
-    thresholds = searches.paper_thresholds(config.thresholds)
+    thresholds = sweep.paper_thresholds(config.thresholds)
     ranked = searches.prefixes(order, sizes)
-    how: dict[str, Callable[[], list[Found]]] = {
+    find: dict[str, Callable[[], list[FeatureSet]]] = {
         "ranking": lambda: ranked,
         "random": lambda: searches.prefixes(searches.random_order(patch, config.patch_seed), sizes),
         "effects": lambda: searches.prefixes(searches.ranking(searches.effects(patch)), sizes),
-        "sweep": lambda: searches.threshold_sweep(patch, thresholds, budget=config.budget, seed=config.patch_seed),
+        "sweep": lambda: sweep.threshold_sweep(patch, thresholds, budget=config.budget, seed=config.patch_seed),
         "greedy": lambda: searches.greedy(patch, limit),
-        "swaps": lambda: [searches.local_swaps(patch, one) for one in ranked],
+        "swaps": lambda: [searches.local_swaps(patch, features) for features in ranked],
     }
     wanted = [name for name in config.searches if exact or name not in EXACT]
-    sets = {name: how[name]() for name in wanted}
-    made, ends = {name: measure(patch, found) for name, found in sets.items()}, floors(patch)
-    if "greedy" in made and "ranking" in made and "swaps" not in made:
-        ratio = area_ratio(made["ranking"], made["greedy"], ends, limit).value
+    sets = {name: find[name]() for name in wanted}
+    curves, ends = {name: measure(patch, sets[name]) for name in wanted}, floors(patch)
+    if "greedy" in curves and "ranking" in curves and "swaps" not in curves:
+        ratio = area_ratio(curves["ranking"], curves["greedy"], ends, limit).value
         if ratio is not None and ratio > WORTH_SWAPS:
-            made["swaps"] = measure(patch, how["swaps"]())
-    swept = tuple(found.threshold for found in sets.get("sweep", ()))
-    return Result(len(order), ends, made, swept, float(scores.sum()))
+            curves["swaps"] = measure(patch, find["swaps"]())
+    swept = tuple(features.threshold for features in sets.get("sweep", ()))
+    return Result(len(order), ends, curves, swept, float(scores.sum()))
 
 
-def as_json(result: Result, limit: int, how: Bootstrap) -> dict[str, Any]:
+def as_json(result: Result, limit: int, bootstrap: Bootstrap) -> dict[str, Any]:
     """Means with intervals of everything in a result."""
-    ends, options = result.ends, how._asdict()
-    curves = {}
+    ends, curves = result.ends, {}
     for name, curve in result.curves.items():
-        points = [_point(curve, i, ends, options) for i in range(len(curve.sizes))]
+        points = [_point(curve, i, ends, bootstrap) for i in range(len(curve.sizes))]
         if name == "sweep":
-            points = [{**one, "threshold": t} for one, t in zip(points, result.thresholds, strict=True)]
+            points = [{**point, "threshold": t} for point, t in zip(points, result.thresholds, strict=True)]
         curves[name] = points
     greedy, most = result.curves.get("greedy"), min(limit, result.candidates)
     areas = {
-        f"{name} over greedy": area_ratio(curve, greedy, ends, most, **options)
+        f"{name} over greedy": area_ratio(curve, greedy, ends, most, bootstrap)
         for name, curve in result.curves.items()
         if greedy is not None and name != "greedy"
     }
     return {
         "candidates": result.candidates,
         "attributed": result.attributed,
-        "floors": {name: _reference(getattr(ends, name), options) for name in ("none", "all", "whole")},
-        "donor_metric": _mean(ends.donor_metric, options),
+        "floors": {name: _reference(getattr(ends, name), bootstrap) for name in ("none", "all", "whole")},
+        "donor_metric": _mean(ends.donor_metric, bootstrap),
         "curves": curves,
         "areas": {name: area._asdict() for name, area in areas.items()},
     }
@@ -101,11 +98,11 @@ def as_json(result: Result, limit: int, how: Bootstrap) -> dict[str, Any]:
 
 def arrays(result: Result) -> dict[str, NDArray]:
     """Every number of every pair, by name; :func:`from_arrays` reads them."""
-    found = {f"floors.{name}": np.stack(getattr(result.ends, name)) for name in ("none", "all", "whole")}
-    found["floors.donor_metric"] = result.ends.donor_metric
+    named = {f"floors.{name}": np.stack(getattr(result.ends, name)) for name in ("none", "all", "whole")}
+    named["floors.donor_metric"] = result.ends.donor_metric
     for search, curve in result.curves.items():
-        found |= {f"{search}.{field}": np.ascontiguousarray(getattr(curve, field)) for field in Curve._fields}
-    return found
+        named |= {f"{search}.{field}": np.ascontiguousarray(getattr(curve, field)) for field in Curve._fields}
+    return named
 
 
 def from_arrays(stored: Mapping[str, NDArray]) -> tuple[Floors, dict[str, Curve]]:
@@ -116,21 +113,20 @@ def from_arrays(stored: Mapping[str, NDArray]) -> tuple[Floors, dict[str, Curve]
     return Floors(*ends, donor_metric=stored["floors.donor_metric"]), curves
 
 
-def _point(curve: Curve, i: int, ends: Floors, options: Mapping[str, Any]) -> dict[str, Any]:
+def _point(curve: Curve, i: int, ends: Floors, bootstrap: Bootstrap) -> dict[str, Any]:
     measured = ("kl", "reverse", "metric", "edit", "edit_changed", "edit_relative")
     return {
         "size": int(curve.sizes[i]),
-        **{name: _mean(getattr(curve, name)[i], options) for name in measured},
-        "recovered": recovered(curve, i, ends, **options)._asdict(),
-        "faithfulness": faithfulness(curve, i, ends, **options)._asdict(),
-        "completeness": completeness(curve, i, ends, **options)._asdict(),
+        **{name: _mean(getattr(curve, name)[i], bootstrap) for name in measured},
+        "recovered": recovered(curve, i, ends, bootstrap)._asdict(),
+        "faithfulness": faithfulness(curve, i, ends, bootstrap)._asdict(),
+        "completeness": completeness(curve, i, ends, bootstrap)._asdict(),
     }
 
 
-def _reference(reference: Reference, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _mean(value, options) for name, value in reference._asdict().items()}
+def _reference(reference: Reference, bootstrap: Bootstrap) -> dict[str, Any]:
+    return {name: _mean(value, bootstrap) for name, value in reference._asdict().items()}
 
 
-def _mean(values: Sequence[float] | NDArray, options: Mapping[str, Any]) -> dict[str, Any]:
-    estimate: Estimate = stats.mean(values, PROMPTS, **options)
-    return estimate._asdict()
+def _mean(values: Sequence[float] | NDArray, bootstrap: Bootstrap) -> dict[str, Any]:
+    return bootstrap.mean(values, PROMPTS)._asdict()

@@ -119,7 +119,7 @@ class Patch:
         logits = self.suffix.end_logits(self.base + edits.to(self.base.dtype))
         log_p, donor = logits.log_softmax(-1), self.donor_log_p
         forward, reverse = kl(log_p, donor), kl(donor.expand_as(log_p), log_p)
-        return [Outcome(*one) for one in zip(forward, reverse, self.metric(log_p), strict=True)]
+        return [Outcome(*numbers) for numbers in zip(forward, reverse, self.metric(log_p), strict=True)]
 
     def metric(self, log_p: Float[Tensor, "*versions prompts vocab"]) -> Float[Tensor, "*versions prompts"]:
         """Logit of the right answer over that of the foil; of several tokens the log of the summed exponentials."""
@@ -127,11 +127,11 @@ class Patch:
 
     def mean_kl(self, edits: Float[Tensor, "versions prompts tokens d_in"]) -> Float[Tensor, "versions"]:
         """Mean of KL(patched ‖ donor) over the pairs: all that a search looks at."""
-        found = []
-        for some in edits.split(self.fold):
-            logits = self.suffix.end_logits(self.base + some.to(self.base.dtype))
-            found.append(kl(logits.log_softmax(-1), self.donor_log_p).mean(-1))
-        return torch.cat(found)
+        means = []
+        for part in edits.split(self.fold):
+            logits = self.suffix.end_logits(self.base + part.to(self.base.dtype))
+            means.append(kl(logits.log_softmax(-1), self.donor_log_p).mean(-1))
+        return torch.cat(means)
 
     def kl(self, edit: Float[Tensor, "prompts tokens d_in"]) -> Float[Tensor, "prompts"]:
         """KL(patched ‖ donor) of every pair under one edit."""
@@ -141,21 +141,21 @@ class Patch:
         self,
         edits: Sequence[Float[Tensor, "prompts tokens d_in"]],
         candidates: Sequence[int],
-    ) -> list[tuple[Int[Tensor, "some"], Float[Tensor, "some"]]]:
+    ) -> list[tuple[Int[Tensor, "touched"], Float[Tensor, "touched"]]]:
         """For each edit, made from another by adding or dropping one candidate, the pairs that this candidate can
         change at all and their KL; those of the other pairs stay what they were, to the last bit, and are not run."""
         touched = [self.touched[candidate] for candidate in candidates]
-        found: list[tuple[Tensor, Tensor]] = []
+        kls: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(edits), self.fold):
-            some = touched[start : start + self.fold]
-            rows = torch.cat(some)
-            x = torch.cat([self.base[r] + e[r].to(self.base.dtype) for r, e in zip(some, edits[start:], strict=False)])
+            part = touched[start : start + self.fold]
+            rows = torch.cat(part)
+            x = torch.cat([self.base[r] + e[r].to(self.base.dtype) for r, e in zip(part, edits[start:], strict=False)])
             values = kl(self.suffix.end_logits_of(x, rows).log_softmax(-1), self.donor_log_p[rows])
-            found += zip(some, values.split([len(one) for one in some]), strict=True)
-        return found
+            kls += zip(part, values.split([len(pairs) for pairs in part]), strict=True)
+        return kls
 
     @cached_property
-    def touched(self) -> list[Int[Tensor, "some"]]:
+    def touched(self) -> list[Int[Tensor, "touched"]]:
         """Of every candidate the pairs in which its codes differ."""
         return [row.nonzero()[:, 0] for row in (self.difference != 0).any(-1)]
 
@@ -226,8 +226,8 @@ def _differences(
     batches = [slice(start, start + few) for start in range(0, len(base), few)]
 
     def changes() -> Iterator[Tensor]:
-        for some in batches:
-            yield (dictionary.encode(donor[some]) - dictionary.encode(base[some])) * real[some, :, None]
+        for prompts in batches:
+            yield (dictionary.encode(donor[prompts]) - dictionary.encode(base[prompts])) * real[prompts, :, None]
 
     differs = torch.stack([change.flatten(0, 1).any(0) for change in changes()]).any(0)
     candidates = differs.nonzero()[:, 0]

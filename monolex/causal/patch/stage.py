@@ -17,8 +17,8 @@ from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
 from monolex.causal.chosen_features import RESIDUAL, parents
 from monolex.causal.config import PatchConfig
 from monolex.causal.patch import claims
-from monolex.causal.patch.claims import Bootstrap, Claim, Measured
-from monolex.causal.patch.measure import arrays, as_json, experiment, from_arrays
+from monolex.causal.patch.claims import Claim, PatchedDictionary
+from monolex.causal.patch.measure import arrays, as_json, from_arrays, measure_patch
 from monolex.causal.patch.patch import prepare_patch
 from monolex.causal.prompts.behaviour import behaviour, demo_table, rows
 from monolex.causal.prompts.pairs import PromptPairs
@@ -26,6 +26,7 @@ from monolex.causal.prompts.tasks import draw
 from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits
 from monolex.model.language_model import LanguageModel
 from monolex.pieces import Piece, Work
+from monolex.stats import Bootstrap
 from monolex.tables import to_table
 
 PATCH, PAIRS = "patch.json", "pairs.safetensors"
@@ -54,7 +55,7 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
         def patched(path: Path) -> dict[str, Any]:
             weights = dictionary.weights(lm.device)
             ready = prepare_patch(lm, pairs, dictionary.site, weights, batch_tokens=config.batch_tokens)
-            result = experiment(ready, config, _fits(dictionary, config.exact))
+            result = measure_patch(ready, config, _fits(dictionary, config.exact))
             write_bytes(path.with_suffix(".safetensors"), save(arrays(result)))
             facts = {"model": dictionary.model, "site": dictionary.site, "name": dictionary.name}
             known = {"d_sae": weights.d_sae, "kind": weights.config.kind, "alpha": weights.config.recipe.get("alpha")}
@@ -100,12 +101,12 @@ def _claims(
     tolerance: float,
 ) -> list[Claim]:
     """The paper's statements about the subject's dictionaries, site by site."""
-    sites: dict[str, dict[str, Measured]] = {}
+    sites: dict[str, dict[str, PatchedDictionary]] = {}
     for dictionary, facts in zip(used, curves, strict=True):
         if dictionary.model == SUBJECT:
             ends, by_search = from_arrays(stored[dictionary.key])
             known = (facts["kind"], facts["alpha"], facts["d_sae"], ends, by_search.get("ranking"))
-            sites.setdefault(dictionary.site, {})[dictionary.name] = Measured(dictionary.title, *known)
+            sites.setdefault(dictionary.site, {})[dictionary.name] = PatchedDictionary(dictionary.title, *known)
     statements = []
     for site, patched in sites.items():
         if against in patched:
