@@ -16,9 +16,10 @@ from wired import directions, wired
 
 from monolex import stats
 from monolex.causal import edits
-from monolex.causal.ablate.ablation import Ablation, ablate_feature, effects
-from monolex.causal.ablate.controls import draws, scenes
+from monolex.causal.ablate.ablation import ablate_feature, measure_effects
+from monolex.causal.ablate.controls import batches, draws
 from monolex.causal.ablate.interactions import interactions
+from monolex.causal.ablate.records import Ablation
 from monolex.causal.config import AblateConfig
 from monolex.causal.occurrences import Occurrences
 from monolex.causal.suffix import prepare
@@ -217,12 +218,12 @@ def test_an_occurrence_alone_is_what_it_is_in_a_batch():
     given = case(tiny.model("gemma3_text"), "resid_post.0")
     lm, dictionary, feature, found = given
     drawn = draws(found, dictionary, AblateConfig())
-    together = effects(lm, dictionary, feature, found, drawn, AblateConfig())
+    together = measure_effects(lm, dictionary, feature, found, drawn, AblateConfig())
     order = torch.cat(together.rows).argsort()
     for row in (0, 5):
         part = slice(row, row + 1)
         there = type(drawn)(*(one[part] for one in drawn))
-        alone = effects(lm, dictionary, feature, some(found, part), there, AblateConfig())
+        alone = measure_effects(lm, dictionary, feature, some(found, part), there, AblateConfig())
         assert tiny.close(alone.divergence[0], torch.cat(together.divergence, 1)[:, order][:, part])
         assert tiny.close(alone.lost[0], torch.cat(together.lost)[order][part])
 
@@ -240,12 +241,12 @@ def test_nothing_changes_where_the_feature_is_silent(dtype, positions, to):
             found.end[row] = quiet[0]
     config = AblateConfig(to=to, positions=positions, batch_tokens=10**6)
     target = draws(found, dictionary, config).target
-    for scene in scenes(lm, dictionary, feature, found, target, config):
-        active = dictionary.encode_some(scene.suffix.x, torch.tensor([feature]))[..., 0] > 0
-        assert not (scene.lengths[~active] != 0).any()
-        assert not (scene.lengths[torch.arange(active.shape[1]) > scene.suffix.end[:, None]] != 0).any()
-        base, after = scene.logits(scene.way.expand(1, len(scene.rows), -1))
-        silent = ~(scene.lengths != 0).any(1)
+    for batch in batches(lm, dictionary, feature, found, target, config):
+        active = dictionary.encode_some(batch.suffix.x, torch.tensor([feature]))[..., 0] > 0
+        assert not (batch.lengths[~active] != 0).any()
+        assert not (batch.lengths[torch.arange(active.shape[1]) > batch.suffix.end[:, None]] != 0).any()
+        base, after = batch.logits(batch.way.expand(1, len(batch.rows), -1))
+        silent = ~(batch.lengths != 0).any(1)
         assert silent.any() and not silent.all()
         assert torch.equal(base[silent], after[silent])
         assert (base[~silent] != after[~silent]).any(1).all()
@@ -448,7 +449,7 @@ def test_of_a_feature_that_does_nothing_the_p_values_are_about_uniform():
         given = planted(seed, torch.zeros(60, dtype=torch.float64))
         lm, dictionary, feature, found = given
         config = AblateConfig(ablate_seed=seed)
-        made = effects(lm, dictionary, feature, found, draws(found, dictionary, config), config)
+        made = measure_effects(lm, dictionary, feature, found, draws(found, dictionary, config), config)
         one = stats.paired(made.changes.by_document("paired", "logit"))
         p.append(one)
         significant.append((stats.benjamini_hochberg(one) < 0.05).any())

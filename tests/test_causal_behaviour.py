@@ -15,10 +15,10 @@ from monolex.causal.prompts import wordings
 from monolex.causal.prompts.behaviour import (
     Behaviour,
     behaviour,
+    by_wording,
     demo_table,
     end_log_probabilities,
     log_probability,
-    rows,
 )
 from monolex.causal.prompts.pairs import Pair, PromptPairs, stack
 from monolex.causal.prompts.tasks import greater_than, ioi, pronoun
@@ -100,7 +100,7 @@ def test_the_numbers_are_those_of_prompts_run_one_by_one(architecture: str, batc
 
 def test_rows_are_the_parts_of_the_whole():
     lm, pairs = model("gpt_neox"), random_pairs(24)
-    made, difference = rows(lm, pairs, batch=5), np.array(naive(lm, pairs)["difference"])
+    made, difference = by_wording(lm, pairs, batch=5), np.array(naive(lm, pairs)["difference"])
     assert [(row.by, row.value) for row in made] == [
         *(("wording", str(number)) for number in range(4)),
         ("order", "ABBA"),
@@ -111,7 +111,7 @@ def test_rows_are_the_parts_of_the_whole():
         assert row.accuracy.value == pytest.approx((difference[own] > 0).mean())
         assert row.logit_difference.value == pytest.approx(difference[own].mean()) and row.accuracy.n == own.sum()
     plain = stack("own", "", [Pair(("a", "b"), ([1, 2], [1, 3]), (4,), (5,), (), {})] * 2)
-    assert [row.by for row in rows(lm, plain)] == ["wording"]
+    assert [row.by for row in by_wording(lm, plain)] == ["wording"]
 
 
 def test_half_precision_is_widened_and_modes_are_left_alone():

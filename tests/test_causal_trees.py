@@ -213,7 +213,7 @@ def test_an_exact_dictionary_has_no_error_and_all_features_are_everything() -> N
 def test_a_first_order_estimate_is_exact_where_the_block_is_linear() -> None:
     lm, neurons, ids = chained()
     found = finder(lm, ids)(neurons["resid_post.1"], [5], count=20, low=0.3, seed=0)[5]
-    at = one_block.scene(lm, neurons["resid_post.1"], 5, "resid_post.1", found, 100)
+    at = one_block.block_texts(lm, neurons["resid_post.1"], 5, "resid_post.1", found, 100)
     _, _, c, d, h, mean = parts(lm, neurons["resid_post.1"], 5, ids)
     expected = torch.zeros(8, dtype=torch.float64)
     expected[[4, 6, 3, 2]] = torch.stack([1.5 * h.mean(), mean.mean(), -d.mean(), TRIFLE * c.mean()])
@@ -365,7 +365,7 @@ def test_an_estimate_is_the_slope_of_the_effect() -> None:
     lm, ids, dictionaries = model("gpt2"), tokens(12, 8), three()  # a model without float32 inside
     target, source = dictionaries["resid_post.2"], dictionaries["resid_post.1"]
     found = finder(lm, ids)(target, [3], count=20, low=0.3, seed=0)[3]
-    at = one_block.scene(lm, target, 3, "resid_post.2", found, 50)
+    at = one_block.block_texts(lm, target, 3, "resid_post.2", found, 50)
     estimate, active = one_block.attribute(at, source)
     step = 1e-6
 

@@ -60,9 +60,9 @@ class FeatureEdit:
         require(
             config.d_in == config.d_out, f"{self.dictionary} writes {config.d_out} wide: edit features of its own site"
         )
-        needed, given = self.error in ("mean", "donor"), self.error_value is not None
+        needed, present = self.error in ("mean", "donor"), self.error_value is not None
         require(
-            needed == given, f"error = {self.error!r}: error_value goes with mean and donor, and only with those two"
+            needed == present, f"error = {self.error!r}: error_value goes with mean and donor, and only with those two"
         )
         chosen = torch.arange(config.d_sae) if self.features is None else torch.as_tensor(self.features).flatten()
         bad = chosen[(chosen < 0) | (chosen >= config.d_sae)].tolist() if len(chosen) else []
@@ -260,18 +260,18 @@ def positions_mask(
         return None
     if isinstance(positions, Tensor) and positions.dtype == torch.bool:
         return _from(positions[..., None], start, length, "positions")[..., 0].to(device)
-    here = torch.arange(start, start + length, device=device)
+    tokens = torch.arange(start, start + length, device=device)
     if isinstance(positions, slice):
         require(
             positions.step in (None, 1) and min(positions.start or 0, positions.stop or 0) >= 0,
             f"positions = {positions}: count from the first token, without steps (a text that grows has no last one)",
         )
-        return (here >= (positions.start or 0)) & (
-            here < (start + length if positions.stop is None else positions.stop)
+        return (tokens >= (positions.start or 0)) & (
+            tokens < (start + length if positions.stop is None else positions.stop)
         )
     chosen = torch.as_tensor(positions, dtype=torch.int64, device=device)
     require(bool((chosen >= 0).all()), "positions holds a negative number: count from the first token")
-    return torch.isin(here, chosen)
+    return torch.isin(tokens, chosen)
 
 
 def _where(

@@ -65,12 +65,12 @@ def occurrences(
     codes = torch.cat([dictionary.encode_some(x.to(dictionary.W_enc.device), wanted).cpu() for _, x in chunks])
     rows, docs = packed_rows(activations, split).tokens, reader.docs(0, len(reader))
     drawn = torch.randperm(len(reader), generator=torch.Generator().manual_seed(seed))[:POOL]
-    found = {}
+    by_feature = {}
     for column, feature in enumerate(features):
         maximum = codes[:, column].max().clamp_min(0)
         index = ((codes[:, column] > 0) & (codes[:, column] >= low * maximum)).nonzero()[:, 0]
         chosen = _spread(index, docs, count, seed)
-        found[feature] = Occurrences(
+        by_feature[feature] = Occurrences(
             *_with_contexts(reader, rows, chosen),
             activation=codes[chosen, column],
             doc=docs[chosen].long(),
@@ -79,7 +79,7 @@ def occurrences(
             mean=float(codes[:, column].clamp_min(0).double().mean()),
             pool=codes[drawn, column].clamp_min(0),
         )
-    return found
+    return by_feature
 
 
 def _spread(index: Int[Tensor, "active"], docs: Int[Tensor, "rows"], count: int, seed: int) -> Int[Tensor, "chosen"]:

@@ -36,7 +36,7 @@ class Draws(NamedTuple):
     """What the feature's activation becomes."""
 
 
-class Scene(NamedTuple):
+class AblationBatch(NamedTuple):
     """Some occurrences of like length, run up to the site."""
 
     rows: Int[Tensor, "rows"]
@@ -84,14 +84,14 @@ def draws(occurrences: Occurrences, dictionary: Dictionary, config: AblateConfig
 
 
 @torch.no_grad()
-def scenes(
+def batches(
     lm: LanguageModel,
     dictionary: Dictionary,
     feature: int,
     occurrences: Occurrences,
     target: Float[Tensor, "occurrences tokens"],
     config: AblateConfig,
-) -> Iterator[Scene]:
+) -> Iterator[AblationBatch]:
     """The occurrences, longest contexts first, so many at a time that four versions of them fill a forward pass."""
     norm = dictionary.W_dec[feature].norm()
     wanted = torch.tensor([feature], device=dictionary.W_dec.device)
@@ -104,7 +104,7 @@ def scenes(
         code = active_codes(dictionary, suffix, wanted, config.positions)[..., 0]
         lengths = (target[rows, :width].to(code.device) - code) * (code > 0) * norm
         codes = dictionary.encode(at_end(suffix.x, suffix.end)).clamp_min(0)
-        yield Scene(rows, suffix, codes, lengths, unit(dictionary.W_dec[feature]))
+        yield AblationBatch(rows, suffix, codes, lengths, unit(dictionary.W_dec[feature]))
 
 
 def active_codes(
@@ -120,20 +120,20 @@ def active_codes(
     return codes
 
 
-def matched(scene: Scene, dictionary: Dictionary, feature: int, drawn: Float[Tensor, "rows"]) -> Control:
+def matched(batch: AblationBatch, dictionary: Dictionary, feature: int, drawn: Float[Tensor, "rows"]) -> Control:
     """For each occurrence another feature active on the token, one of the :data:`NEAREST` in the length of ``c f``."""
-    sizes = scene.codes * dictionary.W_dec.norm(dim=1)
-    own = sizes[:, feature, None]
-    apart = (sizes.log() - own.log()).abs()
-    apart = apart.masked_fill((sizes <= 0) | (own <= 0), torch.inf)
+    sizes = batch.codes * dictionary.W_dec.norm(dim=1)
+    size = sizes[:, feature, None]
+    apart = (sizes.log() - size.log()).abs()
+    apart = apart.masked_fill((sizes <= 0) | (size <= 0), torch.inf)
     apart[:, feature] = torch.inf
     nearest = apart.topk(min(NEAREST, apart.shape[1]), dim=1, largest=False)
     count = nearest.values.isfinite().sum(1)
-    place = torch.minimum((drawn.to(own) * count).long(), count - 1).clamp_min(0)
+    place = torch.minimum((drawn.to(size) * count).long(), count - 1).clamp_min(0)
     chosen = nearest.indices.gather(1, place[:, None])[:, 0]
     none = count == 0
     way = unit(dictionary.W_dec[chosen]).masked_fill(none[:, None], 0)
-    ratio = sizes.gather(1, chosen[:, None])[:, 0] / own[:, 0]
+    ratio = sizes.gather(1, chosen[:, None])[:, 0] / size[:, 0]
     return Control(way, ratio.masked_fill(none, torch.nan))
 
 

@@ -4,7 +4,7 @@
 gate) every single ablation changes nothing while the pair does: what ranks features one by one must miss them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monolex import stats
-from monolex.causal.ablate.controls import Scene, active_codes
-from monolex.causal.ablate.vocabulary_changes import over_documents, p_value
+from monolex.causal.ablate.controls import AblationBatch, active_codes
+from monolex.causal.ablate.measures import over_documents, p_value
 from monolex.causal.config import AblateConfig
 from monolex.causal.suffix import Suffix
 from monolex.dictionaries.base import Dictionary
-from monolex.stats import Estimate
+from monolex.stats import Bootstrap, Estimate
 
 Metric = Callable[[Float[Tensor, "versions rows vocab"]], Float[Tensor, "versions rows"]]
 """A number for every row of the logits of the next token."""
@@ -57,25 +57,25 @@ def interactions(
     """
     count = len(deltas)
     pairs = [pair for pair in combinations(range(count), 2) if of is None or of in pair]
-    sets = [(), *((one,) for one in range(count)), *pairs]
+    sets = [(), *((single,) for single in range(count)), *pairs]
     fold = max(1, batch_tokens // suffix.tokens.numel())
     values = []
     for start in range(0, len(sets), fold):
-        edits = torch.stack([deltas[list(some)].sum(0) for some in sets[start : start + fold]])
+        edits = torch.stack([deltas[list(members)].sum(0) for members in sets[start : start + fold]])
         values.append(metric(suffix.end_logits(suffix.x + edits.to(suffix.x.dtype))))
     changed = torch.cat(values)
     changed = changed[1:] - changed[0]
-    found = changed.new_full((count, count, changed.shape[1]), torch.nan)
-    for one in range(count):
-        found[one, one] = changed[one]
+    table = changed.new_full((count, count, changed.shape[1]), torch.nan)
+    for i in range(count):
+        table[i, i] = changed[i]
     for (i, j), both in zip(pairs, changed[count:], strict=True):
-        found[i, j] = found[j, i] = both - changed[i] - changed[j]
-    return found
+        table[i, j] = table[j, i] = both - changed[i] - changed[j]
+    return table
 
 
 @torch.no_grad()
 def with_partners(
-    scene: Scene,
+    batch: AblationBatch,
     dictionary: Dictionary,
     partners: Sequence[int],
     metric: Metric,
@@ -85,13 +85,13 @@ def with_partners(
 
     The feature becomes what the ablation makes of it, partners become 0.
     """
-    edit = scene.edits(scene.way.expand(1, len(scene.rows), -1))
-    chosen = torch.tensor(partners, device=scene.codes.device)
-    codes = active_codes(dictionary, scene.suffix, chosen, config.positions)
+    edit = batch.edits(batch.way.expand(1, len(batch.rows), -1))
+    chosen = torch.tensor(partners, device=batch.codes.device)
+    codes = active_codes(dictionary, batch.suffix, chosen, config.positions)
     others = -codes.permute(2, 0, 1)[..., None] * dictionary.W_dec[chosen][:, None, None]
-    table = interactions(scene.suffix, torch.cat([edit, others]), metric, of=0, batch_tokens=config.batch_tokens)
+    table = interactions(batch.suffix, torch.cat([edit, others]), metric, of=0, batch_tokens=config.batch_tokens)
     alone, between = table.diagonal().T[1:], table[0, 1:]
-    silent = ~((scene.lengths != 0).any(1) & (codes > 0).any(1).T)
+    silent = ~((batch.lengths != 0).any(1) & (codes > 0).any(1).T)
     return torch.stack([alone, between + alone + table[0, 0], between]).masked_fill(silent, torch.nan)
 
 
@@ -99,13 +99,15 @@ def tested(
     partners: Sequence[int],
     values: Float[Tensor, "values partners occurrences"],
     number: NDArray[np.int64],
-    how: Mapping[str, float | int],
+    bootstrap: Bootstrap,
 ) -> list[Interaction]:
     """Estimates and corrected tests of what :func:`with_partners` gives; ``number`` is every occurrence's document."""
-    found = [[over_documents(row, number, how) for row in one] for one in values.unbind(1)]
-    plain = [p_value(one[2][1]) for one in found]
+    estimates = [[over_documents(row, number, bootstrap) for row in rows] for rows in values.unbind(1)]
+    plain = [p_value(means) for _, _, (_, means) in estimates]
     corrected = stats.benjamini_hochberg(np.array([np.nan if p is None else p for p in plain]))
     return [
-        Interaction(partner, one[0][0], one[1][0], one[2][0], None if p is None else float(q))
-        for partner, one, p, q in zip(partners, found, plain, corrected, strict=True)
+        Interaction(partner, alone, both, interaction, None if p is None else float(q))
+        for partner, ((alone, _), (both, _), (interaction, _)), p, q in zip(
+            partners, estimates, plain, corrected, strict=True
+        )
     ]

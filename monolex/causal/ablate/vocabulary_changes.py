@@ -1,4 +1,4 @@
-"""What an ablation changes, by document and vocabulary token, and what can be said of it.
+"""What an ablation changes, by document and vocabulary token.
 
 Changes of raw logits, of logits less their mean over the vocabulary, and of log-probabilities differ by one number an
 occurrence, so that the change of the logits and two numbers hold all three; probabilities are kept beside them, since
@@ -7,78 +7,18 @@ document as they come: memory is twice documents × vocabulary floats (float32 f
 :data:`VERSIONS`, so that some hundred occurrences are right.
 """
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
 from torch import Tensor
-
-from monolex import stats
-from monolex.causal.config import AblateConfig
-from monolex.stats import Estimate, not_applicable
 
 SHIFTED = ("logprob", "logit", "centred")
 MEASURES = ("probability", *SHIFTED)
 VERSIONS = ("feature", "direct", "control_feature", "control_direction", "paired")
 """The ablation, its direct part, both controls, and the ablation less the first control."""
-BINS = 41
-DOCUMENTS = "documents"
-SIGNIFICANT = 0.05
-
-
-class Histogram(NamedTuple):
-    """Vocabulary tokens by their mean change."""
-
-    edges: list[float]
-    """Ends of the bins, the same for all versions of a measure."""
-    counts: list[int]
-    """Tokens in each."""
-
-
-class TokenChange(NamedTuple):
-    """One vocabulary token."""
-
-    token: int
-    """Token id."""
-    text: str
-    """As decoded."""
-    change: float
-    """Mean change over documents, ablated less base: negative where the token loses."""
-    low: float | None
-    """Lower end of its t interval."""
-    high: float | None
-    """Upper end."""
-    direct: float | None
-    """Change through the skip connections alone."""
-    control: float | None
-    """Change when the matched active feature is ablated instead."""
-    p: float | None
-    """Of the paired t-test against that control over documents, Benjamini–Hochberg corrected over the vocabulary."""
-
-
-class Measure(NamedTuple):
-    """One way of saying how much a token loses; they rank tokens differently."""
-
-    total: Histogram
-    """Later layers run anew."""
-    direct: Histogram | None
-    """Through the skip connections alone; None outside the residual stream."""
-    control_feature: Histogram | None
-    """A matched active feature ablated instead; None where no token had one."""
-    control_direction: Histogram
-    """A random direction of the same length taken away instead."""
-    suppressed: list[TokenChange]
-    """Tokens that lose most, first the most."""
-    promoted: list[TokenChange]
-    """Tokens that gain most."""
-    significant: int | None
-    """Tokens with a corrected p below 0.05; None where there was no test."""
-    significant_down: int | None
-    """Those of them that lose, and lose more than under that control."""
 
 
 @final
@@ -107,13 +47,13 @@ class Changes:
 
     def by_document(self, name: str, measure: str) -> Float[NDArray, "documents vocab"]:
         """Mean change in every document that has the version, in the logits' precision."""
-        there = self._counts[name] > 0
-        count = self._counts[name][there, None]
+        counted = self._counts[name] > 0
+        count = self._counts[name][counted, None]
         if measure == "probability":
-            likelier = self._probabilities[name][there]
+            likelier = self._probabilities[name][counted]
             return (likelier / count.to(likelier)).numpy()
-        logits = self._logits[name][there]
-        shift = self._shifts[name][there, SHIFTED.index(measure), None] / count
+        logits = self._logits[name][counted]
+        shift = self._shifts[name][counted, SHIFTED.index(measure), None] / count
         return (logits / count.to(logits) - shift.to(logits)).numpy()
 
     def mean(self, name: str, measure: str) -> Float[NDArray, "vocab"] | None:
@@ -134,11 +74,11 @@ class Change(NamedTuple):
 
     def less(self, other: "Change") -> "Change":
         """The difference of two changes."""
-        return Change(*(own - theirs for own, theirs in zip(self, other, strict=True)))
+        return Change(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
-    def where(self, there: Bool[Tensor, "rows"]) -> "Change":
+    def where(self, kept: Bool[Tensor, "rows"]) -> "Change":
         """Those of some rows."""
-        return Change(*(part[there] for part in self))
+        return Change(*(part[kept] for part in self))
 
     def logprob(self) -> Float[Tensor, "rows vocab"]:
         """Of the log-probabilities."""
@@ -151,77 +91,3 @@ def change(before: Float[Tensor, "rows logits"], after: Float[Tensor, "rows logi
     normaliser = after.logsumexp(-1) - before.logsumexp(-1)
     likelier = (after.softmax(-1) - before.softmax(-1))[:, :vocab]
     return Change(moved, likelier, torch.stack([normaliser, torch.zeros_like(normaliser), moved.mean(-1)], -1))
-
-
-def measure(changes: Changes, name: str, config: AblateConfig, text: Callable[[int], str]) -> Measure:
-    """Histograms and tokens of one measure."""
-    own = changes.by_document("feature", name)
-    total, half = own.mean(0, dtype=np.float64), _half_width(own, config.level)
-    difference = changes.by_document("paired", name)
-    p = stats.benjamini_hochberg(stats.paired(difference))
-    direct, control, random = (changes.mean(one, name) for one in ("direct", "control_feature", "control_direction"))
-    assert random is not None, "every occurrence has one"
-    edges = _edges([values for values in (total, direct, control, random) if values is not None])
-
-    def described(token: int) -> TokenChange:
-        span = (None, None) if half is None else (float(total[token] - half[token]), float(total[token] + half[token]))
-        others = (_at(direct, token), _at(control, token), _at(p, token))
-        return TokenChange(token, text(token), float(total[token]), *span, *others)
-
-    order = total.argsort(kind="stable")
-    rising = (-total).argsort(kind="stable")
-    tested = bool((~np.isnan(p)).any())
-    found = p < SIGNIFICANT
-    falls = found & (total < 0) & (difference.mean(0) < 0) if tested else found
-    return Measure(
-        _histogram(total, edges),
-        None if direct is None else _histogram(direct, edges),
-        None if control is None else _histogram(control, edges),
-        _histogram(random, edges),
-        [described(int(token)) for token in order[: config.top] if total[token] < 0],
-        [described(int(token)) for token in rising[: config.top] if total[token] > 0],
-        int(found.sum()) if tested else None,
-        int(falls.sum()) if tested else None,
-    )
-
-
-def over_documents(
-    values: Float[Tensor, "occurrences"], number: NDArray[np.int64], how: Mapping[str, float | int]
-) -> tuple[Estimate, Float[NDArray, "documents"]]:
-    """Mean over documents of the means of their occurrences, and those means; NaN occurrences are left out."""
-    array = values.double().cpu().numpy()
-    there = ~np.isnan(array)
-    if not there.any():
-        return not_applicable("no occurrence has one"), np.zeros(0)
-    kept, place = np.unique(number[there], return_inverse=True)
-    means = np.bincount(place, array[there]) / np.bincount(place)
-    return stats.mean(means, DOCUMENTS, **how), means  # pyright: ignore[reportArgumentType]
-
-
-def p_value(differences: Float[NDArray, "documents"]) -> float | None:
-    """Of the paired t-test; None where there is none."""
-    return _number(float(stats.paired(differences[:, None])[0])) if len(differences) else None
-
-
-def _half_width(values: Float[NDArray, "documents vocab"], level: float) -> Float[NDArray, "vocab"] | None:
-    if len(values) < 2:
-        return None
-    return student_t.ppf((1 + level) / 2, len(values) - 1) * values.std(0, ddof=1) / len(values) ** 0.5
-
-
-def _edges(shown: Sequence[NDArray]) -> NDArray:
-    reach = max(float(np.abs(values).max()) for values in shown) or 1.0
-    return np.linspace(-reach, reach, BINS + 1)
-
-
-def _histogram(values: NDArray, edges: NDArray) -> Histogram:
-    counts, _ = np.histogram(values, edges)
-    return Histogram(edges.tolist(), counts.tolist())
-
-
-def _at(values: NDArray | None, token: int) -> float | None:
-    return None if values is None else _number(float(values[token]))
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value

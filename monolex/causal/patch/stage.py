@@ -20,7 +20,7 @@ from monolex.causal.patch import claims
 from monolex.causal.patch.claims import Claim, PatchedDictionary
 from monolex.causal.patch.measure import arrays, as_json, from_arrays, measure_patch
 from monolex.causal.patch.patch import prepare_patch
-from monolex.causal.prompts.behaviour import behaviour, demo_table, rows
+from monolex.causal.prompts.behaviour import behaviour, by_wording, demo_table
 from monolex.causal.prompts.pairs import PromptPairs
 from monolex.causal.prompts.tasks import draw
 from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits
@@ -87,7 +87,7 @@ def _prompts(lm: LanguageModel, pairs: PromptPairs, config: PatchConfig) -> dict
         "left_out": list(pairs.left_out),
         "examples": [list(texts) for texts in pairs.texts[:EXAMPLES]],
         "behaviour": to_table(behaviour(lm, pairs)),
-        "by_wording": to_table(rows(lm, pairs)),
+        "by_wording": to_table(by_wording(lm, pairs)),
         "table": [{"wordings": row.wordings, "names": row.names, **to_table(row.behaviour)} for row in table],
     }
 

@@ -51,8 +51,8 @@ class Behaviour(NamedTuple):
     """The same as a sentence for a page."""
 
 
-class Row(NamedTuple):
-    """Part of a set."""
+class WordingBehaviour(NamedTuple):
+    """How well a model does the prompts of one wording, or of one order of names."""
 
     by: str
     """`wording` or `order`."""
@@ -108,36 +108,36 @@ def behaviour(lm: LanguageModel, pairs: PromptPairs, *, batch: int = 64) -> Beha
     )
 
 
-def rows(lm: LanguageModel, pairs: PromptPairs, *, batch: int = 64) -> list[Row]:
+def by_wording(lm: LanguageModel, pairs: PromptPairs, *, batch: int = 64) -> list[WordingBehaviour]:
     """Accuracy and logit difference of every wording, and of each order of names where there are two."""
     difference = _scores(lm, pairs, batch).difference
     groups = {
         "wording": [str(number) for number in pairs.wording],
         "order": pairs.order if all(pairs.order) else (),
     }
-    found = []
+    parts = []
     for by, values in groups.items():
         for value in dict.fromkeys(sorted(values, key=lambda text: (len(text), text))):
             part = difference[np.array(values) == value]
-            found.append(Row(by, value, _share(part), mean(part, OVER)))
-    return found
+            parts.append(WordingBehaviour(by, value, _share(part), mean(part, OVER)))
+    return parts
 
 
 def demo_table(lm: LanguageModel, *, pairs: int = 240, seed: int = 0, batch: int = 64) -> list[DemoRow]:
     """IOI with practised, held-out and standard wordings by practised and held-out names, ``pairs`` each."""
     tokenizer = tokenizer_of(lm)
-    found = []
-    for how, sentences in words.SENTENCES.items():
+    table = []
+    for wordings, sentences in words.SENTENCES.items():
         for who in ("practised", "held-out"):
             names = words.PEOPLE[who]
             try:
                 prompts = ioi(tokenizer, pairs=pairs, seed=seed, wordings=sentences, names=names)
             except UserError as error:
                 # a tokenizer of a small vocabulary may know too few of one list; the other rows still stand
-                found.append(DemoRow(how, who, _unmeasured(str(error)), tuple(names)))
+                table.append(DemoRow(wordings, who, _unmeasured(str(error)), tuple(names)))
             else:
-                found.append(DemoRow(how, who, behaviour(lm, prompts, batch=batch), prompts.left_out))
-    return found
+                table.append(DemoRow(wordings, who, behaviour(lm, prompts, batch=batch), prompts.left_out))
+    return table
 
 
 @torch.no_grad()
@@ -174,15 +174,15 @@ def without(answers: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -
 
 def _scores(lm: LanguageModel, pairs: PromptPairs, batch: int) -> _Scores:
     parts = []
-    for some in pairs.batches(batch):
-        base = end_log_probabilities(lm, some.base, some.end)
-        donor = end_log_probabilities(lm, some.donor, some.end)
-        right = log_probability(base, some.right)
-        difference = right - log_probability(base, some.wrong)
-        own = log_probability(donor, without(some.donor_right, some.right))
-        foil = log_probability(donor, without(some.right, some.donor_right))
-        fallen = difference - (log_probability(donor, some.right) - log_probability(donor, some.wrong))
-        answered = torch.where(foil.isneginf(), fallen, own - foil).masked_fill(own.isneginf(), torch.nan)
+    for part in pairs.batches(batch):
+        base = end_log_probabilities(lm, part.base, part.end)
+        donor = end_log_probabilities(lm, part.donor, part.end)
+        right = log_probability(base, part.right)
+        difference = right - log_probability(base, part.wrong)
+        answer = log_probability(donor, without(part.donor_right, part.right))
+        foil = log_probability(donor, without(part.right, part.donor_right))
+        fallen = difference - (log_probability(donor, part.right) - log_probability(donor, part.wrong))
+        answered = torch.where(foil.isneginf(), fallen, answer - foil).masked_fill(answer.isneginf(), torch.nan)
         parts.append(torch.stack([difference, right.exp(), answered, kl(base, donor)]))
     return _Scores(*torch.cat(parts, 1).double().cpu().numpy())
 
@@ -190,21 +190,21 @@ def _scores(lm: LanguageModel, pairs: PromptPairs, batch: int) -> _Scores:
 def _share(difference: Float[NDArray, "prompts"]) -> Estimate:
     """Share of prompts whose difference is above 0; where none or all are, with the exact interval of such a count."""
     # a NaN stays one, rather than a wrong answer
-    found = mean(np.heaviside(difference, 0.0), OVER, level=LEVEL)
-    if found.low is None or found.value not in (0, 1):
-        return found
-    bound = ((1 - LEVEL) / 2) ** (1 / found.n)
-    return found._replace(low=bound) if found.value == 1 else found._replace(high=1 - bound)
+    share = mean(np.heaviside(difference, 0.0), OVER, level=LEVEL)
+    if share.low is None or share.value not in (0, 1):
+        return share
+    bound = ((1 - LEVEL) / 2) ** (1 / share.n)
+    return share._replace(low=bound) if share.value == 1 else share._replace(high=1 - bound)
 
 
 def _verdict(accuracy: Estimate, donor: Estimate) -> tuple[bool, str]:
-    for which, found in (("the task", accuracy), ("the task of the donor prompts", donor)):
-        if found.value is None and which != "the task":
+    for which, estimate in (("the task", accuracy), ("the task of the donor prompts", donor)):
+        if estimate.value is None and which != "the task":
             continue
-        if found.low is None or found.high is None:
-            return False, f"whether this model can do {which} cannot be said: {found.reason}"
-        if found.low <= CHANCE:
-            interval = f"accuracy {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        if estimate.low is None or estimate.high is None:
+            return False, f"whether this model can do {which} cannot be said: {estimate.reason}"
+        if estimate.low <= CHANCE:
+            interval = f"accuracy {estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
             return False, f"this model cannot do {which}: {interval}; read nothing into the curves"
     return True, f"the model does this task on {100 * (accuracy.value or 0):.3g} % of prompts"
 

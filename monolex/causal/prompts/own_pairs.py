@@ -70,17 +70,17 @@ def _pair(where: str, record: Mapping[str, Any], tokenizer: PreTrainedTokenizerB
 
 
 def _answers(where: str, name: str, record: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    given = record.get(name, [])
-    texts = [given] if isinstance(given, str) else given
+    written = record.get(name, [])
+    texts = [written] if isinstance(written, str) else written
     fine = isinstance(texts, list) and all(isinstance(text, str) and text for text in texts)
-    require(fine, f"{where}: {name} is {given!r}; give a string or a list of strings")
+    require(fine, f"{where}: {name} is {written!r}; give a string or a list of strings")
     prompt = record["donor" if name == "donor_right" else "base"]
-    found = continuations(tokenizer, prompt, texts)
-    for text, ids in zip(texts, found, strict=True):
+    spelled = continuations(tokenizer, prompt, texts)
+    for text, ids in zip(texts, spelled, strict=True):
         instead = f"is {len(ids)} tokens after" if ids else "melts into the end of"
         require(
             len(ids) == 1,
             f"{where}: {name} {text!r} {instead} {prompt[-20:]!r} and should be one token; begin an answer with its "
             "space, or give another",
         )
-    return tuple(dict.fromkeys(token for (token,) in found))
+    return tuple(dict.fromkeys(token for (token,) in spelled))

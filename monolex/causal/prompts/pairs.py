@@ -73,7 +73,7 @@ class PromptPairs:
         """Where the donor's token is another than the base's."""
         return self.base != self.donor
 
-    def select(self, index: Sequence[int] | Int[Tensor, "some"] | Bool[Tensor, "pairs"]) -> "PromptPairs":
+    def select(self, index: Sequence[int] | Int[Tensor, "chosen"] | Bool[Tensor, "pairs"]) -> "PromptPairs":
         """The pairs of ``index`` in its order, or those where a mask is true; as wide as before."""
         index = torch.as_tensor(index)
         chosen = index.nonzero()[:, 0] if index.dtype == torch.bool else index.long()
@@ -142,7 +142,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     """Ids of each text as the start of a document: behind the separator, if the tokenizer has one."""
     first = separator(tokenizer)
     ids = encode_texts(list(texts), max(map(len, texts), default=0), tokenizer)
-    return [[*([] if first is None else [first]), *one] for one in ids]
+    return [[*([] if first is None else [first]), *document] for document in ids]
 
 
 def continuations(tokenizer: PreTrainedTokenizerBase, text: str, answers: Sequence[str]) -> list[tuple[int, ...]]:
@@ -154,5 +154,5 @@ def continuations(tokenizer: PreTrainedTokenizerBase, text: str, answers: Sequen
 def single_token(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[str, int]:
     """Those of ``words`` that are one token after a space, with its id."""
     # behind a word, because some tokenizers drop or add a space where a text begins
-    found = zip(words, continuations(tokenizer, "a", [f" {word}" for word in words]), strict=True)
-    return {word: ids[0] for word, ids in found if len(ids) == 1 and str(tokenizer.decode(list(ids))).strip() == word}
+    spelled = zip(words, continuations(tokenizer, "a", [f" {word}" for word in words]), strict=True)
+    return {word: ids[0] for word, ids in spelled if len(ids) == 1 and str(tokenizer.decode(list(ids))).strip() == word}

@@ -133,9 +133,9 @@ def pronoun(
     drawn = []
     for number in range(pairs):
         wording, gender = _turn(number, len(wordings))
-        own, other = lists[gender][0], lists[1 - gender][0]
-        text = _opening(tokenizer, wordings[wording], own) + wordings[wording]
-        pair = _drawn(text, partial(_pronoun, tokenizer, text, own, other, rng))
+        base, donor = lists[gender][0], lists[1 - gender][0]
+        text = _opening(tokenizer, wordings[wording], base) + wordings[wording]
+        pair = _drawn(text, partial(_pronoun, tokenizer, text, base, donor, rng))
         right, wrong = ((answers[word],) for word in (("he", "she"), ("she", "he"))[gender])
         drawn.append(pair._replace(right=right, wrong=wrong, donor_right=wrong, wording=wording))
     return stack("pronoun", "gender_swap", drawn, [*lists[0][1], *lists[1][1]])
@@ -193,15 +193,15 @@ def draw(lm: LanguageModel, config: PatchConfig) -> PromptPairs:
         if config.task == "ioi":
             options["wordings"] = words.SENTENCES[config.wordings]
             options |= {"names": words.PEOPLE[config.names], "corruption": config.corruption}
-        found = TASKS[config.task](tokenizer, **options)
+        pairs = TASKS[config.task](tokenizer, **options)
     else:
         known = f"task = {config.task!r}: choose {', '.join(TASKS)} or the path of a file of JSON lines"
         require(Path(config.task).is_file(), known)
-        found = from_jsonl(config.task, tokenizer)
-    longest = int(found.lengths.max())
+        pairs = from_jsonl(config.task, tokenizer)
+    longest = int(pairs.lengths.max())
     too_long = f"task = {config.task!r}: a prompt has {longest} tokens and {lm.name} {lm.max_context} positions; cut it"
     require(longest <= lm.max_context, too_long)
-    return found
+    return pairs
 
 
 def _ioi(
@@ -213,10 +213,10 @@ def _ioi(
     rng: random.Random,
 ) -> Pair | None:
     """One draw; None if its tokens are not as intended."""
-    how = CORRUPTIONS[corruption]
-    people = dict(zip("ABCDE", rng.sample(tuple(ids), how.people), strict=False))
+    corrupted = CORRUPTIONS[corruption]
+    people = dict(zip("ABCDE", rng.sample(tuple(ids), corrupted.people), strict=False))
     scene, texts = _scene(rng), []
-    for mentions in ("ABB", how.donor):
+    for mentions in ("ABB", corrupted.donor):
         indirect, first, second = (people[letter] for letter in mentions)
         a, b = (indirect, first) if order == "ABBA" else (first, indirect)
         texts.append(_written(wording, a, b, second, scene))
@@ -226,24 +226,24 @@ def _ioi(
         return None
     first = base.index(wrong)
     roles = {"IO": base.index(right), "S1": first, "S2": base.index(wrong, first + 1)}
-    after = tuple(ids[people[letter]] for letter in how.right)
-    return _intended(Pair((texts[0], texts[1]), (base, donor), (right,), (wrong,), after, roles), how.changed)
+    after = tuple(ids[people[letter]] for letter in corrupted.right)
+    return _intended(Pair((texts[0], texts[1]), (base, donor), (right,), (wrong,), after, roles), corrupted.changed)
 
 
 def _pronoun(
     tokenizer: PreTrainedTokenizerBase,
     wording: str,
-    own: Mapping[str, int],
-    other: Mapping[str, int],
+    names: Mapping[str, int],
+    donor_names: Mapping[str, int],
     rng: random.Random,
 ) -> Pair | None:
     """One draw without its answers; None if its tokens are not as intended."""
-    name, another = rng.choice(tuple(own)), rng.choice(tuple(other))
+    name, another = rng.choice(tuple(names)), rng.choice(tuple(donor_names))
     texts = wording.format(n=name), wording.format(n=another)
     base, donor = encode(tokenizer, texts)
-    if base.count(own[name]) != 1:
+    if base.count(names[name]) != 1:
         return None
-    return _intended(Pair(texts, (base, donor), (), (), (), {"NAME": base.index(own[name])}), ("NAME",))
+    return _intended(Pair(texts, (base, donor), (), (), (), {"NAME": base.index(names[name])}), ("NAME",))
 
 
 def _greater(
@@ -315,14 +315,14 @@ def _require_sentences(pairs: int, wordings: Sequence[str], orders: Sequence[str
     require(len(wordings) > 0, "wordings is empty: give at least one sentence")
     for wording in wordings:
         try:
-            found = [name for _, name, _, _ in string.Formatter().parse(wording) if name is not None]
+            fields = [name for _, name, _, _ in string.Formatter().parse(wording) if name is not None]
         except ValueError as error:
             raise UserError(
                 f"wordings: {wording!r} is no template: {error}; double braces that are no fields"
             ) from None
-        needed = "".join(name for name in found if name in orders[0])
+        needed = "".join(name for name in fields if name in orders[0])
         require(
-            needed in orders and set(found) <= set(allowed) and ("i" not in needed or " {i}" in wording),
+            needed in orders and set(fields) <= set(allowed) and ("i" not in needed or " {i}" in wording),
             f"wordings: {wording!r} should have {' '.join(f'{{{name}}}' for name in orders[0])} once each and in this "
             f"order, of the fields {', '.join(allowed)}",
         )

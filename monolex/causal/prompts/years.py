@@ -45,11 +45,11 @@ class Years(NamedTuple):
 
 def spelled(tokenizer: PreTrainedTokenizerBase) -> tuple[Spelling | None, dict[int, Years]]:
     """The spelling that the task can have, with the centuries that have it; one token is preferred over two."""
-    found = {century: years for century in CENTURIES if (years := _years(tokenizer, century)) is not None}
-    spellings = {years.spelling for years in found.values()}
+    by_century = {century: years for century in CENTURIES if (years := _years(tokenizer, century)) is not None}
+    spellings = {years.spelling for years in by_century.values()}
     for spelling in ("yy_01", "tens_0"):
         if spelling in spellings:
-            return spelling, {century: years for century, years in found.items() if years.spelling == spelling}
+            return spelling, {century: years for century, years in by_century.items() if years.spelling == spelling}
     return None, {}
 
 

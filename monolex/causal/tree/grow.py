@@ -28,14 +28,14 @@ from monolex.causal.config import TreeConfig
 from monolex.causal.occurrences import Occurrences, occurrences
 from monolex.causal.tree.nodes import Kind, Leaf, Node, Tree
 from monolex.causal.tree.one_block import (
+    BlockTexts,
     Readings,
-    Scene,
     ablate_each,
     ablate_target,
     ablate_wholes,
     attribute,
+    block_texts,
     boundary,
-    scene,
 )
 from monolex.config import require
 from monolex.dictionaries.base import ENCODERS, Dictionary
@@ -130,7 +130,7 @@ def _grow(plan: _Plan, site: str, feature: int, text: Callable[[int], str]) -> T
                 if branch.feature in first:
                     node = _again(node, first[branch.feature])
                 elif branch.feature is not None:
-                    at = _scene(plan, node, texts[branch.feature])
+                    at = _block_texts(plan, node, texts[branch.feature])
                     if number == 0:
                         leaves = _leaves(plan, _alive(at, node), site, text)
                     node, more = _expand(plan, node, texts[branch.feature].maximum, at, earlier)
@@ -153,19 +153,19 @@ def _node(plan: _Plan, number: int, branch: _Branch) -> Node:
 
 def _again(node: Node, known: Node) -> Node:
     """A feature reached for the second time: its effect on this parent, and what its own texts said before."""
-    own = ("activation", "maximum", "contexts", "active", "confirmed", "correlation")
-    return replace(node, **{name: getattr(known, name) for name in own}, same_as=known.id)
+    said = ("activation", "maximum", "contexts", "active", "confirmed", "correlation")
+    return replace(node, **{name: getattr(known, name) for name in said}, same_as=known.id)
 
 
-def _scene(plan: _Plan, node: Node, texts: Occurrences) -> Scene | None:
+def _block_texts(plan: _Plan, node: Node, texts: Occurrences) -> BlockTexts | None:
     """The node's own texts; None where it is active only at tokens that were not stored."""
     assert node.feature is not None, "only features have texts"
     if len(texts.end) == 0:
         return None
-    return scene(plan.lm, plan.dictionaries[node.site], node.feature, node.site, texts, plan.config.batch_tokens)
+    return block_texts(plan.lm, plan.dictionaries[node.site], node.feature, node.site, texts, plan.config.batch_tokens)
 
 
-def _alive(at: Scene | None, root: Node) -> Scene:
+def _alive(at: BlockTexts | None, root: Node) -> BlockTexts:
     if at is None:
         raise UserError(
             f"feature {root.feature} of {root.site} is never active in the stored activations: choose another"
@@ -174,7 +174,7 @@ def _alive(at: Scene | None, root: Node) -> Scene:
 
 
 def _expand(
-    plan: _Plan, node: Node, maximum: float, at: Scene | None, earlier: str | None
+    plan: _Plan, node: Node, maximum: float, at: BlockTexts | None, earlier: str | None
 ) -> tuple[Node, list[_Branch]]:
     """The node with what its own texts say, and what it hangs on at the ``earlier`` site, if there is one."""
     if at is None:
@@ -219,7 +219,7 @@ def _sure(branch: _Branch) -> bool:
     return low > 0 or high < 0
 
 
-def _leaves(plan: _Plan, at: Scene, site: str, text: Callable[[int], str]) -> tuple[Leaf, ...]:
+def _leaves(plan: _Plan, at: BlockTexts, site: str, text: Callable[[int], str]) -> tuple[Leaf, ...]:
     """The tokens that lose most probability; by log-probability most would be tokens that were never likely."""
     taken = ablate_target(at, site)
     falls = taken.log_probability

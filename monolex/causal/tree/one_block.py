@@ -1,9 +1,9 @@
 """What in the stream that enters a block moves a feature of the stream that leaves it, and what that feature moves.
 
-A :class:`Scene` holds some texts that end at tokens on which the feature is active. Only the one block is run again,
-on edited streams, and the feature is read at the last token of each text. Versions of texts are folded into the batch
-in order of length; a version whose edit changes nothing is not run, since its effect is exactly zero. Effects are base
-− edited: what the edit takes away from the feature.
+A :class:`BlockTexts` holds some texts that end at tokens on which the feature is active. Only the one block is run
+again, on edited streams, and the feature is read at the last token of each text. Versions of texts are folded into the
+batch in order of length; a version whose edit changes nothing is not run, since its effect is exactly zero. Effects are
+base − edited: what the edit takes away from the feature.
 
 Edits hold at every position. In many models the first one is far from all others and attended to by all, so where a
 dictionary was not trained on it, what is ablated there can outweigh the rest of the text.
@@ -40,8 +40,8 @@ class Readings(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """Texts on which a feature is active, run up to the block that writes its site; made by :func:`scene`."""
+class BlockTexts:
+    """Texts on which a feature is active, run up to the block that writes its site; made by :func:`block_texts`."""
 
     lm: LanguageModel
     """The model."""
@@ -87,11 +87,11 @@ def boundary(site: str) -> int:
 
 
 @torch.no_grad()
-def scene(
-    lm: LanguageModel, target: Dictionary, feature: int, site: str, found: Occurrences, batch_tokens: int
-) -> Scene:
-    """Run the texts of ``found``, the first of every document, up to ``site``."""
-    tokens, end = _one_a_document(found)
+def block_texts(
+    lm: LanguageModel, target: Dictionary, feature: int, site: str, occurrences: Occurrences, batch_tokens: int
+) -> BlockTexts:
+    """Run the texts of ``occurrences``, the first of every document, up to ``site``."""
+    tokens, end = _one_a_document(occurrences)
     block = boundary(site) - 1
     entering = site if block < 0 else f"resid_pre.{block}"
     x = torch.zeros(*tokens.shape, lm.d_model, dtype=lm.dtype, device=lm.device)
@@ -101,7 +101,7 @@ def scene(
         seen = hooks.capture(lm, tokens[part, :width], [entering, site]).activations
         x[part, :width] = seen[entering]
         readings[:, part] = torch.stack(read(target, feature, at_end(seen[site], end[part]))).double().cpu()
-    return Scene(lm, target, feature, block, tokens, end, x, Readings(*readings), batch_tokens)
+    return BlockTexts(lm, target, feature, block, tokens, end, x, Readings(*readings), batch_tokens)
 
 
 def read(target: Dictionary, feature: int, x: Float[Tensor, "rows d_in"]) -> Readings:
@@ -128,12 +128,12 @@ def folds(end: Int[Tensor, "texts"], batch_tokens: int) -> Iterator[Int[Tensor, 
 
 
 def codes(
-    scene: Scene, source: Dictionary, text: int, features: Int[Tensor, "some"] | None = None
-) -> Float[Tensor, "tokens some"]:
+    texts: BlockTexts, source: Dictionary, text: int, features: Int[Tensor, "chosen"] | None = None
+) -> Float[Tensor, "tokens chosen"]:
     """Positive codes of the stream that enters the block, over one text."""
-    x = scene.x[text, : int(scene.end[text]) + 1]
-    found = source.encode(x) if features is None else source.encode_some(x, features)
-    return found.clamp_min(0)
+    x = texts.x[text, : int(texts.end[text]) + 1]
+    active = source.encode(x) if features is None else source.encode_some(x, features)
+    return active.clamp_min(0)
 
 
 class Attribution(NamedTuple):
@@ -145,42 +145,42 @@ class Attribution(NamedTuple):
     """Whether it is active anywhere in the texts."""
 
 
-def attribute(scene: Scene, source: Dictionary) -> Attribution:
+def attribute(texts: BlockTexts, source: Dictionary) -> Attribution:
     """The effect of ablating each feature, to first order: ``Σ_t c_j(t) f_j · ∂pre/∂x_t``."""
     total = torch.zeros(source.d_sae, dtype=torch.float64)
     active = torch.zeros(source.d_sae, dtype=torch.bool)
-    for part in folds(scene.end, scene.batch_tokens):
-        x = scene.x[part, : int(scene.end[part[-1]]) + 1].detach().requires_grad_()
+    for part in folds(texts.end, texts.batch_tokens):
+        x = texts.x[part, : int(texts.end[part[-1]]) + 1].detach().requires_grad_()
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(scene.rerun(part, x, grad=True).pre.sum(), x)
+            (gradient,) = torch.autograd.grad(texts.rerun(part, x, grad=True).pre.sum(), x)
         for text, slope in zip(part.tolist(), gradient, strict=True):
-            found = codes(scene, source, text)
-            along = slope[: len(found)].to(found.dtype) @ source.W_dec.T
-            total += (found * along).sum(0).double().cpu()
-            active |= (found > 0).any(0).cpu()
-    return Attribution(total / len(scene.end), active)
+            text_codes = codes(texts, source, text)
+            along = slope[: len(text_codes)].to(text_codes.dtype) @ source.W_dec.T
+            total += (text_codes * along).sum(0).double().cpu()
+            active |= (text_codes > 0).any(0).cpu()
+    return Attribution(total / len(texts.end), active)
 
 
-def ablate_each(scene: Scene, source: Dictionary, features: Int[Tensor, "features"]) -> Readings:
+def ablate_each(texts: BlockTexts, source: Dictionary, features: Int[Tensor, "features"]) -> Readings:
     """What the feature loses when each of ``features`` is ablated in every text, as float64 ``[features, texts]``."""
-    parts = [_ablate(scene, source, some) for some in features.split(CANDIDATES_AT_ONCE)]
+    parts = [_ablate(texts, source, part) for part in features.split(CANDIDATES_AT_ONCE)]
     return Readings(*(torch.cat(both) for both in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def _ablate(scene: Scene, source: Dictionary, features: Int[Tensor, "features"]) -> Readings:
+def _ablate(texts: BlockTexts, source: Dictionary, features: Int[Tensor, "features"]) -> Readings:
     features = features.to(source.W_dec.device)
-    found = source.W_dec.new_zeros(*scene.tokens.shape, len(features))
-    for text, end in enumerate(scene.end.tolist()):
-        found[text, : end + 1] = codes(scene, source, text, features)
-    taken = torch.zeros(2, len(features), len(scene.end), dtype=torch.float64)
-    column, text = (found > 0).any(1).T.nonzero().cpu().T
-    for part in folds(scene.end[text], scene.batch_tokens):
+    candidate_codes = source.W_dec.new_zeros(*texts.tokens.shape, len(features))
+    for text, end in enumerate(texts.end.tolist()):
+        candidate_codes[text, : end + 1] = codes(texts, source, text, features)
+    taken = torch.zeros(2, len(features), len(texts.end), dtype=torch.float64)
+    column, text = (candidate_codes > 0).any(1).T.nonzero().cpu().T
+    for part in folds(texts.end[text], texts.batch_tokens):
         where, which = text[part], column[part]
-        width = int(scene.end[where[-1]]) + 1
-        removed = found[where, :width, which][..., None] * source.W_dec[features[which]][:, None]
-        edited = scene.x[where, :width] - removed.to(scene.x.dtype)
-        taken[:, which, where] = _lost(scene, where, edited)
+        width = int(texts.end[where[-1]]) + 1
+        removed = candidate_codes[where, :width, which][..., None] * source.W_dec[features[which]][:, None]
+        edited = texts.x[where, :width] - removed.to(texts.x.dtype)
+        taken[:, which, where] = _lost(texts, where, edited)
     return Readings(*taken)
 
 
@@ -194,16 +194,16 @@ class Wholes(NamedTuple):
 
 
 @torch.no_grad()
-def ablate_wholes(scene: Scene, source: Dictionary) -> Wholes:
+def ablate_wholes(texts: BlockTexts, source: Dictionary) -> Wholes:
     """The two ablations between which every single feature's stands."""
-    taken = torch.zeros(2, 2, len(scene.end), dtype=torch.float64)
-    for part in folds(scene.end, scene.batch_tokens):
-        x = scene.x[part, : int(scene.end[part[-1]]) + 1]
+    taken = torch.zeros(2, 2, len(texts.end), dtype=torch.float64)
+    for part in folds(texts.end, texts.batch_tokens):
+        x = texts.x[part, : int(texts.end[part[-1]]) + 1]
         flat = x.flatten(0, 1)
         rebuilt = torch.cat([source.reconstruct(flat[rows]) for rows in row_slices(len(flat), source.d_sae)])
         rebuilt = rebuilt.view(x.shape)
         for number, removed in enumerate((x.to(rebuilt.dtype) - rebuilt, rebuilt - source.weights["b_dec"])):
-            taken[number, :, part] = _lost(scene, part, x - removed.to(x.dtype))
+            taken[number, :, part] = _lost(texts, part, x - removed.to(x.dtype))
     return Wholes(Readings(*taken[0]), Readings(*taken[1]))
 
 
@@ -219,29 +219,29 @@ class Outputs(NamedTuple):
 
 
 @torch.no_grad()
-def ablate_target(scene: Scene, site: str) -> Outputs:
-    """The total effect of the scene's own feature, ablated everywhere in its texts, through all blocks behind it."""
-    chosen = torch.tensor([scene.feature], device=scene.target.W_dec.device)
-    taken = torch.zeros(3, len(scene.end), scene.lm.unembedding.shape[0], dtype=torch.float64)
-    for part in folds(scene.end, max(1, scene.batch_tokens // 2)):
-        suffix = prepare(scene.lm, site, scene.tokens[part, : int(scene.end[part[-1]]) + 1], scene.end[part])
-        code = scene.target.encode_some(suffix.x, chosen).clamp_min(0)
-        edited = suffix.x - (code @ scene.target.W_dec[chosen]).to(suffix.x.dtype)
+def ablate_target(texts: BlockTexts, site: str) -> Outputs:
+    """The total effect of the texts' own feature, ablated everywhere in its texts, through all blocks behind it."""
+    chosen = torch.tensor([texts.feature], device=texts.target.W_dec.device)
+    taken = torch.zeros(3, len(texts.end), texts.lm.unembedding.shape[0], dtype=torch.float64)
+    for part in folds(texts.end, max(1, texts.batch_tokens // 2)):
+        suffix = prepare(texts.lm, site, texts.tokens[part, : int(texts.end[part[-1]]) + 1], texts.end[part])
+        code = texts.target.encode_some(suffix.x, chosen).clamp_min(0)
+        edited = suffix.x - (code @ texts.target.W_dec[chosen]).to(suffix.x.dtype)
         logits = suffix.end_logits(torch.stack([suffix.x, edited])).double().cpu()
         base, left = logits.log_softmax(-1)
         taken[:, part] = torch.stack([logits[0] - logits[1], base - left, base])
     return Outputs(*taken)
 
 
-def _lost(scene: Scene, texts: Int[Tensor, "versions"], x: Tensor) -> Float[Tensor, "2 versions"]:
-    left = torch.stack(scene.rerun(texts, x)).double().cpu()
-    return torch.stack(scene.base)[:, texts] - left
+def _lost(texts: BlockTexts, numbers: Int[Tensor, "versions"], x: Tensor) -> Float[Tensor, "2 versions"]:
+    left = torch.stack(texts.rerun(numbers, x)).double().cpu()
+    return torch.stack(texts.base)[:, numbers] - left
 
 
-def _one_a_document(found: Occurrences) -> tuple[Int[Tensor, "texts tokens"], Int[Tensor, "texts"]]:
+def _one_a_document(occurrences: Occurrences) -> tuple[Int[Tensor, "texts tokens"], Int[Tensor, "texts"]]:
     """The first text of every document, since others of it say the same again."""
-    _, document = found.doc.unique(return_inverse=True)
+    _, document = occurrences.doc.unique(return_inverse=True)
     same = document[:, None] == document
     first = ~same.tril(-1).any(1)
-    end = found.end[first]
-    return found.tokens[first, : int(end.max()) + 1], end
+    end = occurrences.end[first]
+    return occurrences.tokens[first, : int(end.max()) + 1], end
