@@ -37,12 +37,12 @@ class Case(NamedTuple):
     lm: LanguageModel
     dictionary: Dictionary
     feature: int
-    found: Occurrences
+    occurrences: Occurrences
 
     def run(self, **options) -> Ablation:
         metric = options.pop("metric", None)
         config = AblateConfig(**{"top": self.lm.vocab_size, "resamples": 50, **options})
-        return ablate_feature(self.lm, self.dictionary, self.feature, self.found, config, text=str, metric=metric)
+        return ablate_feature(self.lm, self.dictionary, self.feature, self.occurrences, config, text=str, metric=metric)
 
 
 def case(lm: LanguageModel, site: str, activation: str = "relu", ids: Tensor = IDS) -> Case:
@@ -64,8 +64,8 @@ def occurring(code: Tensor, ids: Tensor) -> Occurrences:
     )
 
 
-def some(found: Occurrences, rows: slice) -> Occurrences:
-    return found._replace(tokens=found.tokens[rows], end=found.end[rows], doc=found.doc[rows])
+def at_rows(occurrences: Occurrences, rows: slice) -> Occurrences:
+    return occurrences._replace(tokens=occurrences.tokens[rows], end=occurrences.end[rows], doc=occurrences.doc[rows])
 
 
 class Naive(NamedTuple):
@@ -74,14 +74,14 @@ class Naive(NamedTuple):
     kl: Tensor
 
 
-def naive(given: Case, to: str = "zero", positions: str = "token") -> Naive:
+def naive(setup: Case, to: str = "zero", positions: str = "token") -> Naive:
     """One occurrence at a time, unpadded, through all layers: logits (base, ablated) and what follows from them."""
-    lm, dictionary, feature, found = given
+    lm, dictionary, feature, occurrences = setup
     site, last = dictionary.config.site, f"resid_post.{lm.n_layers - 1}"
-    target = draws(found, dictionary, AblateConfig(to=to)).target  # pyright: ignore[reportArgumentType]
+    target = draws(occurrences, dictionary, AblateConfig(to=to)).target  # pyright: ignore[reportArgumentType]
     total, direct, divergence = [], [], []
-    for row, end in enumerate(found.end.tolist()):
-        tokens = found.tokens[row : row + 1, : end + 1]
+    for row, end in enumerate(occurrences.end.tolist()):
+        tokens = occurrences.tokens[row : row + 1, : end + 1]
         x = tiny.read(lm, site, tokens)
         active = dictionary.encode(x)[0, :, feature] > 0
         where = active if positions == "all" else active & (torch.arange(end + 1) == end)
@@ -114,25 +114,25 @@ def over_documents(values: Tensor, doc: Tensor) -> Tensor:
     return torch.stack([values[doc == one].mean(0) for one in doc.unique()])
 
 
-def by_token(made: Ablation, measure: str, field: str) -> Tensor:
+def by_token(ablation: Ablation, measure: str, field: str) -> Tensor:
     """What is said of every token, in order; all of them change in a random model."""
-    listed = made.measures[measure].suppressed + made.measures[measure].promoted
+    listed = ablation.measures[measure].suppressed + ablation.measures[measure].promoted
     assert sorted(row.token for row in listed) == list(range(len(listed)))
     return torch.tensor([getattr(row, field) for row in sorted(listed)], dtype=torch.float64)
 
 
-def check(given: Case, **how) -> None:
-    made, expected, doc = given.run(**how), naive(given, **how), given.found.doc
-    for measure in made.measures:
+def check(setup: Case, **how) -> None:
+    ablation, expected, doc = setup.run(**how), naive(setup, **how), setup.occurrences.doc
+    for measure in ablation.measures:
         by = over_documents(changed(expected.total, measure), doc)
-        assert tiny.close(by_token(made, measure, "change"), by.mean(0))
+        assert tiny.close(by_token(ablation, measure, "change"), by.mean(0))
         half = 2.4469118511449692 * by.std(0) / len(by) ** 0.5  # the 97.5 % quantile of t with 6 degrees of freedom
         assert len(by) == 7
-        assert tiny.close(by_token(made, measure, "low"), by.mean(0) - half)
+        assert tiny.close(by_token(ablation, measure, "low"), by.mean(0) - half)
         if len(expected.direct):
             direct = over_documents(changed(expected.direct, measure), doc).mean(0)
-            assert tiny.close(by_token(made, measure, "direct"), direct)
-    assert made.kl.feature.value == pytest.approx(float(over_documents(expected.kl, doc).mean()), abs=1e-12)
+            assert tiny.close(by_token(ablation, measure, "direct"), direct)
+    assert ablation.kl.feature.value == pytest.approx(float(over_documents(expected.kl, doc).mean()), abs=1e-12)
 
 
 @pytest.mark.parametrize("architecture", tiny.EDITED)
@@ -156,12 +156,12 @@ def test_other_kinds_of_codes_and_places():
 @pytest.mark.parametrize("to", ["zero", "mean"])
 def test_controls_are_matched_features_and_random_directions(to):
     """Each occurrence alone: rank the other active features by size, take the drawn one, scale it to the edit."""
-    given = case(tiny.model("gpt_neox-serial"), "resid_post.0")
-    lm, dictionary, feature, found = given
-    made, drawn = given.run(to=to), draws(found, dictionary, AblateConfig(to=to))
+    setup = case(tiny.model("gpt_neox-serial"), "resid_post.0")
+    lm, dictionary, feature, occurrences = setup
+    ablation, drawn = setup.run(to=to), draws(occurrences, dictionary, AblateConfig(to=to))
     losses, ratios, logits = [], [], []
-    for row, end in enumerate(found.end.tolist()):
-        tokens = found.tokens[row : row + 1, : end + 1]
+    for row, end in enumerate(occurrences.end.tolist()):
+        tokens = occurrences.tokens[row : row + 1, : end + 1]
         codes = dictionary.encode(tiny.read(lm, "resid_post.0", tokens))[0, -1]
         sizes = codes * dictionary.W_dec.norm(dim=1)
         others = [one for one in codes.nonzero()[:, 0].tolist() if one != feature]
@@ -175,16 +175,16 @@ def test_controls_are_matched_features_and_random_directions(to):
         p = base.log_softmax(-1)
         losses.append(torch.stack([(p.exp() * (p - one.log_softmax(-1))).sum() for one in after]))
         logits.append(torch.stack([base, after[0]]))
-    kl = over_documents(torch.stack(losses), found.doc).mean(0)
-    assert made.kl.control_feature.value == pytest.approx(float(kl[0]), abs=1e-12)
-    assert made.kl.control_direction.value == pytest.approx(float(kl[1]), abs=1e-12)
-    assert made.size_ratio == pytest.approx(float(torch.tensor(ratios, dtype=torch.float64).nanmedian()))
-    assert made.without_control == 0
+    kl = over_documents(torch.stack(losses), occurrences.doc).mean(0)
+    assert ablation.kl.control_feature.value == pytest.approx(float(kl[0]), abs=1e-12)
+    assert ablation.kl.control_direction.value == pytest.approx(float(kl[1]), abs=1e-12)
+    assert ablation.size_ratio == pytest.approx(float(torch.tensor(ratios, dtype=torch.float64).nanmedian()))
+    assert ablation.without_control == 0
     control = changed(torch.stack(logits), "logprob")
-    assert tiny.close(by_token(made, "logprob", "control"), over_documents(control, found.doc).mean(0))
-    difference = over_documents(changed(naive(given, to).total, "logprob") - control, found.doc)
+    assert tiny.close(by_token(ablation, "logprob", "control"), over_documents(control, occurrences.doc).mean(0))
+    difference = over_documents(changed(naive(setup, to).total, "logprob") - control, occurrences.doc)
     p = stats.benjamini_hochberg(stats.paired(difference.numpy()))
-    assert np.allclose(by_token(made, "logprob", "p").numpy(), p, rtol=1e-6)
+    assert np.allclose(by_token(ablation, "logprob", "p").numpy(), p, rtol=1e-6)
 
 
 def add(edit: Tensor | float):
@@ -194,8 +194,8 @@ def add(edit: Tensor | float):
 @pytest.mark.parametrize("to", ["zero", "resample"])
 @pytest.mark.parametrize("positions", ["token", "all"])
 def test_how_much_is_run_together_does_not_matter(to, positions):
-    given = case(tiny.model("qwen3"), "resid_post.0")
-    one, all_ = (given.run(to=to, positions=positions, batch_tokens=tokens).to_json() for tokens in (1, 10**6))
+    setup = case(tiny.model("qwen3"), "resid_post.0")
+    one, all_ = (setup.run(to=to, positions=positions, batch_tokens=tokens).to_json() for tokens in (1, 10**6))
     flat_one, flat_all = json.dumps(one), json.dumps(all_)
     assert len(one["rescue"]) == 3 and len(one["interactions"]) == 8
     same_numbers(json.loads(flat_one), json.loads(flat_all))
@@ -215,15 +215,15 @@ def same_numbers(a, b) -> None:
 
 
 def test_an_occurrence_alone_is_what_it_is_in_a_batch():
-    given = case(tiny.model("gemma3_text"), "resid_post.0")
-    lm, dictionary, feature, found = given
-    drawn = draws(found, dictionary, AblateConfig())
-    together = measure_effects(lm, dictionary, feature, found, drawn, AblateConfig())
+    setup = case(tiny.model("gemma3_text"), "resid_post.0")
+    lm, dictionary, feature, occurrences = setup
+    drawn = draws(occurrences, dictionary, AblateConfig())
+    together = measure_effects(lm, dictionary, feature, occurrences, drawn, AblateConfig())
     order = torch.cat(together.rows).argsort()
     for row in (0, 5):
         part = slice(row, row + 1)
         there = type(drawn)(*(one[part] for one in drawn))
-        alone = measure_effects(lm, dictionary, feature, some(found, part), there, AblateConfig())
+        alone = measure_effects(lm, dictionary, feature, at_rows(occurrences, part), there, AblateConfig())
         assert tiny.close(alone.divergence[0], torch.cat(together.divergence, 1)[:, order][:, part])
         assert tiny.close(alone.lost[0], torch.cat(together.lost)[order][part])
 
@@ -233,15 +233,15 @@ def test_an_occurrence_alone_is_what_it_is_in_a_batch():
 @pytest.mark.parametrize("to", ["zero", "mean", "resample"])
 def test_nothing_changes_where_the_feature_is_silent(dtype, positions, to):
     lm = tiny.tiny("gpt_neox", double=dtype == torch.float64)
-    lm, dictionary, feature, found = case(lm, "resid_post.0")
-    codes = dictionary.encode(tiny.read(lm, "resid_post.0", found.tokens))[..., feature]
-    for row, end in enumerate(found.end.tolist()):
+    lm, dictionary, feature, occurrences = case(lm, "resid_post.0")
+    codes = dictionary.encode(tiny.read(lm, "resid_post.0", occurrences.tokens))[..., feature]
+    for row, end in enumerate(occurrences.end.tolist()):
         quiet = (codes[row, : end + 1] <= 0).nonzero()[:, 0]
         if row % 2 and len(quiet):
-            found.end[row] = quiet[0]
+            occurrences.end[row] = quiet[0]
     config = AblateConfig(to=to, positions=positions, batch_tokens=10**6)
-    target = draws(found, dictionary, config).target
-    for batch in batches(lm, dictionary, feature, found, target, config):
+    target = draws(occurrences, dictionary, config).target
+    for batch in batches(lm, dictionary, feature, occurrences, target, config):
         active = dictionary.encode_some(batch.suffix.x, torch.tensor([feature]))[..., 0] > 0
         assert not (batch.lengths[~active] != 0).any()
         assert not (batch.lengths[torch.arange(active.shape[1]) > batch.suffix.end[:, None]] != 0).any()
@@ -253,32 +253,32 @@ def test_nothing_changes_where_the_feature_is_silent(dtype, positions, to):
 
 
 def test_a_feature_that_is_silent_everywhere_changes_exactly_nothing():
-    given = case(tiny.model("gpt2"), "resid_post.0")
-    given.dictionary.weights["b_enc"][given.feature] = -1e6
-    made = given.run()
-    assert (made.kl.feature.value, made.kl.control_direction.value) == (0, 0)
-    assert made.without_control == made.occurrences
-    for one in made.measures.values():
+    setup = case(tiny.model("gpt2"), "resid_post.0")
+    setup.dictionary.weights["b_enc"][setup.feature] = -1e6
+    ablation = setup.run()
+    assert (ablation.kl.feature.value, ablation.kl.control_direction.value) == (0, 0)
+    assert ablation.without_control == ablation.occurrences
+    for one in ablation.measures.values():
         assert (one.suppressed, one.promoted, one.significant) == ([], [], None)
         assert one.direct is not None and sum(one.direct.counts) == tiny.VOCAB
-    assert made.rescue[0].own.reason == "no data"
-    json.dumps(made.to_json(), allow_nan=False)
+    assert ablation.rescue[0].own.reason == "no data"
+    json.dumps(ablation.to_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize("site", ["resid_post.0", "resid_pre.1", "resid_mid.1", "resid_post.2"])
 def test_rescue_is_whole_at_the_own_site_and_the_naive_one_later(site):
-    given = case(tiny.model("llama"), site)
-    lm, dictionary, feature, found = given
-    made = given.run()
+    setup = case(tiny.model("llama"), site)
+    lm, dictionary, feature, occurrences = setup
+    ablation = setup.run()
     layer = int(site[-1])
     later = [f"resid_post.{at}" for at in range(layer + ("post" in site), 3)]
-    assert [one.site for one in made.rescue] == [site, *later]
-    assert made.rescue[0].own.value == 1
-    way = draws(found, dictionary, AblateConfig()).direction
-    for one in made.rescue:
+    assert [one.site for one in ablation.rescue] == [site, *later]
+    assert ablation.rescue[0].own.value == 1
+    way = draws(occurrences, dictionary, AblateConfig()).direction
+    for one in ablation.rescue:
         lost, left = [], []
-        for row, end in enumerate(found.end.tolist()):
-            tokens = found.tokens[row : row + 1, : end + 1]
+        for row, end in enumerate(occurrences.end.tolist()):
+            tokens = occurrences.tokens[row : row + 1, : end + 1]
             x = tiny.read(lm, site, tokens)
             edit = edits.ablate(dictionary, [feature], positions=[end])
             taken = (x - edit(x))[0, -1]
@@ -287,7 +287,7 @@ def test_rescue_is_whole_at_the_own_site_and_the_naive_one_later(site):
             with hooks.edit(lm, {site: edit}):
                 back = (taken, taken.norm() * way[row])
                 left.append(torch.stack([distance(base, hooks.logits(lm, tokens, {one.site: add(v)})) for v in back]))
-        before, after = (over_documents(torch.stack(some), found.doc).sum(0) for some in (lost, left))
+        before, after = (over_documents(torch.stack(at_rows), occurrences.doc).sum(0) for at_rows in (lost, left))
         own, control = (1 - after / before).tolist()
         assert one.own.value == pytest.approx(own, abs=1e-9)
         assert one.control.value == pytest.approx(control, abs=1e-9)
@@ -299,17 +299,19 @@ def distance(base: Tensor, logits: Tensor) -> Tensor:
 
 
 def test_direct_is_total_where_no_layer_follows():
-    made = case(tiny.model("gpt_neox"), "resid_post.2").run()
-    for measure in made.measures:
-        assert tiny.close(by_token(made, measure, "change"), by_token(made, measure, "direct"))
+    ablation = case(tiny.model("gpt_neox"), "resid_post.2").run()
+    for measure in ablation.measures:
+        assert tiny.close(by_token(ablation, measure, "change"), by_token(ablation, measure, "direct"))
     early = case(tiny.model("gpt_neox"), "resid_post.0").run()
     assert not tiny.close(by_token(early, "logit", "change"), by_token(early, "logit", "direct"), 1e-2)
 
 
 def test_outside_the_residual_stream_there_is_no_direct_effect_and_no_rescue():
-    made = case(tiny.model("gpt2"), "mlp_out.1").run()
-    assert made.rescue == [] and all(one.direct is None for one in made.measures.values())
-    assert {"direct", "rescue"} == set(made.reasons) and all("mlp_out.1" in text for text in made.reasons.values())
+    ablation = case(tiny.model("gpt2"), "mlp_out.1").run()
+    assert ablation.rescue == [] and all(one.direct is None for one in ablation.measures.values())
+    assert {"direct", "rescue"} == set(ablation.reasons) and all(
+        "mlp_out.1" in text for text in ablation.reasons.values()
+    )
 
 
 # --- models wired by hand
@@ -340,9 +342,9 @@ def test_gates(kind, alone, between):
     tokens = torch.tensor([[1, 2], [3, 0]])
     suffix = prepare(lm, "resid_pre.0", tokens, torch.tensor([1, 1]))
     deltas = -torch.eye(3, dtype=torch.float64)[:2, None, None].expand(2, 2, 2, 3)
-    found = interactions(suffix, deltas, lambda logits: logits[..., 4])
+    occurrences = interactions(suffix, deltas, lambda logits: logits[..., 4])
     expected = torch.tensor([[alone, between], [between, alone]], dtype=torch.float64)
-    assert torch.equal(found, expected[..., None].expand(2, 2, 2))
+    assert torch.equal(occurrences, expected[..., None].expand(2, 2, 2))
     code = torch.ones(4, 1, dtype=torch.float64)
     one = Case(lm, dictionary, 0, occurring(code, torch.arange(4)[:, None])).run(metric=lambda logits: logits[..., 4])
     (partner,) = one.interactions
@@ -361,43 +363,45 @@ def test_interactions_are_the_naive_ones():
         edit = deltas[list(chosen)].sum(0)
         return hooks.logits(lm, tokens, {site: lambda x: x + edit})[:, -1, 7]
 
-    found = interactions(suffix, deltas, lambda logits: logits[..., 7], batch_tokens=40)
+    occurrences = interactions(suffix, deltas, lambda logits: logits[..., 7], batch_tokens=40)
     part = interactions(suffix, deltas, lambda logits: logits[..., 7], of=1)
     for i in range(3):
-        assert tiny.close(found[i, i], value(i) - value())
+        assert tiny.close(occurrences[i, i], value(i) - value())
         for j in {0, 1, 2} - {i}:
-            assert tiny.close(found[i, j], value(i, j) - value(i) - value(j) + value())
+            assert tiny.close(occurrences[i, j], value(i, j) - value(i) - value(j) + value())
             assert bool(part[i, j].isnan().all()) == (1 not in (i, j))
-    assert tiny.close(part[1], found[1])
+    assert tiny.close(part[1], occurrences[1])
 
 
 def test_interactions_are_with_the_most_active_features_and_where_both_are_active():
-    given = case(tiny.model("gpt_neox"), "resid_post.1", "topk")
-    lm, dictionary, feature, found = given
-    made = given.run()
-    codes = dictionary.encode(tiny.read(lm, "resid_post.1", found.tokens))[torch.arange(len(found.end)), found.end]
+    setup = case(tiny.model("gpt_neox"), "resid_post.1", "topk")
+    lm, dictionary, feature, occurrences = setup
+    ablation = setup.run()
+    codes = dictionary.encode(tiny.read(lm, "resid_post.1", occurrences.tokens))[
+        torch.arange(len(occurrences.end)), occurrences.end
+    ]
     sizes = (codes * dictionary.W_dec.norm(dim=1)).sum(0)
     sizes[feature] = 0
     largest = sizes.argsort(descending=True)[: min(8, int((sizes > 0).sum()))].tolist()
-    assert [one.feature for one in made.interactions] == largest
-    token = int(by_token(made, "probability", "change").argmin())
-    assert made.metric_token == str(token)
-    for one in made.interactions[:3]:
+    assert [one.feature for one in ablation.interactions] == largest
+    token = int(by_token(ablation, "probability", "change").argmin())
+    assert ablation.metric_token == str(token)
+    for one in ablation.interactions[:3]:
         rows = (codes[:, one.feature] > 0).nonzero()[:, 0].tolist()
         values = []
         for row in rows:
-            end = int(found.end[row])
-            tokens = found.tokens[row : row + 1, : end + 1]
+            end = int(occurrences.end[row])
+            tokens = occurrences.tokens[row : row + 1, : end + 1]
             read = []
             for chosen in ([], [feature], [one.feature], [feature, one.feature]):
                 edit = edits.ablate(dictionary, chosen, positions=[end])
                 read.append(hooks.logits(lm, tokens, {"resid_post.1": edit})[0, -1].log_softmax(-1)[token])
             none, own, other, both = read
             values.append(torch.stack([other - none, both - none, both - own - other + none]))
-        by = over_documents(torch.stack(values), found.doc[rows])
+        by = over_documents(torch.stack(values), occurrences.doc[rows])
         assert [one.alone.value, one.both.value, one.interaction.value] == pytest.approx(by.mean(0).tolist(), abs=1e-10)
         assert one.interaction.n == len(by)
-    plain = [one.p for one in made.interactions if one.p is not None]
+    plain = [one.p for one in ablation.interactions if one.p is not None]
     assert all(0 <= p <= 1 for p in plain)
 
 
@@ -418,17 +422,17 @@ def planted(seed: int, readout: Tensor) -> Case:
     unembedding = readout[:, None] * basis[0] + 0.3 * noise @ basis[1:]
     lm, dictionary = wired(embedding, unembedding), directions(rows, "resid_post.0")
     tokens = torch.arange(vocab)[:, None]
-    found = Occurrences(tokens, tokens[:, 0] * 0, strength, tokens[:, 0], 2.0, vocab, 0.0, strength)
-    return Case(lm, dictionary, 0, found)
+    occurrences = Occurrences(tokens, tokens[:, 0] * 0, strength, tokens[:, 0], 2.0, vocab, 0.0, strength)
+    return Case(lm, dictionary, 0, occurrences)
 
 
 def test_a_planted_readout_is_found():
     readout = torch.zeros(60, dtype=torch.float64)
     readout[17] = 3
-    given = planted(0, readout)
-    made = given.run()
-    logit = made.measures["logit"]
-    strength = float(given.found.activation.mean())
+    setup = planted(0, readout)
+    ablation = setup.run()
+    logit = ablation.measures["logit"]
+    strength = float(setup.occurrences.activation.mean())
     assert logit.suppressed[0].token == 17
     assert logit.suppressed[0].change == pytest.approx(-3 * strength)
     assert logit.suppressed[0].direct == pytest.approx(-3 * strength)
@@ -436,8 +440,8 @@ def test_a_planted_readout_is_found():
     assert logit.suppressed[0].p is not None and logit.suppressed[0].p < 1e-6
     assert (logit.significant, logit.significant_down) == (1, 1)
     for measure in ("probability", "logprob", "centred"):
-        assert made.measures[measure].suppressed[0].token == 17
-    assert made.metric_token == "17"
+        assert ablation.measures[measure].suppressed[0].token == 17
+    assert ablation.metric_token == "17"
     assert sum(logit.total.counts) == 60 and logit.total.counts[0] == 1 and logit.total.counts[20] == 59
     shared = [logit.total, logit.direct, logit.control_feature, logit.control_direction]
     assert all(one is not None and one.edges == logit.total.edges for one in shared)
@@ -446,11 +450,11 @@ def test_a_planted_readout_is_found():
 def test_of_a_feature_that_does_nothing_the_p_values_are_about_uniform():
     p, significant = [], []
     for seed in range(12):
-        given = planted(seed, torch.zeros(60, dtype=torch.float64))
-        lm, dictionary, feature, found = given
+        setup = planted(seed, torch.zeros(60, dtype=torch.float64))
+        lm, dictionary, feature, occurrences = setup
         config = AblateConfig(ablate_seed=seed)
-        made = measure_effects(lm, dictionary, feature, found, draws(found, dictionary, config), config)
-        one = stats.paired(made.changes.by_document("paired", "logit"))
+        ablation = measure_effects(lm, dictionary, feature, occurrences, draws(occurrences, dictionary, config), config)
+        one = stats.paired(ablation.changes.by_document("paired", "logit"))
         p.append(one)
         significant.append((stats.benjamini_hochberg(one) < 0.05).any())
     every = np.concatenate(p)
@@ -464,53 +468,55 @@ def test_of_a_feature_that_does_nothing_the_p_values_are_about_uniform():
 
 
 def test_too_few_documents_are_said():
-    given = case(tiny.model("gpt_neox"), "resid_post.0")
+    setup = case(tiny.model("gpt_neox"), "resid_post.0")
     for documents in (1, 2, 3):
-        doc = torch.arange(len(given.found.end)) % documents
-        made = given._replace(found=given.found._replace(doc=doc)).run()
-        one = made.measures["logprob"]
-        assert made.documents == documents
-        assert (one.significant is None) == (made.kl.p_feature is None) == (documents < 3)
-        assert ("significant" in made.reasons) == (documents < 3)
+        doc = torch.arange(len(setup.occurrences.end)) % documents
+        ablation = setup._replace(occurrences=setup.occurrences._replace(doc=doc)).run()
+        one = ablation.measures["logprob"]
+        assert ablation.documents == documents
+        assert (one.significant is None) == (ablation.kl.p_feature is None) == (documents < 3)
+        assert ("significant" in ablation.reasons) == (documents < 3)
         assert (one.suppressed[0].low is None) == (documents == 1)
-        assert (made.kl.feature.low is None) == (documents == 1)
-        json.dumps(made.to_json(), allow_nan=False)
+        assert (ablation.kl.feature.low is None) == (documents == 1)
+        json.dumps(ablation.to_json(), allow_nan=False)
 
 
 def test_without_another_active_feature_there_is_no_control():
-    given = case(tiny.model("gpt_neox"), "resid_post.0")
-    b_enc = given.dictionary.weights["b_enc"]
-    b_enc[torch.arange(len(b_enc)) != given.feature] = -1e6
-    made = given.run()
-    assert made.without_control == made.occurrences and made.size_ratio is None and made.interactions == []
-    assert made.kl.control_feature.value is None and made.kl.control_feature.reason
-    assert made.kl.p_feature is None and made.kl.p_direction is not None
-    assert made.measures["logit"].control_feature is None and "control_feature" in made.reasons
-    assert made.measures["logit"].suppressed[0].control is None
-    json.dumps(made.to_json(), allow_nan=False)
+    setup = case(tiny.model("gpt_neox"), "resid_post.0")
+    b_enc = setup.dictionary.weights["b_enc"]
+    b_enc[torch.arange(len(b_enc)) != setup.feature] = -1e6
+    ablation = setup.run()
+    assert (
+        ablation.without_control == ablation.occurrences and ablation.size_ratio is None and ablation.interactions == []
+    )
+    assert ablation.kl.control_feature.value is None and ablation.kl.control_feature.reason
+    assert ablation.kl.p_feature is None and ablation.kl.p_direction is not None
+    assert ablation.measures["logit"].control_feature is None and "control_feature" in ablation.reasons
+    assert ablation.measures["logit"].suppressed[0].control is None
+    json.dumps(ablation.to_json(), allow_nan=False)
 
 
 def test_json_has_the_fields_and_as_many_tokens_as_asked_for():
-    given = case(tiny.model("gpt_neox"), "resid_post.0")
-    made = json.loads(json.dumps(given.run(top=3).to_json(), allow_nan=False))
-    assert set(made) == {
+    setup = case(tiny.model("gpt_neox"), "resid_post.0")
+    ablation = json.loads(json.dumps(setup.run(top=3).to_json(), allow_nan=False))
+    assert set(ablation) == {
         *("site", "kind", "feature", "to", "positions", "occurrences", "documents", "active", "maximum"),
         *("without_control", "size_ratio", "metric_token", "kl", "measures", "rescue", "interactions", "contexts"),
         "reasons",
     }
-    assert set(made["kl"]) == {"feature", "control_feature", "control_direction", "p_feature", "p_direction"}
-    assert set(made["kl"]["feature"]) == {"value", "low", "high", "n", "over", "reason"}
-    assert set(made["measures"]) == {"probability", "logprob", "logit", "centred"}
-    for one in made["measures"].values():
+    assert set(ablation["kl"]) == {"feature", "control_feature", "control_direction", "p_feature", "p_direction"}
+    assert set(ablation["kl"]["feature"]) == {"value", "low", "high", "n", "over", "reason"}
+    assert set(ablation["measures"]) == {"probability", "logprob", "logit", "centred"}
+    for one in ablation["measures"].values():
         assert len(one["suppressed"]) == len(one["promoted"]) == 3
         falls, rises = ([row["change"] for row in one[side]] for side in ("suppressed", "promoted"))
         assert falls == sorted(falls) and falls[-1] < 0 and rises == sorted(rises, reverse=True) and rises[-1] > 0
         for version in ("total", "direct", "control_feature", "control_direction"):
             assert (len(one[version]["edges"]), len(one[version]["counts"])) == (42, 41)
             assert sum(one[version]["counts"]) == tiny.VOCAB
-    assert len(made["contexts"]) == 5
-    end = int(given.found.end[0])
-    assert made["contexts"][0]["texts"] == [str(token) for token in given.found.tokens[0, : end + 1].tolist()]
+    assert len(ablation["contexts"]) == 5
+    end = int(setup.occurrences.end[0])
+    assert ablation["contexts"][0]["texts"] == [str(token) for token in setup.occurrences.tokens[0, : end + 1].tolist()]
 
 
 def test_rows_that_pad_the_vocabulary_are_no_tokens():
@@ -519,8 +525,8 @@ def test_rows_that_pad_the_vocabulary_are_no_tokens():
     named = len(lm.tokenizer)
     assert named <= lm.vocab_size
     lm.tokenizer.add_tokens([f"<{number}>" for number in range(max(0, lm.vocab_size - named) // 2)])
-    made = case(lm, "resid_post.1", ids=IDS % named).run()
-    for one in made.measures.values():
+    ablation = case(lm, "resid_post.1", ids=IDS % named).run()
+    for one in ablation.measures.values():
         assert sum(one.total.counts) == min(lm.vocab_size, len(lm.tokenizer))
 
 
@@ -536,18 +542,18 @@ def test_rows_that_pad_the_vocabulary_are_no_tokens():
     ],
 )
 def test_mistakes(changes, message):
-    given = case(tiny.model("gpt_neox"), "resid_post.0")
+    setup = case(tiny.model("gpt_neox"), "resid_post.0")
     options = {name: value for name, value in changes.items() if name in ("to", "positions")}
     fields = {name: value for name, value in changes.items() if name not in options}
     if "found" in fields:
-        fields["found"] = some(given.found, fields["found"])
+        fields["found"] = at_rows(setup.occurrences, fields["found"])
     with pytest.raises(UserError, match=message):
-        given._replace(**fields).run(**options)
+        setup._replace(**fields).run(**options)
 
 
 def test_seeds():
-    given = case(tiny.model("gpt_neox"), "resid_post.0")
-    first, again, other = (given.run(ablate_seed=seed).to_json() for seed in (0, 0, 1))
+    setup = case(tiny.model("gpt_neox"), "resid_post.0")
+    first, again, other = (setup.run(ablate_seed=seed).to_json() for seed in (0, 0, 1))
     assert first == again
     assert first["kl"]["feature"]["value"] == other["kl"]["feature"]["value"]
     for control in ("control_feature", "control_direction"):
@@ -560,13 +566,13 @@ def hooks_of(lm: LanguageModel) -> int:
 
 def test_the_model_is_left_as_it_was_and_dropout_is_off():
     lm = tiny.tiny("gpt2", double=True, attn_pdrop=0.3, resid_pdrop=0.3, embd_pdrop=0.3)
-    given = case(lm, "resid_post.0")
-    calm = given.run().to_json()
+    setup = case(lm, "resid_post.0")
+    calm = setup.run().to_json()
     lm.hf.train()
     lm.hf.lm_head.eval()
     before = [(module.training, len(list(module.parameters()))) for module in lm.hf.modules()], hooks_of(lm)
     weights = {name: one.clone() for name, one in lm.hf.state_dict().items()}
-    assert given.run().to_json() == calm
+    assert setup.run().to_json() == calm
     assert ([(module.training, len(list(module.parameters()))) for module in lm.hf.modules()], hooks_of(lm)) == before
     assert all(torch.equal(one, weights[name]) for name, one in lm.hf.state_dict().items())
     assert all(one.grad is None and one.requires_grad for one in lm.hf.parameters())

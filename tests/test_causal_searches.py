@@ -29,17 +29,17 @@ def patch(d_sae: int = 40, *, batch_tokens: int = 400, seed: int = 0, architectu
     )
 
 
-def naive_sweep(one: Patch, thresholds: list[float], budget: str, seed: int, d_sae: int = 40) -> list[set[int]]:
+def naive_sweep(ready: Patch, thresholds: list[float], budget: str, seed: int, d_sae: int = 40) -> list[set[int]]:
     """The paper's loop: one candidate at a time, every layer, every feature encoded anew."""
-    lm, given, dictionary = tiny.model("gpt_neox"), pairs.pairs(), pairs.dictionary(32, d_sae)
+    lm, prompts, dictionary = tiny.model("gpt_neox"), pairs.pairs(), pairs.dictionary(32, d_sae)
     generator = torch.Generator().manual_seed(seed)
-    kept = list(range(len(one.candidates)))
+    kept = list(range(len(ready.candidates)))
 
     def loss(chosen: list[int]) -> float:
-        return float(pairs.naive_kl(lm, given, SITE, dictionary, one.candidates[chosen].tolist()).mean())
+        return float(pairs.naive_kl(lm, prompts, SITE, dictionary, ready.candidates[chosen].tolist()).mean())
 
     full = now = loss(kept)
-    found = []
+    kept_sets = []
     for threshold in thresholds:
         left = list(kept)
         for candidate in [left[place] for place in torch.randperm(len(left), generator=generator).tolist()]:
@@ -47,21 +47,21 @@ def naive_sweep(one: Patch, thresholds: list[float], budget: str, seed: int, d_s
             value = loss(without)
             if value - (now if budget == "step" else full) < threshold:
                 kept, now = without, value
-        found.append(set(kept))
-    return found
+        kept_sets.append(set(kept))
+    return kept_sets
 
 
-def sets(found: list[searches.FeatureSet]) -> list[set[int]]:
-    return [set(one.chosen.nonzero()[:, 0].tolist()) for one in found]
+def sets(feature_sets: list[searches.FeatureSet]) -> list[set[int]]:
+    return [set(features.chosen.nonzero()[:, 0].tolist()) for features in feature_sets]
 
 
 @pytest.mark.parametrize("budget", ["step", "full"])
 @pytest.mark.parametrize("batch_tokens", [1, 150, 2000])
 def test_the_sweep_decides_as_one_at_a_time(budget, batch_tokens):
-    one = patch(batch_tokens=batch_tokens)
+    ready = patch(batch_tokens=batch_tokens)
     thresholds = THRESHOLDS[::3]
-    fast = sweep.threshold_sweep(one, thresholds, budget=budget, seed=5)
-    assert sets(fast) == naive_sweep(one, thresholds, budget, 5)
+    fast = sweep.threshold_sweep(ready, thresholds, budget=budget, seed=5)
+    assert sets(fast) == naive_sweep(ready, thresholds, budget, 5)
     assert [found.threshold for found in fast] == thresholds
     sizes = [len(found) for found in sets(fast)]
     assert sizes == sorted(sizes, reverse=True)
@@ -69,39 +69,39 @@ def test_the_sweep_decides_as_one_at_a_time(budget, batch_tokens):
 
 
 def test_the_budget_of_the_full_set_keeps_the_loss_within_it():
-    one = patch()
-    full = float(one.mean_kl(one.edit(one.all())[None])[0])
-    for found in sweep.threshold_sweep(one, THRESHOLDS, budget="full"):
-        assert float(one.mean_kl(one.edit(found.chosen)[None])[0]) < full + (found.threshold or 0) + 1e-12
+    ready = patch()
+    full = float(ready.mean_kl(ready.edit(ready.all())[None])[0])
+    for found in sweep.threshold_sweep(ready, THRESHOLDS, budget="full"):
+        assert float(ready.mean_kl(ready.edit(found.chosen)[None])[0]) < full + (found.threshold or 0) + 1e-12
 
 
 @pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_a_sweep_at_the_ends_of_the_thresholds(architecture):
-    one = patch(architecture=architecture)
-    everything, nothing = sweep.threshold_sweep(one, [-math.inf, math.inf])
+    ready = patch(architecture=architecture)
+    everything, nothing = sweep.threshold_sweep(ready, [-math.inf, math.inf])
     assert everything.chosen.all()
     assert not nothing.chosen.any()
 
 
 @pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_equal_seeds_give_equal_sets(architecture):
-    one = patch(architecture=architecture)
-    first, again, other = (sets(sweep.threshold_sweep(one, THRESHOLDS, seed=seed)) for seed in (1, 1, 2))
+    ready = patch(architecture=architecture)
+    first, again, other = (sets(sweep.threshold_sweep(ready, THRESHOLDS, seed=seed)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
-def permuted(one: Patch, order: Tensor) -> Patch:
-    fields = {name: getattr(one, name)[order] for name in ("candidates", "difference", "directions")}
-    return dataclasses.replace(one, **fields)
+def permuted(ready: Patch, order: Tensor) -> Patch:
+    fields = {name: getattr(ready, name)[order] for name in ("candidates", "difference", "directions")}
+    return dataclasses.replace(ready, **fields)
 
 
 @pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_the_order_of_features_does_not_matter_to_rankings(architecture):
-    one = patch(architecture=architecture)
-    order = torch.randperm(len(one.candidates), generator=torch.Generator().manual_seed(0))
+    ready = patch(architecture=architecture)
+    order = torch.randperm(len(ready.candidates), generator=torch.Generator().manual_seed(0))
     measured = []
-    for version in (one, permuted(one, order)):
+    for version in (ready, permuted(ready, order)):
         scores = searches.attribution(version)
         found = searches.prefixes(searches.ranking(scores), searches.log_sizes(len(scores), 6))
         measured.append((curves.measure(version, found).kl, version.candidates[searches.ranking(scores)].tolist()))
@@ -109,72 +109,72 @@ def test_the_order_of_features_does_not_matter_to_rankings(architecture):
     assert np.allclose(measured[0][0], measured[1][0], rtol=0, atol=1e-12)
     assert [
         set(version.candidates[found.chosen].tolist())
-        for version in (one, permuted(one, order))
+        for version in (ready, permuted(ready, order))
         for found in searches.greedy(version, 3)[3:]
-    ][0] == set(one.candidates[searches.greedy(one, 3)[3].chosen].tolist())
+    ][0] == set(ready.candidates[searches.greedy(ready, 3)[3].chosen].tolist())
 
 
 def test_integrated_gradients_add_up_to_the_effect_of_all():
-    one = patch()
-    none, full = one.mean_kl(torch.stack([one.edit(~one.all()), one.edit(one.all())])).tolist()
-    coarse, fine = (float(searches.attribution(one, points).sum()) for points in (0, 10))
+    ready = patch()
+    none, full = ready.mean_kl(torch.stack([ready.edit(~ready.all()), ready.edit(ready.all())])).tolist()
+    coarse, fine = (float(searches.attribution(ready, points).sum()) for points in (0, 10))
     assert fine == pytest.approx(full - none, rel=1e-5)
     assert abs(coarse - (full - none)) > abs(fine - (full - none))
 
 
 def test_attribution_is_the_derivative_at_the_base():
-    one = patch()
-    scores = searches.attribution(one, 0)
+    ready = patch()
+    scores = searches.attribution(ready, 0)
     small = 1e-6
-    none = one.mean_kl(one.edit(~one.all())[None])
+    none = ready.mean_kl(ready.edit(~ready.all())[None])
     for candidate in (0, 3, len(scores) - 1):
-        moved = one.mean_kl(small * one.contribution(candidate)[None])
+        moved = ready.mean_kl(small * ready.contribution(candidate)[None])
         assert float((moved - none)[0]) / small == pytest.approx(float(scores[candidate]), rel=1e-4, abs=1e-9)
 
 
 def test_effects_are_single_patches():
-    one = patch()
-    none = float(one.mean_kl(one.edit(~one.all())[None])[0])
-    lm, given, dictionary = tiny.model("gpt_neox"), pairs.pairs(), pairs.dictionary(32, 40)
-    effects = searches.effects(one)
+    ready = patch()
+    none = float(ready.mean_kl(ready.edit(~ready.all())[None])[0])
+    lm, prompts, dictionary = tiny.model("gpt_neox"), pairs.pairs(), pairs.dictionary(32, 40)
+    effects = searches.effects(ready)
     for candidate in (0, 7, len(effects) - 1):
-        alone = pairs.naive_kl(lm, given, SITE, dictionary, [int(one.candidates[candidate])]).mean()
+        alone = pairs.naive_kl(lm, prompts, SITE, dictionary, [int(ready.candidates[candidate])]).mean()
         assert float(effects[candidate]) == pytest.approx(float(alone) - none, abs=1e-10)
 
 
 @pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_greedy_is_the_naive_one_and_no_better_than_the_optimum(architecture):
-    one = patch(9, architecture=architecture)
-    assert 4 <= len(one.candidates) <= 9
-    best = [float(one.mean_kl(one.edit(found.chosen)[None])[0]) for found in searches.exhaustive(one)]
-    greedy = searches.greedy(one)
+    ready = patch(9, architecture=architecture)
+    assert 4 <= len(ready.candidates) <= 9
+    best = [float(ready.mean_kl(ready.edit(found.chosen)[None])[0]) for found in searches.exhaustive(ready)]
+    greedy = searches.greedy(ready)
     chosen: set[int] = set()
     for step, found in enumerate(greedy):
-        kl = float(one.mean_kl(one.edit(found.chosen)[None])[0])
+        kl = float(ready.mean_kl(ready.edit(found.chosen)[None])[0])
         assert kl >= best[step] - 1e-12
         assert sets([found])[0] == chosen
-        rest = set(range(len(one.candidates))) - chosen
+        rest = set(range(len(ready.candidates))) - chosen
         trials = {}
         for candidate in rest:
             mask = found.chosen.clone()
             mask[candidate] = True
-            trials[candidate] = float(one.mean_kl(one.edit(mask)[None])[0])
+            trials[candidate] = float(ready.mean_kl(ready.edit(mask)[None])[0])
         if trials:
             chosen = chosen | {min(trials, key=trials.__getitem__)}
-    assert len(greedy) == len(one.candidates) + 1
-    assert len(searches.greedy(one, 2)) == 3
+    assert len(greedy) == len(ready.candidates) + 1
+    assert len(searches.greedy(ready, 2)) == 3
 
 
 def test_swaps_only_improve_and_keep_the_size():
-    one = patch()
-    order = searches.random_order(one, 0)
+    ready = patch()
+    order = searches.random_order(ready, 0)
     for start in searches.prefixes(order, [0, 1, 5, len(order)]):
-        better = searches.local_swaps(one, start)
-        before, after = one.mean_kl(torch.stack([one.edit(start.chosen), one.edit(better.chosen)])).tolist()
+        better = searches.local_swaps(ready, start)
+        before, after = ready.mean_kl(torch.stack([ready.edit(start.chosen), ready.edit(better.chosen)])).tolist()
         assert better.chosen.sum() == start.chosen.sum()
         assert after <= before + 1e-12
     five = searches.prefixes(order, [5])[0]
-    values = one.mean_kl(torch.stack([one.edit(five.chosen), one.edit(searches.local_swaps(one, five).chosen)]))
+    values = ready.mean_kl(torch.stack([ready.edit(five.chosen), ready.edit(searches.local_swaps(ready, five).chosen)]))
     assert values[1] < values[0]
 
 
@@ -202,15 +202,15 @@ def test_a_planted_readout_is_recovered():
     readers = torch.randn(tiny.VOCAB, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
         hf.get_parameter("lm_head.weight").copy_(readers @ dictionary.W_dec[planted])
-    one = prepare_patch(wrap(hf), pairs.pairs(), "resid_post.2", dictionary)
-    assert len(one.candidates) == 32
-    swept = sweep.threshold_sweep(one, [1e-9], seed=2)[0]
-    assert one.candidates[swept.chosen].tolist() == planted
-    ranked = searches.ranking(-searches.attribution(one).abs())
-    assert sorted(one.candidates[ranked[:4]].tolist()) == planted
-    greedy = searches.greedy(one, 4)[-1]
-    assert one.candidates[greedy.chosen].tolist() == planted
-    assert float(one.mean_kl(one.edit(greedy.chosen)[None])[0]) < 1e-10
+    ready = prepare_patch(wrap(hf), pairs.pairs(), "resid_post.2", dictionary)
+    assert len(ready.candidates) == 32
+    swept = sweep.threshold_sweep(ready, [1e-9], seed=2)[0]
+    assert ready.candidates[swept.chosen].tolist() == planted
+    ranked = searches.ranking(-searches.attribution(ready).abs())
+    assert sorted(ready.candidates[ranked[:4]].tolist()) == planted
+    greedy = searches.greedy(ready, 4)[-1]
+    assert ready.candidates[greedy.chosen].tolist() == planted
+    assert float(ready.mean_kl(ready.edit(greedy.chosen)[None])[0]) < 1e-10
 
 
 def curve(sizes: list[int], kl: list[float], edit: list[float], prompts: int = 40) -> Curve:

@@ -42,15 +42,15 @@ def patch_config(task: str, **changes) -> PatchConfig:
 def test_curves_of_every_dictionary_with_their_numbers(run, task, tmp_path):
     manifest = patch(tmp_path / "patch", run, patch_config(task, exact=("topk-*",)))
     assert verify(tmp_path / "patch").content == manifest.content
-    made = read_json(tmp_path / "patch" / "patch.json")
-    names = {(one["site"], one["name"]) for one in made["curves"]}
+    content = read_json(tmp_path / "patch" / "patch.json")
+    names = {(one["site"], one["name"]) for one in content["curves"]}
     assert names == {(one.site, one.name) for one in run_dictionaries(run)}
     assert {"pca", "neurons", TRAINED} <= {name for _, name in names}
-    assert made["pairs"] == 3
-    assert made["behaviour"]["n"] == 3
-    assert made["behaviour"]["verdict"]
+    assert content["pairs"] == 3
+    assert content["behaviour"]["n"] == 3
+    assert content["behaviour"]["verdict"]
     stored = load_file(tmp_path / "patch" / "pairs.safetensors")
-    for one in made["curves"]:
+    for one in content["curves"]:
         exact = one["name"].startswith("topk")
         assert set(one["curves"]) >= ({"ranking", "random", "sweep", "greedy"} if exact else {"ranking", "random"})
         assert one["curves"]["ranking"][0]["size"] == 0
@@ -62,23 +62,23 @@ def test_curves_of_every_dictionary_with_their_numbers(run, task, tmp_path):
             assert np.allclose([point["kl"]["value"] for point in points], kl.mean(1))
         assert np.allclose(stored[f"{key}/ranking.kl"][0], stored[f"{key}/floors.none"][0])
         assert np.allclose(stored[f"{key}/ranking.kl"][-1], stored[f"{key}/floors.all"][0], atol=1e-6)
-    pca = [one for one in made["curves"] if one["name"] == "pca"]
+    pca = [one for one in content["curves"] if one["name"] == "pca"]
     assert all(one["floors"]["all"]["kl"]["value"] < 1e-4 for one in pca)
-    statements = {one["statement"] for one in made["claims"]}
+    statements = {one["statement"] for one in content["claims"]}
     assert len(statements) == 4
-    assert {one["verdict"] for one in made["claims"]} <= {"confirmed", "contradicted", "undecided"}
+    assert {one["verdict"] for one in content["claims"]} <= {"confirmed", "contradicted", "undecided"}
     assert not (tmp_path / "patch" / "partial").exists()
 
 
 def test_done_is_not_done_again_and_a_changed_file_is(run, task, tmp_path):
-    own = tmp_path / "own.jsonl"
-    shutil.copy(task, own)
-    config = patch_config(str(own), dictionaries=("pca",), searches=("ranking",))
+    pairs_file = tmp_path / "own.jsonl"
+    shutil.copy(task, pairs_file)
+    config = patch_config(str(pairs_file), dictionaries=("pca",), searches=("ranking",))
     first = patch(tmp_path / "patch", run, config)
     stamp = (tmp_path / "patch" / "patch.json").stat().st_mtime_ns
     assert patch(tmp_path / "patch", run, config).content == first.content
     assert (tmp_path / "patch" / "patch.json").stat().st_mtime_ns == stamp
-    own.write_text("\n".join(own.read_text().splitlines()[:2]) + "\n")
+    pairs_file.write_text("\n".join(pairs_file.read_text().splitlines()[:2]) + "\n")
     assert patch(tmp_path / "patch", run, config).content != first.content
     assert read_json(tmp_path / "patch" / "patch.json")["pairs"] == 2
 
@@ -96,12 +96,12 @@ def test_an_interrupted_experiment_goes_on(run, task, tmp_path, monkeypatch, sta
 def test_ablation_of_features_by_number_and_by_token(run, tmp_path):
     config = AblateConfig(features=(ROOT,), occurrences=12, resamples=20, ablate_device="cpu")
     ablate(tmp_path / "one", run, config)
-    (made,) = read_json(tmp_path / "one" / "ablate.json")["ablations"]
-    assert (made["site"], made["name"], made["feature"]) == ("resid_post.2", TRAINED, 3)
-    assert 0 < made["occurrences"] <= 12
-    assert made["words"]
-    assert set(made["measures"]) == {"probability", "logprob", "logit", "centred"}
-    token = made["words"].split("'")[1]
+    (ablation,) = read_json(tmp_path / "one" / "ablate.json")["ablations"]
+    assert (ablation["site"], ablation["name"], ablation["feature"]) == ("resid_post.2", TRAINED, 3)
+    assert 0 < ablation["occurrences"] <= 12
+    assert ablation["words"]
+    assert set(ablation["measures"]) == {"probability", "logprob", "logit", "centred"}
+    token = ablation["words"].split("'")[1]
     by_token = dataclasses.replace(config, features=(f"resid_post.2/{TRAINED}@{token}",))
     manifest = ablate(tmp_path / "token", run, by_token)
     assert manifest.data["features"][0].startswith(f"resid_post.2/{TRAINED}:")
@@ -127,16 +127,16 @@ def test_a_tree_grows_through_the_sites_of_a_run(tmp_path, monkeypatch):
     config = TreeConfig(features=(ROOT,), dictionaries=(TRAINED,), contexts=8, low=0.1, tree_device="cpu")
     manifest = tree(tmp_path / "tree", run, config)
     assert manifest.data["features"] == [ROOT]
-    (made,) = read_json(tmp_path / "tree" / "tree.json")["trees"]
-    assert made["root"] == ROOT
-    assert set(made["dictionaries"]) == {"resid_post.1", "resid_post.2"}
-    sites = {node["site"] for node in made["nodes"]}
+    (grown,) = read_json(tmp_path / "tree" / "tree.json")["trees"]
+    assert grown["root"] == ROOT
+    assert set(grown["dictionaries"]) == {"resid_post.1", "resid_post.2"}
+    sites = {node["site"] for node in grown["nodes"]}
     assert sites == {"resid_post.1", "resid_post.2"}
-    root = made["nodes"][0]
+    root = grown["nodes"][0]
     assert root["feature"] == 3
     assert root["label"]
-    assert {"error", "rest"} <= {node["kind"] for node in made["nodes"]}
-    assert len(made["logits"]) == 5
+    assert {"error", "rest"} <= {node["kind"] for node in grown["nodes"]}
+    assert len(grown["logits"]) == 5
     assert tree(tmp_path / "tree", run, config).content == manifest.content
 
 

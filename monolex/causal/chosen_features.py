@@ -17,8 +17,6 @@ from monolex.model.language_model import LanguageModel
 from monolex.pieces import Piece, Work
 from monolex.text.vocabulary import Texts
 
-RESIDUAL = ("resid_post.*",)
-"""Sites of an experiment that names none."""
 DIGITS = 12
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 from monolex import artifact, runtime
 from monolex.activations.stored import stored_model
 from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
-from monolex.causal.chosen_features import RESIDUAL, parents
+from monolex.causal.chosen_features import parents
 from monolex.causal.config import PatchConfig
 from monolex.causal.patch import claims
 from monolex.causal.patch.claims import Claim, PatchedDictionary
@@ -31,6 +31,8 @@ from monolex.tables import to_table
 
 PATCH, PAIRS = "patch.json", "pairs.safetensors"
 EXAMPLES = 3
+RESIDUAL = ("resid_post.*",)
+"""Sites of an experiment that names none."""
 
 
 def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
