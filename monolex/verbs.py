@@ -176,10 +176,10 @@ def score(
         return int(ranking.first < len(ranking.features))
     if run is None:
         raise UserError("RUN is missing: give the folder of a run, or --sanity")
-    from monolex.interp.explain.saved import chosen
+    from monolex.interp.explain.saved import explanations_folder
     from monolex.interp.score.stage import score
 
-    explanations = chosen(run, config.explanations)
+    explanations = explanations_folder(run, config.explanations)
     out = out or run / "score" / f"{explanations.name}-{config.simulator}"
     score(out, explanations, config, run)
     _show_made(of_verb("score"), out)

@@ -7,8 +7,10 @@ from fragments import WORDS, examples, fragment, random_fragments
 from monolex.interp.explain import lookup
 from monolex.interp.protocol import correlation
 from monolex.interp.records import Examples, Explanation, Failure, Job
-from monolex.interp.rules import ANY, CLASSES, Line, Rule, Slot, class_of, describe, from_json
+from monolex.interp.rule_text import describe
+from monolex.interp.rules import ANY, Line, Rule, Slot, from_json
 from monolex.interp.simulate.by_rule import RulesSimulator
+from monolex.interp.token_classes import CLASSES, class_of
 
 
 def tokens(*texts: str) -> Slot:
@@ -39,10 +41,10 @@ def test_the_first_line_that_fits_decides():
 
 
 def test_all_at_once_is_one_by_one():
-    fragments = [one.texts for one in random_fragments(40, lambda *_: 0, seed=4)]
+    fragments = [drawn.texts for drawn in random_fragments(40, lambda *_: 0, seed=4)]
     fragments += [(" the",), ("\ufffd", "", "  ", " the", "été", " cat")]
-    for one, many in zip([RULE.predict(texts) for texts in fragments], RULE.predict_all(fragments), strict=True):
-        assert np.array_equal(one, many)
+    for alone, together in zip([RULE.predict(texts) for texts in fragments], RULE.predict_all(fragments), strict=True):
+        assert np.array_equal(alone, together)
     assert RULE.predict_all([]) == []
     long = tuple(tokens(*WORDS[i : i + 2]) for i in range(12))
     chain = Rule((Line(long, 5.0), Line((*long[1:], ANY), 2.0)))
@@ -62,15 +64,15 @@ def test_rules_survive_json():
 
 
 def test_every_token_has_one_class():
-    found = {text: class_of(text) for text in (*WORDS, "", "  ", "\t", "été", "a_b", "  \n", '"', "—", "<!--")}
-    assert found["42"] == "digits"
-    assert found[" HTTP"] == "capitals"
-    assert found[" Paris"] == "capitalised words"
-    assert found["  \n"] == "line breaks"
-    assert found["a_b"] == "underscored"
-    assert found["été"] == "other letters"
-    assert found[""] == "anything else"
-    assert set(found.values()) <= {*CLASSES, "anything else"}
+    classes_of = {text: class_of(text) for text in (*WORDS, "", "  ", "\t", "été", "a_b", "  \n", '"', "—", "<!--")}
+    assert classes_of["42"] == "digits"
+    assert classes_of[" HTTP"] == "capitals"
+    assert classes_of[" Paris"] == "capitalised words"
+    assert classes_of["  \n"] == "line breaks"
+    assert classes_of["a_b"] == "underscored"
+    assert classes_of["été"] == "other letters"
+    assert classes_of[""] == "anything else"
+    assert set(classes_of.values()) <= {*CLASSES, "anything else"}
 
 
 def test_words_name_the_general_and_leave_out_what_it_says():
@@ -84,22 +86,22 @@ def test_words_name_the_general_and_leave_out_what_it_says():
 
 
 def test_the_token_table_is_the_mean_over_the_explained_fragments():
-    one = examples(lambda texts, at: float(texts[at] == " cat") * (2 + at % 3))
-    made = lookup.token_table(one)
-    shown = (*one.explain, *one.explain_silent)
+    of_feature = examples(lambda texts, at: float(texts[at] == " cat") * (2 + at % 3))
+    explanation = lookup.token_table(of_feature)
+    shown = (*of_feature.explain, *of_feature.explain_silent)
     on_cat = [float(a) for f in shown for text, a in zip(f.texts, f.activations, strict=True) if text == " cat"]
-    assert made.rule is not None
-    assert [line.slots for line in made.rule.lines] == [(tokens(" cat"),)]
-    assert made.rule.lines[0].value == pytest.approx(np.mean(on_cat))
-    assert made.text.startswith('the token " cat"')
+    assert explanation.rule is not None
+    assert [line.slots for line in explanation.rule.lines] == [(tokens(" cat"),)]
+    assert explanation.rule.lines[0].value == pytest.approx(np.mean(on_cat))
+    assert explanation.text.startswith('the token " cat"')
 
 
 def test_fragments_that_are_scored_are_not_looked_at():
-    one = examples(lambda texts, at: float(texts[at] == " cat"))
-    garbled = tuple(fragment(f.texts, [1e6] * len(f.texts)) for f in one.top)
+    shown = examples(lambda texts, at: float(texts[at] == " cat"))
+    garbled = tuple(fragment(f.texts, [1e6] * len(f.texts)) for f in shown.top)
     for explain in (lookup.token_table, lookup.ngram):
-        changed = Examples(0, one.explain, one.explain_silent, garbled, garbled, garbled, one.maximum)
-        assert explain(one) == explain(changed)
+        changed = Examples(0, shown.explain, shown.explain_silent, garbled, garbled, garbled, shown.maximum)
+        assert explain(shown) == explain(changed)
 
 
 PATTERNS = {
@@ -114,11 +116,11 @@ PATTERNS = {
 def test_ngrams_find_what_there_is(name):
     scores = []
     for seed in range(4):
-        one = examples(PATTERNS[name], seed=seed, count=10)
-        made = lookup.ngram(one)
-        assert made.rule is not None
-        unseen = (*one.top, *one.random)
-        predicted = np.concatenate(made.rule.predict_all([f.texts for f in unseen]))
+        shown = examples(PATTERNS[name], seed=seed, count=10)
+        explanation = lookup.ngram(shown)
+        assert explanation.rule is not None
+        unseen = (*shown.top, *shown.random)
+        predicted = np.concatenate(explanation.rule.predict_all([f.texts for f in unseen]))
         scores.append(correlation(np.concatenate([f.activations for f in unseen]), predicted).value)
     assert np.mean(scores) > 0.9
 
@@ -129,14 +131,14 @@ def test_the_words_of_ngrams_say_what_there_is():
 
 
 def test_predictions_from_other_fragments_are_those_of_a_fit_without_them():
-    one = examples(lambda texts, at: float(texts[at] == " cat") + 0.3 * (at > 0 and texts[at - 1] == "("), seed=2)
-    fragments = (*one.explain, *one.explain_silent)
-    seen = lookup._seen(fragments)
-    numbers = lookup._numbers(seen)
+    shown = examples(lambda texts, at: float(texts[at] == " cat") + 0.3 * (at > 0 and texts[at - 1] == "("), seed=2)
+    fragments = (*shown.explain, *shown.explain_silent)
+    tokens = lookup._training_tokens(fragments)
+    numbers = lookup._numbers(tokens)
     for chain in lookup.CONTEXTS:
-        made = lookup._left_out(seen, [lookup._level(seen, shape, numbers) for shape in chain], 0.7)
+        predicted = lookup._from_others(tokens, [lookup._level(tokens, shape, numbers) for shape in chain], 0.7)
         expected = [naive(chain, fragments, left, 0.7) for left in range(len(fragments))]
-        assert np.allclose(made, np.concatenate(expected))
+        assert np.allclose(predicted, np.concatenate(expected))
 
 
 def naive(chain, fragments, left: int, kappa: float) -> list[float]:
@@ -158,39 +160,39 @@ def naive(chain, fragments, left: int, kappa: float) -> list[float]:
             wanted = key(shape, fragments[left].texts, at)
             if wanted is None:
                 continue
-            found = [
+            activations = [
                 float(f.activations[i]) for f in others for i in range(len(f.texts)) if key(shape, f.texts, i) == wanted
             ]
-            value = (sum(found) + kappa * value) / (len(found) + kappa)
+            value = (sum(activations) + kappa * value) / (len(activations) + kappa)
         guesses.append(value)
     return guesses
 
 
 def test_lines_that_say_nothing_new_are_left_out():
-    one = examples(PATTERNS["a token"], count=10)
-    made = lookup.ngram(one)
-    assert made.rule is not None
+    shown = examples(PATTERNS["a token"], count=10)
+    explanation = lookup.ngram(shown)
+    assert explanation.rule is not None
     full = lookup.FLOOR
-    texts = [f.texts for f in (*one.explain, *one.explain_silent)]
-    pruned = np.concatenate(made.rule.predict_all(texts))
+    texts = [f.texts for f in (*shown.explain, *shown.explain_silent)]
+    pruned = np.concatenate(explanation.rule.predict_all(texts))
     try:
         lookup.FLOOR = 0.0
-        whole = lookup.ngram(one)
+        whole = lookup.ngram(shown)
     finally:
         lookup.FLOOR = full
     assert whole.rule is not None
-    assert len(made.rule.lines) < len(whole.rule.lines)
-    assert np.abs(pruned - np.concatenate(whole.rule.predict_all(texts))).max() <= full * one.maximum + 1e-9
+    assert len(explanation.rule.lines) < len(whole.rule.lines)
+    assert np.abs(pruned - np.concatenate(whole.rule.predict_all(texts))).max() <= full * shown.maximum + 1e-9
 
 
 @pytest.mark.parametrize("texts", [("a",), ("", "\ufffd"), ("\n", "\u2028", "‮")])
 def test_odd_fragments(texts):
-    some = (fragment(texts, [1.0] * len(texts)),)
-    one = Examples(0, some, (), some, some, (), 1.0)
+    group = (fragment(texts, [1.0] * len(texts)),)
+    shown = Examples(0, group, (), group, group, (), 1.0)
     for explain in (lookup.token_table, lookup.ngram):
-        made = explain(one)
-        assert made.rule is not None
-        assert made.rule.predict(texts).tolist() == pytest.approx([1.0] * len(texts))
+        explanation = explain(shown)
+        assert explanation.rule is not None
+        assert explanation.rule.predict(texts).tolist() == pytest.approx([1.0] * len(texts))
 
 
 def test_the_simulator_applies_rules_and_counts_what_has_none():
@@ -200,7 +202,7 @@ def test_the_simulator_applies_rules_and_counts_what_has_none():
         Job(Explanation("c", "", Rule((), 4.0)), ("x", "y", "z")),
     ]
     simulator = RulesSimulator()
-    made = simulator.simulate([*jobs, jobs[0]._replace(texts=(".",))])
+    predictions = simulator.simulate([*jobs, jobs[0]._replace(texts=(".",))])
     assert simulator.kind == "rules"
-    assert isinstance(made[1], Failure)
-    assert [m.tolist() for m in made if not isinstance(m, Failure)] == [[1, 3], [4, 4, 4], [2]]
+    assert isinstance(predictions[1], Failure)
+    assert [values.tolist() for values in predictions if not isinstance(values, Failure)] == [[1, 3], [4, 4, 4], [2]]

@@ -5,11 +5,11 @@ import doctest
 import numpy as np
 import pytest
 
-from monolex.interp import protocol, rules
+from monolex.interp import protocol, rule_text, token_classes
 from monolex.interp.protocol import correlation, expected_value, largest, normalise, random_splits, top_splits
 
 
-@pytest.mark.parametrize("module", [protocol, rules])
+@pytest.mark.parametrize("module", [protocol, rule_text, token_classes])
 def test_examples_in_the_documentation(module):
     assert doctest.testmod(module).failed == 0
     assert doctest.testmod(module).attempted > 0

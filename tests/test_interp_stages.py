@@ -298,14 +298,14 @@ def test_a_dictionary_of_which_nothing_can_be_explained_stays(made, tmp_path):
     )
     plain, alive = explaining.draw, []
 
-    def none(reader, weights, windows, asked, key):
-        found = plain(reader, weights, windows, asked, key)
+    def none(reader, weights, fragments, config, key):
+        drawn = plain(reader, weights, fragments, config, key)
         if "tied" in key:
-            cut = {name: getattr(found, name)[:0] for name in stored.DRAWN}
-            moments = type(found.moments)(*(column[:0] for column in found.moments))
-            return dataclasses.replace(found, skipped={"too rare": 2}, moments=moments, **cut)
+            cut = {name: getattr(drawn, name)[:0] for name in stored.DRAWN}
+            moments = type(drawn.moments)(*(column[:0] for column in drawn.moments))
+            return dataclasses.replace(drawn, skipped={"too rare": 2}, moments=moments, **cut)
         alive.append(key)
-        return found
+        return drawn
 
     explaining.draw = none
     try:

@@ -257,8 +257,8 @@ def _require_address(base_url: str) -> None:
     require(usable, f"base_url = {base_url!r}: give an address such as http://127.0.0.1:8000/v1")
 
 
-def _require_names(field: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
-    require(len(given) > 0, f"{field} is empty: give at least one of {', '.join(known)}")
-    for name in given:
+def _require_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    require(len(names) > 0, f"{field} is empty: give at least one of {', '.join(known)}")
+    for name in names:
         require(name in known, f"{field} holds {name!r}: choose from {', '.join(known)}")
-    require(len(set(given)) == len(given), f"{field} = {list(given)}: one is given twice")
+    require(len(set(names)) == len(names), f"{field} = {list(names)}: one is given twice")

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from monolex.interp.records import TOP
 
 T = TypeVar("T")
-EACH = 5
+SPLIT_SIZE = 5
 """Fragments of a split."""
-WANTED = 4 * EACH
+TOP_RANKS = 4 * SPLIT_SIZE
 """Top fragments, of which every fourth is explained; features with fewer are skipped (paper, A)."""
 
 
@@ -46,12 +46,12 @@ class RandomSplits(NamedTuple):
 
 def top_splits(fragments: Sequence[T]) -> TopSplits:
     """Splits of the fragments with the largest maxima, strongest first; those past the first 20 are left out."""
-    return TopSplits(*(tuple(fragments[start : 4 * EACH : 4]) for start in range(4)))
+    return TopSplits(*(tuple(fragments[start : 4 * SPLIT_SIZE : 4]) for start in range(4)))
 
 
 def random_splits(fragments: Sequence[T]) -> RandomSplits:
     """Splits of random fragments; those past the first 15 are left out."""
-    return RandomSplits(*(tuple(fragments[start : 3 * EACH : 3]) for start in range(3)))
+    return RandomSplits(*(tuple(fragments[start : 3 * SPLIT_SIZE : 3]) for start in range(3)))
 
 
 def normalise(activations: ArrayLike, maximum: float, top: int = TOP) -> Int64[NDArray, "tokens"]:
@@ -79,11 +79,12 @@ def expected_value(logprobs: Mapping[str, float], top: int = TOP) -> float | Non
     >>> expected_value({"0": -0.6931471805599453, "10": -0.6931471805599453, " 3": -0.1})
     5.0
     """
-    known = {int(text): value for text, value in logprobs.items() if text in {str(i) for i in range(top + 1)}}
+    spelled = {str(number) for number in range(top + 1)}
+    known = {int(text): logprob for text, logprob in logprobs.items() if text in spelled}
     if not known:
         return None
-    numbers, values = np.array(list(known)), np.array(list(known.values()), np.float64)
-    weights = np.exp(values - values.max())
+    numbers, logs = np.array(list(known)), np.array(list(known.values()), np.float64)
+    weights = np.exp(logs - logs.max())
     return float((numbers * weights).sum() / weights.sum())
 
 
@@ -110,10 +111,10 @@ def correlation(actual: ArrayLike, predicted: ArrayLike) -> Correlation:
     x, y = np.asarray(actual, np.float64).ravel(), np.asarray(predicted, np.float64).ravel()
     if len(x) == 0:
         return Correlation(np.nan, "no token")
-    for values, what in ((x, "activations"), (y, "predictions")):
+    for values, name in ((x, "activations"), (y, "predictions")):
         if not np.isfinite(values).all():
-            return Correlation(np.nan, f"the {what} are not finite")
+            return Correlation(np.nan, f"the {name} are not finite")
         if np.ptp(values) == 0:
-            return Correlation(np.nan, CONSTANT.format(what))
+            return Correlation(np.nan, CONSTANT.format(name))
     x, y = x - x.mean(), y - y.mean()
     return Correlation(float(x @ y / np.sqrt((x @ x) * (y @ y))))

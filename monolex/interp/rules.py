@@ -5,52 +5,20 @@ several, a Neuron-to-Graph pattern has slots that take any token. So one simulat
 """
 
 import itertools
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 
-CLASSES: Mapping[str, str] = {
-    "line breaks": r"\s*\n\s*",
-    "blanks": r"[^\S\n]+",
-    "digits": r"\s?\d+",
-    "opening brackets": r"\s?[(\[{<]+",
-    "closing brackets": r"\s?[)\]}>]+",
-    "quotation marks": r"\s?[\"'`“”‘’]+",
-    "sentence ends": r"\s?[.!?]+",
-    "other punctuation": r"\s?[^\w\s]+",
-    "capitals": r"\s?[A-Z]{2,}",
-    "capitalised words": r" [A-Z][a-z]*",
-    "capitalised pieces": r"[A-Z][a-z]*",
-    "lower-case words": r" [a-z]+",
-    "lower-case pieces": r"[a-z]+",
-    "underscored": r"\s?\w*_\w*",
-    "other letters": r"\s?\w+",
-}
-"""Classes of tokens by what they look like, as regular expressions of the whole token; the first that fits is its
-class, so that every token has at most one."""
+from monolex.interp.token_classes import CLASS_NUMBERS, class_of
+
 LISTED = 16
 """Ways to fit a line that are listed; where there are more, its slots are looked at one after the other."""
-_CLASSES = {name: re.compile(pattern) for name, pattern in CLASSES.items()}
-NO_CLASS = "anything else"
-_CLASS_NUMBERS = {name: number for number, name in enumerate((*CLASSES, NO_CLASS))}
-
-
-@lru_cache(maxsize=2**16)
-def class_of(text: str) -> str:
-    """The class of a token.
-
-    >>> class_of(" def"), class_of("42"), class_of("),"), class_of("")
-    ('lower-case words', 'digits', 'other punctuation', 'anything else')
-    """
-    return next((name for name, pattern in _CLASSES.items() if pattern.fullmatch(text)), NO_CLASS)
 
 
 class Slot(NamedTuple):
@@ -67,43 +35,29 @@ class Slot(NamedTuple):
             return True
         return text in self.tokens or (bool(self.classes) and class_of(text) in self.classes)
 
+    def covers(self, narrow: "Slot") -> bool:
+        """Whether every token that may stand at another slot may stand here."""
+        if self == ANY:
+            return True
+        named = all(text in self.tokens or class_of(text) in self.classes for text in narrow.tokens)
+        return narrow != ANY and named and narrow.classes <= self.classes
+
 
 ANY = Slot()
 ITSELF, CLASS, NOTHING = "itself", "class", "nothing"
 """What of a token a slot looks at."""
 
 
-def _ways(slot: Slot) -> list[tuple[str, str]]:
-    """Every way to fit a slot: what is looked at, and what must be there."""
+def covers(wide: Sequence[Slot], narrow: Sequence[Slot]) -> bool:
+    """Whether the slots of one line fit wherever those of another do; the last of both are of the same token."""
+    pairs = zip(reversed(wide), reversed(narrow), strict=False)
+    return len(wide) <= len(narrow) and all(slot.covers(other) for slot, other in pairs)
+
+
+def ways_to_fit(slot: Slot) -> list[tuple[str, str]]:
+    """What is looked at and what must be there, for every way to fit a slot."""
     named = [(ITSELF, text) for text in slot.tokens] + [(CLASS, name) for name in slot.classes]
     return named or [(NOTHING, "")]
-
-
-def _numbered(
-    lines: Mapping[tuple[str, ...], int], numbers: Sequence[Mapping[str, int]]
-) -> tuple[Int64[NDArray, "keys slots"], Int64[NDArray, "keys"]]:
-    """Lines of one shape whose slots can be filled here: the numbers of what must be there, and which they are."""
-    keys, order = [], []
-    for key, line in lines.items():
-        found = [known.get(text, -1) for text, known in zip(key, numbers, strict=True)]
-        if min(found) >= 0:
-            keys.append(found)
-            order.append(line)
-    return np.array(keys, np.int64).reshape(-1, len(numbers)), np.array(order, np.int64)
-
-
-def _combined(
-    columns: Sequence[Int64[NDArray, "tokens"]], keys: Int64[NDArray, "keys slots"], sizes: Sequence[int]
-) -> tuple[Int64[NDArray, "tokens"], Int64[NDArray, "keys"]]:
-    """One number for what stands in all slots, of tokens and of lines alike."""
-    code, wanted, bound = np.zeros(len(columns[0]), np.int64), np.zeros(len(keys), np.int64), 1
-    for column, key, size in zip(columns, keys.T, sizes, strict=True):
-        if bound * size >= 2**62:
-            # a long line has more possible texts than numbers: only those that occur are counted
-            both, inverse = np.unique(np.concatenate([code, wanted]), return_inverse=True)
-            code, wanted, bound = inverse[: len(code)], inverse[len(code) :], len(both)
-        code, wanted, bound = code * size + column, wanted * size + key, bound * size
-    return code, wanted
 
 
 @lru_cache(maxsize=2**16)
@@ -132,6 +86,80 @@ class Line(NamedTuple):
         return first >= 0 and all(slot.fits(texts[first + i]) for i, slot in enumerate(self.slots))
 
 
+class _Tokens(NamedTuple):
+    """The tokens of many fragments, end to end, as numbers."""
+
+    names: dict[str, int]
+    """The number of every text."""
+    word: Int64[NDArray, "tokens"]
+    """Number of every token's text."""
+    kind: Int64[NDArray, "tokens"]
+    """Number of its class."""
+    place: Int64[NDArray, "tokens"]
+    """Its place in its fragment."""
+
+    def fit(self, slots: Sequence[Slot]) -> Bool[NDArray, "tokens"]:
+        """Which tokens and those before them fit, slot by slot."""
+        fits = self.place >= len(slots) - 1
+        for back, slot in enumerate(reversed(slots)):
+            if slot != ANY:
+                may_stand = np.isin(self.word, [self.names[text] for text in slot.tokens if text in self.names])
+                may_stand |= np.isin(self.kind, [CLASS_NUMBERS[name] for name in slot.classes])
+                fits &= np.roll(may_stand, back)
+        return fits
+
+
+def _tokens(fragments: Sequence[Sequence[str]]) -> _Tokens:
+    texts = [text for of_fragment in fragments for text in of_fragment]
+    names = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    word = np.array([names[text] for text in texts], np.int64)
+    kind = np.array([CLASS_NUMBERS[class_of(text)] for text in names], np.int64)[word]
+    place = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(of_fragment)) for of_fragment in fragments)])
+    return _Tokens(names, word, kind, place)
+
+
+def _looked_up(
+    tokens: _Tokens, shape: Sequence[str], lines: Mapping[tuple[str, ...], int]
+) -> tuple[Bool[NDArray, "tokens"], Int64[NDArray, "fitting"]]:
+    """Which tokens one of the lines of a shape fits, and which line that is."""
+    columns = {ITSELF: tokens.word, CLASS: tokens.kind, NOTHING: np.zeros(len(tokens.word), np.int64)}
+    numbers: dict[str, Mapping[str, int]] = {ITSELF: tokens.names, CLASS: CLASS_NUMBERS, NOTHING: {"": 0}}
+    keys, order = _numbered(lines, [numbers[look] for look in shape])
+    if not len(keys):
+        return np.zeros(len(tokens.word), bool), order
+    # what comes round from the end is of no token: its place is too early
+    stand = [np.roll(columns[look], len(shape) - 1 - slot) for slot, look in enumerate(shape)]
+    code, wanted = _combined(stand, keys, [len(numbers[look]) for look in shape])
+    rising = np.argsort(wanted)
+    nearest = rising[np.minimum(np.searchsorted(wanted[rising], code), len(rising) - 1)]
+    fits = (wanted[nearest] == code) & (tokens.place >= len(shape) - 1)
+    return fits, order[nearest[fits]]
+
+
+def _numbered(
+    lines: Mapping[tuple[str, ...], int], numbers: Sequence[Mapping[str, int]]
+) -> tuple[Int64[NDArray, "keys slots"], Int64[NDArray, "keys"]]:
+    """Lines of one shape that can fit these tokens: the numbers of what must be there, and which lines they are."""
+    known = {key: [of_slot.get(text, -1) for text, of_slot in zip(key, numbers, strict=True)] for key in lines}
+    possible = [key for key in lines if min(known[key]) >= 0]
+    keys = np.array([known[key] for key in possible], np.int64).reshape(-1, len(numbers))
+    return keys, np.array([lines[key] for key in possible], np.int64)
+
+
+def _combined(
+    columns: Sequence[Int64[NDArray, "tokens"]], keys: Int64[NDArray, "keys slots"], sizes: Sequence[int]
+) -> tuple[Int64[NDArray, "tokens"], Int64[NDArray, "keys"]]:
+    """One number for what stands in all slots, of tokens and of lines alike."""
+    code, wanted, bound = np.zeros(len(columns[0]), np.int64), np.zeros(len(keys), np.int64), 1
+    for column, key, size in zip(columns, keys.T, sizes, strict=True):
+        if bound * size >= 2**62:
+            # a long line has more possible texts than numbers: only those that occur are counted
+            both, inverse = np.unique(np.concatenate([code, wanted]), return_inverse=True)
+            code, wanted, bound = inverse[: len(code)], inverse[len(code) :], len(both)
+        code, wanted, bound = code * size + column, wanted * size + key, bound * size
+    return code, wanted
+
+
 @dataclass(frozen=True)
 class Rule:
     """Lines, the more specific first: the first that fits a token says its activation."""
@@ -148,37 +176,18 @@ class Rule:
 
     def predict_all(self, fragments: Sequence[Sequence[str]]) -> list[Float[NDArray[np.float64], "tokens"]]:
         """The activations of many fragments, all tokens at once: what stands in the slots is looked up as a number."""
-        lengths = [len(texts) for texts in fragments]
-        texts = [text for some in fragments for text in some]
-        names = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        word = np.array([names[text] for text in texts], np.int64)
-        kind = np.array([_CLASS_NUMBERS[class_of(text)] for text in names], np.int64)[word]
-        place = np.concatenate([np.arange(n) for n in lengths] or [np.zeros(0, np.int64)])
-        columns = {ITSELF: word, CLASS: kind, NOTHING: np.zeros(len(word), np.int64)}
-        numbers: dict[str, Mapping[str, int]] = {ITSELF: names, CLASS: _CLASS_NUMBERS, NOTHING: {"": 0}}
-        best = np.full(len(word), len(self.lines))
+        # Lines with few ways to fit are looked up, all of a shape at once, in a sorted list of what they want: a table
+        # of tokens has thousands. The others are few, and tried one after the other.
+        tokens = _tokens(fragments)
+        first = np.full(len(tokens.word), len(self.lines))  # the first line that fits; past the last where none does
         for shape, lines in self._index.items():
-            keys, order = _numbered(lines, [numbers[look] for look in shape])
-            if not len(keys):
-                continue
-            # what comes round from the end is of no token: its place is too early
-            stand = [np.roll(columns[look], len(shape) - 1 - i) for i, look in enumerate(shape)]
-            code, wanted = _combined(stand, keys, [len(numbers[look]) for look in shape])
-            rising = np.argsort(wanted)
-            found = rising[np.minimum(np.searchsorted(wanted[rising], code), len(rising) - 1)]
-            fits = (wanted[found] == code) & (place >= len(shape) - 1)
-            best[fits] = np.minimum(best[fits], order[found[fits]])
+            fits, number = _looked_up(tokens, shape, lines)
+            first[fits] = np.minimum(first[fits], number)
         for number in self._wide:
-            slots = self.lines[number].slots
-            fits = place >= len(slots) - 1
-            for back, slot in zip(range(len(slots) - 1, -1, -1), slots, strict=True):
-                if slot != ANY:
-                    there = np.isin(word, [names[text] for text in slot.tokens if text in names])
-                    there |= np.isin(kind, [_CLASS_NUMBERS[name] for name in slot.classes])
-                    fits &= np.roll(there, back)
-            best[fits] = np.minimum(best[fits], number)
+            fits = tokens.fit(self.lines[number].slots)
+            first[fits] = np.minimum(first[fits], number)
         values = np.array([*(line.value for line in self.lines), self.default])
-        return np.split(values[best], np.cumsum(lengths)[:-1]) if fragments else []
+        return np.split(values[first], np.cumsum([len(texts) for texts in fragments])[:-1]) if fragments else []
 
     @cached_property
     def _wide(self) -> list[int]:
@@ -194,7 +203,7 @@ class Rule:
         for number, line in enumerate(self.lines):
             if number in wide:
                 continue
-            for ways in itertools.product(*(_ways(slot) for slot in line.slots)):
+            for ways in itertools.product(*(ways_to_fit(slot) for slot in line.slots)):
                 shape, key = zip(*ways, strict=True)
                 index.setdefault(shape, {}).setdefault(key, number)
         return index
@@ -222,8 +231,8 @@ def _slot(slot: Slot) -> Any:
         return None
     if len(slot.tokens) == 1 and not slot.classes:
         return next(iter(slot.tokens))
-    found = {"tokens": sorted(slot.tokens), "classes": sorted(slot.classes)}
-    return {name: some for name, some in found.items() if some}
+    names = {"tokens": sorted(slot.tokens), "classes": sorted(slot.classes)}
+    return {kind: of_kind for kind, of_kind in names.items() if of_kind}
 
 
 def _from_slot(raw: Any) -> Slot:
@@ -232,62 +241,3 @@ def _from_slot(raw: Any) -> Slot:
     if isinstance(raw, str):
         return one_token(raw)
     return Slot(frozenset(raw.get("tokens", ())), frozenset(raw.get("classes", ())))
-
-
-SHOWN = 6
-"""Lines that a text names, at most."""
-STRONG, SAME = 0.3, 0.6
-"""A line is named if it has this share of the maximum, unless a more general one says that share of its own value."""
-
-
-def describe(rule: Rule, maximum: float) -> str:
-    """The strongest lines in words, each with its activation in tenths of ``maximum``; empty where nothing is active.
-
-    The general comes before the particular: a line is left out if a more general one that is named has most of its
-    value.
-
-    >>> line = Line((Slot(frozenset(("(",))), Slot(classes=frozenset(("digits",)))), 4.0)
-    >>> describe(Rule((line, Line((Slot(frozenset((" def",))),), 5.0))), 5.0)
-    'the token " def" (10); digits after "(" (8)'
-    """
-    if maximum <= 0:
-        return ""
-    named: dict[tuple[str, str], list[Line]] = {}
-    for line in reversed(rule.lines):
-        if line.value < STRONG * maximum:
-            continue
-        # a more general line has the last slot in common, or the class of its tokens, or takes any token
-        last = line.slots[-1]
-        looks = [*_ways(last), *((CLASS, class_of(text)) for text in last.tokens), (NOTHING, "")]
-        if not any(_says(one, line) for look in looks for one in named.get(look, ())):
-            named.setdefault(_ways(last)[0], []).append(line)
-    strong = sorted((line for some in named.values() for line in some), key=lambda line: -line.value)[:SHOWN]
-    return "; ".join(f"{_line(line.slots)} ({10 * line.value / maximum:.0f})" for line in strong)
-
-
-def _says(general: Line, line: Line) -> bool:
-    """Whether a line fits wherever another does, and has most of its value."""
-    if len(general.slots) > len(line.slots) or general.value < SAME * line.value:
-        return False
-    pairs = zip(general.slots, line.slots[len(line.slots) - len(general.slots) :], strict=True)
-    return all(_covers(wide, narrow) for wide, narrow in pairs)
-
-
-def _covers(wide: Slot, narrow: Slot) -> bool:
-    if wide == ANY:
-        return True
-    named = all(text in wide.tokens or class_of(text) in wide.classes for text in narrow.tokens)
-    return narrow != ANY and named and narrow.classes <= wide.classes
-
-
-def _line(slots: Sequence[Slot]) -> str:
-    *before, last = slots
-    head = _words(last, "the token ") if last != ANY else "any token"
-    steps = [f" after {_words(slot, '')}" if slot != ANY else " after any token" for slot in reversed(before)]
-    return head + "".join(steps)
-
-
-def _words(slot: Slot, article: str) -> str:
-    tokens = [json.dumps(text, ensure_ascii=False) for text in sorted(slot.tokens)]
-    named = [article + tokens[0] if len(tokens) == 1 else " or ".join(tokens)] if tokens else []
-    return " or ".join([*named, *sorted(slot.classes)])

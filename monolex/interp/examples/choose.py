@@ -17,20 +17,20 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 from numpy.typing import NDArray
 
-from monolex.interp.protocol import EACH, WANTED, random_splits, top_splits
+from monolex.interp.protocol import SPLIT_SIZE, TOP_RANKS, random_splits, top_splits
 from monolex.interp.records import Failure
 
 GROUPS = ("explain", "explain_silent", "top", "random", "silent")
 QUANTILES = 5
 PLACES = 14
 """Random fragments up to the last that is scored."""
-RARE = WANTED + PLACES
+RARE = TOP_RANKS + PLACES
 """Features with fewer varying fragments have none but strong ones to be random."""
 FRAGMENTS = Int64[NDArray, "fragments"]
 
 
-class Seen(NamedTuple):
-    """What is known of one feature on all fragments."""
+class FeaturePeaks(NamedTuple):
+    """What choosing needs to know of one feature: how high it goes in every fragment."""
 
     maximum: Float32[NDArray, "fragments"]
     """Its largest activation in each."""
@@ -43,55 +43,54 @@ class Seen(NamedTuple):
 class Choice(NamedTuple):
     """Numbers of fragments by what they are for; fields as in :class:`~monolex.interp.records.Examples`."""
 
-    explain: Int64[NDArray, "some"]
-    explain_silent: Int64[NDArray, "some"]
-    top: Int64[NDArray, "some"]
-    random: Int64[NDArray, "some"]
-    silent: Int64[NDArray, "some"]
+    explain: Int64[NDArray, "chosen"]
+    explain_silent: Int64[NDArray, "chosen"]
+    top: Int64[NDArray, "chosen"]
+    random: Int64[NDArray, "chosen"]
+    silent: Int64[NDArray, "chosen"]
 
 
-Chooser = Callable[[Seen, int, np.random.Generator], Choice | Failure]
+Chooser = Callable[[FeaturePeaks, int, np.random.Generator], Choice | Failure]
 
 
-def paper(seen: Seen, silent: int, rng: np.random.Generator) -> Choice | Failure:
+def paper_choice(peaks: FeaturePeaks, silent: int, rng: np.random.Generator) -> Choice | Failure:
     """The paper's choice; ``silent`` fragments for each purpose.
 
     A random fragment is never one that is explained or scored as a top one. Where fewer than 34 fragments vary, some
     are among the ten strongest that are neither (:data:`RARE`).
     """
-    varying = np.flatnonzero(seen.varies)
-    if len(varying) < WANTED:
-        return Failure(f"fewer than {WANTED} fragments with any variation")
-    ranked = strongest(seen, varying)
-    if seen.maximum[ranked[0]] <= 0:
+    varying = np.flatnonzero(peaks.varies)
+    if len(varying) < TOP_RANKS:
+        return Failure(f"fewer than {TOP_RANKS} fragments with any variation")
+    ranked = strongest(peaks, varying)
+    if peaks.maximum[ranked[0]] <= 0:
         return Failure("never above zero")
-    top = top_splits(ranked[:WANTED].tolist())
-    others = rng.permutation(ranked[WANTED:])
-    fallback = rng.permutation(np.array([*top.calibration, *top.test]))
-    pool = np.concatenate([others, fallback])[:WANTED].tolist()
-    scored = random_splits(pool).valid if len(pool) >= PLACES else pool[:EACH]
-    quiet = rng.permutation(np.flatnonzero(seen.maximum <= 0))
+    top = top_splits(ranked[:TOP_RANKS].tolist())
+    weaker = rng.permutation(ranked[TOP_RANKS:])
+    # the ten strongest that the paper keeps for calibration and testing serve nothing else here
+    unused = rng.permutation(np.array([*top.calibration, *top.test]))
+    pool = np.concatenate([weaker, unused])[:TOP_RANKS].tolist()
+    scored = random_splits(pool).valid if len(pool) >= PLACES else pool[:SPLIT_SIZE]
+    quiet = rng.permutation(np.flatnonzero(peaks.maximum <= 0))
     half = min(silent, (len(quiet) + 1) // 2)
     parts = (top.train, quiet[half : half + silent], top.valid, scored, quiet[:half])
     return Choice(*(np.array(part, np.int64) for part in parts))
 
 
-def modern(seen: Seen, silent: int, rng: np.random.Generator) -> Choice | Failure:
+def modern_choice(peaks: FeaturePeaks, silent: int, rng: np.random.Generator) -> Choice | Failure:
     """Half of the documents to explain from, the other half to score on: the 5 strongest and 10 of every strength."""
-    chosen, quiet = [], []
-    for half, what in ((seen.explained, "explain from"), (~seen.explained, "score on")):
-        mine = np.flatnonzero(half)
-        ranked = strongest(seen, mine[seen.varies[mine] & (seen.maximum[mine] > 0)])
-        if len(ranked) < 2 * EACH:
-            return Failure(f"fewer than {2 * EACH} active fragments in the documents to {what}")
-        chosen.append((ranked[:EACH], _spread(ranked[EACH:], 2, rng)))
-        quiet.append(rng.permutation(mine[seen.maximum[mine] <= 0])[:silent])
-    explain = np.concatenate(chosen[0])
-    top, some = chosen[1]
-    return Choice(explain, quiet[0], top, some, quiet[1])
+    active, quiet = [], []
+    for half, purpose in ((peaks.explained, "explain from"), (~peaks.explained, "score on")):
+        ranked = strongest(peaks, np.flatnonzero(half & peaks.varies & (peaks.maximum > 0)))
+        if len(ranked) < 2 * SPLIT_SIZE:
+            return Failure(f"fewer than {2 * SPLIT_SIZE} active fragments in the documents to {purpose}")
+        active.append((ranked[:SPLIT_SIZE], _of_every_strength(ranked[SPLIT_SIZE:], 2, rng)))
+        quiet.append(rng.permutation(np.flatnonzero(half & (peaks.maximum <= 0)))[:silent])
+    explain, (top, random) = np.concatenate(active[0]), active[1]
+    return Choice(explain, quiet[0], top, random, quiet[1])
 
 
-CHOOSERS: dict[str, Chooser] = {"paper": paper, "modern": modern}
+CHOOSERS: dict[str, Chooser] = {"paper": paper_choice, "modern": modern_choice}
 
 
 def halves(doc: Int64[NDArray, "fragments"], seed: int) -> Bool[NDArray, "fragments"]:
@@ -100,12 +99,12 @@ def halves(doc: Int64[NDArray, "fragments"], seed: int) -> Bool[NDArray, "fragme
     return np.isin(doc, documents[: len(documents) // 2])
 
 
-def strongest(seen: Seen, some: FRAGMENTS) -> FRAGMENTS:
-    """Some fragments by falling maximum; of equal ones the earlier first."""
-    return some[np.argsort(-seen.maximum[some], kind="stable")]
+def strongest(peaks: FeaturePeaks, numbers: FRAGMENTS) -> FRAGMENTS:
+    """Fragments with these numbers by falling maximum; of equal ones the earlier first."""
+    return numbers[np.argsort(-peaks.maximum[numbers], kind="stable")]
 
 
-def _spread(ranked: FRAGMENTS, each: int, rng: np.random.Generator) -> Int64[NDArray, "chosen"]:
-    """``each`` random ones of every quantile, the strongest quantile first."""
-    parts = [rng.permutation(part)[:each] for part in np.array_split(ranked, QUANTILES)]
+def _of_every_strength(ranked: FRAGMENTS, count: int, rng: np.random.Generator) -> Int64[NDArray, "chosen"]:
+    """``count`` random ones of every quantile, the strongest quantile first."""
+    parts = [rng.permutation(part)[:count] for part in np.array_split(ranked, QUANTILES)]
     return np.concatenate(parts)

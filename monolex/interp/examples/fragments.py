@@ -21,8 +21,8 @@ from monolex.text.corpus import Rows
 from monolex.text.vocabulary import UNREADABLE, Texts
 
 
-class Windows(NamedTuple):
-    """Fragments, in document order."""
+class CorpusFragments(NamedTuple):
+    """Fragments of one model's text, in document order."""
 
     start: Int64[NDArray, "fragments"]
     """Row of the first token among the activations' rows; the others follow it."""
@@ -38,12 +38,12 @@ class Windows(NamedTuple):
         """Tokens of a fragment."""
         return self.tokens.shape[1]
 
-    def rows(self, some: Int64[NDArray, "some"] | slice = slice(None)) -> torch.Tensor:
-        """Numbers of the activations' rows of some fragments, ``[some, tokens]``."""
-        return torch.from_numpy(self.start[some][:, None] + np.arange(self.length))
+    def rows(self, numbers: Int64[NDArray, "chosen"] | slice = slice(None)) -> torch.Tensor:
+        """The activations' rows of the fragments with these numbers, ``[chosen, tokens]``."""
+        return torch.from_numpy(self.start[numbers][:, None] + np.arange(self.length))
 
 
-def windows(reader: Reader, packed: Rows, lm: LanguageModel, config: ExplainConfig) -> Windows:
+def cut_fragments(reader: Reader, packed: Rows, lm: LanguageModel, config: ExplainConfig) -> CorpusFragments:
     """Cut the rows of ``reader`` into fragments as ``config`` says; beyond its limit, those kept are drawn at random.
 
     Fragments that do not decode to whole characters are left out, as in the released code; so are documents in which
@@ -59,8 +59,10 @@ def windows(reader: Reader, packed: Rows, lm: LanguageModel, config: ExplainConf
     last = first + length - 1
     whole = (context[first] == context[last]) & (doc[first] == doc[last]) & (position[last] - position[first] < length)
     rng = np.random.default_rng(config.explain_seed)
-    paper = config.mode == "paper"
-    start = _one_each(first[whole], doc, rng) if paper else _side_by_side(first[whole], doc, context, length)
+    if config.mode == "paper":
+        start = _one_a_document(first[whole], doc, rng)
+    else:
+        start = _side_by_side(first[whole], doc, context, length)
     documents = len(np.unique(doc))
     left_out = {f"documents without {length} kept tokens in a row": documents - len(np.unique(doc[start]))}
     tokens = packed.tokens.numpy()[context[start][:, None], position[start][:, None] + np.arange(length)]
@@ -75,11 +77,14 @@ def windows(reader: Reader, packed: Rows, lm: LanguageModel, config: ExplainConf
         len(start) > 0,
         f"no document has {length} kept tokens in a row: lower fragment_tokens, or harvest longer documents",
     )
-    return Windows(start, doc[start], tokens.astype(np.int32), {why: n for why, n in left_out.items() if n})
+    return CorpusFragments(
+        start, doc[start], tokens.astype(np.int32), {why: count for why, count in left_out.items() if count}
+    )
 
 
-def _one_each(first: NDArray, doc: NDArray, rng: np.random.Generator) -> NDArray:
+def _one_a_document(first: NDArray, doc: NDArray, rng: np.random.Generator) -> NDArray:
     """Of the possible beginnings one a document, each as likely as the others."""
+    # sorted by document and luck, the first of every document is a fair draw: no loop over documents
     luck = rng.permutation(len(first))
     order = np.lexsort((luck, doc[first]))
     new = np.diff(doc[first][order], prepend=-1) != 0
@@ -90,11 +95,11 @@ def _side_by_side(first: NDArray, doc: NDArray, context: NDArray, length: int) -
     """Beginnings of fragments that do not overlap, from the beginning of every stretch of rows on."""
     if not len(first):
         return first
-    row, packed = doc[first], context[first]
-    new = np.ones(len(first), bool)
-    new[1:] = (np.diff(first) != 1) | (np.diff(row) != 0) | (np.diff(packed) != 0)
-    begin = first[np.flatnonzero(new)][new.cumsum() - 1]
-    return first[(first - begin) % length == 0]
+    # a possible beginning that does not directly follow another opens a stretch; every length-th of its rows is taken
+    opens = np.ones(len(first), bool)
+    opens[1:] = (np.diff(first) != 1) | (np.diff(doc[first]) != 0) | (np.diff(context[first]) != 0)
+    stretch_start = first[np.flatnonzero(opens)][opens.cumsum() - 1]
+    return first[(first - stretch_start) % length == 0]
 
 
 def _readable(tokens: NDArray, lm: LanguageModel) -> NDArray:
@@ -102,7 +107,7 @@ def _readable(tokens: NDArray, lm: LanguageModel) -> NDArray:
     if lm.tokenizer is None:
         return np.ones(len(tokens), bool)
     decode = lm.tokenizer.decode
-    broken = [t for t in np.unique(tokens).tolist() if UNREADABLE in str(decode([t]))]
+    broken = [token for token in np.unique(tokens).tolist() if UNREADABLE in str(decode([token]))]
     readable = np.ones(len(tokens), bool)
     for number in np.flatnonzero(np.isin(tokens, broken).any(1)).tolist():
         readable[number] = UNREADABLE not in str(decode(tokens[number].tolist()))

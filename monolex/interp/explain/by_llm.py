@@ -12,7 +12,7 @@ MAX_TOKENS = 60
 
 def explain_openai(examples: Sequence[Examples], client: Client, config: ExplainConfig) -> list[Explanation | Failure]:
     """`openai`: one sentence from tokens with activations; an empty answer is a failure."""
-    answers = _ask([explanation_chat(own.explain) for own in examples], examples, client, config)
+    answers = _ask([explanation_chat(of_feature.explain) for of_feature in examples], examples, client, config)
     return [_explanation("openai", answer) for answer in answers]
 
 
@@ -20,7 +20,7 @@ def explain_examples(
     examples: Sequence[Examples], client: Client, config: ExplainConfig
 ) -> list[Explanation | Failure]:
     """`examples`: one line from fragments with marked tokens and silent ones; without that line it is a failure."""
-    answers = _ask([examples_chat(own) for own in examples], examples, client, config)
+    answers = _ask([examples_chat(of_feature) for of_feature in examples], examples, client, config)
     return [_explanation("examples", answer if isinstance(answer, Failure) else _answer(answer)) for answer in answers]
 
 
@@ -29,12 +29,12 @@ def _ask(
 ) -> list[str | Failure]:
     """What is answered; features that have nothing to show are failures and are not asked for."""
     params = (("max_tokens", MAX_TOKENS), ("temperature", config.temperature))
-    shown = [number for number, own in enumerate(examples) if own.explain and own.maximum > 0]
-    found: list[str | Failure] = [Failure("no fragment on which the feature is active")] * len(examples)
+    shown = [number for number, of_feature in enumerate(examples) if of_feature.explain and of_feature.maximum > 0]
+    answers: list[str | Failure] = [Failure("no fragment on which the feature is active")] * len(examples)
     replies = client.ask([Request(chats[number], params=params) for number in shown])
     for number, reply in zip(shown, replies, strict=True):
-        found[number] = reply if isinstance(reply, Failure) else reply.text
-    return found
+        answers[number] = reply if isinstance(reply, Failure) else reply.text
+    return answers
 
 
 def _answer(text: str) -> str | Failure:

@@ -30,11 +30,11 @@ import numpy as np
 
 from monolex.dictionaries.base import Dictionary
 from monolex.interp.config import ExplainConfig
-from monolex.interp.explain.pattern_text import described
-from monolex.interp.explain.similar_tokens import alike
-from monolex.interp.explain.subject import Asked, Read, reader
+from monolex.interp.explain.pattern_rule import pattern_explanation, slots_of
+from monolex.interp.explain.similar_tokens import similar_tokens
+from monolex.interp.explain.subject import ActivationQuery, ReadActivations, subject_reader
 from monolex.interp.records import Examples, Explanation, Failure
-from monolex.interp.rules import ANY, Line, Rule, Slot
+from monolex.interp.rules import Slot
 from monolex.model.language_model import LanguageModel
 from monolex.text.vocabulary import Texts
 
@@ -43,25 +43,25 @@ LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 KEPT = 0.5
 """Share of the activation that must be exceeded by what keeps it."""
 
-Other = Callable[[tuple[int, ...], int], int | None]
+Replacement = Callable[[tuple[int, ...], int], int | None]
 """Another token for one place of a text; None where there is none."""
 
 
-class Clue(NamedTuple):
+class Occurrence(NamedTuple):
     """An occurrence of a feature: a token, and as much of the text before it as is under consideration."""
 
-    number: int
+    owner: int
     """Which of the examples it is of."""
-    asked: Asked
+    query: ActivationQuery
     """The text that ends at the token, and the feature."""
     stored: float
     """Activation at the token in its own fragment."""
-    given: float = 0.0
-    """What the model gives for this text alone."""
+    alone: float = 0.0
+    """Activation that the model gives for this text alone."""
 
 
 Places = tuple[frozenset[int], ...]
-"""The tokens that may stand at every place of a clue; none where any may."""
+"""The tokens that may stand at every place of an occurrence's text; none where any may."""
 
 
 def explain(
@@ -78,138 +78,123 @@ def explain(
     Raises:
         UserError: the model has no such site.
     """
-    read = reader(lm, dictionary, site, config.batch_tokens)
+    # Every step reads the texts of all features at once: forwards of short texts are only fast when they are many.
+    read = subject_reader(lm, dictionary, site, config.batch_tokens)
     longest = min(LENGTHS[-1], lm.max_context - 1)
-    clues = [clue for number, feature in enumerate(examples) for clue in occurrences(number, feature, longest)]
-    clues = prune(read, clues)
-    matters = saliency(read, clues, [others(feature, config.explain_seed) for feature in examples])
-    likely = alike(lm, (t for clue in clues for t in clue.asked.tokens))
-    places = augment(read, clues, matters, likely)
-    texts = _texts(lm, examples, places)
+    whole = [each for owner, feature in enumerate(examples) for each in active_tokens(owner, feature, longest)]
+    occurrences = prune(read, whole)
+    matters = saliency(read, occurrences, [replacements(feature, config.explain_seed) for feature in examples])
+    similar = similar_tokens(lm, (token for occurrence in occurrences for token in occurrence.query.tokens))
+    allowed = augment(read, occurrences, matters, similar)
+    texts = _texts(lm, examples, allowed)
     lines: dict[int, dict[tuple[Slot, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for clue, slots in zip(clues, places, strict=True):
-        lines[clue.number][_slots(slots, texts)].append(clue.stored)
-    return [_explanation(feature, lines[number]) for number, feature in enumerate(examples)]
+    for occurrence, places in zip(occurrences, allowed, strict=True):
+        lines[occurrence.owner][slots_of(places, texts)].append(occurrence.stored)
+    return [pattern_explanation(feature, lines[owner]) for owner, feature in enumerate(examples)]
 
 
-def occurrences(number: int, examples: Examples, longest: int) -> list[Clue]:
+def active_tokens(owner: int, examples: Examples, longest: int) -> list[Occurrence]:
     """The most active token of every explain fragment, and one more of another text if above half the maximum."""
-    clues = []
+    occurrences = []
     for fragment in examples.explain:
         order = np.argsort(-fragment.activations, kind="stable").tolist()
         second = [at for at in order if fragment.texts[at] != fragment.texts[order[0]]][:1]
         chosen = [order[0], *(at for at in second if fragment.activations[at] > examples.maximum / 2)]
         for at in (at for at in chosen if fragment.activations[at] > 0):
-            tokens = fragment.tokens[max(0, at + 1 - longest) : at + 1]
-            clues.append(Clue(number, Asked(tokens, examples.feature), float(fragment.activations[at])))
-    return clues
+            query = ActivationQuery(fragment.tokens[max(0, at + 1 - longest) : at + 1], examples.feature)
+            occurrences.append(Occurrence(owner, query, float(fragment.activations[at])))
+    return occurrences
 
 
-def prune(read: Read, clues: Sequence[Clue]) -> list[Clue]:
-    """Clues cut to the shortest suffix that keeps the activation; those that are not active alone are left out."""
-    whole = [clue._replace(given=given) for clue, given in zip(clues, _given(read, clues), strict=True) if given > 0]
-    found: dict[int, Clue] = {}
+def prune(read: ReadActivations, occurrences: Sequence[Occurrence]) -> list[Occurrence]:
+    """Texts cut to the shortest suffix that keeps the activation; those that are not active alone are left out."""
+    whole = [occurrence for occurrence in _read_alone(read, occurrences) if occurrence.alone > 0]
+    pruned: dict[int, Occurrence] = {}
+    # From the shortest on, and each length only for those that no shorter one kept: most end after one or two.
     for length in LENGTHS:
-        left = [i for i, clue in enumerate(whole) if i not in found and len(clue.asked.tokens) > length]
-        cut = [whole[i]._replace(asked=Asked(whole[i].asked.tokens[-length:], whole[i].asked.feature)) for i in left]
-        for i, clue, given in zip(left, cut, _given(read, cut), strict=True):
-            if given > KEPT * whole[i].given:
-                found[i] = clue._replace(given=given)
-    return [found.get(i, clue) for i, clue in enumerate(whole)]
+        numbers = [n for n, long in enumerate(whole) if n not in pruned and len(long.query.tokens) > length]
+        suffixes = [whole[n]._replace(query=_last(whole[n].query, length)) for n in numbers]
+        for n, suffix in zip(numbers, _read_alone(read, suffixes), strict=True):
+            if suffix.alone > KEPT * whole[n].alone:
+                pruned[n] = suffix
+    return [pruned.get(n, long) for n, long in enumerate(whole)]
 
 
-def _given(read: Read, clues: Sequence[Clue]) -> list[float]:
-    return read([clue.asked for clue in clues]).tolist()
+def _read_alone(read: ReadActivations, occurrences: Sequence[Occurrence]) -> list[Occurrence]:
+    activations = read([occurrence.query for occurrence in occurrences]).tolist()
+    return [each._replace(alone=activation) for each, activation in zip(occurrences, activations, strict=True)]
 
 
-def others(examples: Examples, seed: int) -> Other:
+def _last(query: ActivationQuery, length: int) -> ActivationQuery:
+    return query._replace(tokens=query.tokens[-length:])
+
+
+def replacements(examples: Examples, seed: int) -> Replacement:
     """Draws from the tokens of the feature's own explain fragments, with and without it."""
-    pool = np.array([t for one in (*examples.explain, *examples.explain_silent) for t in one.tokens], dtype=np.int64)
+    fragments = (*examples.explain, *examples.explain_silent)
+    pool = np.array([token for fragment in fragments for token in fragment.tokens], dtype=np.int64)
 
-    def other(tokens: tuple[int, ...], at: int) -> int | None:
-        different = pool[pool != tokens[at]]
-        drawn = np.random.default_rng([seed, at, *tokens])
-        return int(drawn.choice(different)) if len(different) else None
+    def replacement(tokens: tuple[int, ...], place: int) -> int | None:
+        different = pool[pool != tokens[place]]
+        # seeded by the text and the place, so that neither the batch nor the other features change what is drawn
+        rng = np.random.default_rng([seed, place, *tokens])
+        return int(rng.choice(different)) if len(different) else None
 
-    return other
+    return replacement
 
 
-def saliency(read: Read, clues: Sequence[Clue], draws: Sequence[Other]) -> list[list[bool]]:
-    """Which tokens of every clue matter: those without which it is not kept, those that have no other to put in their
-    place, and the last."""
-    matters = [[True] * len(clue.asked.tokens) for clue in clues]
-    asked, where = [], []
-    for index, (number, (tokens, feature), *_) in enumerate(clues):
-        for at in range(len(tokens) - 1):
-            token = draws[number](tokens, at)
+def saliency(
+    read: ReadActivations, occurrences: Sequence[Occurrence], draws: Sequence[Replacement]
+) -> list[list[bool]]:
+    """Which tokens of every text matter: those without which the activation is not kept, those that have no other to
+    put in their place, and the last; ``draws`` are of the features by their owner's number."""
+    # What was not tried is taken to matter: a pattern that takes any token there would say more than was seen.
+    matters = [[True] * len(occurrence.query.tokens) for occurrence in occurrences]
+    queries: list[ActivationQuery] = []
+    replaced: list[tuple[int, int]] = []
+    for number, (owner, query, *_) in enumerate(occurrences):
+        for place in range(len(query.tokens) - 1):
+            token = draws[owner](query.tokens, place)
             if token is not None:
-                asked.append(_with(tokens, at, token, feature))
-                where.append((index, at))
-    for (index, at), given in zip(where, read(asked).tolist(), strict=True):
-        matters[index][at] = given <= KEPT * clues[index].given
+                queries.append(_replaced(query, place, token))
+                replaced.append((number, place))
+    for (number, place), activation in zip(replaced, read(queries).tolist(), strict=True):
+        matters[number][place] = activation <= KEPT * occurrences[number].alone
     return matters
 
 
 def augment(
-    read: Read, clues: Sequence[Clue], matters: Sequence[Sequence[bool]], likely: Mapping[int, Sequence[int]]
+    read: ReadActivations,
+    occurrences: Sequence[Occurrence],
+    matters: Sequence[Sequence[bool]],
+    similar: Mapping[int, Sequence[int]],
 ) -> list[Places]:
-    """What may stand at the places that matter: the token itself, and of those like it the ones that keep the clue."""
-    found = [
-        [frozenset([token]) if kept else frozenset() for token, kept in zip(clue.asked.tokens, some, strict=True)]
-        for clue, some in zip(clues, matters, strict=True)
+    """What may stand at the places that matter: the token itself, and of those like it the ones that keep it active."""
+    allowed = [
+        [frozenset([token] if needed else []) for token, needed in zip(query.tokens, of_text, strict=True)]
+        for (_, query, *_), of_text in zip(occurrences, matters, strict=True)
     ]
-    asked, where = [], []
-    for index, (_, (tokens, feature), *_) in enumerate(clues):
-        for at in (at for at, kept in enumerate(matters[index]) if kept):
-            asked += [_with(tokens, at, token, feature) for token in likely[tokens[at]]]
-            where += [(index, at, token) for token in likely[tokens[at]]]
-    for (index, at, token), given in zip(where, read(asked).tolist(), strict=True):
-        if given > KEPT * clues[index].given:
-            found[index][at] |= {token}
-    return [tuple(some) for some in found]
+    tried = [
+        (number, place, token)
+        for number, (_, query, *_) in enumerate(occurrences)
+        for place, needed in enumerate(matters[number])
+        if needed
+        for token in similar[query.tokens[place]]
+    ]
+    queries = [_replaced(occurrences[number].query, place, token) for number, place, token in tried]
+    for (number, place, token), activation in zip(tried, read(queries).tolist(), strict=True):
+        if activation > KEPT * occurrences[number].alone:
+            allowed[number][place] |= {token}
+    return [tuple(places) for places in allowed]
 
 
-def _with(tokens: tuple[int, ...], at: int, token: int, feature: int) -> Asked:
-    return Asked((*tokens[:at], token, *tokens[at + 1 :]), feature)
+def _replaced(query: ActivationQuery, place: int, token: int) -> ActivationQuery:
+    return query._replace(tokens=(*query.tokens[:place], token, *query.tokens[place + 1 :]))
 
 
-def _texts(lm: LanguageModel, examples: Sequence[Examples], places: Sequence[Places]) -> dict[int, str]:
+def _texts(lm: LanguageModel, examples: Sequence[Examples], allowed: Sequence[Places]) -> dict[int, str]:
     """Texts of tokens, those of the fragments as they stand there."""
-    texts = dict(Texts(lm).of(token for some in places for place in some for token in place))
-    for fragment in (fragment for one in examples for fragment in one.explain):
+    texts = dict(Texts(lm).of(token for places in allowed for place in places for token in place))
+    for fragment in (fragment for of_feature in examples for fragment in of_feature.explain):
         texts.update(zip(fragment.tokens, fragment.texts, strict=True))
     return texts
-
-
-def _slots(places: Places, texts: Mapping[int, str]) -> tuple[Slot, ...]:
-    """From the first place that matters on: what may stand before it says nothing."""
-    first = next(i for i, place in enumerate(places) if place)
-    return tuple(Slot(frozenset(texts[t] for t in place)) if place else ANY for place in places[first:])
-
-
-def _explanation(examples: Examples, found: Mapping[tuple[Slot, ...], Sequence[float]]) -> Explanation | Failure:
-    if examples.maximum <= 0:
-        return Failure("never above zero")
-    if not found:
-        return Failure("not active without the text before")
-    lines = [Line(slots, float(np.mean(values))) for slots, values in merged(found).items()]
-    seen = {text for fragment in examples.explain for text in fragment.texts}
-    return Explanation("pattern", described(lines, examples.maximum, seen), Rule(tuple(lines)))
-
-
-def merged(found: Mapping[tuple[Slot, ...], Sequence[float]]) -> dict[tuple[Slot, ...], list[float]]:
-    """Lines' slots with their values: those with more conditions first, then the longer, then as they were found.
-
-    A line that would never be reached, since an earlier one fits wherever it does, adds its values to that one.
-    """
-    kept: dict[tuple[Slot, ...], list[float]] = {}
-    for slots in sorted(found, key=lambda slots: (-sum(slot != ANY for slot in slots), -len(slots))):
-        into = next((earlier for earlier in kept if _covers(earlier, slots)), slots)
-        kept.setdefault(into, []).extend(found[slots])
-    return kept
-
-
-def _covers(wide: tuple[Slot, ...], narrow: tuple[Slot, ...]) -> bool:
-    """Whether a line of tokens fits wherever another does."""
-    pairs = zip(reversed(wide), reversed(narrow), strict=False)
-    return len(wide) <= len(narrow) and all(w == ANY or (n != ANY and n.tokens <= w.tokens) for w, n in pairs)

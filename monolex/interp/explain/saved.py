@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json
 from monolex.errors import UserError
-from monolex.interp.examples.draw import Drawn, Moments
-from monolex.interp.examples.fragments import Windows
+from monolex.interp.examples.drawn import DrawnExamples, FeatureMoments
+from monolex.interp.examples.fragments import CorpusFragments
 from monolex.interp.records import Examples, Explanation, Failure, dictionary_of
 from monolex.interp.rules import from_json
 
@@ -21,15 +21,15 @@ KIND = "explain"
 FACTS, LINES, ARRAYS, TEXTS = "explain.json", "explanations.jsonl", "examples.safetensors", "vocabulary.json"
 Arrays = dict[str, NDArray[Any]]
 DRAWN = ("features", "owner", "group", "fragment", "activations")
-"""Arrays of a dictionary's examples, as fields of :class:`~monolex.interp.examples.draw.Drawn`."""
+"""Arrays of a dictionary's examples, as fields of :class:`~monolex.interp.examples.drawn.DrawnExamples`."""
 
 
-def windows_arrays(windows: Windows) -> Arrays:
+def fragment_arrays(fragments: CorpusFragments) -> Arrays:
     """A model's fragments as arrays."""
-    return {"start": windows.start, "doc": windows.doc, "tokens": windows.tokens}
+    return {"start": fragments.start, "doc": fragments.doc, "tokens": fragments.tokens}
 
 
-def drawn_arrays(drawn: Drawn) -> Arrays:
+def drawn_arrays(drawn: DrawnExamples) -> Arrays:
     """The examples of a dictionary's features as arrays."""
     return {name: getattr(drawn, name) for name in DRAWN} | {"moments": np.stack(drawn.moments)}
 
@@ -39,12 +39,13 @@ def prefixed(prefix: str, arrays: Mapping[str, NDArray]) -> Arrays:
     return {f"{prefix}/{name}": np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def line(feature: int, made: Explanation | Failure, explainer: str) -> dict[str, Any]:
+def line(feature: int, explanation: Explanation | Failure, explainer: str) -> dict[str, Any]:
     """An explanation, or why there is none, as plain values."""
-    if isinstance(made, Failure):
-        return {"feature": feature, "explainer": explainer, "text": None, "rule": None, "failure": made.reason}
-    rule = None if made.rule is None else made.rule.to_json()
-    return {"feature": feature, "explainer": explainer, "text": made.text, "rule": rule, "failure": None}
+    head = {"feature": feature, "explainer": explainer}
+    if isinstance(explanation, Failure):
+        return {**head, "text": None, "rule": None, "failure": explanation.reason}
+    rule = None if explanation.rule is None else explanation.rule.to_json()
+    return {**head, "text": explanation.text, "rule": rule, "failure": None}
 
 
 def from_line(row: Mapping[str, Any]) -> Explanation | Failure:
@@ -74,21 +75,20 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path} is damaged ({error}); delete its manifest and run its stage again") from error
 
 
-def chosen(run: Path, name: str) -> Path:
+def explanations_folder(run: Path, name: str) -> Path:
     """The folder of the explanations called ``name`` in a run, or of the only ones there.
 
     Raises:
         UserError: there are none, several and no name, or none of that name.
     """
-    there = sorted(path.parent for path in (run / KIND).glob(f"*/{MANIFEST}"))
-    if not there:
+    folders = {path.parent.name: path.parent for path in sorted((run / KIND).glob(f"*/{MANIFEST}"))}
+    if not folders:
         raise UserError(f"{run} holds no explanations; run monolex explain first")
-    if not name and len(there) > 1:
-        raise UserError(f"{run} holds explanations {', '.join(p.name for p in there)}: say which by --explanations")
-    found = [path for path in there if path.name == (name or path.name)]
-    if not found:
-        raise UserError(f"explanations = {name!r}: {run} holds {', '.join(path.name for path in there)}")
-    return found[0]
+    if not name and len(folders) > 1:
+        raise UserError(f"{run} holds explanations {', '.join(folders)}: say which by --explanations")
+    if name and name not in folders:
+        raise UserError(f"explanations = {name!r}: {run} holds {', '.join(folders)}")
+    return folders[name or next(iter(folders))]
 
 
 def unchanged(scores: Path, place: str) -> bool:
@@ -106,14 +106,14 @@ def unchanged(scores: Path, place: str) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
+class ExplainedDictionary:
     """One dictionary with its examples and explanations."""
 
     facts: Mapping[str, Any]
     """Its row in ``explain.json``."""
     examples: list[Examples]
     """Of every feature."""
-    moments: Moments
+    moments: FeatureMoments
     """Of every feature."""
     explanations: Mapping[str, list[Explanation | Failure]]
     """By explainer, a feature each."""
@@ -136,36 +136,36 @@ class Explanations:
         self.facts: dict[str, dict[str, Any]] = {"/".join(dictionary_of(row)): row for row in content["dictionaries"]}
         self._texts = {int(token): text for token, text in read_json(folder / TEXTS).items()}
         self._rows: dict[str, list[dict[str, Any]]] | None = None
-        self._windows: dict[str, Windows] = {}
+        self._fragments: dict[str, CorpusFragments] = {}
 
     def examples(self, key: str) -> list[Examples]:
         """The examples of every feature of the dictionary ``MODEL/SITE/NAME``."""
-        return self._drawn(key).of(self._windows[self.facts[key]["model"]], self._texts)
+        return self._drawn(key).spelled_out(self._fragments[self.facts[key]["model"]], self._texts)
 
-    def read(self, key: str) -> Explained:
+    def read(self, key: str) -> ExplainedDictionary:
         """The dictionary ``MODEL/SITE/NAME``."""
         facts, drawn = self.facts[key], self._drawn(key)
-        rows = self._of(key)
+        rows = self._lines(key)
         # not those of its lines: a dictionary without a feature that could be explained has none
         explainers = list(facts["failures"])
-        return Explained(
+        return ExplainedDictionary(
             facts,
-            drawn.of(self._windows[facts["model"]], self._texts),
+            drawn.spelled_out(self._fragments[facts["model"]], self._texts),
             drawn.moments,
             {name: [from_line(row) for row in rows if row["explainer"] == name] for name in explainers},
             [row["output"] for row in rows if row["explainer"] == "output"],
         )
 
-    def _drawn(self, key: str) -> Drawn:
+    def _drawn(self, key: str) -> DrawnExamples:
         facts, arrays = self.facts[key], self._arrays(key)
         model = facts["model"]
-        if model not in self._windows:
-            self._windows[model] = Windows(**self._arrays(f"{model}/fragments"), left_out={})
-        moments = Moments(*arrays.pop("moments"))
+        if model not in self._fragments:
+            self._fragments[model] = CorpusFragments(**self._arrays(f"{model}/fragments"), left_out={})
+        moments = FeatureMoments(*arrays.pop("moments"))
         columns = {name: arrays[name] for name in DRAWN}
-        return Drawn(facts["asked"], facts["skipped"], moments=moments, rare=facts["rare"], **columns)  # pyright: ignore[reportArgumentType]
+        return DrawnExamples(facts["asked"], facts["skipped"], moments=moments, rare=facts["rare"], **columns)  # pyright: ignore[reportArgumentType]
 
-    def _of(self, key: str) -> list[dict[str, Any]]:
+    def _lines(self, key: str) -> list[dict[str, Any]]:
         if self._rows is None:
             self._rows = {known: [] for known in self.facts}
             for row in read_lines(self.folder / LINES):

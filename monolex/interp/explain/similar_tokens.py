@@ -16,7 +16,7 @@ AT_ONCE = 1024
 
 
 @torch.no_grad()
-def alike(lm: LanguageModel, tokens: Iterable[int]) -> dict[int, tuple[int, ...]]:
+def similar_tokens(lm: LanguageModel, tokens: Iterable[int]) -> dict[int, tuple[int, ...]]:
     """For each of ``tokens`` the nearest rows of the embedding by cosine, then those of its other spellings that are
     single tokens; none is special to the tokenizer or beyond its entries."""
     ids = sorted(set(tokens))
@@ -25,14 +25,14 @@ def alike(lm: LanguageModel, tokens: Iterable[int]) -> dict[int, tuple[int, ...]
     table = table / table.norm(dim=1, keepdim=True).clamp_min(1e-12)
     allowed = _allowed(lm)
     count = min(NEAREST, int(allowed.sum()) - 1)
-    found = {}
+    similar = {}
     for part in torch.tensor(ids, dtype=torch.int64, device=table.device).split(AT_ONCE):
         cosine = (table[part] @ table.T).masked_fill(~allowed, -2)
         cosine[torch.arange(len(part), device=table.device), part] = -2
         nearest = cosine.topk(max(count, 0), dim=1).indices
         for token, near in zip(part.tolist(), nearest.tolist(), strict=True):
-            found[token] = tuple(dict.fromkeys((*near, *spelt.get(token, ()))))
-    return found
+            similar[token] = tuple(dict.fromkeys((*near, *spelt.get(token, ()))))
+    return similar
 
 
 def _allowed(lm: LanguageModel) -> Bool[Tensor, "vocab"]:
@@ -50,14 +50,15 @@ def _spellings(lm: LanguageModel, tokens: Sequence[int]) -> dict[int, list[int]]
         return {}
     texts = Texts(lm)
     forms = {token: _forms(text) for token, text in texts.of(tokens)}
-    known = list(dict.fromkeys(form for some in forms.values() for form in some))
-    if not known:
+    written = list(dict.fromkeys(form for of_token in forms.values() for form in of_token))
+    if not written:
         return {}
-    encoded = lm.tokenizer(known, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    single = {form: ids[0] for form, ids in zip(known, encoded, strict=True) if len(ids) == 1}
-    # A tokenizer that puts a space of its own before every text gives another token than was asked for.
+    encoded = lm.tokenizer(written, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    single = {form: ids[0] for form, ids in zip(written, encoded, strict=True) if len(ids) == 1}
+    # a tokenizer that puts a space of its own before every text gives another token than was asked for
     read = dict(texts.of(single.values()))
-    return {token: [single[f] for f in some if f in single and read[single[f]] == f] for token, some in forms.items()}
+    exact = {form: token for form, token in single.items() if read[token] == form}
+    return {token: [exact[form] for form in of_token if form in exact] for token, of_token in forms.items()}
 
 
 def _forms(text: str) -> list[str]:
@@ -66,4 +67,4 @@ def _forms(text: str) -> list[str]:
     if not word.strip():
         return []
     cased = dict.fromkeys((word, word.lower(), word.capitalize(), word.upper()))
-    return [form for one in cased for form in (one, f" {one}") if form != text]
+    return [form for spelling in cased for form in (spelling, f" {spelling}") if form != text]

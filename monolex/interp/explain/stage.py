@@ -25,7 +25,7 @@ from monolex.dictionaries.base import Dictionary
 from monolex.features.weights import moved
 from monolex.interp.config import ExplainConfig
 from monolex.interp.examples.draw import draw
-from monolex.interp.examples.fragments import Windows, texts_of, windows
+from monolex.interp.examples.fragments import CorpusFragments, cut_fragments, texts_of
 from monolex.interp.explain import lookup, pattern, saved
 from monolex.interp.explain.by_llm import explain_examples, explain_openai
 from monolex.interp.llm.endpoint import open_client
@@ -48,15 +48,15 @@ ASKING: dict[str, Callable[[Sequence[Examples], Client, ExplainConfig], list[Exp
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """One model's fragments."""
+class ModelFragments:
+    """A model with its fragments."""
 
     lm: LanguageModel
     """The model."""
-    windows: Windows
+    fragments: CorpusFragments
     """Its fragments."""
     texts: Mapping[int, str]
-    """Their tokens."""
+    """The texts of their tokens."""
 
 
 def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manifest:
@@ -78,14 +78,14 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
         if isinstance(answer, Manifest):
             return answer
         work, asked_model = answer
-        sources, used = _Sources(config), targets(known, config)
+        cuts, used = _Cuts(config), targets(known, config)
 
         def piece(target: Target) -> Piece:
-            return lambda path: _dictionary(path, target, sources.of(target), config, asked_model)
+            return lambda path: _dictionary(path, target, cuts.of(target), config, asked_model)
 
         pieces = {target.dictionary.key: piece(target) for target in used}
         rows = list(work.done(pieces, unanswered(asked_model)).values())
-    models = {target.dictionary.model: sources.of(target) for target in used}
+    models = {target.dictionary.model: cuts.of(target) for target in used}
     counts: dict[str, Any] = {"dictionaries": len(rows), "features": sum(row["explained"] for row in rows)}
     if asked_model is not None:
         counts[METER] = asked_model.meter.to_json()
@@ -95,7 +95,7 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
 def _files(
     places: Sequence[Path],
     keys: Sequence[str],
-    models: Mapping[str, Source],
+    models: Mapping[str, ModelFragments],
     rows: Sequence[dict[str, Any]],
     config: ExplainConfig,
 ) -> dict[str, bytes]:
@@ -103,15 +103,15 @@ def _files(
     facts = {
         "mode": config.mode,
         "explainers": list(config.explainers),
-        "fragments": {name: len(source.windows.start) for name, source in models.items()},
-        "left_out": {name: dict(source.windows.left_out) for name, source in models.items()},
+        "fragments": {name: len(model.fragments.start) for name, model in models.items()},
+        "left_out": {name: dict(model.fragments.left_out) for name, model in models.items()},
         "dictionaries": rows,
     }
     flat: saved.Arrays = {}
     texts: dict[int, str] = {}
-    for name, source in models.items():
-        flat |= saved.prefixed(f"{name}/fragments", saved.windows_arrays(source.windows))
-        texts |= source.texts
+    for name, model in models.items():
+        flat |= saved.prefixed(f"{name}/fragments", saved.fragment_arrays(model.fragments))
+        texts |= model.texts
     for key, path in zip(keys, places, strict=True):
         flat |= saved.prefixed(key, load_file(path.with_suffix(".safetensors")))
     return {
@@ -122,53 +122,59 @@ def _files(
     }
 
 
-class _Sources:
-    """Every model's fragments, cut once."""
+class _Cuts:
+    """Every model's fragments, cut once, when the first of its dictionaries needs them."""
 
     def __init__(self, config: ExplainConfig) -> None:
         self._config = config
-        self._known: dict[Path, Source] = {}
+        self._known: dict[Path, ModelFragments] = {}
 
-    def of(self, target: Target) -> Source:
+    def of(self, target: Target) -> ModelFragments:
         if target.activations not in self._known:
             self._known[target.activations] = self._cut(target)
         return self._known[target.activations]
 
-    def _cut(self, target: Target) -> Source:
+    def _cut(self, target: Target) -> ModelFragments:
         config = self._config
         lm = stored_model(target.activations, config.explain_device)
         reader = Reader(target.activations, target.dictionary.site, config.split)
-        cut = windows(reader, packed_rows(target.activations, config.split), lm, config)
-        return Source(lm, cut, texts_of(cut.tokens, lm))
+        fragments = cut_fragments(reader, packed_rows(target.activations, config.split), lm, config)
+        return ModelFragments(lm, fragments, texts_of(fragments.tokens, lm))
 
 
 def _dictionary(
-    path: Path, target: Target, source: Source, config: ExplainConfig, client: Client | None
+    path: Path, target: Target, model: ModelFragments, config: ExplainConfig, client: Client | None
 ) -> dict[str, Any]:
     """Explain one dictionary's features; its row."""
     weights = target.dictionary.weights(runtime.device(config.explain_device))
     reader = Reader(target.activations, target.dictionary.site, config.split)
-    drawn = draw(reader, weights, source.windows, config, target.dictionary.key)
-    examples = drawn.of(source.windows, source.texts)
-    made = {name: _explained(name, examples, target, source.lm, weights, config, client) for name in config.explainers}
+    drawn = draw(reader, weights, model.fragments, config, target.dictionary.key)
+    examples = drawn.spelled_out(model.fragments, model.texts)
+    explained = {
+        name: _explained(name, examples, target, model.lm, weights, config, client) for name in config.explainers
+    }
     head = {"model": target.dictionary.model, "site": target.dictionary.site, "name": target.dictionary.name}
     rows = [
-        head | saved.line(one.feature, explanation, name)
-        for name, some in made.items()
-        for one, explanation in zip(examples, some, strict=True)
+        head | saved.line(feature, explanation, name)
+        for name, explanations in explained.items()
+        for feature, explanation in zip(drawn.features.tolist(), explanations, strict=True)
     ]
-    rows += [head | row for row in _output(target, source, weights, drawn.features.tolist(), config.output_tokens)]
+    rows += [head | row for row in _output(target, model.lm, weights, drawn.features.tolist(), config.output_tokens)]
     write_bytes(path.with_suffix(".jsonl"), saved.lines(rows))
     write_bytes(path.with_suffix(".safetensors"), save(saved.drawn_arrays(drawn)))
-    failed = {name: [one.reason for one in some if isinstance(one, Failure)] for name, some in made.items()}
     return {
         **target.facts(),
-        "asked": drawn.asked,
+        "asked": drawn.looked_at,
         "skipped": dict(drawn.skipped),
         "explained": len(examples),
         "rare": drawn.rare,
-        "failures": {name: dict(Counter(reasons)) for name, reasons in failed.items()},
+        "failures": {name: _failures(explanations) for name, explanations in explained.items()},
     }
+
+
+def _failures(explanations: Sequence[Explanation | Failure]) -> dict[str, int]:
+    """How many failed, by reason."""
+    return dict(Counter(failure.reason for failure in explanations if isinstance(failure, Failure)))
 
 
 def _explained(
@@ -181,7 +187,7 @@ def _explained(
     client: Client | None,
 ) -> Sequence[Explanation | Failure]:
     if name in LEARNED:
-        return [LEARNED[name](one) for one in examples]
+        return [LEARNED[name](of_feature) for of_feature in examples]
     if name == "pattern":
         return pattern.explain(lm, weights, target.dictionary.site, examples, config)
     assert client is not None, name
@@ -189,12 +195,11 @@ def _explained(
 
 
 def _output(
-    target: Target, source: Source, weights: Dictionary, features: Sequence[int], count: int
+    target: Target, lm: LanguageModel, weights: Dictionary, features: Sequence[int], count: int
 ) -> list[dict[str, Any]]:
     """The tokens that each direction promotes and suppresses most by itself: what it says, not when it speaks."""
-    site = Site.parse(target.dictionary.site)
-    found, reason = moved(source.lm, site, weights, features, count)
+    logits, reason = moved(lm, Site.parse(target.dictionary.site), weights, features, count)
     return [
-        {"feature": feature, "explainer": "output", "output": {**one._asdict(), "reason": reason}}
-        for feature, one in zip(features, found, strict=True)
+        {"feature": feature, "explainer": "output", "output": {**of_feature._asdict(), "reason": reason}}
+        for feature, of_feature in zip(features, logits, strict=True)
     ]

@@ -16,8 +16,8 @@ from monolex.model.language_model import LanguageModel
 from monolex.text.corpus import separator
 
 
-class Asked(NamedTuple):
-    """A feature at the end of a text."""
+class ActivationQuery(NamedTuple):
+    """A text, and the feature whose activation at its last token is wanted."""
 
     tokens: tuple[int, ...]
     """Token ids, at least one; the corpus's separator goes before them."""
@@ -25,11 +25,11 @@ class Asked(NamedTuple):
     """Number of the feature."""
 
 
-Read = Callable[[Sequence[Asked]], Float64[NDArray, "asked"]]
+ReadActivations = Callable[[Sequence[ActivationQuery]], Float64[NDArray, "queries"]]
 """Activations of features at the last tokens of texts."""
 
 
-def reader(lm: LanguageModel, dictionary: Dictionary, site: str, batch_tokens: int) -> Read:
+def subject_reader(lm: LanguageModel, dictionary: Dictionary, site: str, batch_tokens: int) -> ReadActivations:
     """Reads features of ``dictionary`` at ``site``, in forwards of at most ``batch_tokens`` tokens (or of one text).
 
     Texts of one length share a forward, which ends at the site: nothing is padded, so that a text gives what it would
@@ -41,22 +41,22 @@ def reader(lm: LanguageModel, dictionary: Dictionary, site: str, batch_tokens: i
     lm.place(site)
     start = None if lm.tokenizer is None else separator(lm.tokenizer)
 
-    def read(asked: Sequence[Asked]) -> Float64[NDArray, "asked"]:
-        found = np.zeros(len(asked))
-        wanted: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, one in enumerate(asked):
-            wanted[_led(one.tokens, start)].append(index)
-        lengths: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-        for tokens in wanted:
-            lengths[len(tokens)].append(tokens)
-        for length, texts in lengths.items():
+    def read(queries: Sequence[ActivationQuery]) -> Float64[NDArray, "queries"]:
+        activations = np.zeros(len(queries))
+        of_text: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, query in enumerate(queries):
+            of_text[_led(query.tokens, start)].append(number)
+        by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+        for tokens in of_text:
+            by_length[len(tokens)].append(tokens)
+        for length, texts in by_length.items():
             size = max(1, batch_tokens // length)
-            for part in (texts[first : first + size] for first in range(0, len(texts), size)):
-                rows = [row for row, tokens in enumerate(part) for _ in wanted[tokens]]
-                indices = [index for tokens in part for index in wanted[tokens]]
-                features = [asked[index].feature for index in indices]
-                found[indices] = _codes(lm, dictionary, site, torch.tensor(part), rows, features)
-        return found
+            for batch in (texts[first : first + size] for first in range(0, len(texts), size)):
+                rows = [row for row, tokens in enumerate(batch) for _ in of_text[tokens]]
+                numbers = [number for tokens in batch for number in of_text[tokens]]
+                features = [queries[number].feature for number in numbers]
+                activations[numbers] = _codes(lm, dictionary, site, torch.tensor(batch), rows, features)
+        return activations
 
     return read
 
@@ -74,7 +74,7 @@ def _codes(
     ids: Int[Tensor, "texts tokens"],
     rows: Sequence[int],
     features: Sequence[int],
-) -> Float64[NDArray, "asked"]:
+) -> Float64[NDArray, "queries"]:
     """Codes of ``features`` at the ends of the texts numbered ``rows``."""
     x = hooks.capture(lm, ids, [site]).activations[site][:, -1]
     columns, column = np.unique(features, return_inverse=True)

@@ -23,7 +23,7 @@ from monolex.artifact import Manifest, json_bytes, write_bytes
 from monolex.config import plain
 from monolex.interp.config import ScoreConfig
 from monolex.interp.explain import saved
-from monolex.interp.explain.saved import Explained, Explanations
+from monolex.interp.explain.saved import ExplainedDictionary, Explanations
 from monolex.interp.llm.meter import METER
 from monolex.interp.llm.replies import opened_unless_found, unanswered
 from monolex.interp.protocol import Correlation
@@ -138,7 +138,7 @@ def _measured(
 
 
 def _line(
-    explained: Explained, i: int, explainer: str, simulator: str, text: str | None, score: FeatureScore
+    explained: ExplainedDictionary, i: int, explainer: str, simulator: str, text: str | None, score: FeatureScore
 ) -> dict[str, Any]:
     example = explained.examples[i]
     both = (*example.top, *example.random)
