@@ -42,8 +42,8 @@ def draw(
     width = min(config.features, dictionary.d_sae) if first else dictionary.d_sae
     order = np.arange(width) if first else np.random.default_rng(seed).permutation(dictionary.d_sae)
     passes = _Passes(reader, dictionary, fragments)
-    # Two passes, because which fragments serve a feature is known only when all were seen, and all codes of all
-    # fragments are too many to keep: the first keeps one number a feature and fragment, the second reads what was chosen.
+    # Two passes, because which fragments serve a feature is known only when all were seen, and the codes of all are too
+    # many to keep: the first keeps a maximum for every feature and fragment, the second reads what was chosen.
     choices: dict[int, Choice] = {}
     skipped: Counter[str] = Counter()
     looked_at = rare = 0
@@ -72,7 +72,7 @@ class _Passes:
         self._step = max(1, CODES // (fragments.length * dictionary.d_sae))
         self._keep = len(fragments.start) * fragments.length * dictionary.d_sae <= KEPT
         self._kept: dict[int, Tensor] = {}
-        self._column: Int64[NDArray, "d_sae"] | None = None  # of every feature in what is kept
+        self._column: NDArray[np.int64] | None = None  # of every feature in what is kept
 
     def codes(
         self, features: Int64[NDArray, "features"]
@@ -125,10 +125,9 @@ def _read(
     power_sums = np.zeros((4, len(features)))
     for part, codes in passes.codes(features) if len(features) else ():
         examples = np.flatnonzero((fragment >= part.start) & (fragment < part.stop))
-        row, column = (
-            torch.from_numpy(at).to(codes.device) for at in (fragment[examples] - part.start, owner[examples])
-        )
-        activations[examples] = codes[row, :, column].cpu().numpy()
+        row, column = fragment[examples] - part.start, owner[examples]
+        chosen = codes[torch.from_numpy(row).to(codes.device), :, torch.from_numpy(column).to(codes.device)]
+        activations[examples] = chosen.cpu().numpy()
         exact = codes.cpu() if codes.device.type == "mps" else codes  # which has no float64
         power = exact.double()
         for exponent in range(4):

@@ -77,9 +77,8 @@ def cut_fragments(reader: Reader, packed: Rows, lm: LanguageModel, config: Expla
         len(start) > 0,
         f"no document has {length} kept tokens in a row: lower fragment_tokens, or harvest longer documents",
     )
-    return CorpusFragments(
-        start, doc[start], tokens.astype(np.int32), {why: count for why, count in left_out.items() if count}
-    )
+    reasons = {why: count for why, count in left_out.items() if count}
+    return CorpusFragments(start, doc[start], tokens.astype(np.int32), reasons)
 
 
 def _one_a_document(first: NDArray, doc: NDArray, rng: np.random.Generator) -> NDArray:
