@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(run: Path) -> Path:
+def scored(run: Path) -> Path:
     """The run, explained and scored."""
     explain(run / "explain" / "paper", run, EXPLAIN)
     score(run / "score" / "rules", run / "explain" / "paper", SCORE, run)
@@ -51,30 +51,32 @@ def chosen(run: Path, config: ExplainConfig):
     return targets(candidates(run, config), config)
 
 
-def names(some) -> list[str]:
-    return [one.dictionary.key for one in some]
+def names(chosen_targets) -> list[str]:
+    return [target.dictionary.key for target in chosen_targets]
 
 
 def test_which_dictionaries(run):
-    found = chosen(run, EXPLAIN)
-    assert names(found)[0].startswith("subject/resid_post.0/")
-    kinds = {one.dictionary.config.kind for one in found if one.dictionary.model == "subject"}
+    explained = chosen(run, EXPLAIN)
+    assert names(explained)[0].startswith("subject/resid_post.0/")
+    kinds = {target.dictionary.config.kind for target in explained if target.dictionary.model == "subject"}
     assert kinds == {"tied", "neurons", "pca", "pca-topk"}
-    assert [one.dictionary.key for one in found if one.dictionary.model == "random"] == [
+    assert [target.dictionary.key for target in explained if target.dictionary.model == "random"] == [
         f"random/{site}/{TIED}" for site in SITES
     ]
     for site in SITES:
-        here = [one for one in found if (one.dictionary.model, one.dictionary.site) == ("subject", site)]
-        (tied,) = [one for one in here if one.dictionary.trained]
-        (topk,) = [one for one in here if one.dictionary.config.kind == "pca-topk"]
+        of_site = [
+            target for target in explained if (target.dictionary.model, target.dictionary.site) == ("subject", site)
+        ]
+        (tied,) = [target for target in of_site if target.dictionary.trained]
+        (topk,) = [target for target in of_site if target.dictionary.config.kind == "pca-topk"]
         assert tied.l0 is not None
         assert abs(topk.dictionary.config.k - tied.l0) == min(abs(k - tied.l0) for k in (2, 5, 16))
         assert topk.method == "pca-topk"
         assert tied.method == TIED
-    assert found[-1].method == f"random model: {TIED}"
+    assert explained[-1].method == f"random model: {TIED}"
     everything = chosen(run, dataclasses.replace(EXPLAIN, matched=False, controls=False))
-    assert sum(one.dictionary.config.kind == "pca-topk" for one in everything) == 6
-    assert {one.dictionary.model for one in everything} == {"subject"}
+    assert sum(target.dictionary.config.kind == "pca-topk" for target in everything) == 6
+    assert {target.dictionary.model for target in everything} == {"subject"}
 
 
 def test_dictionaries_along_training(run):
@@ -86,18 +88,18 @@ def test_dictionaries_along_training(run):
     assert not np.allclose(early.dictionary.weights().W_enc, final.dictionary.weights().W_enc)
 
 
-def test_the_artefacts_hold_what_they_say(made):
-    for folder in (made / "explain" / "paper", made / "score" / "rules"):
+def test_the_artefacts_hold_what_they_say(scored):
+    for folder in (scored / "explain" / "paper", scored / "score" / "rules"):
         verify(folder)
-    facts = read_json(made / "explain" / "paper" / "explain.json")
-    rows = list(stored.read_lines(made / "score" / "rules" / "scores.jsonl"))
-    content = read_json(made / "score" / "rules" / "score.json")
+    facts = read_json(scored / "explain" / "paper" / "explain.json")
+    rows = list(stored.read_lines(scored / "score" / "rules" / "scores.jsonl"))
+    content = read_json(scored / "score" / "rules" / "score.json")
     assert content["simulator"] == "rules"
-    for one, summary in zip(facts["dictionaries"], content["dictionaries"], strict=True):
-        assert one["asked"] == one["explained"] + sum(one["skipped"].values())
-        mine = [r for r in rows if all(r[key] == one[key] for key in ("model", "site", "name"))]
+    for entry, summary in zip(facts["dictionaries"], content["dictionaries"], strict=True):
+        assert entry["asked"] == entry["explained"] + sum(entry["skipped"].values())
+        mine = [r for r in rows if all(r[key] == entry[key] for key in ("model", "site", "name"))]
         assert {row["explainer"] for row in mine} == set(EXPLAIN.explainers)
-        assert len(mine) == 3 * one["explained"]
+        assert len(mine) == 3 * entry["explained"]
         for explainer in EXPLAIN.explainers:
             values = [r["scores"]["top_and_random"]["value"] for r in mine if r["explainer"] == explainer]
             known = [value for value in values if value is not None]
@@ -118,36 +120,38 @@ def test_the_artefacts_hold_what_they_say(made):
     assert (TIED, "subject", TIED) not in pairs
 
 
-def test_scores_are_those_of_the_activations(made, run):
+def test_scores_are_those_of_the_activations(scored, run):
     """From the stored rows to the score of a feature, step by step in another way."""
-    given = stored.Explanations(made / "explain" / "paper")
+    explanations = stored.Explanations(scored / "explain" / "paper")
     rows = {
         (r["model"], r["site"], r["name"], r["feature"], r["explainer"]): r
-        for r in stored.read_lines(made / "score" / "rules" / "scores.jsonl")
+        for r in stored.read_lines(scored / "score" / "rules" / "scores.jsonl")
     }
-    predictions = load_file(made / "score" / "rules" / "predictions.safetensors")
+    predictions = load_file(scored / "score" / "rules" / "predictions.safetensors")
     checked = 0
     for key in (f"subject/{SITES[0]}/{TIED}", f"random/{SITES[1]}/{TIED}", f"subject/{SITES[1]}/pca"):
         model, site, name = key.split("/")
         home = run if model == "subject" else run / "controls" / model
         reader = Reader(home / "activations", site)
         folder = home / ("baselines/plain" if name == "pca" else "train/main") / site / name
-        dictionary, there = load(folder), given.read(key)
+        dictionary, explained = load(folder), explanations.read(key)
         packed = packed_rows(home / "activations", "train")
-        for number, one in enumerate(there.examples):
+        for number, of_feature in enumerate(explained.examples):
             actual = []
-            for fragment in (*one.top, *one.random):
+            for fragment in (*of_feature.top, *of_feature.random):
                 x = reader.read(fragment.row, fragment.row + 6)
-                actual.append(dictionary.encode(x)[:, one.feature].numpy())
+                actual.append(dictionary.encode(x)[:, of_feature.feature].numpy())
                 row, place = (int(read(fragment.row, fragment.row + 1)) for read in (reader.contexts, reader.positions))
                 assert fragment.tokens == tuple(packed.tokens[row, place : place + 6].tolist())
             for explainer in EXPLAIN.explainers:
-                explanation = there.explanations[explainer][number]
-                cell = rows[model, site, name, one.feature, explainer]["scores"]["top_and_random"]
+                explanation = explained.explanations[explainer][number]
+                cell = rows[model, site, name, of_feature.feature, explainer]["scores"]["top_and_random"]
                 if not isinstance(explanation, stored.Explanation):
                     assert cell["value"] is None
                     continue
-                guess = np.concatenate([explanation.rule.predict(f.texts) for f in (*one.top, *one.random)])
+                guess = np.concatenate(
+                    [explanation.rule.predict(f.texts) for f in (*of_feature.top, *of_feature.random)]
+                )
                 saved = predictions[f"{key}/{explainer}"][number][: len(actual)].ravel()
                 assert np.allclose(saved, guess, rtol=1e-4, atol=1e-6)
                 value = correlation(np.concatenate(actual), guess).value
@@ -156,95 +160,99 @@ def test_scores_are_those_of_the_activations(made, run):
     assert checked > 20
 
 
-def test_done_is_done_and_another_request_is_not(made, monkeypatch):
-    before = (made / "explain" / "paper" / "manifest.json").stat().st_mtime_ns
+def test_done_is_done_and_another_request_is_not(scored, monkeypatch):
+    before = (scored / "explain" / "paper" / "manifest.json").stat().st_mtime_ns
     monkeypatch.setattr(explaining, "_dictionary", None)
     monkeypatch.setattr(scoring, "_dictionary", None)
-    explain(made / "explain" / "paper", made, EXPLAIN)
-    score(made / "score" / "rules", made / "explain" / "paper", dataclasses.replace(SCORE, calls=3), made)
-    assert (made / "explain" / "paper" / "manifest.json").stat().st_mtime_ns == before
+    explain(scored / "explain" / "paper", scored, EXPLAIN)
+    score(scored / "score" / "rules", scored / "explain" / "paper", dataclasses.replace(SCORE, calls=3), scored)
+    assert (scored / "explain" / "paper" / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(TypeError):
-        score(made / "score" / "other", made / "explain" / "paper", dataclasses.replace(SCORE, shuffles=2), made)
+        score(scored / "score" / "other", scored / "explain" / "paper", dataclasses.replace(SCORE, shuffles=2), scored)
 
 
 @pytest.mark.parametrize("stage", ["explain", "score"])
-def test_an_interrupted_run_equals_an_uninterrupted_one(made, tmp_path, monkeypatch, stage):
+def test_an_interrupted_run_equals_an_uninterrupted_one(scored, tmp_path, monkeypatch, stage):
     def run(folder: Path) -> Manifest:
         if stage == "explain":
-            return explain(folder, made, dataclasses.replace(EXPLAIN, explainers=("ngram",)))
-        return score(folder, made / "explain" / "paper", SCORE, made)
+            return explain(folder, scored, dataclasses.replace(EXPLAIN, explainers=("ngram",)))
+        return score(folder, scored / "explain" / "paper", SCORE, scored)
 
     kill_between_pieces(monkeypatch, tmp_path, run)
 
 
-def test_equal_seeds_equal_results_and_others_differ(made, tmp_path):
+def test_equal_seeds_equal_results_and_others_differ(scored, tmp_path):
     config = dataclasses.replace(EXPLAIN, explainers=("token",), controls=False, sites=SITES[:1], mode="modern")
-    explain(tmp_path / "a", made, config)
-    explain(tmp_path / "b", made, config)
-    explain(tmp_path / "c", made, dataclasses.replace(config, explain_seed=1))
+    explain(tmp_path / "a", scored, config)
+    explain(tmp_path / "b", scored, config)
+    explain(tmp_path / "c", scored, dataclasses.replace(config, explain_seed=1))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert contents(tmp_path / "a") != contents(tmp_path / "c")
     for name in ("a", "b"):
-        score(tmp_path / "s" / name, tmp_path / name, SCORE, made)
+        score(tmp_path / "s" / name, tmp_path / name, SCORE, scored)
     first, second = (contents(tmp_path / "s" / name) for name in ("a", "b"))
     assert first["scores.jsonl"] == second["scores.jsonl"]
 
 
-def test_a_shuffled_run_scores_lower(made):
-    content = read_json(made / "score" / "rules" / "score.json")
-    for one in content["dictionaries"]:
-        found = one["explainers"]["ngram"]
-        if one["model"] == "subject" and one["trained"]:
-            assert found["top_and_random"]["value"] > found["chance"]["value"]
+def test_a_shuffled_run_scores_lower(scored):
+    content = read_json(scored / "score" / "rules" / "score.json")
+    for entry in content["dictionaries"]:
+        means = entry["explainers"]["ngram"]
+        if entry["model"] == "subject" and entry["trained"]:
+            assert means["top_and_random"]["value"] > means["chance"]["value"]
 
 
-def test_what_cards_show(made):
-    found = cards.scored(made)
-    some = found["subject", SITES[0], TIED]
-    feature, explanations = next(iter(some.items()))
-    assert [one.row["explainer"] for one in explanations] == list(EXPLAIN.explainers)
-    for one in explanations:
-        assert one.row["feature"] == feature
-        assert [overlay.group for overlay in one.overlays] == ["top", "top", "random"]
-        for overlay in one.overlays:
+def test_what_cards_show(scored):
+    by_dictionary = cards.scored(scored)
+    by_feature = by_dictionary["subject", SITES[0], TIED]
+    feature, explanations = next(iter(by_feature.items()))
+    assert [cell.row["explainer"] for cell in explanations] == list(EXPLAIN.explainers)
+    for cell in explanations:
+        assert cell.row["feature"] == feature
+        assert [overlay.group for overlay in cell.overlays] == ["top", "top", "random"]
+        for overlay in cell.overlays:
             assert len(overlay.texts) == len(overlay.actual) == 6
             assert overlay.predicted is None or len(overlay.predicted) == 6
     top = explanations[0].overlays[0]
     assert max(top.actual) >= max(explanations[0].overlays[2].actual) * 0.5
-    assert cards.scored(made, ["none of this name"]) == {}
+    assert cards.scored(scored, ["none of this name"]) == {}
 
 
-def test_one_dictionary_is_read_alone(made, monkeypatch):
-    everything = cards.scored(made)
+def test_one_dictionary_is_read_alone(scored, monkeypatch):
+    everything = cards.scored(scored)
     read = []
     examples = stored.Explanations.examples
-    monkeypatch.setattr(stored.Explanations, "examples", lambda given, key: read.append(key) or examples(given, key))
+    monkeypatch.setattr(
+        stored.Explanations, "examples", lambda artefact, key: read.append(key) or examples(artefact, key)
+    )
     key = "subject", SITES[0], TIED
-    assert cards.scored(made, only=key) == {key: everything[key]}
+    assert cards.scored(scored, only=key) == {key: everything[key]}
     assert read == ["/".join(key)]
     monkeypatch.setattr(stored, "read_lines", None)
-    assert cards.scored(made, only=("subject", SITES[0], "no such")) == {}
+    assert cards.scored(scored, only=("subject", SITES[0], "no such")) == {}
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_predictions_are_never_paired_with_other_fragments(made, tmp_path, gone):
+def test_predictions_are_never_paired_with_other_fragments(scored, tmp_path, gone):
     for part in ("explain/paper", "score/rules"):
-        shutil.copytree(made / part, tmp_path / part)
-    assert cards.scored(tmp_path) == cards.scored(made)
+        shutil.copytree(scored / part, tmp_path / part)
+    assert cards.scored(tmp_path) == cards.scored(scored)
     if gone:
         shutil.rmtree(tmp_path / "explain")
     else:
         changes = {"features": 3, "explain_seed": 7, "dictionaries": ("tied-*",), "explainers": ("token",)}
-        explain(tmp_path / "explain" / "paper", made, dataclasses.replace(EXPLAIN, **changes))
-    found = cards.scored(tmp_path)
-    old = {key: {n: [one.row for one in some] for n, some in by.items()} for key, by in cards.scored(made).items()}
-    assert {key: {n: [one.row for one in some] for n, some in by.items()} for key, by in found.items()} == old
-    assert not any(one.overlays for by in found.values() for some in by.values() for one in some)
+        explain(tmp_path / "explain" / "paper", scored, dataclasses.replace(EXPLAIN, **changes))
+    unpaired = cards.scored(tmp_path)
+    old = {
+        key: {n: [cell.row for cell in cells] for n, cells in by.items()} for key, by in cards.scored(scored).items()
+    }
+    assert {key: {n: [cell.row for cell in cells] for n, cells in by.items()} for key, by in unpaired.items()} == old
+    assert not any(cell.overlays for by in unpaired.values() for cells in by.values() for cell in cells)
 
 
-def test_few_explanations_are_shown_without_what_directions_write(made, tmp_path):
+def test_few_explanations_are_shown_without_what_directions_write(scored, tmp_path):
     changes = {"features": 2, "dictionaries": ("tied-*",), "sites": SITES[:1], "controls": False}
-    explain(tmp_path / "few", made, dataclasses.replace(EXPLAIN, **changes, explainers=("token",)))
+    explain(tmp_path / "few", scored, dataclasses.replace(EXPLAIN, **changes, explainers=("token",)))
     kept = list(stored.read_lines(tmp_path / "few" / "explanations.jsonl"))
     assert [row["explainer"] for row in kept] == ["token", "token", "output", "output"]
     shown = show(tmp_path / "few").splitlines()
@@ -253,14 +261,14 @@ def test_few_explanations_are_shown_without_what_directions_write(made, tmp_path
     assert [line.split()[:2] for line in lines] == [[name, "token"] for name in wanted]
 
 
-def test_show_and_the_command_line(made, capsys):
-    assert "resid_post.0" in show(made / "explain" / "paper")
-    assert "simulator rules" in show(made / "score" / "rules")
-    assert cli.main(["score", str(made), "--explanations", "nothing"]) == 2
+def test_show_and_the_command_line(scored, capsys):
+    assert "resid_post.0" in show(scored / "explain" / "paper")
+    assert "simulator rules" in show(scored / "score" / "rules")
+    assert cli.main(["score", str(scored), "--explanations", "nothing"]) == 2
     assert "holds paper" in capsys.readouterr().err
     assert cli.main(["score"]) == 2
     assert "RUN is missing" in capsys.readouterr().err
-    assert cli.main(["explain", str(made), "--explainers", "openai"]) == 2
+    assert cli.main(["explain", str(scored), "--explainers", "openai"]) == 2
     assert "llm is empty" in capsys.readouterr().err
 
 
@@ -278,21 +286,21 @@ def test_what_does_not_fit_is_said_in_one_sentence(run, tmp_path, changes, said)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_fragments_of_another_corpus(made, tmp_path):
-    stored_model = open_artifact(made / "activations").data["model"]["model_config"]
+def test_fragments_of_another_corpus(scored, tmp_path):
+    stored_model = open_artifact(scored / "activations").data["model"]["model_config"]
     corpus = corpus_of(tmp_path, documents=90, context_length=32, corpus_seed=5)
     harvest(tmp_path / "acts", ModelConfig(model=stored_model["model"], device="cpu"), corpus, HARVEST)
     config = dataclasses.replace(EXPLAIN, activations=str(tmp_path / "acts"), explainers=("token",))
-    explain(tmp_path / "out", made, config)
+    explain(tmp_path / "out", scored, config)
     facts = read_json(tmp_path / "out" / "explain.json")
-    assert {one["model"] for one in facts["dictionaries"]} == {"subject"}
+    assert {entry["model"] for entry in facts["dictionaries"]} == {"subject"}
     assert facts["fragments"]["subject"] < 90
-    control = made / "controls" / "random" / "activations"
+    control = scored / "controls" / "random" / "activations"
     with pytest.raises(UserError, match="another model"):
-        explain(tmp_path / "no", made, dataclasses.replace(config, activations=str(control)))
+        explain(tmp_path / "no", scored, dataclasses.replace(config, activations=str(control)))
 
 
-def test_a_dictionary_of_which_nothing_can_be_explained_stays(made, tmp_path):
+def test_a_dictionary_of_which_nothing_can_be_explained_stays(scored, tmp_path):
     config = dataclasses.replace(
         EXPLAIN, explainers=("token",), controls=False, sites=SITES[:1], features=2, dictionaries=("tied-*", "pca")
     )
@@ -309,25 +317,25 @@ def test_a_dictionary_of_which_nothing_can_be_explained_stays(made, tmp_path):
 
     explaining.draw = none
     try:
-        explain(tmp_path / "explain", made, config)
+        explain(tmp_path / "explain", scored, config)
     finally:
         explaining.draw = plain
     assert alive
-    score(tmp_path / "score", tmp_path / "explain", SCORE, made)
+    score(tmp_path / "score", tmp_path / "explain", SCORE, scored)
     (tied,) = [d for d in read_json(tmp_path / "score" / "score.json")["dictionaries"] if d["trained"]]
     assert tied["skipped"] == {"too rare": 2}
     assert tied["explainers"]["token"]["top_and_random"]["reason"] == "no feature was explained"
     assert "too rare" in show(tmp_path / "score")
 
 
-def test_damage_is_named(made, tmp_path):
+def test_damage_is_named(scored, tmp_path):
     for name in ("explanations.jsonl", "examples.safetensors"):
         copy = tmp_path / name
-        shutil.copytree(made / "explain" / "paper", copy)
+        shutil.copytree(scored / "explain" / "paper", copy)
         size = (copy / name).stat().st_size
         (copy / name).write_bytes(b"{" * size)
         with pytest.raises(UserError, match="is damaged"):
-            score(tmp_path / "out", copy, SCORE, made)
+            score(tmp_path / "out", copy, SCORE, scored)
 
 
 def test_a_name_of_a_table_that_is_not_there(tmp_path):
