@@ -110,7 +110,7 @@ def prune(read: ReadActivations, occurrences: Sequence[Occurrence]) -> list[Occu
     """Texts cut to the shortest suffix that keeps the activation; those that are not active alone are left out."""
     whole = [occurrence for occurrence in _read_alone(read, occurrences) if occurrence.alone > 0]
     pruned: dict[int, Occurrence] = {}
-    # From the shortest on, and each length only for those that no shorter one kept: most end after one or two.
+    # From the shortest on, and each length only for those that no shorter one kept, so that long texts are read rarely.
     for length in LENGTHS:
         numbers = [n for n, long in enumerate(whole) if n not in pruned and len(long.query.tokens) > length]
         suffixes = [whole[n]._replace(query=_last(whole[n].query, length)) for n in numbers]
