@@ -26,7 +26,7 @@ from monolex import runtime
 from monolex.config import ModelConfig
 from monolex.interp.records import Explanation, Failure, Job
 from monolex.interp.simulate.exact import Exact, expected, label_logits
-from monolex.interp.simulate.prompt_ids import Row, Speller
+from monolex.interp.simulate.prompt_ids import PromptIds, Speller
 from monolex.model.language_model import LanguageModel, load_tokenizer, wrap
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ def whole(lm: LanguageModel, speller: Speller, wanted: list[Job]) -> list[np.nda
     rows = []
     for job in wanted:
         before, own = speller.start().ids + speller.said(job.explanation.text), speller.lines(job.texts)
-        rows.append(Row(before + own.ids, [len(before) + label for label in own.labels]))
+        rows.append(PromptIds(before + own.ids, [len(before) + label for label in own.labels]))
     return [expected(logits) for logits in label_logits(lm, rows, speller.numbers)]
 
 

@@ -169,9 +169,9 @@ def score(
             features: what cannot do that cannot judge others. The exit code is 1 if any true one is not first.
     """
     if sanity:
-        from monolex.interp.simulate.open import checked
+        from monolex.interp.simulate.open import sanity_result
 
-        ranking = checked(config)
+        ranking = sanity_result(config)
         say(ranking.table())
         return int(ranking.first < len(ranking.features))
     if run is None:

@@ -14,7 +14,7 @@ from monolex.interp.config import ScoreConfig
 from monolex.interp.llm.prompts import UNKNOWN, simulation_end, simulation_start, written
 from monolex.interp.records import Failure, Job
 from monolex.interp.simulate.exact import Exact, expected, label_logits, local
-from monolex.interp.simulate.prompt_ids import Row, Speller
+from monolex.interp.simulate.prompt_ids import PromptIds, Speller
 from monolex.model.language_model import LanguageModel, wrap
 
 ODD = ("\t", "\n", "", "unknown", "10", "3", " \t", "é", "\ufffd", "👩‍👩‍👧", "<|endoftext|>", "\tunknown\n", "<start>")
@@ -93,7 +93,7 @@ def test_sharing_the_beginning_changes_nothing(architecture: str):
     rows = []
     for one in JOBS:
         own = speller.row(simulation_end(one.explanation.text, one.texts))
-        rows.append(Row(start.ids + own.ids, [len(start.ids) + at for at in own.labels]))
+        rows.append(PromptIds(start.ids + own.ids, [len(start.ids) + at for at in own.labels]))
     whole = [expected(logits) for logits in label_logits(lm, rows, speller.numbers)]
     for batch_tokens in (1, 200, 10**6):
         # jobs of one explanation need not stand together

@@ -18,7 +18,7 @@ from monolex.interp.llm.endpoint import open_client
 from monolex.interp.llm.local import LocalClient
 from monolex.interp.llm.sampling import Draw, pick, pieces, run
 from monolex.interp.records import Explanation, Failure, Job, Reply, Request
-from monolex.interp.simulate.open import opened
+from monolex.interp.simulate.open import open_simulator
 from monolex.model.language_model import LanguageModel, load
 
 PROMPT = "def add(self, x):\n\treturn café ☃ + x\n"
@@ -270,12 +270,12 @@ def test_a_local_model_serves_the_simulators_of_endpoints(tmp_path):
     model = str(server_model(tmp_path / "model"))
     jobs = [Job(Explanation("token", "the word file"), ("a", " file", "."))]
     exact = ScoreConfig(simulator="exact", llm=model, llm_device="cpu")
-    with opened(exact, tmp_path) as how:
+    with open_simulator(exact, tmp_path) as how:
         assert how.weights and how.client is None
         weights, (wanted,) = how.weights, how.simulator.simulate(jobs)
     kinds = set()
     for simulator in ("completions", "json"):
-        with opened(replace(exact, simulator=simulator), tmp_path) as how:
+        with open_simulator(replace(exact, simulator=simulator), tmp_path) as how:
             assert how.client is not None and how.weights == how.client.backend.identity != weights
             (found,) = how.simulator.simulate(jobs)
             kinds.add(how.simulator.kind)
@@ -284,9 +284,9 @@ def test_a_local_model_serves_the_simulators_of_endpoints(tmp_path):
             assert all(0 <= value <= 10 for value in found)
         else:  # it never learned to answer
             assert isinstance(found, Failure)
-        with opened(replace(exact, simulator=simulator, offline=True), tmp_path) as how:
+        with open_simulator(replace(exact, simulator=simulator, offline=True), tmp_path) as how:
             assert how.simulator.kind in kinds
             (again,) = how.simulator.simulate(jobs)
         assert repr(again) == repr(found)
-    with opened(replace(exact, simulator="json", llm_dtype="bf16"), tmp_path) as how:
+    with open_simulator(replace(exact, simulator="json", llm_dtype="bf16"), tmp_path) as how:
         assert how.simulator.kind not in kinds and " (bf16, " in how.simulator.kind

@@ -8,7 +8,7 @@ from scripted import examples, fragment
 
 from monolex.interp.llm import prompts
 from monolex.interp.llm.few_shots import SHOTS
-from monolex.interp.llm.prompts import UNKNOWN, Line
+from monolex.interp.llm.prompts import UNKNOWN, PromptLine
 
 DENSE = fragment((" the", 0.0), (" Rhine", 3.0), ("\n", 0.29), ("\t", 2.9999))
 SPARSE = fragment(*[("x", -1.0)] * 11, (" Elbe", 6.0))
@@ -65,7 +65,7 @@ def test_sparse_features_are_shown_again_without_silent_tokens():
 def test_a_simulator_sees_some_activations_of_the_worked_examples(top: int):
     start = prompts.simulation_start(top)
     assert isinstance(start[0], str) and start[0].endswith("\n") and f"0 to {top}" in start[0]
-    lines = [part for part in start if isinstance(part, Line)]
+    lines = [part for part in start if isinstance(part, PromptLine)]
     at = 0
     for shot in SHOTS:
         maximum = max(value for record in shot.records for value in record.activations)

@@ -80,13 +80,13 @@ def key_of(identity: str, request: Request) -> str:
 
 def collect(backend: Backend, requests: Sequence[Request]) -> list[Reply | Failure]:
     """The answers in order, kept nowhere."""
-    found: dict[int, Reply | Failure] = {}
+    replies: dict[int, Reply | Failure] = {}
 
     def keep(answer: Answer) -> None:
-        found[answer.number] = answer.reply
+        replies[answer.number] = answer.reply
 
     backend.answer(requests, keep, lambda: True)
-    return [found[number] for number in range(len(requests))]
+    return [replies[number] for number in range(len(requests))]
 
 
 def require_answered(client: Client, reply: Reply | Failure) -> None:
@@ -128,9 +128,9 @@ class ScriptedClient:
             if isinstance(said, Failure):
                 keep(Answer(number, said))
                 continue
-            made = reply(request, said, finish_reason="stop") if isinstance(said, str) else said
-            asked = " ".join([request.prompt, *(content for _, content in request.messages)])
-            keep(Answer(number, made, Usage(len(asked.split()), len(made.text.split()))))
+            response = reply(request, said, finish_reason="stop") if isinstance(said, str) else said
+            prompt = " ".join([request.prompt, *(content for _, content in request.messages)])
+            keep(Answer(number, response, Usage(len(prompt.split()), len(response.text.split()))))
 
     def close(self) -> None:
         """Nothing to give up."""

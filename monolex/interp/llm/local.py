@@ -12,7 +12,7 @@ from monolex.artifact import digest
 from monolex.features.prompt_activations import tokenizer_of
 from monolex.interp.llm.client import Answer, Keep, More, Usage, collect, key_of, reply
 from monolex.interp.llm.identity import precision
-from monolex.interp.llm.sampling import Draw, Ranked, decoded, pieces, run
+from monolex.interp.llm.sampling import Draw, RankedToken, decoded, pieces, run
 from monolex.interp.records import Failure, Reply, Request
 from monolex.model.language_model import LanguageModel
 from monolex.text.vocabulary import Texts
@@ -131,20 +131,20 @@ class LocalClient:
         ranked = ([None, *draw.prompt, *draw.ranked] if draw.echo else draw.ranked)[: len(offsets)]
         return {
             "tokens": shown[: len(offsets)],
-            "token_logprobs": [None if one is None else one.logprob for one in ranked],
-            "top_logprobs": [None if one is None else self._likeliest(one) for one in ranked],
+            "token_logprobs": [None if entry is None else entry.logprob for entry in ranked],
+            "top_logprobs": [None if entry is None else self._likeliest(entry) for entry in ranked],
             "text_offset": offsets,
         }
 
-    def _likeliest(self, ranked: Ranked) -> dict[str, float]:
+    def _likeliest(self, ranked: RankedToken) -> dict[str, float]:
         """By text, of which several tokens may have the same: then the likeliest; with the token itself, as OpenAI."""
         names = dict(self._texts.of([ranked.token, *(token for token, _ in ranked.top)]))
-        found: dict[str, float] = {}
+        by_text: dict[str, float] = {}
         for token, logprob in (*ranked.top, (ranked.token, ranked.logprob)):
-            found.setdefault(names[token], logprob)
-        return found
+            by_text.setdefault(names[token], logprob)
+        return by_text
 
-    def _entry(self, ranked: Ranked) -> dict[str, Any]:
+    def _entry(self, ranked: RankedToken) -> dict[str, Any]:
         """OpenAI's layout of one token of a chat."""
         names = dict(self._texts.of([ranked.token, *(token for token, _ in ranked.top)]))
 

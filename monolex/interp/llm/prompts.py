@@ -74,7 +74,7 @@ _FUZZ = (
 )
 
 
-class Line(NamedTuple):
+class PromptLine(NamedTuple):
     """A token and what is said of it: `token<tab>label` and a line break."""
 
     token: str
@@ -83,7 +83,7 @@ class Line(NamedTuple):
     """A number or :data:`UNKNOWN`."""
 
 
-Part = str | Line
+Part = str | PromptLine
 """Of a prompt: running text, or a line whose tab and label a simulator has to find again."""
 
 
@@ -136,15 +136,15 @@ def examples_chat(examples: Examples) -> Chat:
 def list_chat(explanation: str, texts: Sequence[str]) -> Chat:
     """Asks for the activations of a fragment as a JSON list."""
     tokens = json.dumps(list(texts), ensure_ascii=False)
-    asked = f"The feature: {OPENING} {explanation.strip()}\nThe {len(texts)} tokens: {tokens}"
-    return ("system", _LIST.format(top=TOP)), ("user", asked)
+    question = f"The feature: {OPENING} {explanation.strip()}\nThe {len(texts)} tokens: {tokens}"
+    return ("system", _LIST.format(top=TOP)), ("user", question)
 
 
 def judge_chat(explanation: str, fragments: Sequence[str], *, marks: bool) -> Chat:
     """Asks of several fragments whether they fit, or with ``marks`` whether the right tokens are :func:`marked`."""
     shown = "\n".join(f"{number}. {_quoted(text)}" for number, text in enumerate(fragments, 1))
-    asked = f"The feature: {OPENING} {explanation.strip()}\nThe {len(fragments)} fragments:\n{shown}"
-    return ("system", _FUZZ.format(*MARKS) if marks else _DETECT), ("user", asked)
+    question = f"The feature: {OPENING} {explanation.strip()}\nThe {len(fragments)} fragments:\n{shown}"
+    return ("system", _FUZZ.format(*MARKS) if marks else _DETECT), ("user", question)
 
 
 def marked(texts: Sequence[str], which: Bool[NDArray, "tokens"]) -> str:
@@ -188,5 +188,5 @@ def _block(records: Iterable[Iterable[tuple[str, str]]]) -> list[Part]:
     """Tokens with labels of several fragments, each between `<start>` and `<end>`."""
     parts: list[Part] = ["\n"]
     for lines in records:
-        parts += ["<start>\n", *(Line(token, label) for token, label in lines), "<end>\n"]
+        parts += ["<start>\n", *(PromptLine(token, label) for token, label in lines), "<end>\n"]
     return parts

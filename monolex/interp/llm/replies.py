@@ -99,13 +99,13 @@ class Replies:
 
     def get(self, keys: Iterable[str]) -> dict[str, Reply]:
         """The replies that there are, by key."""
-        wanted, found = list(dict.fromkeys(keys)), {}
+        wanted, replies = list(dict.fromkeys(keys)), {}
         for start in range(0, len(wanted), _AT_ONCE):
-            some = wanted[start : start + _AT_ONCE]
-            query = f"SELECT key, reply FROM reply WHERE key IN ({','.join('?' * len(some))})"
+            chunk = wanted[start : start + _AT_ONCE]
+            query = f"SELECT key, reply FROM reply WHERE key IN ({','.join('?' * len(chunk))})"
             with self._lock, self._explained():
-                found |= {key: _read(reply) for key, reply in self._db.execute(query, some)}
-        return found
+                replies |= {key: _read(reply) for key, reply in self._db.execute(query, chunk)}
+        return replies
 
     def put(self, key: str, model: Backend, request: Request, answer: Answer) -> Reply:
         """Keep a reply and give the one that is kept, which is another process's if that was earlier."""
@@ -194,20 +194,20 @@ class Recorded:
             UserError: the model cannot be asked (any longer), or the store cannot be used; likewise.
         """
         keys = [key_of(self.backend.identity, request) for request in requests]
-        found: dict[str, Reply | Failure] = {**self.store.get(keys)}
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in found}
+        answers: dict[str, Reply | Failure] = {**self.store.get(keys)}
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
         with self._lock:
             self.meter.recorded += len(requests) - len(missing)
         if missing:
-            self._ask(missing, found)
-        if any(key not in found for key in missing):
+            self._ask(missing, answers)
+        if any(key not in answers for key in missing):
             raise BudgetSpent(
                 f"{self.meter.spent} is spent: {self.meter}; all replies are kept in {self.store.path}, and the same "
                 "command with a larger budget goes on from there"
             )
-        return [found[key] for key in keys]
+        return [answers[key] for key in keys]
 
-    def _ask(self, missing: dict[str, Request], found: dict[str, Reply | Failure]) -> None:
+    def _ask(self, missing: dict[str, Request], answers: dict[str, Reply | Failure]) -> None:
         keys, requests = list(missing), list(missing.values())
 
         def keep(answer: Answer) -> None:
@@ -216,7 +216,7 @@ class Recorded:
             if isinstance(kept, Reply):
                 kept = self.store.put(keys[answer.number], self.backend, requests[answer.number], answer)
             with self._lock:
-                found[keys[answer.number]] = kept
+                answers[keys[answer.number]] = kept
                 if bar is not None:
                     bar.update(1)
                 self.meter.count(answer)

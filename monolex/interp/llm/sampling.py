@@ -20,7 +20,7 @@ from monolex.model.language_model import LanguageModel
 _POSITIONS = 128
 
 
-class Ranked(NamedTuple):
+class RankedToken(NamedTuple):
     """A token with its log-probability, and the likeliest ones at its place."""
 
     token: int
@@ -51,11 +51,11 @@ class Draw:
     """Whether those of the prompt are wanted too."""
     generator: torch.Generator
     """Stream of the uniform numbers, on the CPU."""
-    prompt: list[Ranked] = field(default_factory=list)
+    prompt: list[RankedToken] = field(default_factory=list)
     """Of every token of the prompt but the first, if wanted."""
     written: list[int] = field(default_factory=list)
     """Tokens that were written, without one that ends the text."""
-    ranked: list[Ranked] = field(default_factory=list)
+    ranked: list[RankedToken] = field(default_factory=list)
     """Of each of them, if wanted."""
     cost: int = 0
     """Tokens that were drawn, with one that ends the text."""
@@ -136,20 +136,20 @@ def decoded(lm: LanguageModel, ids: Sequence[int]) -> str:
     return text
 
 
-def _prompt(logits: Float[Tensor, "tokens vocab"], ids: list[int], top: int) -> list[Ranked]:
+def _prompt(logits: Float[Tensor, "tokens vocab"], ids: list[int], top: int) -> list[RankedToken]:
     """What was predicted of every token but the first; some positions at a time, since float64 doubles the logits."""
-    found = []
+    ranked = []
     for start in range(0, len(ids) - 1, _POSITIONS):
         end = min(start + _POSITIONS, len(ids) - 1)
-        found += _rank(_wide(logits[start:end]).log_softmax(-1), ids[start + 1 : end + 1], top)
-    return found
+        ranked += _rank(_wide(logits[start:end]).log_softmax(-1), ids[start + 1 : end + 1], top)
+    return ranked
 
 
-def _rank(log_p: Float[Tensor, "places vocab"], tokens: list[int], top: int) -> list[Ranked]:
-    own = log_p.gather(1, torch.tensor(tokens, device=log_p.device)[:, None])[:, 0].tolist()
+def _rank(log_p: Float[Tensor, "places vocab"], tokens: list[int], top: int) -> list[RankedToken]:
+    chosen = log_p.gather(1, torch.tensor(tokens, device=log_p.device)[:, None])[:, 0].tolist()
     values, ids = log_p.topk(min(top, log_p.shape[1]), dim=1)
     likeliest = [tuple(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
-    return [Ranked(*entry) for entry in zip(tokens, own, likeliest, strict=True)]
+    return [RankedToken(*entry) for entry in zip(tokens, chosen, likeliest, strict=True)]
 
 
 def _wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -172,7 +172,7 @@ def pieces(lm: LanguageModel, ids: Sequence[int]) -> list[str]:
     A character that is cut over several tokens is added by its last one; the others add nothing.
     """
     assert lm.tokenizer is not None, "a client's model has a tokenizer"
-    ids, found = list(ids), []
+    ids, added = list(ids), []
     # As vLLM does: with a few tokens before them, since the first of a text may lose its leading space.
     context = done = 0
     for end in range(1, len(ids) + 1):
@@ -181,8 +181,8 @@ def pieces(lm: LanguageModel, ids: Sequence[int]) -> list[str]:
             for to in (done, end)
         )
         if after.endswith("\ufffd") and end < len(ids):
-            found.append("")
+            added.append("")
             continue
-        found.append(after[len(before) :])
+        added.append(after[len(before) :])
         context, done = done, end
-    return found
+    return added

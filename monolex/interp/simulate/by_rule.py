@@ -22,10 +22,10 @@ class RulesSimulator:
         by_rule: dict[int, list[int]] = {}
         for number, job in enumerate(jobs):
             by_rule.setdefault(id(job.explanation), []).append(number)
-        made: list[Prediction | Failure] = [Failure("the explanation has no rule")] * len(jobs)
+        predictions: list[Prediction | Failure] = [Failure("the explanation has no rule")] * len(jobs)
         for numbers in by_rule.values():
             rule = jobs[numbers[0]].explanation.rule
             if rule is not None:
                 for number, guess in zip(numbers, rule.predict_all([jobs[n].texts for n in numbers]), strict=True):
-                    made[number] = guess
-        return made
+                    predictions[number] = guess
+        return predictions

@@ -54,11 +54,11 @@ class JsonSimulator:
             Request(list_chat(job.explanation.text, job.texts), params=_params(len(job.texts)))  # a number and a comma
             for job in jobs
         ]
-        found: list[Prediction | Failure] = []
+        predictions: list[Prediction | Failure] = []
         for job, reply in zip(jobs, self._client.ask(requests), strict=True):
             numbers = reply if isinstance(reply, Failure) else parse(reply.text, len(job.texts), TOP)
-            found.append(numbers if isinstance(numbers, Failure) else np.array(numbers, dtype=np.float64))
-        return found
+            predictions.append(numbers if isinstance(numbers, Failure) else np.array(numbers, dtype=np.float64))
+        return predictions
 
 
 def judge(client: Client, questions: Sequence[Question], *, logprobs: bool = True) -> list[list[Verdict] | Failure]:
@@ -77,10 +77,10 @@ def judge(client: Client, questions: Sequence[Question], *, logprobs: bool = Tru
         )
         for question in questions
     ]
-    found: list[list[Verdict] | Failure] = []
+    verdicts: list[list[Verdict] | Failure] = []
     for question, reply in zip(questions, client.ask(requests), strict=True):
-        found.append(reply if isinstance(reply, Failure) else _verdicts(reply, len(question.fragments)))
-    return found
+        verdicts.append(reply if isinstance(reply, Failure) else _verdicts(reply, len(question.fragments)))
+    return verdicts
 
 
 def gives_logprobs(client: Client) -> bool:
@@ -101,9 +101,9 @@ def parse(text: str, count: int, top: int) -> list[int] | Failure:
     >>> parse("Here it is: [0, 3]", 2, 10), parse("[0, 11]", 2, 10)
     ([0, 3], Failure(reason='the answer holds something else than whole numbers from 0 to 10'))
     """
-    found = _list(text)
+    listed = _last_list(text)
     try:
-        numbers = json.loads(found[0]) if found else None
+        numbers = json.loads(listed[0]) if listed else None
     except ValueError:
         numbers = None
     if numbers is None:
@@ -120,7 +120,7 @@ def _params(items: int, **extra: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted({"max_tokens": 32 + 4 * items, "temperature": 0.0, **extra}.items()))
 
 
-def _list(text: str) -> re.Match[str] | None:
+def _last_list(text: str) -> re.Match[str] | None:
     """The last list in a text; those that are wanted hold no other."""
     return next(reversed(list(re.finditer(r"\[[^\[\]]*\]", text))), None)
 
@@ -129,9 +129,9 @@ def _verdicts(reply: Reply, count: int) -> list[Verdict] | Failure:
     numbers = parse(reply.text, count, 1)
     if isinstance(numbers, Failure):
         return numbers
-    found = _list(reply.text)
-    assert found, "a list was parsed"
-    places = [found.start() + match.start() for match in re.finditer("[01]", found[0])]
+    listed = _last_list(reply.text)
+    assert listed, "a list was parsed"
+    places = [listed.start() + match.start() for match in re.finditer("[01]", listed[0])]
     odds = _odds(reply)
     return [Verdict(bool(n), odds.get(place)) for n, place in zip(numbers, places, strict=True)]
 
@@ -148,7 +148,7 @@ def _odds(reply: Reply) -> Mapping[int, float]:
         return {}
     if "".join(token for token, _ in tokens) != reply.text:
         return {}
-    found, at = {}, 0
+    odds, at = {}, 0
     for token, known in tokens:
         digits = [i for i, character in enumerate(token) if character in "01"]
         if len(digits) == 1:
@@ -156,6 +156,6 @@ def _odds(reply: Reply) -> Mapping[int, float]:
             no, yes = (token[: digits[0]] + digit + token[digits[0] + 1 :] for digit in "01")
             weights = [math.exp(known.get(text, -math.inf)) for text in (no, yes)]
             if sum(weights) > 0:
-                found[at + digits[0]] = weights[1] / sum(weights)
+                odds[at + digits[0]] = weights[1] / sum(weights)
         at += len(token)
-    return found
+    return odds

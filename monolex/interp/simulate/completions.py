@@ -16,7 +16,7 @@ import numpy as np
 from monolex.errors import UserError
 from monolex.interp import protocol
 from monolex.interp.llm.client import NOT_RECORDED, require_answered
-from monolex.interp.llm.prompts import UNKNOWN, Line, Part, simulation_end, simulation_start, written
+from monolex.interp.llm.prompts import UNKNOWN, PromptLine, Part, simulation_end, simulation_start, written
 from monolex.interp.records import TOP, Client, Failure, Job, Prediction, Reply, Request
 
 Params = tuple[tuple[str, Any], ...]
@@ -95,19 +95,19 @@ def read(reply: Reply) -> Reading | Failure:
     echoed, extra = reply.choice.get("logprobs"), reply.choice.get("prompt_logprobs")
     if isinstance(extra, list):
         try:
-            entries = [[(str(one["decoded_token"]), one["logprob"]) for one in (own or {}).values()] for own in extra]
+            entries = [[(str(t["decoded_token"]), t["logprob"]) for t in (place or {}).values()] for place in extra]
         except (AttributeError, KeyError, TypeError):
             return Failure("log-probabilities of another form")
         # of an entry the token that stands there comes first, behind it the most probable ones
-        tokens = [own[0][0] if own else "" for own in entries]
-        return Reading(tokens, [_by_text(own) if own else None for own in entries])
+        tokens = [entry[0][0] if entry else "" for entry in entries]
+        return Reading(tokens, [_by_text(entry) if entry else None for entry in entries])
     if not isinstance(echoed, dict):
         return Failure("no log-probabilities in the reply")
     tokens, top = echoed.get("tokens"), echoed.get("top_logprobs")
     if not isinstance(tokens, list) or not isinstance(top, list) or len(tokens) != len(top):
         return Failure("log-probabilities of another form")
-    found = [_by_text(entry.items()) if isinstance(entry, dict) else None for entry in top]
-    return Reading([str(token) for token in tokens], found)
+    logprobs = [_by_text(entry.items()) if isinstance(entry, dict) else None for entry in top]
+    return Reading([str(token) for token in tokens], logprobs)
 
 
 def predicted(prompt: Sequence[Part], count: int, reply: Reply, top: int) -> Prediction | Failure:
@@ -120,19 +120,19 @@ def predicted(prompt: Sequence[Part], count: int, reply: Reply, top: int) -> Pre
     reading = read(reply)
     if isinstance(reading, Failure):
         return reading
-    text, found = written(prompt), "".join(reading.tokens)
-    asked, places = _unknowns(text), _unknowns(found)
-    if len(places) != len(asked) or text[_OPENING] not in found:
+    text, echoed = written(prompt), "".join(reading.tokens)
+    prompt_places, reply_places = _unknowns(text), _unknowns(echoed)
+    if len(reply_places) != len(prompt_places) or text[_OPENING] not in echoed:
         return Failure("the reply does not spell the prompt")
     wanted = set(_labels(prompt)[-count:] if count else ())
     begins = dict(zip(_offsets(reading.tokens), range(len(reading.tokens)), strict=True))
     values = []
-    for place, own in zip(places, asked, strict=True):
-        if own not in wanted:
+    for reply_place, prompt_place in zip(reply_places, prompt_places, strict=True):
+        if prompt_place not in wanted:
             continue
-        if place not in begins:
+        if reply_place not in begins:
             return Failure("a token of the reply spans a tab and the label behind it")
-        odds = reading.logprobs[begins[place]]
+        odds = reading.logprobs[begins[reply_place]]
         if odds is None:
             return Failure("no log-probabilities at a label")
         value = protocol.expected_value(odds, top)
@@ -149,10 +149,10 @@ def _spelled(reading: Reading) -> list[str] | Failure:
     places = [match.end() for match in re.finditer("\t(?=[0-9])", text)]
     if len(places) != TOP + 1:
         return Failure("the reply does not spell the prompt")
-    found = [begins.get(place) for place in places]
-    if any(token is not None and reading.logprobs[token] is None for token in found):
+    first_tokens = [begins.get(place) for place in places]
+    if any(token is not None and reading.logprobs[token] is None for token in first_tokens):
         return Failure("no log-probabilities of the prompt's tokens")
-    return ["" if token is None else reading.tokens[token] for token in found]
+    return ["" if token is None else reading.tokens[token] for token in first_tokens]
 
 
 def _top(labels: Sequence[str], model: str) -> int:
@@ -172,27 +172,27 @@ def _unknowns(text: str) -> list[int]:
 
 def _labels(prompt: Iterable[Part]) -> list[int]:
     """Where the label of every line begins, in characters."""
-    found, at = [], 0
+    begins, at = [], 0
     for part in prompt:
-        if isinstance(part, Line):
-            found.append(at + len(part.token) + 1)
+        if isinstance(part, PromptLine):
+            begins.append(at + len(part.token) + 1)
         at += len(written([part]))
-    return found
+    return begins
 
 
 def _offsets(tokens: Iterable[str]) -> list[int]:
     """Where every token begins in the text that they make."""
-    found, at = [], 0
+    begins, at = [], 0
     for token in tokens:
-        found.append(at)
+        begins.append(at)
         at += len(token)
-    return found
+    return begins
 
 
 def _by_text(pairs: Iterable[tuple[str, Any]]) -> dict[str, float]:
     """The largest of those with the same text; what is no number is left out."""
-    found: dict[str, float] = {}
+    largest: dict[str, float] = {}
     for text, value in pairs:
         if isinstance(value, int | float) and math.isfinite(value):
-            found[text] = max(value, found.get(text, -math.inf))
-    return found
+            largest[text] = max(value, largest.get(text, -math.inf))
+    return largest

@@ -24,12 +24,12 @@ from monolex.errors import UserError
 from monolex.interp.config import LlmConfig
 from monolex.interp.llm.identity import named, precision
 from monolex.interp.records import Failure, Job, Prediction
-from monolex.interp.simulate.prompt_ids import Row, Speller
+from monolex.interp.simulate.prompt_ids import PromptIds, Speller
 from monolex.model import hooks
 from monolex.model.language_model import LanguageModel, load
 
 
-class Shared(NamedTuple):
+class SharedPrefix(NamedTuple):
     """The beginning of all prompts, run once."""
 
     cache: Cache
@@ -86,14 +86,15 @@ class Exact:
         by_text: dict[str, list[int]] = {}
         for number, job in enumerate(jobs):
             by_text.setdefault(job.explanation.text, []).append(number)
-        found: list[Prediction | Failure] = [np.zeros(0)] * len(jobs)
+        predictions: list[Prediction | Failure] = [np.zeros(0)] * len(jobs)
         for text, numbers in by_text.items():
-            asked = [number for number in numbers if jobs[number].texts]
-            for number, own in zip(asked, self._one(text, [rows[number] for number in asked]), strict=True):
-                found[number] = own
-        return found
+            nonempty = [number for number in numbers if jobs[number].texts]
+            of_text = self._predictions(text, [rows[number] for number in nonempty])
+            for number, prediction in zip(nonempty, of_text, strict=True):
+                predictions[number] = prediction
+        return predictions
 
-    def _one(self, explanation: str, rows: Sequence[Row]) -> list[Prediction | Failure]:
+    def _predictions(self, explanation: str, rows: Sequence[PromptIds]) -> list[Prediction | Failure]:
         """Predictions of one explanation."""
         said = self._speller.said(explanation)
         fitting = [number for number, row in enumerate(rows) if len(said) + len(row.ids) <= self._room]
@@ -101,16 +102,16 @@ class Exact:
             f"prompt longer than the {self._lm.max_context} positions of the model, of which the worked examples take "
             f"{self._shared.length}"
         )
-        found: list[Prediction | Failure] = [too_long] * len(rows)
+        predictions: list[Prediction | Failure] = [too_long] * len(rows)
         if not fitting:
-            return found
+            return predictions
         shared = share(self._lm, said, self._shared)
         for batch in _batches(fitting, [len(row.ids) for row in rows], self._batch_tokens):
             logits = label_logits(self._lm, [rows[number] for number in batch], self._speller.numbers, shared)
-            for number, own in zip(batch, logits, strict=True):
-                finite = bool(np.isfinite(own).all())
-                found[number] = expected(own) if finite else Failure("the model's logits are not finite")
-        return found
+            for number, row_logits in zip(batch, logits, strict=True):
+                finite = bool(np.isfinite(row_logits).all())
+                predictions[number] = expected(row_logits) if finite else Failure("the model's logits are not finite")
+        return predictions
 
 
 def local(config: LlmConfig) -> Exact:
@@ -123,15 +124,15 @@ def local(config: LlmConfig) -> Exact:
     return Exact(lm, config.batch_tokens)
 
 
-def share(lm: LanguageModel, ids: list[int], before: Shared | None = None) -> Shared:
+def share(lm: LanguageModel, ids: list[int], before: SharedPrefix | None = None) -> SharedPrefix:
     """Run the beginning of prompts, behind another one if it is given, and keep its keys and values."""
     with _reading(lm, torch.tensor([0]), torch.tensor([len(ids) - 1])):
         out = _forward(lm, [ids], before, keep=True)
-    return Shared(out.past_key_values, len(ids) + (before.length if before else 0))
+    return SharedPrefix(out.past_key_values, len(ids) + (before.length if before else 0))
 
 
 def label_logits(
-    lm: LanguageModel, rows: Sequence[Row], numbers: Sequence[int], shared: Shared | None = None
+    lm: LanguageModel, rows: Sequence[PromptIds], numbers: Sequence[int], shared: SharedPrefix | None = None
 ) -> list[Float64[NDArray, "labels numbers"]]:
     """Logits of the ids ``numbers`` where every row's labels begin, of one forward pass in the model's own precision.
 
@@ -145,11 +146,11 @@ def label_logits(
         out = _forward(lm, [row.ids for row in rows], shared)
     # float32 first, because some accelerators know no float64
     logits = out.logits[0, :, list(numbers)]
-    own = (logits if logits.dtype == torch.float64 else logits.float()).cpu().double()
-    return [part.numpy() for part in own.split(counts)]
+    in_float64 = (logits if logits.dtype == torch.float64 else logits.float()).cpu().double()
+    return [part.numpy() for part in in_float64.split(counts)]
 
 
-def _forward(lm: LanguageModel, rows: Sequence[list[int]], shared: Shared | None, *, keep: bool = False) -> Any:
+def _forward(lm: LanguageModel, rows: Sequence[list[int]], shared: SharedPrefix | None, *, keep: bool = False) -> Any:
     """The model's output for rows that continue ``shared``, padded on the right, where nothing real attends to."""
     before = shared.length if shared else 0
     width = max(map(len, rows))

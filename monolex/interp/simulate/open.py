@@ -14,7 +14,7 @@ from monolex.interp.simulate.by_rule import RulesSimulator
 from monolex.interp.simulate.sanity import SanityResult
 
 
-class Opened(NamedTuple):
+class OpenSimulator(NamedTuple):
     """What scores a run."""
 
     simulator: Simulator
@@ -30,21 +30,21 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened(config: ScoreConfig, run: Path) -> Iterator[Opened]:
+def open_simulator(config: ScoreConfig, run: Path) -> Iterator[OpenSimulator]:
     """``rules`` needs nothing, ``exact`` a local model; what the others are told, by either, is kept in ``run``.
 
     Raises:
         UserError: a model or an endpoint that cannot be asked.
     """
     if config.simulator == "rules":
-        yield Opened(RulesSimulator())
+        yield OpenSimulator(RulesSimulator())
         return
     # Here, since they import torch or ask an endpoint.
     if config.simulator == "exact":
         from monolex.interp.simulate.exact import local
 
         simulator = local(config)
-        yield Opened(simulator, weights=simulator.weights)
+        yield OpenSimulator(simulator, weights=simulator.weights)
         return
     from monolex.interp.llm.endpoint import open_client
     from monolex.interp.simulate.chat import JsonSimulator, gives_logprobs
@@ -54,16 +54,16 @@ def opened(config: ScoreConfig, run: Path) -> Iterator[Opened]:
         weights = "" if config.base_url else client.backend.identity
         if config.simulator == "json":
             judges = set(config.scorers) - {"correlation"}
-            yield Opened(JsonSimulator(client), client, client, bool(judges) and gives_logprobs(client), weights)
+            yield OpenSimulator(JsonSimulator(client), client, client, bool(judges) and gives_logprobs(client), weights)
         else:
-            yield Opened(connect(client), client, weights=weights)
+            yield OpenSimulator(connect(client), client, weights=weights)
 
 
-def checked(config: ScoreConfig) -> SanityResult:
+def sanity_result(config: ScoreConfig) -> SanityResult:
     """What the simulator makes of hand-made features; its replies are kept only where ``config`` names a file.
 
     Raises:
-        UserError: as :func:`opened`.
+        UserError: as :func:`open_simulator`.
     """
-    with tempfile.TemporaryDirectory() as aside, opened(config, Path(aside)) as how:
-        return sanity.run(how.simulator)
+    with tempfile.TemporaryDirectory() as aside, open_simulator(config, Path(aside)) as opened:
+        return sanity.run(opened.simulator)

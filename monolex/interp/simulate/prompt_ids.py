@@ -11,12 +11,12 @@ from typing import NamedTuple, final
 from transformers import PreTrainedTokenizerBase
 
 from monolex.errors import UserError
-from monolex.interp.llm.prompts import UNKNOWN, Line, Part, simulation_end, simulation_start
+from monolex.interp.llm.prompts import UNKNOWN, PromptLine, Part, simulation_end, simulation_start
 from monolex.interp.records import TOP
 from monolex.text.corpus import encode_texts, separator
 
 
-class Row(NamedTuple):
+class PromptIds(NamedTuple):
     """Some of a prompt, encoded."""
 
     ids: list[int]
@@ -48,22 +48,22 @@ class Speller:
                 "read off; choose another model"
             )
 
-    def start(self) -> Row:
+    def start(self) -> PromptIds:
         """What all prompts begin with, on the scale 0 … ``top``, behind the token that begins a document."""
         first = separator(self._tokenizer)
         row = self.row(simulation_start(self.top))
-        return row if first is None else Row([first, *row.ids], [at + 1 for at in row.labels])
+        return row if first is None else PromptIds([first, *row.ids], [at + 1 for at in row.labels])
 
     def said(self, explanation: str) -> list[int]:
         """What follows :meth:`start`: one explanation, up to the first line."""
         return self.row(takewhile(_is_text, simulation_end(explanation, ("",)))).ids
 
-    def lines(self, texts: Sequence[str]) -> Row:
+    def lines(self, texts: Sequence[str]) -> PromptIds:
         """What follows that: a fragment, up to its last label, for what is behind it changes nothing."""
-        row = self.row(Line(text, UNKNOWN) for text in texts)
-        return Row(row.ids[: row.labels[-1] + 1], row.labels) if row.labels else row
+        row = self.row(PromptLine(text, UNKNOWN) for text in texts)
+        return PromptIds(row.ids[: row.labels[-1] + 1], row.labels) if row.labels else row
 
-    def row(self, parts: Iterable[Part]) -> Row:
+    def row(self, parts: Iterable[Part]) -> PromptIds:
         """Part of a prompt that follows a line break, or nothing."""
         ids: list[int] = []
         labels: list[int] = []
@@ -72,11 +72,11 @@ class Speller:
                 ids += self._piece("\n", "".join(map(str, group)))
                 continue
             for line in group:
-                assert isinstance(line, Line), "a part is text or a line"
+                assert isinstance(line, PromptLine), "a part is text or a line"
                 ids += self._piece("\n", line.token) + self._piece("a", "\t")
                 labels.append(len(ids) - 1)
                 ids += self._piece("\t", line.label) + self._piece("a", "\n")
-        return Row(ids, labels)
+        return PromptIds(ids, labels)
 
     def _single(self, number: str) -> int | None:
         ids = self._piece("\t", number)

@@ -42,18 +42,19 @@ def examples(number: int, case: Case) -> Examples:
     too broad explanation would else cost nothing. ``number`` is what the feature is called.
     """
     ids = {text: token for token, text in enumerate(vocabulary())}
-    made, row = [], 0
+    fragments, row = [], 0
     for doc, text in enumerate(TEXTS):
         texts = pieces(text)
         activations = np.array([case.activation(texts, at) for at in range(len(texts))], np.float32)
-        made.append(Fragment(doc, row, tuple(ids[piece] for piece in texts), texts, activations))
+        fragments.append(Fragment(doc, row, tuple(ids[piece] for piece in texts), texts, activations))
         row += len(texts)
-    loud = sorted((one for one in made if one.maximum > 0), key=lambda one: -float(one.activations.sum()))
+    loud = [fragment for fragment in fragments if fragment.maximum > 0]
+    loud.sort(key=lambda fragment: -float(fragment.activations.sum()))
     explain, top = loud[0 : 2 * EXPLAINED : 2], loud[1 : 2 * TOP : 2]
-    rest = [one for one in made if one not in explain and one not in top]
+    rest = [fragment for fragment in fragments if fragment not in explain and fragment not in top]
     random = rest[:: max(1, len(rest) // RANDOM)][:RANDOM]
-    quiet = [one for one in rest if one.maximum <= 0 and one not in random][: 2 * SILENT]
-    maximum = max(one.maximum for one in explain)
+    quiet = [fragment for fragment in rest if fragment.maximum <= 0 and fragment not in random][: 2 * SILENT]
+    maximum = max(fragment.maximum for fragment in explain)
     return Examples(number, tuple(explain), tuple(quiet[::2]), tuple(top), tuple(random), tuple(quiet[1::2]), maximum)
 
 
