@@ -23,7 +23,7 @@ from monolex.artifact import finish, open_artifact, read_json
 from monolex.config import identity
 from monolex.errors import UserError
 from monolex.interp.config import ExplainConfig, FigureConfig
-from monolex.interp.score.comparable import NoScores, Source, joined, sources
+from monolex.interp.score.comparable import NoScores, ScoreSource, joined, sources
 from monolex.interp.score.figures import TITLES, figure, labels
 from monolex.interp.score.tables import MOMENTS, table
 
@@ -311,5 +311,5 @@ def test_lines_may_hold_any_character(tmp_path):
     path = tmp_path / "score" / "paper" / "scores.jsonl"
     text = "".join(json.dumps({**r, "text": "a\u2028b\x85c"}, ensure_ascii=False) + "\n" for r in rows)
     path.write_text(text, encoding="utf-8", newline="")
-    one = Source("paper", path.parent, read_json(path.parent / "score.json"))
+    one = ScoreSource("paper", path.parent, read_json(path.parent / "score.json"))
     assert [r["text"] for r in one.lines()] == ["a\u2028b\x85c"] * len(rows)

@@ -12,12 +12,13 @@ from monolex.interp.llm.client import ScriptedClient
 from monolex.interp.protocol import correlation
 from monolex.interp.records import Examples, Explanation, Failure, Job
 from monolex.interp.score import bootstrap
-from monolex.interp.score.bootstrap import Documents, Feature, correlations, difference, interval, mean, sums
+from monolex.interp.score.bootstrap import Documents, ResampledScore, correlations, difference, interval, mean, sums
+from monolex.interp.score.discrimination import active_tokens, fuzz_marks, told_apart
 from monolex.interp.score.judging import judged
-from monolex.interp.score.scorers import Asked, active_tokens, correlated, score_features, told_apart
+from monolex.interp.score.scorers import Scoring, correlated, score_features
 from monolex.interp.simulate.by_rule import RulesSimulator
 
-ALL = Asked(("correlation", "detection", "fuzz"), shuffles=2, calibrated=True)
+ALL = Scoring(("correlation", "detection", "fuzz"), shuffles=2, calibrated=True)
 
 
 class Fixed:
@@ -97,7 +98,7 @@ def test_one_explanation_less_leaves_what_is_asked_of_the_others():
 
 def test_judging_alone_predicts_nothing():
     simulator = Fixed(lambda job: np.zeros(len(job.texts)))
-    asked = Asked(("detection",), shuffles=1, calibrated=False)
+    asked = Scoring(("detection",), shuffles=1, calibrated=False)
     explanations = [*named(features(2)), Failure("timed out")]
     found = score_features(features(3), explanations, simulator, asked, np.random.default_rng(0), judging=False)
     assert simulator.asked == [] and [one.failures for one in found] == [{}, {}, {"no explanation: timed out": 1}]
@@ -215,7 +216,7 @@ def test_resamples_are_correlations_of_repeated_fragments():
     stacked = np.stack([sums(a, p) for a, p in zip(actual, predicted, strict=True)])
     value = correlation(actual, predicted).value
     assert correlations(stacked.sum(0)) == pytest.approx(value)
-    feature = draws.feature(value, "", stacked, docs)
+    feature = draws.resample(value, "", stacked, docs)
     weights = draws._weights[np.searchsorted(draws._known, docs)]
     expected = np.array([weighted(actual, predicted, weights[:, b]) for b in range(200)])
     assert np.allclose(feature.drawn, expected - np.nanmean(expected) + value)
@@ -249,7 +250,7 @@ def test_the_interval_of_a_mean_covers_it():
             y = slope * x + np.sqrt(1 - slope**2) * rng.normal(size=(10, 40))
             made.append((correlation(x, y).value, np.stack([sums(a, b) for a, b in zip(x, y, strict=True)]), mine, i))
         draws = Documents(docs, 200, trial)
-        found = mean([draws.feature(v, "", s, docs[m]) for v, s, m, _ in made], 0.95, [trial])
+        found = mean([draws.resample(v, "", s, docs[m]) for v, s, m, _ in made], 0.95, [trial])
         assert found.estimate.low is not None and found.estimate.high is not None
         inside.append(found.estimate.low <= 0.5 <= found.estimate.high)
     assert np.mean(inside) >= 0.88
@@ -257,7 +258,7 @@ def test_the_interval_of_a_mean_covers_it():
 
 def test_means_leave_out_and_count_what_has_no_number():
     drawn = np.linspace(0.4, 0.6, 50)
-    known, gone = Feature(0.5, "", drawn), Feature(np.nan, "timed out", np.full(50, np.nan))
+    known, gone = ResampledScore(0.5, "", drawn), ResampledScore(np.nan, "timed out", np.full(50, np.nan))
     found = mean([known, gone, known, gone._replace(reason="no fragment")], 0.9, [0])
     assert found.estimate.value == 0.5
     assert found.estimate.n == 2
@@ -283,17 +284,16 @@ def test_a_mean_stays_where_correlations_can_be():
         y = x + 0.05 * rng.normal(size=x.shape)
         docs = np.array([0, *rng.permutation(np.arange(1, 11))[:9]])
         stacked = np.stack([sums(a, b) for a, b in zip(x, y, strict=True)])
-        made.append(draws.feature(correlation(x, y).value, "", stacked, docs))
+        made.append(draws.resample(correlation(x, y).value, "", stacked, docs))
     found = mean(made, 0.95, [0])
     assert found.estimate.value is not None and found.estimate.value > 0.9
     assert found.estimate.reason == "constant in too many resamples: no interval"
-    high = [Feature(0.99, "", np.full(400, 0.99) + 0.2 * rng.normal(size=400)) for _ in range(3)]
+    high = [ResampledScore(0.99, "", np.full(400, 0.99) + 0.2 * rng.normal(size=400)) for _ in range(3)]
     clipped = mean(high, 0.95, [0]).estimate
     assert clipped.high == 1
 
 
 def test_fuzzing_cannot_be_solved_by_counting():
-    from monolex.interp.score.scorers import fuzz_marks
 
     dense = fragment(list("abcdefghij"), [5.0] * 9 + [0.0])
     right, wrong = fuzz_marks(dense, np.random.default_rng(0))

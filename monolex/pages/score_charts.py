@@ -11,7 +11,7 @@ from typing import NamedTuple
 from monolex.artifact import SUBJECT
 from monolex.interp.config import FigureConfig
 from monolex.interp.score import figures
-from monolex.interp.score.comparable import Facts, Group, Source, explainers_of
+from monolex.interp.score.comparable import ComparableScores, Facts, ScoreSource, explainers_of
 from monolex.kinds import TOPK, colour
 from monolex.pages.eval_charts import CONTROL_VARIANTS
 from monolex.pages.html import interval, number
@@ -59,7 +59,7 @@ def picture(figure: Facts) -> Picture:
 
 def pictures(content: Facts) -> list[Picture]:
     """What is drawn of one score artefact: a file for every kind of site, scores on all and on random fragments."""
-    group = Group((Source("", Path(), content),))
+    group = ComparableScores((ScoreSource("", Path(), content),))
     found: dict[str, list[Facts]] = {}
     for explainers, metric in product(explainers_of(group, FigureConfig()), ("top_and_random", "random")):
         chosen = figures.scored_by(group.dictionaries(), explainers, metric)

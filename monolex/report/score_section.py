@@ -19,7 +19,7 @@ from monolex.interp.explain import saved
 from monolex.interp.records import dictionary_of
 from monolex.interp.score import figures
 from monolex.interp.score import tables as paper_tables
-from monolex.interp.score.comparable import Facts, Group, explainers_of, joined, sources
+from monolex.interp.score.comparable import ComparableScores, Facts, explainers_of, joined, sources
 from monolex.pages import card_explanations, html, score_charts, svg
 from monolex.pages.eval_charts import CONTROL_LABELS
 from monolex.pages.html import number
@@ -64,7 +64,7 @@ def section(run: Path, artefacts: Artefacts, listed: Collection[str] | None) -> 
     return Section(INTERPRETATION, [Markup(html.page("score.html", **facts)) for facts in described])
 
 
-def describe(key: str, run: Path, others: Collection[str], group: Group) -> dict[str, Any]:
+def describe(key: str, run: Path, others: Collection[str], group: ComparableScores) -> dict[str, Any]:
     """Everything of the scores of a group; ``others`` are artefacts that run.toml does not list."""
     head = group.head
     charts = _charts(group)
@@ -87,7 +87,7 @@ def describe(key: str, run: Path, others: Collection[str], group: Group) -> dict
     }
 
 
-def notices(run: Path, group: Group, others: Collection[str]) -> list[str]:
+def notices(run: Path, group: ComparableScores, others: Collection[str]) -> list[str]:
     """What to know of a group of scores before reading them, a sentence each.
 
     ``others`` are the explanations and scores of the run, by their path in it, that its run.toml does not list.
@@ -118,7 +118,7 @@ def _said(head: Facts) -> str:
     return f"{how} Protocol: {head['mode']}. Scores of other simulators or protocols cannot be compared with these."
 
 
-def _charts(group: Group) -> list[Any]:
+def _charts(group: ComparableScores) -> list[Any]:
     """Scores over layers, a chart a kind of site and explainer."""
     found = []
     for explainers in explainers_of(group, FigureConfig()):
@@ -128,7 +128,9 @@ def _charts(group: Group) -> list[Any]:
     return score_charts.panels(found, 530, 360)
 
 
-def _scores(key: str, site: str, group: Group, failures: Mapping[tuple[str, ...], Counter[str]], sites: int) -> Table:
+def _scores(
+    key: str, site: str, group: ComparableScores, failures: Mapping[tuple[str, ...], Counter[str]], sites: int
+) -> Table:
     """Means of every dictionary of a site by explainer."""
     here = [one for one in group.dictionaries() if one["site"] == site]
     asked = {metric for one in here for some in one["explainers"].values() for metric in some}
@@ -173,7 +175,7 @@ def _count(found: Mapping[str, int]) -> dict[str, Any]:
     return {"value": sum(found.values()), "low": None, "high": None, "n": 0, "over": "", "reason": said}
 
 
-def _failures(group: Group) -> dict[tuple[str, ...], Counter[str]]:
+def _failures(group: ComparableScores) -> dict[tuple[str, ...], Counter[str]]:
     """Failed predictions by reason, of every dictionary and explainer."""
     found: dict[tuple[str, ...], Counter[str]] = {}
     for row in (row for source in group.sources for row in source.lines()):
@@ -181,7 +183,7 @@ def _failures(group: Group) -> dict[tuple[str, ...], Counter[str]]:
     return found
 
 
-def _tally(key: str, group: Group) -> Table | None:
+def _tally(key: str, group: ComparableScores) -> Table | None:
     """How often trained dictionaries are above the others of their site, by what they are compared with."""
     methods = {dictionary_of(one): one["method"] for one in group.dictionaries()}
     found: dict[str, dict[str, list[Facts]]] = {}
@@ -203,7 +205,7 @@ def _counts(some: Sequence[Facts]) -> dict[str, Any]:
     return {name: _count({"": n}) for name, n in score_charts.tally(some).items()}
 
 
-def _differences(key: str, site: str, group: Group) -> Table | None:
+def _differences(key: str, site: str, group: ComparableScores) -> Table | None:
     """Every trained dictionary of a site less every other, in words."""
     found: dict[str, dict[str, dict[str, Facts]]] = {}
     for one in _compared(group, site):
@@ -226,13 +228,13 @@ def _differences(key: str, site: str, group: Group) -> Table | None:
     return shown
 
 
-def _compared(group: Group, site: str = "") -> list[Facts]:
+def _compared(group: ComparableScores, site: str = "") -> list[Facts]:
     """Differences of the first score, all or those of a site."""
     found: Iterable[Facts] = (one for source in group.sources for one in source.content["differences"])
     return [one for one in found if one["metric"] == HEADLINE and site in ("", one["site"])]
 
 
-def _examples(run: Path, group: Group) -> list[dict[str, Any]]:
+def _examples(run: Path, group: ComparableScores) -> list[dict[str, Any]]:
     """The first features of the first trained dictionary with their explanations, an explainer each."""
     found = []
     for one in paper_tables.examples(group, HEADLINE, FigureConfig(rows=EXAMPLES)):

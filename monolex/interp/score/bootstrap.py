@@ -40,7 +40,7 @@ def correlations(totals: Float[NDArray, "*batch 6"]) -> Float[NDArray, "*batch"]
         return (xy - x * y / n) / np.sqrt(spread)
 
 
-class Feature(NamedTuple):
+class ResampledScore(NamedTuple):
     """A score of one feature, with its resamples."""
 
     value: float
@@ -61,28 +61,28 @@ class Documents:
         self._weights = rng.poisson(1.0, (len(self._known), resamples)).astype(np.uint8)
         self.resamples, self.seed = resamples, seed
 
-    def feature(
+    def resample(
         self, value: float, reason: str, fragments: Float[NDArray, "fragments 6"], docs: Int64[NDArray, "fragments"]
-    ) -> Feature:
+    ) -> ResampledScore:
         """Resample one feature's correlation over the documents of its fragments."""
         if not np.isfinite(value):
-            return Feature(np.nan, reason, np.full(self.resamples, np.nan))
+            return ResampledScore(np.nan, reason, np.full(self.resamples, np.nan))
         weights = self._weights[np.searchsorted(self._known, docs)].astype(np.float64)
         drawn = correlations(np.einsum("fb,fs->bs", weights, fragments))
         if np.isfinite(drawn).any():
             drawn = drawn - np.nanmean(drawn) + value
-        return Feature(value, "", drawn)
+        return ResampledScore(value, "", drawn)
 
 
-def interval(feature: Feature, level: float) -> Estimate:
+def interval(score: ResampledScore, level: float) -> Estimate:
     """The feature's score with its interval over documents."""
-    if not np.isfinite(feature.value):
-        return Estimate(None, reason=feature.reason)
-    known = feature.drawn[np.isfinite(feature.drawn)]
-    if len(known) < ENOUGH * len(feature.drawn):
-        return Estimate(feature.value, over="documents", reason="constant in most resamples: no interval")
+    if not np.isfinite(score.value):
+        return Estimate(None, reason=score.reason)
+    known = score.drawn[np.isfinite(score.drawn)]
+    if len(known) < ENOUGH * len(score.drawn):
+        return Estimate(score.value, over="documents", reason="constant in most resamples: no interval")
     low, high = np.clip(np.quantile(known, [(1 - level) / 2, (1 + level) / 2]), -1, 1)
-    return Estimate(feature.value, float(low), float(high), over="documents")
+    return Estimate(score.value, float(low), float(high), over="documents")
 
 
 class Mean(NamedTuple):
@@ -104,27 +104,29 @@ class Mean(NamedTuple):
     """The mean without those."""
 
 
-def mean(features: Sequence[Feature], level: float, seed: Sequence[int]) -> Mean:
+def mean(scores: Sequence[ResampledScore], level: float, seed: Sequence[int]) -> Mean:
     """Mean over features; ``seed`` is of the draw of features."""
-    missing = dict(Counter(one.reason for one in features if not np.isfinite(one.value) and not _nothing(one)))
-    known = [one for one in features if np.isfinite(one.value) or _nothing(one)]
-    silent = sum(map(_nothing, known))
+    missing = dict(
+        Counter(score.reason for score in scores if not np.isfinite(score.value) and not _says_nothing(score))
+    )
+    known = [score for score in scores if np.isfinite(score.value) or _says_nothing(score)]
+    silent = sum(map(_says_nothing, known))
     if not known:
         reason = max(missing, key=lambda why: missing[why], default="no feature was explained")
         return Mean(Estimate(None, over=UNITS, reason=reason), np.zeros(0), missing)
-    values = np.nan_to_num([one.value for one in known])
+    values = np.nan_to_num([score.value for score in known])
     value = float(values.mean())
     facts = {"missing": missing, "constant": silent}
     facts["others"] = float(values.sum() / (len(known) - silent)) if silent < len(known) else None
     if len(known) < 2:
         return Mean(Estimate(value, n=1, over=UNITS, reason="one feature only: no interval"), np.zeros(0), **facts)
-    drawn = np.stack([np.zeros_like(one.drawn) if _nothing(one) else one.drawn for one in known], 1)
+    drawn = np.stack([np.zeros_like(score.drawn) if _says_nothing(score) else score.drawn for score in known], 1)
     rng = np.random.default_rng(list(seed))
     counts = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=len(drawn)).astype(np.float64)
     # a resample in which a feature is constant says nothing of it
-    there = np.isfinite(drawn)
-    weight = (counts * there).sum(1)
-    means = (counts * np.where(there, drawn, 0)).sum(1)[weight > 0] / weight[weight > 0]
+    finite = np.isfinite(drawn)
+    weight = (counts * finite).sum(1)
+    means = (counts * np.where(finite, drawn, 0)).sum(1)[weight > 0] / weight[weight > 0]
     if len(means) < ENOUGH * len(drawn):
         reason = "constant in too many resamples: no interval"
         return Mean(Estimate(value, n=len(known), over=UNITS, reason=reason), np.zeros(0), **facts)
@@ -134,8 +136,8 @@ def mean(features: Sequence[Feature], level: float, seed: Sequence[int]) -> Mean
     return Mean(Estimate(value, float(low), float(high), len(known), UNITS), whole, **facts)
 
 
-def _nothing(one: Feature) -> bool:
-    return one.reason == SAYS_NOTHING
+def _says_nothing(score: ResampledScore) -> bool:
+    return score.reason == SAYS_NOTHING
 
 
 def difference(a: Mean, b: Mean, level: float) -> Estimate:

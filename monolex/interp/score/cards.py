@@ -15,7 +15,7 @@ from monolex.interp.score.stage import KIND, LINES, MEANS, PREDICTIONS
 
 OVERLAYS = {"top": 2, "random": 1}
 """Scored fragments that are shown of every group."""
-Found = dict[Key, dict[int, list[Scored]]]
+ScoredByDictionary = dict[Key, dict[int, list[Scored]]]
 
 
 def artefacts(run: Path) -> list[Path]:
@@ -23,7 +23,7 @@ def artefacts(run: Path) -> list[Path]:
     return sorted(path.parent for path in (run / KIND).glob(f"*/{MANIFEST}"))
 
 
-def scored(run: Path, names: Iterable[str] | None = None, *, only: Key | None = None) -> Found:
+def scored(run: Path, names: Iterable[str] | None = None, *, only: Key | None = None) -> ScoredByDictionary:
     """All scored explanations by (model, site, name) and feature; of the score artefacts ``names``, or all of them.
 
     Scores of explanations that are gone or were made anew since have no overlays: other fragments may lie there now.
@@ -34,25 +34,25 @@ def scored(run: Path, names: Iterable[str] | None = None, *, only: Key | None = 
     Raises:
         UserError: an artefact is damaged.
     """
-    found: Found = {}
+    by_dictionary: ScoredByDictionary = {}
     wanted = None if names is None else set(names)
     for folder in artefacts(run):
         if wanted is None or folder.name in wanted:
-            _read(folder, found, only)
-    return found
+            _read(folder, by_dictionary, only)
+    return by_dictionary
 
 
-def _read(folder: Path, found: Found, only: Key | None) -> None:
+def _read(folder: Path, by_dictionary: ScoredByDictionary, only: Key | None) -> None:
     content = read_json(folder / MEANS)
-    listed = [dictionary_of(one) for one in content["dictionaries"]]
+    listed = [dictionary_of(facts) for facts in content["dictionaries"]]
     keys = listed if only is None else [key for key in listed if key == only]
     if not keys:
         return
     examples: dict[Key, dict[int, Examples]] = {}
     predictions: dict[str, np.ndarray] = {}
     if saved.unchanged(folder, content["explanations"]):
-        given = saved.Explanations((folder / content["explanations"]).resolve())
-        examples = {key: {one.feature: one for one in given.examples("/".join(key))} for key in keys}
+        explanations = saved.Explanations((folder / content["explanations"]).resolve())
+        examples = {key: {example.feature: example for example in explanations.examples("/".join(key))} for key in keys}
         predictions = _predictions(folder / PREDICTIONS, keys)
     rows: Counter[str] = Counter()
     for row in saved.read_lines(folder / LINES):
@@ -62,7 +62,7 @@ def _read(folder: Path, found: Found, only: Key | None) -> None:
         name = f"{'/'.join(key)}/{row['explainer']}"
         overlays = _overlays(examples[key][row["feature"]], predictions[name][rows[name]]) if examples else ()
         rows[name] += 1
-        found.setdefault(key, {}).setdefault(row["feature"], []).append(Scored(row, overlays))
+        by_dictionary.setdefault(key, {}).setdefault(row["feature"], []).append(Scored(row, overlays))
 
 
 def _predictions(path: Path, keys: Iterable[Key]) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ class NoScores(UserError):
     """There are scores, but none for the figure that was asked for."""
 
 
-class Source(NamedTuple):
+class ScoreSource(NamedTuple):
     """One score artefact."""
 
     name: str
@@ -43,10 +43,10 @@ class Source(NamedTuple):
         return {(d["model"], d["site"], d["name"], e) for d in self.content["dictionaries"] for e in d["explainers"]}
 
 
-class Group(NamedTuple):
+class ComparableScores(NamedTuple):
     """Score artefacts whose numbers may stand beside each other."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[ScoreSource, ...]
     """They have one simulator, one mode and one protocol, and none scores what another does."""
 
     @property
@@ -54,78 +54,79 @@ class Group(NamedTuple):
         """What they have in common."""
         first = self.sources[0].content
         common = {name: first[name] for name in ("simulator", "mode", "level")}
-        return {"scores": [one.name for one in self.sources], **common}
+        return {"scores": [source.name for source in self.sources], **common}
 
     def dictionaries(self, patterns: Sequence[str] = ()) -> list[Facts]:
         """Their dictionaries, those that one of the patterns fits."""
-        found = [one for source in self.sources for one in source.content["dictionaries"]]
-        return [one for one in found if not patterns or _fits(one, patterns)]
+        listed = [dictionary for source in self.sources for dictionary in source.content["dictionaries"]]
+        return [dictionary for dictionary in listed if not patterns or _fits(dictionary, patterns)]
 
 
-def sources(run: Path, names: Sequence[str] = ()) -> list[Source]:
+def sources(run: Path, names: Sequence[str] = ()) -> list[ScoreSource]:
     """The finished score artefacts of a run, all or those of these names.
 
     Raises:
         UserError: there is none, or none of such a name.
     """
-    found = {path.parent.name: path.parent for path in sorted(run.glob(f"score/*/{MANIFEST}"))}
-    if not found:
+    folders = {path.parent.name: path.parent for path in sorted(run.glob(f"score/*/{MANIFEST}"))}
+    if not folders:
         raise UserError(f"{run} has no scores; run `monolex explain {run}`, then `monolex score {run}`")
     for name in names:
-        require(name in found, f"scores = {name!r}: {run / 'score'} has none; {nearest(name, list(found))}")
-    made = []
-    for name in dict.fromkeys(names or found):
-        open_artifact(found[name], "score")
-        made.append(Source(name, found[name], read_json(found[name] / "score.json")))
-    return made
+        require(name in folders, f"scores = {name!r}: {run / 'score'} has none; {nearest(name, list(folders))}")
+    opened = []
+    for name in dict.fromkeys(names or folders):
+        open_artifact(folders[name], "score")
+        opened.append(ScoreSource(name, folders[name], read_json(folders[name] / "score.json")))
+    return opened
 
 
-def joined(found: Iterable[Source]) -> list[Group]:
+def joined(listed: Iterable[ScoreSource]) -> list[ComparableScores]:
     """Those that can be compared together; one that scores again what another did stays apart from it."""
-    alike: dict[str, list[list[Source]]] = {}
-    for one in found:
-        homes = alike.setdefault(_protocol(one), [])
-        home = next((some for some in homes if not any(one.keys() & other.keys() for other in some)), None)
-        if home is None:
-            homes.append([one])
+    by_protocol: dict[str, list[list[ScoreSource]]] = {}
+    for source in listed:
+        groups = by_protocol.setdefault(_protocol(source), [])
+        # the first group that does not score it yet, since nobody could say which of two scores of one thing counts
+        group = next((group for group in groups if not any(source.keys() & other.keys() for other in group)), None)
+        if group is None:
+            groups.append([source])
         else:
-            home.append(one)
-    return [Group(tuple(some)) for homes in alike.values() for some in homes]
+            group.append(source)
+    return [ComparableScores(tuple(group)) for groups in by_protocol.values() for group in groups]
 
 
-def require_known(groups: Sequence[Group], config: FigureConfig) -> None:
+def require_known(groups: Sequence[ComparableScores], config: FigureConfig) -> None:
     """Refuse explainers and dictionaries that no artefact has.
 
     Raises:
         UserError: naming the first such.
     """
-    everything = [one for group in groups for one in group.dictionaries()]
-    explainers = list(dict.fromkeys(name for one in everything for name in one["explainers"]))
+    dictionaries = [dictionary for group in groups for dictionary in group.dictionaries()]
+    explainers = list(dict.fromkeys(name for dictionary in dictionaries for name in dictionary["explainers"]))
     for name in config.explainers:
         require(name in explainers, f"explainers = {name!r}: nothing of it was scored; {nearest(name, explainers)}")
     for pattern in config.dictionaries:
-        hint = nearest(pattern, list(dict.fromkeys(one["name"] for one in everything)))
-        known = any(_fits(one, (pattern,)) for one in everything)
+        hint = nearest(pattern, list(dict.fromkeys(dictionary["name"] for dictionary in dictionaries)))
+        known = any(_fits(dictionary, (pattern,)) for dictionary in dictionaries)
         require(known, f"dictionaries = {pattern!r}: none like it was scored; {hint}")
 
 
-def explainers_of(group: Group, config: FigureConfig) -> list[list[str]]:
+def explainers_of(group: ComparableScores, config: FigureConfig) -> list[list[str]]:
     """Explainers of every panel."""
-    known = dict.fromkeys(name for one in group.dictionaries() for name in one["explainers"])
+    known = dict.fromkeys(name for dictionary in group.dictionaries() for name in dictionary["explainers"])
     chosen = [name for name in known if not config.explainers or name in config.explainers]
     return [chosen] * bool(chosen) if config.together else [[name] for name in chosen]
 
 
-def _protocol(source: Source) -> str:
+def _protocol(source: ScoreSource) -> str:
     """What must agree for scores to be compared: how they were made, and how their explanations were."""
     content = source.content
     # where the explanations are gone or others lie there, nobody knows how those that were scored were made
-    made: Any = source.name
+    protocol: Any = source.name
     if saved.unchanged(source.folder, content["explanations"]):
         config = open_artifact((source.folder / content["explanations"]).resolve()).config
-        made = {name: value for name, value in config.items() if name not in CHOICE}
-    return digest([content["simulator"], content["mode"], content["level"], made])
+        protocol = {name: value for name, value in config.items() if name not in CHOICE}
+    return digest([content["simulator"], content["mode"], content["level"], protocol])
 
 
-def _fits(one: Facts, patterns: Sequence[str]) -> bool:
-    return name_fits(one["site"], one["name"], patterns, one["method"])
+def _fits(dictionary: Facts, patterns: Sequence[str]) -> bool:
+    return name_fits(dictionary["site"], dictionary["name"], patterns, dictionary["method"])

@@ -12,7 +12,8 @@ import numpy as np
 
 from monolex.interp.llm.prompts import marked
 from monolex.interp.records import Client, Examples, Explanation, Failure, Fragment
-from monolex.interp.score.scorers import FeatureScore, Judged, fuzz_marks, told_apart
+from monolex.interp.score.discrimination import Discrimination, fuzz_marks, told_apart
+from monolex.interp.score.scorers import FeatureScore
 from monolex.interp.simulate.chat import Question, Verdict, judge
 
 SHOWN = 5
@@ -20,7 +21,7 @@ SHOWN = 5
 HALF = 0.5
 
 
-class Item(NamedTuple):
+class ShownFragment(NamedTuple):
     """One fragment as it is shown."""
 
     text: str
@@ -30,7 +31,7 @@ class Item(NamedTuple):
 
 
 def judged(
-    made: Sequence[FeatureScore],
+    scores: Sequence[FeatureScore],
     examples: Sequence[Examples],
     explanations: Sequence[Explanation | Failure],
     client: Client,
@@ -44,20 +45,20 @@ def judged(
     ``logprobs`` as in :func:`monolex.interp.simulate.chat.judge`.
     """
     questions: list[Question] = []
-    plans: list[dict[str, list[tuple[int, list[Item]]]]] = []
+    plans: list[dict[str, list[tuple[int, list[ShownFragment]]]]] = []
     # each of its own draws, so that one explanation more or less does not make all questions after it new ones
-    for one, explanation, own in zip(examples, explanations, rng.spawn(len(examples)), strict=True):
-        plan: dict[str, list[tuple[int, list[Item]]]] = {}
+    for example, explanation, draws in zip(examples, explanations, rng.spawn(len(examples)), strict=True):
+        plan: dict[str, list[tuple[int, list[ShownFragment]]]] = {}
         for scorer, show in (("detection", _plain), ("fuzz", _marks)):
             if scorer in scorers and isinstance(explanation, Explanation):
                 plan[scorer] = []
-                for items in (items for part in show(one, own) for items in _calls(part, own)):
+                for items in (items for part in show(example, draws) for items in _calls(part, draws)):
                     plan[scorer].append((len(questions), items))
                     questions.append(Question(explanation, tuple(item.text for item in items), scorer == "fuzz"))
         plans.append(plan)
     answers = judge(client, questions, logprobs=logprobs) if questions else []
-    found = []
-    for result, plan, explanation in zip(made, plans, explanations, strict=True):
+    judged_scores = []
+    for result, plan, explanation in zip(scores, plans, explanations, strict=True):
         failed = Counter(result.failures)
         for calls in plan.values():
             failed.update(answer.reason for n, _ in calls if isinstance(answer := answers[n], Failure))
@@ -65,23 +66,23 @@ def judged(
         if isinstance(explanation, Failure):
             none = Failure(f"no explanation: {explanation.reason}")
             both = {scorer: told_apart([none], [], None) for scorer in scorers if scorer != "correlation"}
-        found.append(replace(result, failures=dict(failed), **both))
-    return found
+        judged_scores.append(replace(result, failures=dict(failed), **both))
+    return judged_scores
 
 
-def _plain(one: Examples, _rng: np.random.Generator) -> tuple[list[Item], ...]:
-    active = [Item("".join(fragment.texts), True) for fragment in (*one.top, *one.random)]
-    return (active + [Item("".join(fragment.texts), False) for fragment in one.silent],)
+def _plain(example: Examples, _rng: np.random.Generator) -> tuple[list[ShownFragment], ...]:
+    active = [ShownFragment("".join(fragment.texts), True) for fragment in (*example.top, *example.random)]
+    return (active + [ShownFragment("".join(fragment.texts), False) for fragment in example.silent],)
 
 
-def _marks(one: Examples, rng: np.random.Generator) -> tuple[list[Item], ...]:
+def _marks(example: Examples, rng: np.random.Generator) -> tuple[list[ShownFragment], ...]:
     """Every fragment with the right marks and with as many wrong ones: of each pair one in either half, so that no call
     shows both."""
-    halves: tuple[list[Item], list[Item]] = ([], [])
-    for fragment in (*one.top, *one.random):
+    halves: tuple[list[ShownFragment], list[ShownFragment]] = ([], [])
+    for fragment in (*example.top, *example.random):
         right, wrong = fuzz_marks(fragment, rng)
         if len(right):
-            pair = [Item(_marked(fragment, right), True), Item(_marked(fragment, wrong), False)]
+            pair = [ShownFragment(_marked(fragment, right), True), ShownFragment(_marked(fragment, wrong), False)]
             for half, i in zip(halves, rng.permutation(2), strict=True):
                 half.append(pair[i])
     return halves
@@ -91,14 +92,16 @@ def _marked(fragment: Fragment, where: np.ndarray) -> str:
     return marked(fragment.texts, np.isin(np.arange(len(fragment.texts)), where))
 
 
-def _calls(items: Sequence[Item], rng: np.random.Generator) -> list[list[Item]]:
+def _calls(items: Sequence[ShownFragment], rng: np.random.Generator) -> list[list[ShownFragment]]:
     shuffled = [items[i] for i in rng.permutation(len(items))]
     return [shuffled[start : start + SHOWN] for start in range(0, len(shuffled), SHOWN)]
 
 
-def _told(calls: Sequence[tuple[int, Sequence[Item]]], answers: Sequence[list[Verdict] | Failure]) -> Judged:
+def _told(
+    calls: Sequence[tuple[int, Sequence[ShownFragment]]], answers: Sequence[list[Verdict] | Failure]
+) -> Discrimination:
     """Where every verdict has a probability the area is of those, else of the verdicts."""
-    pairs: list[tuple[Item, Verdict]] = []
+    pairs: list[tuple[ShownFragment, Verdict]] = []
     for number, items in calls:
         answer = answers[number]
         if isinstance(answer, Failure):
@@ -110,4 +113,4 @@ def _told(calls: Sequence[tuple[int, Sequence[Item]]], answers: Sequence[list[Ve
     if not known:
         return yes
     likely = told_apart([p for right, _, p in values if right], [p for right, _, p in values if not right], HALF)
-    return Judged(yes.balanced_accuracy, likely.auc)
+    return Discrimination(yes.balanced_accuracy, likely.auc)

@@ -18,7 +18,7 @@ from monolex.artifact import SUBJECT
 from monolex.interp.config import ScoreConfig
 from monolex.interp.protocol import SAYS_NOTHING
 from monolex.interp.score import bootstrap
-from monolex.interp.score.bootstrap import Documents, Feature, Mean
+from monolex.interp.score.bootstrap import Documents, Mean, ResampledScore
 from monolex.stats import Estimate
 
 GROUPS = ("top_and_random", "top", "random")
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class ScoredDictionary:
     """One explainer's explanations of one dictionary, scored but not yet resampled."""
 
     facts: Mapping[str, Any]
@@ -51,35 +51,35 @@ class Measured:
     """How many of a feature's fragments are top ones; they come first."""
 
 
-def documents(measured: Iterable[Measured], config: ScoreConfig) -> Documents:
+def documents(dictionaries: Iterable[ScoredDictionary], config: ScoreConfig) -> Documents:
     """The draws of documents that everything shares."""
-    docs = [np.unique(one.docs[one.docs >= 0]) for one in measured]
+    docs = [np.unique(scored.docs[scored.docs >= 0]) for scored in dictionaries]
     return Documents(np.concatenate([np.zeros(0, np.int64), *docs]), config.resamples, config.score_seed)
 
 
-def resampled(one: Measured, draws: Documents, config: ScoreConfig) -> tuple[list[Row], dict[str, Mean]]:
-    """The lines of ``one`` with intervals, and the mean of every metric."""
-    kept: dict[str, list[Feature]] = {group: [] for group in GROUPS}
+def resampled(scored: ScoredDictionary, draws: Documents, config: ScoreConfig) -> tuple[list[Row], dict[str, Mean]]:
+    """The lines of ``scored`` with intervals, and the mean of every metric."""
+    kept: dict[str, list[ResampledScore]] = {group: [] for group in GROUPS}
     rows = []
-    for i, row in enumerate(one.rows):
-        known, top = one.docs[i] >= 0, int(one.top[i])
+    for i, row in enumerate(scored.rows):
+        known, top = scored.docs[i] >= 0, int(scored.top[i])
         parts = {"top_and_random": slice(None), "top": slice(0, top), "random": slice(top, None)}
         cells = dict(row["scores"])
         for group in GROUPS:
             cell = row["scores"][group]
             value = np.nan if cell["value"] is None else cell["value"]
-            sums, docs = one.sums[i][known][parts[group]], one.docs[i][known][parts[group]]
-            feature = draws.feature(value, cell["reason"], sums, docs)
+            sums, docs = scored.sums[i][known][parts[group]], scored.docs[i][known][parts[group]]
+            feature = draws.resample(value, cell["reason"], sums, docs)
             kept[group].append(feature)
             cells[group] = cell_of(bootstrap.interval(feature, config.level))
         rows.append({**row, "scores": cells})
-    seed = [config.score_seed, *f"{one.facts['model']}/{one.facts['site']}/{one.facts['name']}".encode()]
-    means = {group: bootstrap.mean(some, config.level, seed) for group, some in kept.items()}
+    seed = [config.score_seed, *f"{scored.facts['model']}/{scored.facts['site']}/{scored.facts['name']}".encode()]
+    means = {group: bootstrap.mean(scores, config.level, seed) for group, scores in kept.items()}
     for chance in CHANCES:
-        means[chance] = _plain([row["scores"][chance] for row in one.rows], config)
+        means[chance] = _plain([row["scores"][chance] for row in scored.rows], config)
     for metric, (kind, which) in JUDGED.items():
         if kind in config.scorers:
-            means[metric] = _plain([row[kind][which] for row in one.rows], config)
+            means[metric] = _plain([row[kind][which] for row in scored.rows], config)
     return rows, means
 
 
@@ -90,8 +90,8 @@ def _plain(cells: Sequence[Mapping[str, Any]], config: ScoreConfig) -> Mean:
     known = [cell["value"] for cell in cells if cell["value"] is not None]
     others = float(np.mean(known)) if known else None
     known += [0.0] * silent
-    how = {"resamples": config.resamples, "level": config.level, "seed": config.score_seed}
-    estimate = stats.mean(known, "features", **how)
+    bootstrapped = {"resamples": config.resamples, "level": config.level, "seed": config.score_seed}
+    estimate = stats.mean(known, "features", **bootstrapped)
     if not known and missing:
         estimate = stats.not_applicable(max(missing, key=lambda reason: missing[reason]))
     return Mean(estimate, np.zeros(0), missing, silent, others)
@@ -116,7 +116,7 @@ def differences(
 
     ``means`` is by key of the dictionary and explainer. Intervals are not corrected for how many there are.
     """
-    found = []
+    rows = []
     for (key, explainer), (facts, mine) in means.items():
         if not facts["trained"] or facts["model"] != SUBJECT:
             continue
@@ -126,7 +126,7 @@ def differences(
                 continue
             for metric in COMPARED:
                 e = bootstrap.difference(mine[metric], their[metric], level)
-                found.append(
+                rows.append(
                     {
                         "site": facts["site"],
                         "layer": facts["layer"],
@@ -141,4 +141,4 @@ def differences(
                         "over": e.over,
                     }
                 )
-    return found
+    return rows

@@ -30,10 +30,10 @@ from monolex.interp.protocol import Correlation
 from monolex.interp.records import Examples, Failure, dictionary_of
 from monolex.interp.score.bootstrap import SUMS, sums
 from monolex.interp.score.judging import judged
-from monolex.interp.score.means import Measured, differences, documents, mean_row, resampled
-from monolex.interp.score.scorers import Asked, FeatureScore, Judged, average, correlated, score_features
+from monolex.interp.score.means import ScoredDictionary, differences, documents, mean_row, resampled
+from monolex.interp.score.scorers import Discrimination, FeatureScore, Scoring, average, correlated, score_features
 from monolex.interp.simulate.by_rule import KIND as KIND_OF_RULES
-from monolex.interp.simulate.open import Opened, opened
+from monolex.interp.simulate.open import OpenSimulator, open_simulator
 from monolex.pieces import Piece, Work
 
 KIND = "score"
@@ -52,7 +52,7 @@ def score(folder: str | Path, explanations: str | Path, config: ScoreConfig, run
     explained = Explanations(explanations)
     with ExitStack() as stack:
         work = Work(folder, KIND, config, {"explanations": explained.manifest.content})
-        simulator = partial(opened, config, run)
+        simulator = partial(open_simulator, config, run)
         answer = opened_unless_found(stack, work, config, simulator, lambda model: model.weights)
         if isinstance(answer, Manifest):
             return answer
@@ -66,18 +66,22 @@ def score(folder: str | Path, explanations: str | Path, config: ScoreConfig, run
 
 
 def _finish(
-    work: Work, explained: Explanations, config: ScoreConfig, model: Opened, explainers: Mapping[str, Sequence[str]]
+    work: Work,
+    explained: Explanations,
+    config: ScoreConfig,
+    model: OpenSimulator,
+    explainers: Mapping[str, Sequence[str]],
 ) -> Manifest:
     """The artefact out of what the pieces of all dictionaries left."""
-    measured, flat = [], {}
+    dictionaries, flat = [], {}
     for key, facts in explained.facts.items():
         arrays = load_file(work.place(key).with_suffix(".safetensors"))
         rows = list(saved.read_lines(work.place(key).with_suffix(".jsonl")))
-        measured += _measured(arrays, rows, facts, explainers[key])
+        dictionaries += _read_back(arrays, rows, facts, explainers[key])
         flat |= {f"{key}/{name[:-12]}": a for name, a in arrays.items() if name.endswith("/predictions")}
     lines, means = [], {}
-    draws = documents(measured, config)
-    for explanation in measured:
+    draws = documents(dictionaries, config)
+    for explanation in dictionaries:
         rows, mean = resampled(explanation, draws, config)
         lines += rows
         means["/".join(dictionary_of(explanation.facts)), explanation.explainer] = explanation.facts, mean
@@ -102,16 +106,18 @@ def _finish(
     return work.finish(files, counts)
 
 
-def _dictionary(path: Path, key: str, explanations: Explanations, model: Opened, config: ScoreConfig) -> list[str]:
+def _dictionary(
+    path: Path, key: str, explanations: Explanations, model: OpenSimulator, config: ScoreConfig
+) -> list[str]:
     """Score one dictionary's explanations; whose they are."""
     explained = explanations.read(key)
     limit = len(explained.examples) if config.limit is None else config.limit
     examples = explained.examples[:limit]
-    asked = Asked(config.scorers, config.shuffles, model.simulator.kind == KIND_OF_RULES)
+    scoring = Scoring(config.scorers, config.shuffles, model.simulator.kind == KIND_OF_RULES)
     rows, arrays = [], {}
     for explainer, texts in explained.explanations.items():
         rng = np.random.default_rng([config.score_seed, *f"{key}/{explainer}".encode()])
-        scored = score_features(examples, texts[:limit], model.simulator, asked, rng, model.judge is None)
+        scored = score_features(examples, texts[:limit], model.simulator, scoring, rng, model.judge is None)
         if model.judge is not None:
             asking = model.judge, config.scorers, rng
             scored = judged(scored, examples, texts[:limit], *asking, logprobs=model.logprobs)
@@ -125,16 +131,16 @@ def _dictionary(path: Path, key: str, explanations: Explanations, model: Opened,
     return list(explained.explanations)
 
 
-def _measured(
+def _read_back(
     arrays: saved.Arrays, written: Sequence[dict[str, Any]], facts: Mapping[str, Any], explainers: Sequence[str]
-) -> list[Measured]:
+) -> list[ScoredDictionary]:
     """What :func:`_dictionary` left of one dictionary."""
-    measured = []
+    dictionaries = []
     for explainer in explainers:
         parts = {name: arrays[f"{explainer}/{name}"] for name in ("sums", "docs", "top")}
         rows = [row for row in written if row["explainer"] == explainer]
-        measured.append(Measured(facts, explainer, rows, **parts))
-    return measured
+        dictionaries.append(ScoredDictionary(facts, explainer, rows, **parts))
+    return dictionaries
 
 
 def _line(
@@ -170,12 +176,12 @@ def _line(
     }
 
 
-def _judged(found: Judged | None) -> dict[str, Any]:
-    return {} if found is None else {name: _cell(cell) for name, cell in found._asdict().items()}
+def _judged(discrimination: Discrimination | None) -> dict[str, Any]:
+    return {} if discrimination is None else {name: _cell(cell) for name, cell in discrimination._asdict().items()}
 
 
-def _cell(found: Correlation) -> dict[str, Any]:
-    return {"value": _finite(found.value), "low": None, "high": None, "reason": found.reason}
+def _cell(correlation: Correlation) -> dict[str, Any]:
+    return {"value": _finite(correlation.value), "low": None, "high": None, "reason": correlation.reason}
 
 
 def _finite(value: float) -> float | None:
@@ -184,13 +190,13 @@ def _finite(value: float) -> float | None:
 
 def _arrays(examples: Sequence[Examples], scored: Sequence[FeatureScore]) -> Mapping[str, NDArray]:
     """Predictions, and what correlations are made of, of all scored fragments; top ones first."""
-    count = max((len(one.top) + len(one.random) for one in examples), default=0)
-    width = max((len(f.texts) for one in examples for f in (*one.top, *one.random)), default=0)
+    count = max((len(example.top) + len(example.random) for example in examples), default=0)
+    width = max((len(f.texts) for example in examples for f in (*example.top, *example.random)), default=0)
     predictions = np.full((len(examples), count, width), np.nan, np.float32)
-    made = np.full((len(examples), count, SUMS), np.nan)
+    sums_of = np.full((len(examples), count, SUMS), np.nan)
     docs = np.full((len(examples), count), -1, np.int64)
-    for i, (one, found) in enumerate(zip(examples, scored, strict=True)):
-        pairs = list(zip((*one.top, *one.random), (*found.top, *found.random), strict=True))
+    for i, (example, score) in enumerate(zip(examples, scored, strict=True)):
+        pairs = list(zip((*example.top, *example.random), (*score.top, *score.random), strict=True))
         known = [guess for _, guess in pairs if not isinstance(guess, Failure)]
         # a correlation does not mind a shift, and sums of squares of large numbers lose digits
         shift = np.concatenate(known).mean() if known else 0.0
@@ -199,6 +205,6 @@ def _arrays(examples: Sequence[Examples], scored: Sequence[FeatureScore]) -> Map
             docs[i, j] = fragment.doc
             if not isinstance(guess, Failure):
                 predictions[i, j, : len(guess)] = guess
-                made[i, j] = sums(fragment.activations - base, guess - shift)
-    top = np.array([len(one.top) for one in examples], np.int64)
-    return {"predictions": predictions, "sums": made, "docs": docs, "top": top}
+                sums_of[i, j] = sums(fragment.activations - base, guess - shift)
+    top = np.array([len(example.top) for example in examples], np.int64)
+    return {"predictions": predictions, "sums": sums_of, "docs": docs, "top": top}

@@ -8,7 +8,15 @@ from monolex import stats
 from monolex.artifact import SUBJECT
 from monolex.interp.config import FigureConfig
 from monolex.interp.records import dictionary_of
-from monolex.interp.score.comparable import Facts, Group, NoScores, explainers_of, joined, require_known, sources
+from monolex.interp.score.comparable import (
+    ComparableScores,
+    Facts,
+    NoScores,
+    explainers_of,
+    joined,
+    require_known,
+    sources,
+)
 
 TITLES = {
     "table1": "Features and their explanations",
@@ -36,7 +44,7 @@ def table(run: Path, which: str, config: FigureConfig) -> dict[str, Any]:
     require_known(groups, config)
     metric = "top_and_random" if config.metric == "auto" else config.metric
     make = examples if which == "table1" else moments
-    tables = [found for group in groups for found in make(group, metric, config)]
+    tables = [rows for group in groups for rows in make(group, metric, config)]
     if not tables:
         raise NoScores(
             f"{which}: no feature was scored in {run}; run `monolex explain {run}` and `monolex score {run}`"
@@ -44,60 +52,68 @@ def table(run: Path, which: str, config: FigureConfig) -> dict[str, Any]:
     return {"figure": which, "title": TITLES[which], "metric": metric, "tables": tables}
 
 
-def examples(group: Group, metric: str, config: FigureConfig) -> list[dict[str, Any]]:
+def examples(group: ComparableScores, metric: str, config: FigureConfig) -> list[dict[str, Any]]:
     """The first features that were explained, of every dictionary asked for or of the first trained one.
 
     Which those are does not depend on how well they did.
     """
-    dictionaries = [one for one in group.dictionaries(config.dictionaries) if one["step"] is None]
+    dictionaries = [dictionary for dictionary in group.dictionaries(config.dictionaries) if dictionary["step"] is None]
     if not config.dictionaries:
-        trained = [one for one in dictionaries if one["trained"] and one["model"] == SUBJECT]
+        trained = [
+            dictionary for dictionary in dictionaries if dictionary["trained"] and dictionary["model"] == SUBJECT
+        ]
         dictionaries = (trained or dictionaries)[:1]
-    found = []
+    shown_tables = []
     panels = explainers_of(group, config)
     rows = sorted(lines(group, dictionaries, sum(panels, [])), key=lambda row: row["feature"])
     for explainers in panels:
-        for one in dictionaries:
-            own = [row for row in rows if dictionary_of(row) == dictionary_of(one) and row["explainer"] in explainers]
-            first = list(dict.fromkeys(row["feature"] for row in own))[: config.rows]
+        for dictionary in dictionaries:
+            lines_of = [
+                row
+                for row in rows
+                if dictionary_of(row) == dictionary_of(dictionary) and row["explainer"] in explainers
+            ]
+            first = list(dict.fromkeys(row["feature"] for row in lines_of))[: config.rows]
             if first:
-                counts = {name: one[name] for name in ("model", "site", "name", "asked", "explained", "skipped")}
-                shown = [_example(row, metric) for row in own if row["feature"] in first]
-                found.append({**group.head, "explainers": explainers, **counts, "rows": shown})
-    return found
+                counts = {name: dictionary[name] for name in ("model", "site", "name", "asked", "explained", "skipped")}
+                shown = [_example(row, metric) for row in lines_of if row["feature"] in first]
+                shown_tables.append({**group.head, "explainers": explainers, **counts, "rows": shown})
+    return shown_tables
 
 
-def moments(group: Group, metric: str, config: FigureConfig) -> list[dict[str, Any]]:
+def moments(group: ComparableScores, metric: str, config: FigureConfig) -> list[dict[str, Any]]:
     """How the score goes with every moment over features: a row a dictionary, and one a method over its layers."""
-    dictionaries = [one for one in group.dictionaries(config.dictionaries) if one["step"] is None]
-    found = []
+    dictionaries = [dictionary for dictionary in group.dictionaries(config.dictionaries) if dictionary["step"] is None]
+    shown_tables = []
     explainers = sum(explainers_of(group, config), [])
     everything = lines(group, dictionaries, explainers)
     for name in explainers:
         rows = [row for row in everything if row["explainer"] == name]
-        made = []
-        for one in dictionaries:
-            own = [row for row in rows if dictionary_of(row) == dictionary_of(one)]
-            head = {key: one[key] for key in ("model", "site", "name", "method")}
-            made += [head | _correlations(own, metric, config)] if own else []
-        for method, place in dict.fromkeys((row["method"], _place(row)) for row in made):
-            alike = {dictionary_of(row) for row in made if (row["method"], _place(row)) == (method, place)}
-            own = [row for row in rows if dictionary_of(row) in alike]
-            head = {"model": own[0]["model"], "site": f"{place}.*", "name": None, "method": method}
-            made += [head | _correlations(own, metric, config)] if len(alike) > 1 else []
-        if made:
-            how = {"bootstrap": {"resamples": config.resamples, "level": config.level, "seed": config.figure_seed}}
-            found.append({**group.head, "explainers": [name], **how, "rows": made})
-    return found
+        rows_of = []
+        for dictionary in dictionaries:
+            lines_of = [row for row in rows if dictionary_of(row) == dictionary_of(dictionary)]
+            head = {key: dictionary[key] for key in ("model", "site", "name", "method")}
+            rows_of += [head | _correlations(lines_of, metric, config)] if lines_of else []
+        for method, place in dict.fromkeys((row["method"], _place(row)) for row in rows_of):
+            alike = {dictionary_of(row) for row in rows_of if (row["method"], _place(row)) == (method, place)}
+            lines_of = [row for row in rows if dictionary_of(row) in alike]
+            head = {"model": lines_of[0]["model"], "site": f"{place}.*", "name": None, "method": method}
+            rows_of += [head | _correlations(lines_of, metric, config)] if len(alike) > 1 else []
+        if rows_of:
+            bootstrap = {
+                "bootstrap": {"resamples": config.resamples, "level": config.level, "seed": config.figure_seed}
+            }
+            shown_tables.append({**group.head, "explainers": [name], **bootstrap, "rows": rows_of})
+    return shown_tables
 
 
-def lines(group: Group, dictionaries: Iterable[Facts], explainers: Sequence[str]) -> list[dict[str, Any]]:
+def lines(group: ComparableScores, dictionaries: Iterable[Facts], explainers: Sequence[str]) -> list[dict[str, Any]]:
     """The lines of scores.jsonl of some dictionaries and explainers."""
-    chosen = {dictionary_of(one) for one in dictionaries}
-    found = []
+    chosen = {dictionary_of(dictionary) for dictionary in dictionaries}
+    listed = []
     for source in group.sources:
-        found += [row for row in source.lines() if dictionary_of(row) in chosen and row["explainer"] in explainers]
-    return found
+        listed += [row for row in source.lines() if dictionary_of(row) in chosen and row["explainer"] in explainers]
+    return listed
 
 
 def cell(row: Facts, metric: str) -> Mapping[str, Any]:
@@ -115,20 +131,20 @@ def _correlations(rows: Sequence[Facts], metric: str, config: FigureConfig) -> d
     """Pearson's and Spearman's of every moment, over the features that have both numbers."""
     missing: dict[str, int] = {}
     for row in rows:
-        found = cell(row, metric)
-        if found["value"] is None:
-            missing[found["reason"]] = missing.get(found["reason"], 0) + 1
-    how = {"resamples": config.resamples, "level": config.level, "seed": config.figure_seed}
-    made: dict[str, Any] = {}
+        score = cell(row, metric)
+        if score["value"] is None:
+            missing[score["reason"]] = missing.get(score["reason"], 0) + 1
+    bootstrapped = {"resamples": config.resamples, "level": config.level, "seed": config.figure_seed}
+    by_moment: dict[str, Any] = {}
     for moment in MOMENTS:
         known = [(row["moments"].get(moment), cell(row, metric)["value"]) for row in rows]
         pairs = [pair for pair in known if pair[0] is not None and pair[1] is not None]
         x, y = ([pair[i] for pair in pairs] for i in (0, 1))
-        made[moment] = {
-            name: stats.correlate(x, y, "features", ranks=ranks, **how)._asdict()
+        by_moment[moment] = {
+            name: stats.correlate(x, y, "features", ranks=ranks, **bootstrapped)._asdict()
             for name, ranks in (("pearson", False), ("spearman", True))
         }
-    return {"features": len(rows), "missing": missing, "moments": made}
+    return {"features": len(rows), "missing": missing, "moments": by_moment}
 
 
 def _place(row: Facts) -> str:

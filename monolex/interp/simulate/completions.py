@@ -16,7 +16,7 @@ import numpy as np
 from monolex.errors import UserError
 from monolex.interp import protocol
 from monolex.interp.llm.client import NOT_RECORDED, require_answered
-from monolex.interp.llm.prompts import UNKNOWN, PromptLine, Part, simulation_end, simulation_start, written
+from monolex.interp.llm.prompts import UNKNOWN, Part, PromptLine, simulation_end, simulation_start, written
 from monolex.interp.records import TOP, Client, Failure, Job, Prediction, Reply, Request
 
 Params = tuple[tuple[str, Any], ...]

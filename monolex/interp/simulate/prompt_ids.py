@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 from transformers import PreTrainedTokenizerBase
 
 from monolex.errors import UserError
-from monolex.interp.llm.prompts import UNKNOWN, PromptLine, Part, simulation_end, simulation_start
+from monolex.interp.llm.prompts import UNKNOWN, Part, PromptLine, simulation_end, simulation_start
 from monolex.interp.records import TOP
 from monolex.text.corpus import encode_texts, separator
 

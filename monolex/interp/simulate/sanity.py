@@ -21,7 +21,7 @@ Score = Callable[[NDArray, NDArray], Correlation]
 """Compares the activations of all scored fragments, end to end, with the predictions."""
 
 
-class Told(NamedTuple):
+class ScoredExplanation(NamedTuple):
     """An explanation and its score."""
 
     text: str
@@ -32,7 +32,7 @@ class Told(NamedTuple):
     """Why there is none."""
 
 
-class Ranked(NamedTuple):
+class RankedExplanations(NamedTuple):
     """The explanations of one feature, by their scores."""
 
     name: str
@@ -40,11 +40,11 @@ class Ranked(NamedTuple):
     rank: int | None
     """1 if the true explanation scores above every false one that has a score; one more for each that scores as high.
     None where the true one has no score, or no false one has."""
-    true: Told
+    true: ScoredExplanation
     """The true explanation."""
-    best_false: Told | None
+    best_false: ScoredExplanation | None
     """The false one with the best score; None where none has one."""
-    failures: tuple[Told, ...]
+    failures: tuple[ScoredExplanation, ...]
     """Explanations without a score, the true one included."""
 
 
@@ -53,35 +53,37 @@ class SanityResult(NamedTuple):
 
     simulator: str
     """Its kind."""
-    features: tuple[Ranked, ...]
+    features: tuple[RankedExplanations, ...]
     """All features of the suite."""
 
     @property
     def first(self) -> int:
         """Features whose true explanation ranks first."""
-        return sum(one.rank == 1 for one in self.features)
+        return sum(feature.rank == 1 for feature in self.features)
 
     @property
     def unranked(self) -> int:
         """Features that cannot be ranked."""
-        return sum(one.rank is None for one in self.features)
+        return sum(feature.rank is None for feature in self.features)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is missing is null."""
         counts = {"features": len(self.features), "first": self.first, "unranked": self.unranked}
-        return {"simulator": self.simulator, **counts, "ranked": [_plain(one) for one in self.features]}
+        return {"simulator": self.simulator, **counts, "ranked": [_plain(feature) for feature in self.features]}
 
     def table(self) -> str:
         """A line a feature, and one about all of them."""
         rows = [("feature", "rank", "true", "best false", "failed", "what the best false one says")]
-        for one in self.features:
-            best = one.best_false or Told("", None)
-            rank = "n/a" if one.rank is None else str(one.rank)
-            rows.append((one.name, rank, _number(one.true), _number(best), str(len(one.failures)), best.text))
+        for feature in self.features:
+            best = feature.best_false or ScoredExplanation("", None)
+            rank = "n/a" if feature.rank is None else str(feature.rank)
+            rows.append(
+                (feature.name, rank, _number(feature.true), _number(best), str(len(feature.failures)), best.text)
+            )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         told = f"{self.simulator}: the true explanation ranks first of {self.first} of {len(self.features)} features"
-        reasons = sorted({told.reason for one in self.features for told in one.failures})
+        reasons = sorted({told.reason for feature in self.features for told in feature.failures})
         lines += [f"{told}; {self.unranked} could not be ranked", *(f"failed: {reason}" for reason in reasons)]
         return "\n".join(lines)
 
@@ -95,7 +97,7 @@ def run(simulator: Simulator, score: Score = protocol.correlation, suite: Sequen
         UserError: the simulator does not give one prediction a job, or not one number a token.
     """
     shown = [examples(number, case) for number, case in enumerate(suite)]
-    scored = [(*one.top, *one.random) for one in shown]
+    scored = [(*example.top, *example.random) for example in shown]
     told = [(case.true, *case.false) for case in suite]
     jobs = [
         Job(explanation, fragment.texts)
@@ -106,52 +108,62 @@ def run(simulator: Simulator, score: Score = protocol.correlation, suite: Sequen
     predictions = simulator.simulate(jobs)
     _require_one_each(simulator, jobs, predictions)
     ahead = iter(predictions)
-    found = []
+    ranked = []
     for case, explanations, fragments in zip(suite, told, scored, strict=True):
         actual = np.concatenate([fragment.activations for fragment in fragments]).astype(np.float64)
         parts = [[next(ahead) for _ in fragments] for _ in explanations]
-        marks = [Told(e.text, *_mark(actual, some, score)) for e, some in zip(explanations, parts, strict=True)]
-        found.append(_ranked(case.name, marks[0], marks[1:]))
-    return SanityResult(simulator.kind, tuple(found))
+        marks = [
+            ScoredExplanation(e.text, *_mark(actual, predicted, score))
+            for e, predicted in zip(explanations, parts, strict=True)
+        ]
+        ranked.append(_ranked(case.name, marks[0], marks[1:]))
+    return SanityResult(simulator.kind, tuple(ranked))
 
 
 def _require_one_each(simulator: Simulator, jobs: Sequence[Job], predictions: Sequence[Prediction | Failure]) -> None:
     wanted = [len(job.texts) for job in jobs]
-    given = [
-        tokens if isinstance(one, Failure) else np.size(one) for one, tokens in zip(predictions, wanted, strict=False)
+    delivered = [
+        tokens if isinstance(prediction, Failure) else np.size(prediction)
+        for prediction, tokens in zip(predictions, wanted, strict=False)
     ]
-    if given != wanted:
+    if delivered != wanted:
         raise UserError(f"simulator {simulator.kind!r}: give one prediction a job, with one number a token")
 
 
 def _mark(
     actual: NDArray[np.float64], predictions: Sequence[Prediction | Failure], score: Score
 ) -> tuple[float | None, str]:
-    failed = [one for one in predictions if isinstance(one, Failure)]
+    failed = [prediction for prediction in predictions if isinstance(prediction, Failure)]
     if failed:
         return None, failed[0].reason
-    found = score(actual, np.concatenate([one for one in predictions if not isinstance(one, Failure)]))
-    return (None, found.reason or "the score is not a number") if np.isnan(found.value) else (found.value, "")
+    correlation = score(
+        actual, np.concatenate([prediction for prediction in predictions if not isinstance(prediction, Failure)])
+    )
+    return (
+        (None, correlation.reason or "the score is not a number")
+        if np.isnan(correlation.value)
+        else (correlation.value, "")
+    )
 
 
-def _ranked(name: str, true: Told, false: Sequence[Told]) -> Ranked:
-    scores = {one: one.score for one in false if one.score is not None}
-    failures = tuple(one for one in (true, *false) if one.score is None)
-    best = max(scores, key=lambda one: scores[one], default=None)
+def _ranked(name: str, true: ScoredExplanation, false: Sequence[ScoredExplanation]) -> RankedExplanations:
+    scores = {explanation: explanation.score for explanation in false if explanation.score is not None}
+    failures = tuple(explanation for explanation in (true, *false) if explanation.score is None)
+    best = max(scores, key=lambda explanation: scores[explanation], default=None)
     if true.score is None or best is None:
-        return Ranked(name, None, true, best, failures)
-    return Ranked(name, 1 + sum(score >= true.score for score in scores.values()), true, best, failures)
+        return RankedExplanations(name, None, true, best, failures)
+    return RankedExplanations(name, 1 + sum(score >= true.score for score in scores.values()), true, best, failures)
 
 
-def _plain(one: Ranked) -> dict[str, Any]:
+def _plain(feature: RankedExplanations) -> dict[str, Any]:
     return {
-        "name": one.name,
-        "rank": one.rank,
-        "true": one.true._asdict(),
-        "best_false": None if one.best_false is None else one.best_false._asdict(),
-        "failures": [told._asdict() for told in one.failures],
+        "name": feature.name,
+        "rank": feature.rank,
+        "true": feature.true._asdict(),
+        "best_false": None if feature.best_false is None else feature.best_false._asdict(),
+        "failures": [told._asdict() for told in feature.failures],
     }
 
 
-def _number(told: Told) -> str:
+def _number(told: ScoredExplanation) -> str:
     return "n/a" if told.score is None else f"{told.score:.3f}"
