@@ -24,7 +24,8 @@ from monolex.config import identity
 from monolex.errors import UserError
 from monolex.interp.config import ExplainConfig, FigureConfig
 from monolex.interp.score.comparable import NoScores, ScoreSource, joined, sources
-from monolex.interp.score.figures import TITLES, figure, labels
+from monolex.interp.score.curves import labels
+from monolex.interp.score.figures import TITLES, figure
 from monolex.interp.score.tables import MOMENTS, table
 
 RESIDUAL = ("resid_post.0", "resid_post.1")

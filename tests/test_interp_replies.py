@@ -11,7 +11,8 @@ import pytest
 from monolex.errors import UserError
 from monolex.interp.llm.client import ScriptedClient, key_of
 from monolex.interp.llm.meter import BudgetSpent, Meter
-from monolex.interp.llm.replies import Absent, Recorded, Replies
+from monolex.interp.llm.recorded import Absent, Recorded
+from monolex.interp.llm.replies import Replies
 from monolex.interp.records import Failure, Reply, Request
 
 MANY = 40

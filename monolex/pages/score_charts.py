@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from monolex.artifact import SUBJECT
 from monolex.interp.config import FigureConfig
-from monolex.interp.score import figures
+from monolex.interp.score import curves, figures
 from monolex.interp.score.comparable import ComparableScores, Facts, ScoreSource, explainers_of
 from monolex.kinds import TOPK, colour
 from monolex.pages.eval_charts import CONTROL_VARIANTS
@@ -62,7 +62,7 @@ def pictures(content: Facts) -> list[Picture]:
     group = ComparableScores((ScoreSource("", Path(), content),))
     found: dict[str, list[Facts]] = {}
     for explainers, metric in product(explainers_of(group, FigureConfig()), ("top_and_random", "random")):
-        chosen = figures.scored_by(group.dictionaries(), explainers, metric)
+        chosen = curves.scored_by(group.dictionaries(), explainers, metric)
         for panel in figures.over_layers(chosen, metric):
             title = f"explainer {explainers[0]}, simulator {content['simulator']}, {content['mode']} protocol"
             found.setdefault(panel["place"], []).append({"title": title, **panel})
@@ -151,7 +151,7 @@ def _said(series: Facts, point: Facts) -> str:
 def _chance(panel: Facts, x: Axis) -> list[Series]:
     """The level of chance as a line with its range, or from end to end where there is one x alone."""
     found, metric = panel["chance"], panel["metric"]
-    measured = metric in figures.CHANCE
+    measured = metric in curves.CHANCE
     points = [
         Point(one["x"], one["value"], f"{CHANCE}\n{estimate(one)}", y_interval=(one["low"], one["high"]))
         if measured

@@ -17,7 +17,7 @@ from monolex.artifact import MANIFEST, SUBJECT
 from monolex.interp.config import FigureConfig
 from monolex.interp.explain import saved
 from monolex.interp.records import dictionary_of
-from monolex.interp.score import figures
+from monolex.interp.score import curves, figures
 from monolex.interp.score import tables as paper_tables
 from monolex.interp.score.comparable import ComparableScores, Facts, explainers_of, joined, sources
 from monolex.pages import card_explanations, html, score_charts, svg
@@ -122,7 +122,7 @@ def _charts(group: ComparableScores) -> list[Any]:
     """Scores over layers, a chart a kind of site and explainer."""
     found = []
     for explainers in explainers_of(group, FigureConfig()):
-        chosen = figures.scored_by(group.dictionaries(), explainers, HEADLINE)
+        chosen = curves.scored_by(group.dictionaries(), explainers, HEADLINE)
         for panel in figures.over_layers(chosen, HEADLINE):
             found.append({**panel, "title": f"{panel['place']}, explainer {explainers[0]}"})
     return score_charts.panels(found, 530, 360)

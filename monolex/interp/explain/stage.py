@@ -30,7 +30,7 @@ from monolex.interp.explain import lookup, pattern, saved
 from monolex.interp.explain.by_llm import explain_examples, explain_openai
 from monolex.interp.llm.endpoint import open_client
 from monolex.interp.llm.meter import METER
-from monolex.interp.llm.replies import Recorded, opened_unless_found, unanswered
+from monolex.interp.llm.recorded import Recorded, opened_unless_found, unanswered
 from monolex.interp.records import Client, Examples, Explanation, Failure
 from monolex.interp.targets import Target, candidates, parents, targets
 from monolex.model.language_model import LanguageModel

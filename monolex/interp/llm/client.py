@@ -2,7 +2,7 @@
 
 :class:`monolex.interp.records.Client` gives a list when all is done; a reply that was paid for must be kept earlier
 than that. So every model is a :class:`Backend`, and
-:class:`monolex.interp.llm.replies.Recorded` keeps what it hands over.
+:class:`monolex.interp.llm.recorded.Recorded` keeps what it hands over.
 """
 
 from collections.abc import Callable, Sequence

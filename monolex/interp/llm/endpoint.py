@@ -22,7 +22,8 @@ from monolex.errors import UserError
 from monolex.interp.config import LlmConfig
 from monolex.interp.llm.client import Answer, Keep, More, Usage, collect
 from monolex.interp.llm.meter import Meter
-from monolex.interp.llm.replies import Absent, Recorded, Replies
+from monolex.interp.llm.recorded import Absent, Recorded
+from monolex.interp.llm.replies import Replies
 from monolex.interp.records import Failure, Reply, Request
 
 log = logging.getLogger("monolex")
@@ -97,7 +98,7 @@ class EndpointClient:
         return f"EndpointClient({self.model} at {self.base_url})"
 
     def ask(self, requests: Sequence[Request]) -> list[Reply | Failure]:
-        """The answers, in order, kept nowhere: :class:`monolex.interp.llm.replies.Recorded` keeps them.
+        """The answers, in order, kept nowhere: :class:`monolex.interp.llm.recorded.Recorded` keeps them.
 
         Raises:
             UserError: as :meth:`answer`.

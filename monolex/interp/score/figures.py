@@ -6,26 +6,17 @@ explainer unless they are asked for together. A dictionary whose score is missin
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from monolex.artifact import MANIFEST, SUBJECT, model_home, open_artifact
+from monolex.artifact import MANIFEST, model_home, open_artifact
 from monolex.interp.config import FigureConfig
-from monolex.interp.records import dictionary_of
 from monolex.interp.score.comparable import Facts, NoScores, explainers_of, joined, require_known, sources
+from monolex.interp.score.curves import Score, chance_level, curves, labels, scored_by
 
 RESIDUAL, MLP = ("resid_pre", "resid_mid", "resid_post"), ("mlp_in", "mlp_act", "mlp_out")
-CHANCE = {
-    "top_and_random": "chance",
-    "top": "chance_top",
-    "random": "chance_random",
-    "detection_auc": "detection_auc_chance",
-    "fuzz_auc": "fuzz_auc_chance",
-}
-"""What explanations of other features reach, by score; of balanced accuracies it is even."""
-EVEN = 0.5
-"""Chance of a balanced accuracy and of an area under a curve."""
 TITLES = {
     "fig2": "Automatic interpretation over the layers of the residual stream",
     "fig9": "Automatic interpretation over the layers of the residual stream, random fragments alone",
@@ -65,118 +56,64 @@ def figure(run: Path, which: str, config: FigureConfig) -> dict[str, Any]:
     return {"figure": which, "title": TITLES[which], "metric": metric, "panels": _titled(panels)}
 
 
-class Score(NamedTuple):
-    """A dictionary's score by one explainer."""
-
-    one: Facts
-    """The dictionary."""
-    explainer: str
-    """Who explained it."""
-    estimate: Facts
-    """Its mean over features."""
-    suffix: str
-    """The explainer's name in a legend, where a panel has several."""
-    metric: str
-    """Which score."""
-
-    def point(self, x: float | None) -> dict[str, Any]:
-        """It as a point of a curve."""
-        counts = {name: self.one[name] for name in ("site", "name", "asked", "explained", "skipped")}
-        chance = self.one["explainers"][self.explainer].get(CHANCE.get(self.metric, ""))
-        return {"x": x, "explainer": self.explainer, **self.estimate, **counts, "chance": chance}
-
-
-def scored_by(dictionaries: Sequence[Facts], explainers: Sequence[str], metric: str) -> list[Score]:
-    """Every dictionary's score by every explainer that was asked for it."""
-    return [
-        Score(one, name, one["explainers"][name][metric], f", {name}" if len(explainers) > 1 else "", metric)
-        for name in explainers
-        for one in dictionaries
-        if metric in one["explainers"].get(name, {})
-    ]
-
-
 def over_layers(chosen: Sequence[Score], metric: str, places: Sequence[str] = ()) -> list[dict[str, Any]]:
     """A panel for every kind of site (of ``places``; left out: all): the score at every layer, a series a method."""
-    final = [one for one in chosen if one.one["step"] is None]
-    found = dict.fromkeys(place(one) for one in final)
+    final = [score for score in chosen if score.dictionary["step"] is None]
     panels = []
-    for kind in found:
-        if not places or kind in places:
-            here = [one for one in final if place(one) == kind]
-            series = _series(here, labels([one.one for one in here]), lambda one: one["layer"])
-            panels.append({"place": kind, "x": "layer", **_drawn(series, metric)})
+    for place in dict.fromkeys(score.place for score in final):
+        if not places or place in places:
+            scores = [score for score in final if score.place == place]
+            series = curves(scores, labels([score.dictionary for score in scores]), lambda facts: facts["layer"])
+            panels.append(_panel(place, "layer", series, metric))
     return panels
-
-
-def place(score: Score) -> str:
-    """The kind of its site: a site without its layer."""
-    return score.one["site"].partition(".")[0]
-
-
-def labels(dictionaries: Sequence[Facts]) -> dict[tuple[str, ...], str]:
-    """What every dictionary is followed by across layers, by model, site and name.
-
-    Its method; where a method has several dictionaries at a site (top-k baselines as sparse as several trained ones),
-    with the trained dictionary that has the nearest L0, or with its own name.
-    """
-    unique = {dictionary_of(one): one for one in dictionaries}
-    counts = Counter((one["method"], one["site"]) for one in unique.values())
-    crowded = {method for (method, _), n in counts.items() if n > 1}
-    found = {}
-    for key, one in unique.items():
-        alike = [o for o in unique.values() if o["trained"] and (o["model"], o["site"]) == (one["model"], one["site"])]
-        if one["method"] not in crowded:
-            found[key] = one["method"]
-        elif one["k"] is not None and not one["trained"] and alike:
-            near = min(alike, key=lambda other, own=one: abs(other["l0"] - own["l0"]))
-            found[key] = f"{one['method']}, as sparse as {near['method']}"
-        else:
-            found[key] = f"{one['method']} {one['name']}"
-    taken = Counter((label, key[1]) for key, label in found.items())
-    return {key: label if taken[label, key[1]] == 1 else f"{label} ({key[2]})" for key, label in found.items()}
 
 
 def over_sizes(chosen: Sequence[Score], metric: str) -> list[dict[str, Any]]:
     """A panel a site with a recipe of several sizes: the score over d_sae / d_in; baselines are single marks."""
-    final = [one for one in chosen if one.one["step"] is None]
+    final = [score for score in chosen if score.dictionary["step"] is None]
     panels = []
-    for site in dict.fromkeys(one.one["site"] for one in final):
-        here = [one for one in final if one.one["site"] == site]
-        recipes: dict[tuple[str, ...], str] = {dictionary_of(s.one): _recipe(s.one) for s in here if s.one["trained"]}
-        sizes = {(recipes[dictionary_of(s.one)], s.one["ratio"]) for s in here if dictionary_of(s.one) in recipes}
+    for site in dict.fromkeys(score.site for score in final):
+        scores = [score for score in final if score.site == site]
+        recipes = {score.key: _recipe(score.dictionary) for score in scores if score.dictionary["trained"]}
+        sizes = {(recipes[score.key], score.dictionary["ratio"]) for score in scores if score.key in recipes}
         several = {recipe for recipe, n in Counter(recipe for recipe, _ in sizes).items() if n > 1}
         if several:
-            names = labels([s.one for s in here]) | recipes
-            kept = [s for s in here if not s.one["trained"] or recipes[dictionary_of(s.one)] in several]
-            series = _series(kept, names, lambda one: one["ratio"])
-            panels.append({"place": site, "x": "ratio", **_drawn(series, metric)})
+            names = labels([score.dictionary for score in scores]) | recipes
+            kept = [score for score in scores if score.key not in recipes or recipes[score.key] in several]
+            panels.append(_panel(site, "ratio", curves(kept, names, lambda facts: facts["ratio"]), metric))
     return panels
 
 
 def over_steps(chosen: Sequence[Score], metric: str, run: Path) -> list[dict[str, Any]]:
     """A panel a site with checkpoints: the score over the steps of training; the last point is the dictionary."""
-    kept = {(s.one["model"], s.one["site"], s.one["method"]) for s in chosen if s.one["step"] is not None}
-    at = {dictionary_of(s.one): final_step(run, s.one) if s.one["step"] is None else s.one["step"] for s in chosen}
+    followed = {_course(score) for score in chosen if score.dictionary["step"] is not None}
     panels = []
-    for site in dict.fromkeys(s.one["site"] for s in chosen):
-        here = [s for s in chosen if s.one["site"] == site and (s.one["model"], site, s.one["method"]) in kept]
-        if here:
-            names = {dictionary_of(s.one): s.one["method"] for s in here}
-            series = _series(here, names, lambda one: at[dictionary_of(one)])
-            panels.append({"place": site, "x": "step", **_drawn(series, metric)})
+    for site in dict.fromkeys(score.site for score in chosen):
+        scores = [score for score in chosen if score.site == site and _course(score) in followed]
+        if scores:
+            names = {score.key: score.dictionary["method"] for score in scores}
+            panels.append(_panel(site, "step", curves(scores, names, partial(_step, run)), metric))
     return panels
 
 
-def final_step(run: Path, one: Facts) -> int | None:
+def _course(score: Score) -> tuple[str, str, str]:
+    """What checkpoints of one dictionary have in common."""
+    return score.dictionary["model"], score.site, score.dictionary["method"]
+
+
+def _step(run: Path, dictionary: Facts) -> int | None:
+    return final_step(run, dictionary) if dictionary["step"] is None else dictionary["step"]
+
+
+def final_step(run: Path, dictionary: Facts) -> int | None:
     """Steps that a dictionary was trained for, as its sweep says; None where the run has no such sweep, or several."""
-    sweep, _, bare = one["name"].rpartition("/")
-    found = set()
-    for path in model_home(run, one["model"]).glob(f"train/{sweep or '*'}/{MANIFEST}"):
+    sweep, _, bare = dictionary["name"].rpartition("/")
+    counts = set()
+    for path in model_home(run, dictionary["model"]).glob(f"train/{sweep or '*'}/{MANIFEST}"):
         data = open_artifact(path.parent).data
-        if "steps" in data and any((m["site"], m["name"]) == (one["site"], bare) for m in data["members"]):
-            found.add(data["steps"])
-    return found.pop() if len(found) == 1 else None
+        if "steps" in data and any((m["site"], m["name"]) == (dictionary["site"], bare) for m in data["members"]):
+            counts.add(data["steps"])
+    return counts.pop() if len(counts) == 1 else None
 
 
 MAKERS: dict[str, Callable[[Sequence[Score], str, Path], list[dict[str, Any]]]] = {
@@ -188,37 +125,9 @@ MAKERS: dict[str, Callable[[Sequence[Score], str, Path], list[dict[str, Any]]]] 
 }
 
 
-def _series(
-    chosen: Sequence[Score], names: Mapping[tuple[str, ...], str], across: Callable[[Facts], float | None]
-) -> list[dict[str, Any]]:
-    """Points by label in rising order, trained dictionaries first and control models' last."""
-    found: dict[str, dict[str, Any]] = {}
-    order = sorted(chosen, key=lambda one: (one.one["model"] != SUBJECT, not one.one["trained"]))
-    for one in order:
-        label = names[dictionary_of(one.one)] + one.suffix
-        head = {name: one.one[name] for name in ("model", "method", "kind", "trained")}
-        series = found.setdefault(label, {"label": label, **head, "points": []})
-        series["points"].append(one.point(across(one.one)))
-    for series in found.values():
-        series["points"].sort(key=lambda point: (point["x"] is None, point["x"] or 0))
-    return list(found.values())
-
-
-def _drawn(series: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    return {"metric": metric, "series": series, "chance": _chance(series, metric)}
-
-
-def _chance(series: Iterable[Facts], metric: str) -> list[dict[str, Any]]:
-    """The level of chance at every x: its mean over the dictionaries, and the smallest and largest."""
-    found: dict[float, list[float]] = {}
-    for point in (point for one in series for point in one["points"] if point["x"] is not None):
-        level = (point["chance"] or {}).get("value") if metric in CHANCE else EVEN
-        if level is not None:
-            found.setdefault(point["x"], []).append(level)
-    return [
-        {"x": x, "value": sum(some) / len(some), "low": min(some), "high": max(some), "n": len(some)}
-        for x, some in sorted(found.items())
-    ]
+def _panel(place: str, across: str, series: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    level = chance_level(series, metric)
+    return {"place": place, "x": across, "metric": metric, "series": series, "chance": level}
 
 
 def _titled(panels: Sequence[Facts]) -> list[dict[str, Any]]:
@@ -234,6 +143,6 @@ def _titled(panels: Sequence[Facts]) -> list[dict[str, Any]]:
     ]
 
 
-def _recipe(one: Facts) -> str:
+def _recipe(dictionary: Facts) -> str:
     """A trained dictionary without its size."""
-    return re.sub(r"-r[\d.]+(e-?\d+)?(?=-|$)", "", one["method"])
+    return re.sub(r"-r[\d.]+(e-?\d+)?(?=-|$)", "", dictionary["method"])

@@ -7,31 +7,27 @@ are failures that stay. Writes ``score.json`` (means by dictionary, explainer an
 predicted activations on the scored fragments, NaN where a prediction failed).
 """
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from monolex.artifact import Manifest, json_bytes, write_bytes
 from monolex.config import plain
 from monolex.interp.config import ScoreConfig
 from monolex.interp.explain import saved
-from monolex.interp.explain.saved import ExplainedDictionary, Explanations
+from monolex.interp.explain.saved import Explanations
 from monolex.interp.llm.meter import METER
-from monolex.interp.llm.replies import opened_unless_found, unanswered
-from monolex.interp.protocol import Correlation
-from monolex.interp.records import Examples, Failure, dictionary_of
-from monolex.interp.score.bootstrap import SUMS, sums
+from monolex.interp.llm.recorded import opened_unless_found, unanswered
+from monolex.interp.records import Failure, dictionary_of
 from monolex.interp.score.judging import judged
-from monolex.interp.score.means import ScoredDictionary, differences, documents, mean_row, resampled
-from monolex.interp.score.scorers import Discrimination, FeatureScore, Scoring, average, correlated, score_features
+from monolex.interp.score.lines import arrays_of, line_of, read_back
+from monolex.interp.score.means import differences, documents, mean_row, resampled
+from monolex.interp.score.scorers import Scoring, score_features
 from monolex.interp.simulate.by_rule import KIND as KIND_OF_RULES
 from monolex.interp.simulate.open import OpenSimulator, open_simulator
 from monolex.pieces import Piece, Work
@@ -77,14 +73,14 @@ def _finish(
     for key, facts in explained.facts.items():
         arrays = load_file(work.place(key).with_suffix(".safetensors"))
         rows = list(saved.read_lines(work.place(key).with_suffix(".jsonl")))
-        dictionaries += _read_back(arrays, rows, facts, explainers[key])
+        dictionaries += read_back(arrays, rows, facts, explainers[key])
         flat |= {f"{key}/{name[:-12]}": a for name, a in arrays.items() if name.endswith("/predictions")}
     lines, means = [], {}
     draws = documents(dictionaries, config)
-    for explanation in dictionaries:
-        rows, mean = resampled(explanation, draws, config)
+    for scored in dictionaries:
+        rows, mean = resampled(scored, draws, config)
         lines += rows
-        means["/".join(dictionary_of(explanation.facts)), explanation.explainer] = explanation.facts, mean
+        means["/".join(dictionary_of(scored.facts)), scored.explainer] = scored.facts, mean
     entry = {
         "explanations": os.path.relpath(explained.folder, work.folder),
         "mode": explained.mode,
@@ -123,88 +119,9 @@ def _dictionary(
             scored = judged(scored, examples, texts[:limit], *asking, logprobs=model.logprobs)
         written = [None if isinstance(text, Failure) else text.text for text in texts[:limit]]
         rows += [
-            _line(explained, i, explainer, model.simulator.kind, written[i], score) for i, score in enumerate(scored)
+            line_of(explained, i, explainer, model.simulator.kind, written[i], score) for i, score in enumerate(scored)
         ]
-        arrays |= {f"{explainer}/{name}": a for name, a in _arrays(examples, scored).items()}
+        arrays |= {f"{explainer}/{name}": a for name, a in arrays_of(examples, scored).items()}
     write_bytes(path.with_suffix(".jsonl"), saved.lines(rows))
     write_bytes(path.with_suffix(".safetensors"), save(arrays))
     return list(explained.explanations)
-
-
-def _read_back(
-    arrays: saved.Arrays, written: Sequence[dict[str, Any]], facts: Mapping[str, Any], explainers: Sequence[str]
-) -> list[ScoredDictionary]:
-    """What :func:`_dictionary` left of one dictionary."""
-    dictionaries = []
-    for explainer in explainers:
-        parts = {name: arrays[f"{explainer}/{name}"] for name in ("sums", "docs", "top")}
-        rows = [row for row in written if row["explainer"] == explainer]
-        dictionaries.append(ScoredDictionary(facts, explainer, rows, **parts))
-    return dictionaries
-
-
-def _line(
-    explained: ExplainedDictionary, i: int, explainer: str, simulator: str, text: str | None, score: FeatureScore
-) -> dict[str, Any]:
-    example = explained.examples[i]
-    both = (*example.top, *example.random)
-    top = len(example.top)
-    parts = {
-        "chance": (both, slice(None)),
-        "chance_top": (example.top, slice(0, top)),
-        "chance_random": (example.random, slice(top, None)),
-    }
-    cells = {
-        "top_and_random": correlated(both, (*score.top, *score.random)),
-        "top": correlated(example.top, score.top),
-        "random": correlated(example.random, score.random),
-    }
-    for name, (scored, part) in parts.items():
-        cells[name] = average([correlated(scored, guesses[part]) for guesses in score.chance])
-    facts = {name: explained.facts[name] for name in ("model", "site", "name", "kind", "method", "layer")}
-    return facts | {
-        "feature": example.feature,
-        "explainer": explainer,
-        "simulator": simulator,
-        "text": text,
-        "scores": {name: _cell(cell) for name, cell in cells.items()},
-        "detection": _judged(score.detection),
-        "fuzz": _judged(score.fuzz),
-        "failures": dict(score.failures),
-        "moments": {name: _finite(getattr(explained.moments, name)[i]) for name in explained.moments._fields},
-        "output": explained.output[i],
-    }
-
-
-def _judged(discrimination: Discrimination | None) -> dict[str, Any]:
-    return {} if discrimination is None else {name: _cell(cell) for name, cell in discrimination._asdict().items()}
-
-
-def _cell(correlation: Correlation) -> dict[str, Any]:
-    return {"value": _finite(correlation.value), "low": None, "high": None, "reason": correlation.reason}
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _arrays(examples: Sequence[Examples], scored: Sequence[FeatureScore]) -> Mapping[str, NDArray]:
-    """Predictions, and what correlations are made of, of all scored fragments; top ones first."""
-    count = max((len(example.top) + len(example.random) for example in examples), default=0)
-    width = max((len(f.texts) for example in examples for f in (*example.top, *example.random)), default=0)
-    predictions = np.full((len(examples), count, width), np.nan, np.float32)
-    sums_of = np.full((len(examples), count, SUMS), np.nan)
-    docs = np.full((len(examples), count), -1, np.int64)
-    for i, (example, score) in enumerate(zip(examples, scored, strict=True)):
-        pairs = list(zip((*example.top, *example.random), (*score.top, *score.random), strict=True))
-        known = [guess for _, guess in pairs if not isinstance(guess, Failure)]
-        # a correlation does not mind a shift, and sums of squares of large numbers lose digits
-        shift = np.concatenate(known).mean() if known else 0.0
-        base = np.concatenate([fragment.activations for fragment, _ in pairs]).mean(dtype=np.float64)
-        for j, (fragment, guess) in enumerate(pairs):
-            docs[i, j] = fragment.doc
-            if not isinstance(guess, Failure):
-                predictions[i, j, : len(guess)] = guess
-                sums_of[i, j] = sums(fragment.activations - base, guess - shift)
-    top = np.array([len(example.top) for example in examples], np.int64)
-    return {"predictions": predictions, "sums": sums_of, "docs": docs, "top": top}

@@ -57,59 +57,57 @@ def examples(group: ComparableScores, metric: str, config: FigureConfig) -> list
 
     Which those are does not depend on how well they did.
     """
-    dictionaries = [dictionary for dictionary in group.dictionaries(config.dictionaries) if dictionary["step"] is None]
+    dictionaries = _finished(group, config)
     if not config.dictionaries:
-        trained = [
-            dictionary for dictionary in dictionaries if dictionary["trained"] and dictionary["model"] == SUBJECT
-        ]
+        trained = [facts for facts in dictionaries if facts["trained"] and facts["model"] == SUBJECT]
         dictionaries = (trained or dictionaries)[:1]
-    shown_tables = []
     panels = explainers_of(group, config)
-    rows = sorted(lines(group, dictionaries, sum(panels, [])), key=lambda row: row["feature"])
+    everything = sorted(lines(group, dictionaries, sum(panels, [])), key=lambda row: row["feature"])
+    tables = []
     for explainers in panels:
-        for dictionary in dictionaries:
-            lines_of = [
-                row
-                for row in rows
-                if dictionary_of(row) == dictionary_of(dictionary) and row["explainer"] in explainers
-            ]
-            first = list(dict.fromkeys(row["feature"] for row in lines_of))[: config.rows]
+        rows = [row for row in everything if row["explainer"] in explainers]
+        for facts in dictionaries:
+            explained = [row for row in rows if dictionary_of(row) == dictionary_of(facts)]
+            first = list(dict.fromkeys(row["feature"] for row in explained))[: config.rows]
             if first:
-                counts = {name: dictionary[name] for name in ("model", "site", "name", "asked", "explained", "skipped")}
-                shown = [_example(row, metric) for row in lines_of if row["feature"] in first]
-                shown_tables.append({**group.head, "explainers": explainers, **counts, "rows": shown})
-    return shown_tables
+                counts = {name: facts[name] for name in ("model", "site", "name", "asked", "explained", "skipped")}
+                shown = [_example(row, metric) for row in explained if row["feature"] in first]
+                tables.append({**group.head, "explainers": explainers, **counts, "rows": shown})
+    return tables
 
 
 def moments(group: ComparableScores, metric: str, config: FigureConfig) -> list[dict[str, Any]]:
     """How the score goes with every moment over features: a row a dictionary, and one a method over its layers."""
-    dictionaries = [dictionary for dictionary in group.dictionaries(config.dictionaries) if dictionary["step"] is None]
-    shown_tables = []
+    dictionaries = _finished(group, config)
     explainers = sum(explainers_of(group, config), [])
     everything = lines(group, dictionaries, explainers)
+    tables = []
     for name in explainers:
-        rows = [row for row in everything if row["explainer"] == name]
-        rows_of = []
-        for dictionary in dictionaries:
-            lines_of = [row for row in rows if dictionary_of(row) == dictionary_of(dictionary)]
-            head = {key: dictionary[key] for key in ("model", "site", "name", "method")}
-            rows_of += [head | _correlations(lines_of, metric, config)] if lines_of else []
-        for method, place in dict.fromkeys((row["method"], _place(row)) for row in rows_of):
-            alike = {dictionary_of(row) for row in rows_of if (row["method"], _place(row)) == (method, place)}
-            lines_of = [row for row in rows if dictionary_of(row) in alike]
-            head = {"model": lines_of[0]["model"], "site": f"{place}.*", "name": None, "method": method}
-            rows_of += [head | _correlations(lines_of, metric, config)] if len(alike) > 1 else []
-        if rows_of:
-            bootstrap = {
-                "bootstrap": {"resamples": config.resamples, "level": config.level, "seed": config.figure_seed}
-            }
-            shown_tables.append({**group.head, "explainers": [name], **bootstrap, "rows": rows_of})
-    return shown_tables
+        of_explainer = [row for row in everything if row["explainer"] == name]
+        rows = []
+        for facts in dictionaries:
+            scored = [row for row in of_explainer if dictionary_of(row) == dictionary_of(facts)]
+            head = {key: facts[key] for key in ("model", "site", "name", "method")}
+            rows += [head | _correlations(scored, metric, config)] if scored else []
+        for method, place in dict.fromkeys((row["method"], _place(row)) for row in rows):
+            alike = {dictionary_of(row) for row in rows if (row["method"], _place(row)) == (method, place)}
+            scored = [row for row in of_explainer if dictionary_of(row) in alike]
+            head = {"model": scored[0]["model"], "site": f"{place}.*", "name": None, "method": method}
+            rows += [head | _correlations(scored, metric, config)] if len(alike) > 1 else []
+        if rows:
+            drawn = {"resamples": config.resamples, "level": config.level, "seed": config.figure_seed}
+            tables.append({**group.head, "explainers": [name], "bootstrap": drawn, "rows": rows})
+    return tables
+
+
+def _finished(group: ComparableScores, config: FigureConfig) -> list[Facts]:
+    """Dictionaries that are no checkpoints."""
+    return [facts for facts in group.dictionaries(config.dictionaries) if facts["step"] is None]
 
 
 def lines(group: ComparableScores, dictionaries: Iterable[Facts], explainers: Sequence[str]) -> list[dict[str, Any]]:
     """The lines of scores.jsonl of some dictionaries and explainers."""
-    chosen = {dictionary_of(dictionary) for dictionary in dictionaries}
+    chosen = {dictionary_of(facts) for facts in dictionaries}
     listed = []
     for source in group.sources:
         listed += [row for row in source.lines() if dictionary_of(row) in chosen and row["explainer"] in explainers]
@@ -134,14 +132,14 @@ def _correlations(rows: Sequence[Facts], metric: str, config: FigureConfig) -> d
         score = cell(row, metric)
         if score["value"] is None:
             missing[score["reason"]] = missing.get(score["reason"], 0) + 1
-    bootstrapped = {"resamples": config.resamples, "level": config.level, "seed": config.figure_seed}
+    drawn = {"resamples": config.resamples, "level": config.level, "seed": config.figure_seed}
     by_moment: dict[str, Any] = {}
     for moment in MOMENTS:
         known = [(row["moments"].get(moment), cell(row, metric)["value"]) for row in rows]
         pairs = [pair for pair in known if pair[0] is not None and pair[1] is not None]
         x, y = ([pair[i] for pair in pairs] for i in (0, 1))
         by_moment[moment] = {
-            name: stats.correlate(x, y, "features", ranks=ranks, **bootstrapped)._asdict()
+            name: stats.correlate(x, y, "features", ranks=ranks, **drawn)._asdict()
             for name, ranks in (("pearson", False), ("spearman", True))
         }
     return {"features": len(rows), "missing": missing, "moments": by_moment}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monolex.interp.config import ScoreConfig
-from monolex.interp.llm.replies import Recorded
+from monolex.interp.llm.recorded import Recorded
 from monolex.interp.records import Client, Simulator
 from monolex.interp.simulate import sanity
 from monolex.interp.simulate.by_rule import RulesSimulator
