@@ -19,8 +19,9 @@ MANY = 40
 WRITER = f"""
 import os, signal, sys
 from monolex.interp.llm.client import ScriptedClient
+from monolex.interp.llm.recorded import Recorded
+from monolex.interp.llm.replies import Replies
 from monolex.interp.records import Request
-from monolex.interp.llm.replies import Recorded, Replies
 path, die = sys.argv[1], int(sys.argv[2])
 seen = []
 def say(request):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monolex.interp.explain import saved
-from monolex.interp.explain.saved import Explained
+from monolex.interp.explain.saved import ExplainedDictionary
 from monolex.interp.protocol import Correlation
 from monolex.interp.records import Examples, Failure
 from monolex.interp.score.bootstrap import SUMS, sums
@@ -30,7 +30,7 @@ def read_back(
 
 
 def line_of(
-    explained: Explained, i: int, explainer: str, simulator: str, text: str | None, score: FeatureScore
+    explained: ExplainedDictionary, i: int, explainer: str, simulator: str, text: str | None, score: FeatureScore
 ) -> dict[str, Any]:
     """The line of the feature with number ``i`` among the explained ones, its intervals still empty."""
     example = explained.examples[i]
