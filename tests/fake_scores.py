@@ -47,13 +47,13 @@ def cell(value: float | None, reason: str = "") -> dict[str, Any]:
 
 def estimate(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """The mean over features; without any, none."""
-    known = [one["value"] for one in cells if one["value"] is not None]
-    missing = dict(Counter(one["reason"] for one in cells if one["value"] is None))
-    found = {"n": len(known), "over": "features and documents", "missing": missing}
+    known = [score["value"] for score in cells if score["value"] is not None]
+    missing = dict(Counter(score["reason"] for score in cells if score["value"] is None))
+    counts = {"n": len(known), "over": "features and documents", "missing": missing}
     if not known:
-        return {"value": None, "low": None, "high": None, "reason": "no feature has a score", **found}
+        return {"value": None, "low": None, "high": None, "reason": "no feature has a score", **counts}
     mean = sum(known) / len(known)
-    return {"value": mean, "low": mean - 0.03, "high": mean + 0.04, "reason": "", **found}
+    return {"value": mean, "low": mean - 0.03, "high": mean + 0.04, "reason": "", **counts}
 
 
 def dictionary(
@@ -86,16 +86,16 @@ def dictionary(
 METRICS = ("top_and_random", "top", "random", "chance", "chance_top", "chance_random")
 
 
-def line(one: dict[str, Any], feature: int, explainer: str, simulator: str, level: float) -> dict[str, Any]:
+def line(facts: dict[str, Any], feature: int, explainer: str, simulator: str, level: float) -> dict[str, Any]:
     """A line of scores.jsonl; one feature has no explanation, one no score."""
-    drawn = np.random.default_rng([feature, one["layer"], len(one["name"]), EXPLAINERS.index(explainer), SEED])
+    drawn = np.random.default_rng([feature, facts["layer"], len(facts["name"]), EXPLAINERS.index(explainer), SEED])
     value = None if feature % 8 in (5, 6) else float(np.clip(level + 0.15 * drawn.normal(), -1, 1))
     lost = cell(None, UNSAID if feature == 6 else REASON)
     scores = {
         "top_and_random": lost if value is None else cell(value),
         "top": lost if value is None else cell(value * 0.9, "" if feature else "one document: no interval"),
         "random": lost if value is None else cell(value * 0.5),
-        **{chance: cell(0.02 + 0.01 * one["layer"]) for chance in ("chance", "chance_top", "chance_random")},
+        **{chance: cell(0.02 + 0.01 * facts["layer"]) for chance in ("chance", "chance_top", "chance_random")},
     }
     moments = {
         "mean": abs(float(drawn.normal())),
@@ -104,18 +104,18 @@ def line(one: dict[str, Any], feature: int, explainer: str, simulator: str, leve
         "kurtosis": float(drawn.gamma(2)) * 100,
     }
     said = f"the token{'s' if feature % 2 else ''} {TEXTS[feature % len(TEXTS)]!r} of {explainer}"
-    asked = (
+    judged = (
         {"balanced_accuracy": cell(0.7), "auc": cell(0.75), "chance_auc": cell(0.51)} if explainer == "token" else {}
     )
     return {
-        **{name: one[name] for name in ("model", "site", "name", "kind", "method", "layer")},
+        **{name: facts[name] for name in ("model", "site", "name", "kind", "method", "layer")},
         "feature": feature,
         "explainer": explainer,
         "simulator": simulator,
         "text": None if feature == 6 else f"{said}, {HOSTILE}" if feature == 2 else said,
         "scores": scores,
-        "detection": asked,
-        "fuzz": asked,
+        "detection": judged,
+        "fuzz": judged,
         "failures": {FAILED: 2} if feature == 3 else {UNSAID: 10} if feature == 6 else {},
         "moments": moments,
         "output": {"promoted": [" self", HOSTILE], "suppressed": ["中"], "reason": ""},
@@ -134,11 +134,11 @@ def overlays(feature: int) -> tuple[Overlay, ...]:
 
 def scored(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[int, list[Scored]]]:
     """The lines as ``results.scored`` gives them."""
-    found: dict[tuple[str, str, str], dict[int, list[Scored]]] = {}
+    by_dictionary: dict[tuple[str, str, str], dict[int, list[Scored]]] = {}
     for row in rows:
-        own = found.setdefault((row["model"], row["site"], row["name"]), {})
-        own.setdefault(row["feature"], []).append(Scored(row, overlays(row["feature"])))
-    return found
+        by_feature = by_dictionary.setdefault((row["model"], row["site"], row["name"]), {})
+        by_feature.setdefault(row["feature"], []).append(Scored(row, overlays(row["feature"])))
+    return by_dictionary
 
 
 def plan(sites: tuple[str, ...], methods=METHODS) -> list[tuple[dict[str, Any], float]]:
@@ -180,20 +180,20 @@ def fake_scores(
     """Write RUN/score/NAME; the lines of its scores.jsonl. ``lost``: no feature has a score."""
     planned = plan(("resid_post.0", "resid_post.1", "mlp_act.1")) if planned is None else planned
     rows, listed = [], []
-    for one, level in planned:
-        found: dict[str, Any] = {}
+    for facts, level in planned:
+        by_explainer: dict[str, Any] = {}
         for explainer in explainers:
-            own = [line(one, i, explainer, simulator, level) for i in range(features)]
+            lines = [line(facts, i, explainer, simulator, level) for i in range(features)]
             if lost:
-                gone = {score: cell(None, REASON) for score in own[0]["scores"]} if own else {}
-                own = [row | {"scores": gone, "detection": {}, "fuzz": {}} for row in own]
-            rows += own
-            values = {m: [row["scores"][m] for row in own] for m in METRICS}
+                gone = {score: cell(None, REASON) for score in lines[0]["scores"]} if lines else {}
+                lines = [row | {"scores": gone, "detection": {}, "fuzz": {}} for row in lines]
+            rows += lines
+            values = {m: [row["scores"][m] for row in lines] for m in METRICS}
             if explainer == "token" and not lost:
-                values |= {m: [cell(0.7)] * len(own) for m in ("detection", "detection_auc", "fuzz", "fuzz_auc")}
-                values |= {m: [cell(0.51)] * len(own) for m in ("detection_auc_chance", "fuzz_auc_chance")}
-            found[explainer] = {metric: estimate(some) for metric, some in values.items()}
-        listed.append(one | {"explainers": found})
+                values |= {m: [cell(0.7)] * len(lines) for m in ("detection", "detection_auc", "fuzz", "fuzz_auc")}
+                values |= {m: [cell(0.51)] * len(lines) for m in ("detection_auc_chance", "fuzz_auc_chance")}
+            by_explainer[explainer] = {metric: estimate(cells) for metric, cells in values.items()}
+        listed.append(facts | {"explainers": by_explainer})
     content = {
         "explanations": f"../../explain/{name}",
         "mode": mode,
@@ -217,18 +217,18 @@ def fake_scores(
 
 def _differences(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of every trained dictionary and every baseline of its site: above, below, not clear, without interval, lost."""
-    made = []
+    rows = []
     spans = ((0.12, 0.08, 0.16), (-0.2, -0.3, -0.1), (0.01, -0.04, 0.06), (0.05, None, None), (None, None, None))
-    own = [d for d in listed if d["trained"] and d["model"] == "subject"]
-    for one in own:
-        others = [d for d in listed if d["site"] == one["site"] and d["step"] is None]
+    trained = [d for d in listed if d["trained"] and d["model"] == "subject"]
+    for facts in trained:
+        others = [d for d in listed if d["site"] == facts["site"] and d["step"] is None]
         for i, other in enumerate(o for o in others if not o["trained"] or o["model"] != "subject"):
-            for explainer in one["explainers"]:
+            for explainer in facts["explainers"]:
                 value, low, high = spans[i % len(spans)]
                 reason = "" if low is not None else "too few documents" if value is not None else "no feature in common"
-                made.append(
+                rows.append(
                     {
-                        **{name: one[name] for name in ("site", "layer", "model", "name")},
+                        **{name: facts[name] for name in ("site", "layer", "model", "name")},
                         "explainer": explainer,
                         "metric": "top_and_random",
                         "against_model": other["model"],
@@ -236,4 +236,4 @@ def _differences(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
                         **{"value": value, "low": low, "high": high, "n": 40, "over": "documents", "reason": reason},
                     }
                 )
-    return made
+    return rows

@@ -35,8 +35,8 @@ def chat(messages: Chat) -> str | None:
     if messages[0][0] != "system":
         return None
     if prompts.ANSWER in system:
-        (found,) = re.findall(r'^1\. (".*")$', user.split("\nFragments on which it is silent")[0], re.M)
-        word = json.loads(found).split(prompts.MARKS[0])[1].split(prompts.MARKS[1])[0]
+        (shown,) = re.findall(r'^1\. (".*")$', user.split("\nFragments on which it is silent")[0], re.M)
+        word = json.loads(shown).split(prompts.MARKS[0])[1].split(prompts.MARKS[1])[0]
         return None if luck(user, BAD // 4) == 0 else f"Let me see.\n{prompts.ANSWER} the word '{word.strip()}'"
     lines = re.findall(r"^(.*)\t(\d+)$", user, re.M)
     word = max(lines, key=lambda line: int(line[1]))[0]
@@ -48,13 +48,13 @@ def edited(request: Request, choice: dict[str, Any]) -> dict[str, Any]:
     if request.messages or luck(request.prompt, BAD) != 0:
         return choice
     known = choice["logprobs"]["top_logprobs"]
-    top = [one and {text: p for text, p in one.items() if not text.isdecimal()} for one in known]
+    top = [entry and {text: p for text, p in entry.items() if not text.isdecimal()} for entry in known]
     return choice | {"logprobs": choice["logprobs"] | {"top_logprobs": top}}
 
 
 def _list(user: str, what: str, top: int) -> str | None:
-    asked = luck(user, BAD)
-    if asked == 0:
+    fate = luck(user, BAD)
+    if fate == 0:
         return None
     head, _, rest = user.partition(f" {what}:")
     word = re.findall("'(.*)'", head)
@@ -63,4 +63,4 @@ def _list(user: str, what: str, top: int) -> str | None:
     else:
         items = [json.loads(line.split(". ", 1)[1]) for line in rest.strip().splitlines()]
     numbers = [top if word and word[0] in item else luck(f"{user}{i}", top + 1) // 2 for i, item in enumerate(items)]
-    return f"```json\n{json.dumps(numbers[1:] if asked == 1 else numbers)}\n```"
+    return f"```json\n{json.dumps(numbers[1:] if fate == 1 else numbers)}\n```"

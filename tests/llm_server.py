@@ -165,13 +165,13 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self, body: bytes) -> None:
         fault = self.state.fault(body.decode())
         do = fault["do"]
-        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.state.key and given != self.state.key:
-            return self.refuse(401, f"wrong key {given}")
+        key = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.state.key and key != self.state.key:
+            return self.refuse(401, f"wrong key {key}")
         if do == "closed":
             return self.refuse(429, "slow down", {"Retry-After": str(fault["seconds"])})
         if do == "status":
-            return self.refuse(fault["status"], f"this was scripted for the key {given}", code=fault.get("code"))
+            return self.refuse(fault["status"], f"this was scripted for the key {key}", code=fault.get("code"))
         if do == "hang":
             time.sleep(fault["seconds"])
             self.close_connection = True
@@ -184,23 +184,23 @@ class Handler(BaseHTTPRequestHandler):
             self.state.gather(fault["count"])
         return self.model(json.loads(body), body, do)
 
-    def model(self, asked: dict[str, Any], body: bytes, do: str) -> None:
+    def model(self, settings: dict[str, Any], body: bytes, do: str) -> None:
         from monolex.interp.llm.client import Answer, ScriptedClient
         from monolex.interp.records import Failure, Request
 
-        if asked.pop("model") != MODEL:
+        if settings.pop("model") != MODEL:
             return self.refuse(404, "no such model")
-        messages = tuple((message["role"], message["content"]) for message in asked.pop("messages", ()))
-        prompt = asked.pop("prompt", "")
+        messages = tuple((message["role"], message["content"]) for message in settings.pop("messages", ()))
+        prompt = settings.pop("prompt", "")
         if self.path != ("/v1/chat/completions" if messages else "/v1/completions"):
             return self.refuse(404, "no such address")
-        request = Request(messages, prompt, tuple(sorted(asked.items())))
-        found: list[Answer] = []
+        request = Request(messages, prompt, tuple(sorted(settings.items())))
+        answers: list[Answer] = []
         said = llm_answers.chat(messages) if self.state.well and messages else None
         with self.state.model_lock:
             client = self.state.client if said is None else ScriptedClient(lambda _: said)
-            client.answer([request], found.append, lambda: True)
-        (answer,) = found
+            client.answer([request], answers.append, lambda: True)
+        (answer,) = answers
         if isinstance(answer.reply, Failure):
             return self.refuse(400, answer.reply.reason)
         assert answer.usage is not None
@@ -216,7 +216,7 @@ class Handler(BaseHTTPRequestHandler):
             with (self.state.folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             self.send(200, reply)
-            for leave in [one for one in self.state.faults if one["do"] == "exit"]:
+            for leave in [fault_left for fault_left in self.state.faults if fault_left["do"] == "exit"]:
                 leave["count"] -= 1
                 if leave["count"] == 0:
                     os._exit(9)

@@ -51,10 +51,14 @@ def test_the_json_simulator():
     answers = iter(["[0, 10, 3]", "[0, 10]", Failure("timed out")])
     client = Scripted(lambda _: next(answers))
     simulator = JsonSimulator(client)
-    found = simulator.simulate([job("a", "b", "c")] * 3)
+    predicted = simulator.simulate([job("a", "b", "c")] * 3)
     assert simulator.kind == "json 0-10 of scripted"
-    assert isinstance(found[0], np.ndarray) and found[0].dtype == np.float64 and found[0].tolist() == [0, 10, 3]
-    assert found[1:] == [COUNT, Failure("timed out")]
+    assert (
+        isinstance(predicted[0], np.ndarray)
+        and predicted[0].dtype == np.float64
+        and predicted[0].tolist() == [0, 10, 3]
+    )
+    assert predicted[1:] == [COUNT, Failure("timed out")]
     assert client.asked[0].messages == prompts.list_chat("names of rivers", ["a", "b", "c"])
     params = dict(client.asked[0].params)
     assert params["temperature"] == 0 and params["max_tokens"] >= 3 * 3 and sorted(params) == list(params)
@@ -70,8 +74,8 @@ def content(*tokens: tuple[str, dict[str, float]]) -> dict[str, Any]:
 
 
 def ask(reply: Reply | Failure, count: int = 2) -> list[Verdict] | Failure:
-    (found,) = judge(Scripted(lambda _: reply), [Question(SAID, ("x",) * count)])
-    return found
+    (verdicts,) = judge(Scripted(lambda _: reply), [Question(SAID, ("x",) * count)])
+    return verdicts
 
 
 def test_judging_asks_once_a_question():
@@ -89,13 +93,13 @@ def test_judging_asks_once_a_question():
 
 def test_the_odds_of_a_verdict():
     tokens = [("[", {}), ("1", {"1": 0.6, "0": 0.2, "2": 0.1}), (",", {}), (" 0", {" 0": 0.9, " 1": 0.03, "1": 0.05})]
-    found = ask(Reply("[1, 0]", content(*tokens, ("]", {}))))
-    assert not isinstance(found, Failure) and [one.yes for one in found] == [True, False]
-    assert np.allclose([one.probability for one in found], [0.75, 0.03 / 0.93])
+    verdicts = ask(Reply("[1, 0]", content(*tokens, ("]", {}))))
+    assert not isinstance(verdicts, Failure) and [verdict.yes for verdict in verdicts] == [True, False]
+    assert np.allclose([verdict.probability for verdict in verdicts], [0.75, 0.03 / 0.93])
     # words before the list hold digits too; a token of two verdicts says nothing; one that is alone is certain
     tokens = [("1 of 2: ", {"x": 0.5}), ("[", {}), ("0,1", {"0,1": 1.0}), (",1", {",1": 0.7}), ("]", {})]
-    found = ask(Reply("1 of 2: [0,1,1]", content(*tokens)), 3)
-    assert found == [Verdict(False, None), Verdict(True, None), Verdict(True, 1.0)]
+    verdicts = ask(Reply("1 of 2: [0,1,1]", content(*tokens)), 3)
+    assert verdicts == [Verdict(False, None), Verdict(True, None), Verdict(True, 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +135,8 @@ NOTHING = Failure("no fragment on which the feature is active")
 def test_explanations_are_one_line():
     answers = iter([" names of\n\n rivers. ", f"{prompts.OPENING.capitalize()} German rivers."])
     client = Scripted(lambda _: next(answers))
-    found = explain_openai(FEATURES, client, CONFIG)
-    assert found == [
+    explained = explain_openai(FEATURES, client, CONFIG)
+    assert explained == [
         Explanation("openai", "names of rivers."),
         NOTHING,
         NOTHING,
@@ -147,14 +151,14 @@ def test_explanations_are_one_line():
 @pytest.mark.parametrize("explain", [explain_openai, explain_examples])
 def test_empty_answers_and_failures_are_counted(explain: Any):
     answers = iter([f"{prompts.ANSWER} \n " if explain is explain_examples else " \n ", Failure("timed out")])
-    found = explain(FEATURES, Scripted(lambda _: next(answers)), CONFIG)
-    assert found == [Failure("an empty answer"), NOTHING, NOTHING, Failure("timed out")]
+    explained = explain(FEATURES, Scripted(lambda _: next(answers)), CONFIG)
+    assert explained == [Failure("an empty answer"), NOTHING, NOTHING, Failure("timed out")]
 
 
 def test_answers_with_examples_stand_behind_a_marker():
     answers = iter([f"I think that\n**{prompts.ANSWER}** rivers\n", "rivers"])
     client = Scripted(lambda _: next(answers))
-    found = explain_examples(FEATURES, client, CONFIG)
-    assert found[0] == Explanation("examples", "rivers")
-    assert found[3] == Failure("no line that begins with DESCRIPTION:")
+    explained = explain_examples(FEATURES, client, CONFIG)
+    assert explained[0] == Explanation("examples", "rivers")
+    assert explained[3] == Failure("no line that begins with DESCRIPTION:")
     assert client.asked[0].messages == prompts.examples_chat(FEATURES[0])

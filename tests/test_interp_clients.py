@@ -74,12 +74,12 @@ def test_a_chat_and_a_completion_come_back_as_the_local_model_gives_them(server,
         Request(prompt="def f(", params=(("echo", True), ("logprobs", 4), ("max_tokens", 2), ("temperature", 0.0))),
     ]
     with open_client(config(server), tmp_path) as client:
-        found = client.ask(several)
-    here = LocalClient(load("demo"))
+        replies = client.ask(several)
+    local = LocalClient(load("demo"))
     # one by one, as the server does: a batch rounds differently
-    assert found == [answer for request in several for answer in here.ask([request])]
-    assert len(found[1].choice["logprobs"]["content"][0]["top_logprobs"]) == 3
-    assert found[2].choice["logprobs"]["tokens"][:3] == ["def", " f", "("]
+    assert replies == [answer for request in several for answer in local.ask([request])]
+    assert len(replies[1].choice["logprobs"]["content"][0]["top_logprobs"]) == 3
+    assert replies[2].choice["logprobs"]["tokens"][:3] == ["def", " f", "("]
 
 
 def test_what_passes_is_tried_again(server, tmp_path):
@@ -106,16 +106,16 @@ def test_what_does_not_pass_is_a_counted_failure_and_is_tried_by_the_next_run(se
     reasons = ["server error 503", "malformed reply", "no choices in the reply", "refused (400)", "timed out"]
     settings = config(server, calls=1, retries=0, timeout=3.0)
     with open_client(settings, tmp_path) as client:
-        found = client.ask(chats(6))
+        replies = client.ask(chats(6))
         # what the request itself is to blame for would fail again
-        assert found[:5] == [Failure(reason, reason != "refused (400)") for reason in reasons]
-        assert isinstance(found[5], Reply)
+        assert replies[:5] == [Failure(reason, reason != "refused (400)") for reason in reasons]
+        assert isinstance(replies[5], Reply)
         assert client.meter.failures == Counter(reasons) and client.meter.calls == 6
         assert len(client.store) == 1
     server.script()
     with open_client(settings, tmp_path) as client:
         again = client.ask(chats(6))
-        assert again[5] == found[5] and len(texts(again)) == 6
+        assert again[5] == replies[5] and len(texts(again)) == 6
         assert (client.meter.calls, client.meter.recorded) == (5, 1)
 
 
@@ -140,20 +140,20 @@ def test_offline_answers_from_the_file_alone(server, tmp_path):
     wanted = [chat("draw", sample, temperature=1.0) for sample in range(3)]
     with open_client(config(server), tmp_path) as client:
         live = client.ask(wanted)
-    asked = len(server.log)
+    calls = len(server.log)
     elsewhere = replace(config(server), offline=True, base_url="http://127.0.0.1:9/v1")
     with open_client(elsewhere, tmp_path) as client:
         assert client.ask([*wanted, chat("never asked")]) == [*live, Failure("not recorded", again=True)]
         assert client.meter.to_json()["failures"] == {"not recorded": 1} and client.meter.calls == 0
-    assert len(server.log) == asked
+    assert len(server.log) == calls
     with pytest.raises(UserError, match="offline.*does not exist"):
         open_client(replace(elsewhere, replies=str(tmp_path / "other.sqlite")), tmp_path)
 
 
 def test_equal_requests_are_one_call_and_two_samples_are_two(server, tmp_path):
     with open_client(config(server), tmp_path) as client:
-        found = client.ask([chat("same"), chat("same"), chat("same", 1), chat("other")])
-        assert found[0] == found[1] and len(server.log) == 3
+        replies = client.ask([chat("same"), chat("same"), chat("same", 1), chat("other")])
+        assert replies[0] == replies[1] and len(server.log) == 3
         assert (client.meter.calls, client.meter.recorded) == (3, 1)
         client.ask([chat("same", 1)])
         assert len(server.log) == 3
@@ -179,8 +179,8 @@ def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(server, tmp_path):
         with pytest.raises(BudgetSpent):
             client.ask(wanted)
         assert len(server.log) == kept
-        asked = "".join(line["text"] for line in server.log)
-        texts(client.ask([request for request in wanted if request.messages[0][1] in asked]))
+        prompts = "".join(line["text"] for line in server.log)
+        texts(client.ask([request for request in wanted if request.messages[0][1] in prompts]))
     with open_client(config(server, budget_tokens=10_000), tmp_path) as client:
         texts(client.ask(wanted))
         assert client.meter.recorded == kept and len(server.log) == 10

@@ -55,8 +55,10 @@ def vllm(prompt: str, cut: Cut = cut) -> Reply:
     entries: list[Any] = [None]
     tokens = ["<s>", *cut(prompt)]
     for at in range(1, len(tokens)):
-        one = [(tokens[at], -3.0), *((t, p) for t, p in odds(tokens, at).items() if t != tokens[at])]
-        entries.append({str(n): {"decoded_token": t, "logprob": p, "rank": n + 1} for n, (t, p) in enumerate(one)})
+        candidates = [(tokens[at], -3.0), *((t, p) for t, p in odds(tokens, at).items() if t != tokens[at])]
+        entries.append(
+            {str(n): {"decoded_token": t, "logprob": p, "rank": n + 1} for n, (t, p) in enumerate(candidates)}
+        )
     return Reply("\n", {"text": "\n", "logprobs": None, "prompt_logprobs": entries})
 
 
@@ -78,7 +80,7 @@ def expected(prompt: str, count: int, first: int, cut: Cut = cut) -> list[float]
     return [value(at + first) for at in places[-count:]]
 
 
-def altered(change: Callable[[dict[str, Any]], None], one: Job = ODD) -> np.ndarray | Failure:
+def altered(change: Callable[[dict[str, Any]], None], wanted: Job = ODD) -> np.ndarray | Failure:
     """What comes of a reply that is not as it should be."""
 
     def answer(request: Request) -> Reply:
@@ -86,8 +88,8 @@ def altered(change: Callable[[dict[str, Any]], None], one: Job = ODD) -> np.ndar
         change(reply.choice["logprobs"])
         return reply
 
-    (found,) = Completions(Scripted(answer), ECHO, 10).simulate([one])
-    return found
+    (predicted,) = Completions(Scripted(answer), ECHO, 10).simulate([wanted])
+    return predicted
 
 
 @pytest.mark.parametrize("kind", ["echo", "vllm"])
@@ -97,11 +99,11 @@ def test_expected_values_of_the_numbers_among_the_most_probable(kind: str):
     assert simulator.kind == "completions 0-10 of scripted"
     jobs = [ODD, job(" a", " river"), job()]
     client.asked.clear()
-    found = simulator.simulate(jobs)
+    predicted = simulator.simulate(jobs)
     assert len(client.asked) == 3 and len({request.params for request in client.asked}) == 1
-    for one, got, request in zip(jobs, found, client.asked, strict=True):
-        assert not isinstance(got, Failure) and len(got) == len(one.texts)
-        wanted = expected(request.prompt, len(one.texts), int(kind == "vllm")) if one.texts else []
+    for of_job, got, request in zip(jobs, predicted, client.asked, strict=True):
+        assert not isinstance(got, Failure) and len(got) == len(of_job.texts)
+        wanted = expected(request.prompt, len(of_job.texts), int(kind == "vllm")) if of_job.texts else []
         assert np.allclose(got, wanted, rtol=0, atol=1e-12)
 
 
@@ -109,24 +111,26 @@ def test_the_scale_follows_the_tokens():
     client = endpoint("echo", by_digit)
     simulator = connect(client)
     assert simulator.kind == "completions 0-9 of scripted"
-    (found,) = simulator.simulate([ODD])
-    assert not isinstance(found, Failure)
-    assert np.allclose(found, expected(client.asked[-1].prompt, len(ODD.texts), 0, by_digit), rtol=0, atol=1e-12)
+    (predicted,) = simulator.simulate([ODD])
+    assert not isinstance(predicted, Failure)
+    assert np.allclose(predicted, expected(client.asked[-1].prompt, len(ODD.texts), 0, by_digit), rtol=0, atol=1e-12)
     assert "0 to 9" in client.asked[-1].prompt and "\t10\n" not in client.asked[-1].prompt
 
 
 def test_subject_tokens_may_be_split_merged_or_pieces_of_a_character():
     def pieces(text: str) -> list[str]:
-        found = []
+        pieces = []
         for token in re.findall(r"\t\t|unk(?=nown)|\n\n|unknown|.|\n", text):
-            found += ["bytes:\\xc3", "bytes:\\xa9"] if token == "é" else [token]
-        return found
+            pieces += ["bytes:\\xc3", "bytes:\\xa9"] if token == "é" else [token]
+        return pieces
 
     client = endpoint("echo", pieces)
-    (found,) = Completions(client, ECHO, 10).simulate([ODD])
+    (predicted,) = Completions(client, ECHO, 10).simulate([ODD])
     tokens = pieces(client.asked[-1].prompt)
     places = [at for at, token in enumerate(tokens) if token == "unk" and tokens[at - 1].endswith("\t")]
-    assert not isinstance(found, Failure) and np.allclose(found, [value(at) for at in places[-len(ODD.texts) :]])
+    assert not isinstance(predicted, Failure) and np.allclose(
+        predicted, [value(at) for at in places[-len(ODD.texts) :]]
+    )
 
 
 def test_replies_that_do_not_fit_are_failures():
@@ -165,10 +169,10 @@ def test_replies_that_do_not_fit_are_failures():
 
 def test_a_subject_token_that_looks_like_a_label_does_not_shift_the_others():
     client = endpoint("echo")
-    (found,) = Completions(client, ECHO, 10).simulate([job("a\tunknown", "b")])
+    (predicted,) = Completions(client, ECHO, 10).simulate([job("a\tunknown", "b")])
     tokens = cut(client.asked[0].prompt)
     places = [at for at in range(len(tokens)) if tokens[at] == "unknown" and tokens[at - 1] == "\t"][-3:]
-    assert not isinstance(found, Failure) and np.allclose(found, [value(places[1]), value(places[2])])
+    assert not isinstance(predicted, Failure) and np.allclose(predicted, [value(places[1]), value(places[2])])
 
 
 @pytest.mark.parametrize(
@@ -198,8 +202,8 @@ def test_endpoints_whose_digits_are_no_tokens_are_refused():
 def test_the_same_model_behind_an_endpoint_predicts_what_it_predicts_here():
     tokenizer = bundled()
     lm, speller = tiny(tokenizer), Speller(tokenizer, "tiny")
-    one = job(" the", " river", " Rhine", "\t", "10")
-    spelled = speller.start().ids + speller.row(simulation_end(one.explanation.text, one.texts)).ids
+    rhine = job(" the", " river", " Rhine", "\t", "10")
+    spelled = speller.start().ids + speller.row(simulation_end(rhine.explanation.text, rhine.texts)).ids
 
     def answer(request: Request) -> Reply:
         ids = spelled if "Rhine" in request.prompt else tokenizer(request.prompt)["input_ids"]
@@ -208,6 +212,6 @@ def test_the_same_model_behind_an_endpoint_predicts_what_it_predicts_here():
         top = [None, *({str(n): row[token] for n, token in enumerate(speller.numbers)} for row in logprobs[:-1])]
         return Reply("", {"logprobs": {"tokens": [str(tokenizer.decode([i])) for i in ids], "top_logprobs": top}})
 
-    (far,), (near,) = connect(Scripted(answer)).simulate([one]), Exact(lm).simulate([one])
+    (far,), (near,) = connect(Scripted(answer)).simulate([rhine]), Exact(lm).simulate([rhine])
     assert not isinstance(far, Failure) and not isinstance(near, Failure)
     assert np.abs(far - near).max() < 1e-10 and np.ptp(near) > 1e-3

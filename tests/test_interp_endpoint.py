@@ -75,8 +75,8 @@ def llm(server: Server, **changes: Any) -> dict[str, Any]:
 
 def explaining(server: Server, **changes: Any) -> ExplainConfig:
     """Two dictionaries: the subject's and the control model's."""
-    asked = {"sites": SITES[:1], "dictionaries": ("tied-*",), "features": 6, "explainers": ("openai", "examples")}
-    return replace(EXPLAIN, **asked, **llm(server, **changes))
+    settings = {"sites": SITES[:1], "dictionaries": ("tied-*",), "features": 6, "explainers": ("openai", "examples")}
+    return replace(EXPLAIN, **settings, **llm(server, **changes))
 
 
 def scoring(server: Server, simulator: str, **changes: Any) -> ScoreConfig:
@@ -97,9 +97,9 @@ def whole(process: Server, tmp_path_factory: pytest.TempPathFactory) -> Whole:
                 scoring(process, simulator, **LIMIT[simulator]),
                 run,
             )
-    asked = [line["body"] for line in process.log]
-    assert len(set(asked)) == len(asked)
-    return Whole(run, run / "replies.sqlite", asked)
+    bodies = [line["body"] for line in process.log]
+    assert len(set(bodies)) == len(bodies)
+    return Whole(run, run / "replies.sqlite", bodies)
 
 
 def replayed(whole: Whole, config: Any) -> Any:
@@ -131,11 +131,11 @@ def test_explanations_are_the_answers_and_failures_are_counted(whole):
     facts = read_json(folder / "explain.json")
     rows = [row for row in saved.read_lines(folder / "explanations.jsonl") if row["explainer"] != "output"]
     assert len(rows) == 24 and len(facts["dictionaries"]) == 2
-    for one in facts["dictionaries"]:
-        mine = [row for row in rows if row["model"] == one["model"]]
+    for dictionary in facts["dictionaries"]:
+        mine = [row for row in rows if row["model"] == dictionary["model"]]
         for explainer in ("openai", "examples"):
             failed = [row["failure"] for row in mine if row["explainer"] == explainer and row["failure"] is not None]
-            assert one["failures"][explainer] == Counter(failed)
+            assert dictionary["failures"][explainer] == Counter(failed)
             assert set(failed) <= USELESS
     said = [row["text"] for row in rows if row["failure"] is None]
     assert all(text.startswith("the word '") and "\n" not in text for text in said) and len(said) > 12
@@ -151,15 +151,15 @@ def test_scores_are_those_of_the_answers_and_failures_are_no_zeros(whole, simula
     assert content["simulator"] == f"{simulator} 0-10 of {MODEL}"
     assert {row["simulator"] for row in rows} == {content["simulator"]} and len(rows) in (4, 8)
     predictions = load_file(folder / "predictions.safetensors")
-    given = saved.Explanations(whole.run / "explain" / "paper")
+    explanations = saved.Explanations(whole.run / "explain" / "paper")
     seen: Counter[str] = Counter()
     for row in rows:
         key = f"{row['model']}/{row['site']}/{row['name']}"
-        number = [one.feature for one in given.examples(key)].index(row["feature"])
-        guesses, one = predictions[f"{key}/{row['explainer']}"][number], given.examples(key)[number]
+        number = [example.feature for example in explanations.examples(key)].index(row["feature"])
+        guesses, example = predictions[f"{key}/{row['explainer']}"][number], explanations.examples(key)[number]
         missing = np.isnan(guesses).all(1)
         assert (np.isnan(guesses).any(1) == missing).all()
-        actual = np.concatenate([fragment.activations for fragment in (*one.top, *one.random)])
+        actual = np.concatenate([fragment.activations for fragment in (*example.top, *example.random)])
         cell = row["scores"]["top_and_random"]
         if missing.any():
             assert cell["value"] is None and cell["reason"] in row["failures"]
@@ -251,8 +251,8 @@ def test_a_server_that_dies_half_way(whole, server, tmp_path, stage, answers, ca
     server.start()
     assert cli.main(command) == 0
     assert stage == "explain" or f"simulator {stage} 0-10" in capsys.readouterr().out
-    asked = good(server)
-    assert len(asked) == len(set(asked)) > answers and set(asked) <= set(whole.asked)
+    answered = good(server)
+    assert len(answered) == len(set(answered)) > answers and set(answered) <= set(whole.asked)
     verify(out)
     expected = tmp_path / "expected"
     if stage == "explain":
@@ -336,19 +336,19 @@ def test_the_key_is_nowhere(whole, process):
 
 
 def test_the_manifest_counts_what_was_asked_and_its_content_does_not(whole, tmp_path):
-    there = open_artifact(whole.run / "explain" / "paper")
-    assert there.data["meter"]["calls"] == 24 and there.data["meter"]["recorded"] == 0
-    config = from_table(ExplainConfig, {**there.config, "explain_device": "cpu"}, "there")
+    first = open_artifact(whole.run / "explain" / "paper")
+    assert first.data["meter"]["calls"] == 24 and first.data["meter"]["recorded"] == 0
+    config = from_table(ExplainConfig, {**first.config, "explain_device": "cpu"}, "there")
     explain(tmp_path / "again", whole.run, replayed(whole, config))
     again = open_artifact(tmp_path / "again")
     assert again.data["meter"] == {**again.data["meter"], "calls": 0, "recorded": 24, "dollars": 0.0}
-    assert (again.request, again.content) == (there.request, there.content)
+    assert (again.request, again.content) == (first.request, first.content)
 
 
 def test_other_weights_in_the_folder_of_a_local_model_are_another_request(whole, tmp_path):
-    asked = {"sites": SITES[:1], "dictionaries": ("tied-*",), "features": 2, "controls": False}
+    settings = {"sites": SITES[:1], "dictionaries": ("tied-*",), "features": 2, "controls": False}
     local = {"explainers": ("examples",), "llm": str(server_model(tmp_path / "model")), "llm_device": "cpu"}
-    config = replace(EXPLAIN, **asked, **local, replies=str(tmp_path / "replies.sqlite"))
+    config = replace(EXPLAIN, **settings, **local, replies=str(tmp_path / "replies.sqlite"))
     first = explain(tmp_path / "out", whole.run, config)
     assert first.data["meter"]["calls"] > 0 and first.parents["llm"].startswith("local:fp32:")
     before = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns

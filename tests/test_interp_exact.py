@@ -54,21 +54,23 @@ def directly(lm: LanguageModel, jobs: list[Job]) -> list[list[float]]:
     """The prompt cut at each label, the whole vocabulary's softmax, restricted and renormalised."""
     assert lm.tokenizer is not None
     speller = Speller(lm.tokenizer, "tiny")
-    start, found = speller.start(), []
-    for one in jobs:
-        own, values = speller.row(simulation_end(one.explanation.text, one.texts)), []
-        for at in own.labels:
+    start, expected_values = speller.start(), []
+    for wanted in jobs:
+        prompt, values = speller.row(simulation_end(wanted.explanation.text, wanted.texts)), []
+        for at in prompt.labels:
             with torch.no_grad():
-                odds = lm.hf(torch.tensor([start.ids + own.ids[: at + 1]]), use_cache=False).logits[0, -1].softmax(-1)
+                odds = (
+                    lm.hf(torch.tensor([start.ids + prompt.ids[: at + 1]]), use_cache=False).logits[0, -1].softmax(-1)
+                )
             kept = [float(odds[token]) for token in speller.numbers]
             values.append(sum(n * p for n, p in enumerate(kept)) / sum(kept))
-        found.append(values)
-    return found
+        expected_values.append(values)
+    return expected_values
 
 
-def predictions(found: list) -> list[np.ndarray]:
-    assert not any(isinstance(one, Failure) for one in found), found
-    return found
+def predictions(answers: list) -> list[np.ndarray]:
+    assert not any(isinstance(answer, Failure) for answer in answers), answers
+    return answers
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -77,10 +79,10 @@ def test_expected_values_are_those_of_the_model(architecture: str):
     jobs = [JOBS[0], JOBS[2], job(*ODD[:4], said="odd")]
     simulator = Exact(lm)
     assert simulator.kind.startswith("exact 0-10 of tiny (")
-    found = predictions(simulator.simulate(jobs))
-    for got, wanted in zip(found, directly(lm, jobs), strict=True):
+    predicted = predictions(simulator.simulate(jobs))
+    for got, wanted in zip(predicted, directly(lm, jobs), strict=True):
         assert got.dtype == np.float64 and np.abs(got - wanted).max() < 1e-10
-    assert np.ptp(np.concatenate(found)) > 1e-3, "a model that says the same everywhere would test nothing"
+    assert np.ptp(np.concatenate(predicted)) > 1e-3, "a model that says the same everywhere would test nothing"
     assert not any(module._forward_pre_hooks for module in lm.hf.modules())
 
 
@@ -91,14 +93,14 @@ def test_sharing_the_beginning_changes_nothing(architecture: str):
     speller = Speller(lm.tokenizer, "tiny")
     start = speller.start()
     rows = []
-    for one in JOBS:
-        own = speller.row(simulation_end(one.explanation.text, one.texts))
-        rows.append(PromptIds(start.ids + own.ids, [len(start.ids) + at for at in own.labels]))
+    for wanted in JOBS:
+        end = speller.row(simulation_end(wanted.explanation.text, wanted.texts))
+        rows.append(PromptIds(start.ids + end.ids, [len(start.ids) + at for at in end.labels]))
     whole = [expected(logits) for logits in label_logits(lm, rows, speller.numbers)]
     for batch_tokens in (1, 200, 10**6):
         # jobs of one explanation need not stand together
-        again = job(*JOBS[0].texts[:2], said=JOBS[0].explanation.text)
-        shared = predictions(Exact(lm, batch_tokens).simulate([*JOBS, job(), again, JOBS[1]]))
+        again = wanted(*JOBS[0].texts[:2], said=JOBS[0].explanation.text)
+        shared = predictions(Exact(lm, batch_tokens).simulate([*JOBS, wanted(), again, JOBS[1]]))
         for got, wanted in zip(shared, [*whole, np.zeros(0), whole[0][:2], whole[1]], strict=True):
             assert got.shape == wanted.shape and np.abs(got - wanted).max(initial=0) < 1e-10
 
@@ -147,8 +149,8 @@ def test_digits_that_stand_apart_make_another_scale():
     lm = tiny(splitting())
     simulator = Exact(lm)
     assert simulator.kind.startswith("exact 0-9 of tiny (")
-    (found,) = predictions(simulator.simulate(JOBS[:1]))
-    assert np.abs(found - directly(lm, JOBS[:1])[0]).max() < 1e-10 and found.max() <= 9
+    (predicted,) = predictions(simulator.simulate(JOBS[:1]))
+    assert np.abs(predicted - directly(lm, JOBS[:1])[0]).max() < 1e-10 and predicted.max() <= 9
     start = Speller(splitting(), "tiny").start()
     assert splitting().decode(start.ids) == written(simulation_start(9))
 

@@ -49,9 +49,9 @@ def chat(*messages: tuple[str, str], **params: Any) -> Request:
 
 
 def ask(client: LocalClient, *requests: Request) -> list[Reply]:
-    found = client.ask(requests)
-    assert all(isinstance(reply, Reply) for reply in found), found
-    return [reply for reply in found if isinstance(reply, Reply)]
+    replies = client.ask(requests)
+    assert all(isinstance(reply, Reply) for reply in replies), replies
+    return [reply for reply in replies if isinstance(reply, Reply)]
 
 
 def direct(lm: LanguageModel, ids: list[int]) -> torch.Tensor:
@@ -74,12 +74,12 @@ def test_echoed_log_probabilities_are_those_of_a_plain_forward():
         assert laid["token_logprobs"][0] is None and laid["top_logprobs"][0] is None
         assert len(laid["tokens"]) == len(ids) == len(laid["top_logprobs"])
         for at in range(1, len(ids)):
-            own = float(expected[at - 1, ids[at]])
-            assert abs(laid["token_logprobs"][at] - own) <= within
+            logprob = float(expected[at - 1, ids[at]])
+            assert abs(laid["token_logprobs"][at] - logprob) <= within
             likeliest = expected[at - 1].topk(5).values.tolist()
-            found = sorted(laid["top_logprobs"][at].values(), reverse=True)
-            assert len(found) == 5 + (own < likeliest[-1])
-            assert all(abs(a - b) <= within for a, b in zip(found, likeliest, strict=False))
+            largest = sorted(laid["top_logprobs"][at].values(), reverse=True)
+            assert len(largest) == 5 + (logprob < likeliest[-1])
+            assert all(abs(a - b) <= within for a, b in zip(largest, likeliest, strict=False))
     assert alone.text == batch[0].text == PROMPT
 
 
@@ -105,23 +105,23 @@ def test_a_batch_writes_what_each_prompt_would_alone(architecture):
     lm = replace(tiny(architecture, double=True), tokenizer=tokenizer())
 
     def draws() -> list[Draw]:
-        made = []
+        drawn = []
         for number, length in enumerate((9, 3, 1, 6)):
             ids = [(7 * number + 5 * at) % VOCAB for at in range(length)]
             generator = torch.Generator().manual_seed(number)
-            made.append(Draw(ids, 3 + 2 * number, float(number % 2), 1.0, (), 3, True, generator))
-        return made
+            drawn.append(Draw(ids, 3 + 2 * number, float(number % 2), 1.0, (), 3, True, generator))
+        return drawn
 
     together, alone = draws(), draws()
     run(lm, together)
     for draw in alone:
         run(lm, [draw])
-    for one, other in zip(together, alone, strict=True):
-        assert (one.written, one.finish, one.cost) == (other.written, other.finish, other.cost)
-        assert 1 <= one.cost <= one.new and len(one.prompt) == len(one.ids) - 1
+    for draw, other in zip(together, alone, strict=True):
+        assert (draw.written, draw.finish, draw.cost) == (other.written, other.finish, other.cost)
+        assert 1 <= draw.cost <= draw.new and len(draw.prompt) == len(draw.ids) - 1
         # both against one plain forward of prompt and answer
-        expected = direct(lm, [*one.ids, *one.written])
-        for at, ranked in enumerate([*one.prompt, *one.ranked]):
+        expected = direct(lm, [*draw.ids, *draw.written])
+        for at, ranked in enumerate([*draw.prompt, *draw.ranked]):
             assert abs(ranked.logprob - float(expected[at, ranked.token])) < 1e-9
             assert ranked.top[0][1] == max(logprob for _, logprob in ranked.top)
     greedy = together[0]
@@ -177,39 +177,39 @@ def test_an_end_token_ends_a_text_and_is_not_written():
     with torch.no_grad():
         hf.get_output_embeddings().weight.zero_()
     lm = replace(tiny("gpt2"), hf=hf, tokenizer=tokenizer())
-    found = []
+    answers = []
     hf.generation_config.eos_token_id = [0, 3]  # equal logits: greedy takes the first token
-    LocalClient(lm).answer([request("w5 w6", temperature=0.0, max_tokens=4)], found.append, lambda: True)
-    assert found[0].reply.text == "" and found[0].reply.choice["finish_reason"] == "stop"
-    assert found[0].usage == (2, 1)
+    LocalClient(lm).answer([request("w5 w6", temperature=0.0, max_tokens=4)], answers.append, lambda: True)
+    assert answers[0].reply.text == "" and answers[0].reply.choice["finish_reason"] == "stop"
+    assert answers[0].usage == (2, 1)
 
 
 def test_a_chat_uses_the_template_or_names_the_roles():
     plain, templated = demo(), replace(demo(), tokenizer=load("demo").tokenizer)
     messages = (("system", "Be short."), ("user", "Say one word."))
-    (found,) = ask(LocalClient(plain), chat(*messages, max_tokens=5, temperature=0.0))
+    (said,) = ask(LocalClient(plain), chat(*messages, max_tokens=5, temperature=0.0))
     (by_hand,) = ask(
         LocalClient(plain),
         request("System: Be short.\n\nUser: Say one word.\n\nAssistant:", max_tokens=5, temperature=0.0),
     )
-    assert found.text == by_hand.text.strip() and found.choice["message"] == {
+    assert said.text == by_hand.text.strip() and said.choice["message"] == {
         "role": "assistant",
-        "content": found.text,
+        "content": said.text,
     }
     assert templated.tokenizer is not None
     templated.tokenizer.chat_template = TEMPLATE  # which refuses a system message
-    (found,) = ask(LocalClient(templated), chat(*messages, max_tokens=5, temperature=0.0))
+    (said,) = ask(LocalClient(templated), chat(*messages, max_tokens=5, temperature=0.0))
     (by_hand,) = ask(
         LocalClient(plain),
         request("[user] Be short.\n\nSay one word.\n[assistant] ", max_tokens=5, temperature=0.0),
     )
-    assert found.text == by_hand.text
+    assert said.text == by_hand.text
     assert LocalClient(plain).identity != LocalClient(templated).identity
 
 
 def test_a_chat_s_log_probabilities_are_laid_out_as_openai_does():
-    asked = chat(("user", "hello"), max_tokens=3, temperature=0.0, logprobs=True, top_logprobs=2)
-    (reply,) = ask(LocalClient(demo()), asked)
+    hello = chat(("user", "hello"), max_tokens=3, temperature=0.0, logprobs=True, top_logprobs=2)
+    (reply,) = ask(LocalClient(demo()), hello)
     entries = reply.choice["logprobs"]["content"]
     assert len(entries) == 3
     for entry in entries:
@@ -222,7 +222,7 @@ def test_what_cannot_be_answered_is_a_failure_beside_the_rest():
     client = LocalClient(demo())
     assert demo().tokenizer is not None
     full = " the" * demo().max_context
-    found = client.ask(
+    replies = client.ask(
         [
             request("fine", max_tokens=1),
             request(full + " the", max_tokens=0, echo=True),
@@ -234,21 +234,21 @@ def test_what_cannot_be_answered_is_a_failure_beside_the_rest():
         ]
     )
     long = Failure("longer than the model's context")
-    assert found[1:5] == [long, long, Failure("empty prompt"), Failure("no local model takes response_format")]
-    assert all(isinstance(found[number], Reply) for number in (0, 5, 6))
+    assert replies[1:5] == [long, long, Failure("empty prompt"), Failure("no local model takes response_format")]
+    assert all(isinstance(replies[number], Reply) for number in (0, 5, 6))
 
 
 def test_a_local_model_is_recorded_by_its_weights_and_replayed_without_them(tmp_path):
     settings = LlmConfig(llm="demo", llm_device="cpu")
     wanted = [request("Once", sample, max_tokens=4) for sample in range(2)]
     with open_client(settings, tmp_path) as client:
-        found = client.ask(wanted)
+        replies = client.ask(wanted)
         assert client.meter.calls == 2 and client.meter.written == 8
     with open_client(replace(settings, offline=True), tmp_path) as client:
-        assert client.ask(wanted) == found and client.backend.identity.startswith("local:fp32:")
+        assert client.ask(wanted) == replies and client.backend.identity.startswith("local:fp32:")
     with open_client(replace(settings, offline=True, llm_dtype="bf16"), tmp_path) as client:
         assert client.ask(wanted) == [Failure("not recorded", again=True)] * 2
-    assert collect(LocalClient(demo()), wanted) == found
+    assert collect(LocalClient(demo()), wanted) == replies
 
 
 def test_no_batch_holds_more_tokens_than_it_may(monkeypatch):
@@ -270,23 +270,27 @@ def test_a_local_model_serves_the_simulators_of_endpoints(tmp_path):
     model = str(server_model(tmp_path / "model"))
     jobs = [Job(Explanation("token", "the word file"), ("a", " file", "."))]
     exact = ScoreConfig(simulator="exact", llm=model, llm_device="cpu")
-    with open_simulator(exact, tmp_path) as how:
-        assert how.weights and how.client is None
-        weights, (wanted,) = how.weights, how.simulator.simulate(jobs)
+    with open_simulator(exact, tmp_path) as opened:
+        assert opened.weights and opened.client is None
+        weights, (wanted,) = opened.weights, opened.simulator.simulate(jobs)
     kinds = set()
     for simulator in ("completions", "json"):
-        with open_simulator(replace(exact, simulator=simulator), tmp_path) as how:
-            assert how.client is not None and how.weights == how.client.backend.identity != weights
-            (found,) = how.simulator.simulate(jobs)
-            kinds.add(how.simulator.kind)
+        with open_simulator(replace(exact, simulator=simulator), tmp_path) as opened:
+            assert opened.client is not None and opened.weights == opened.client.backend.identity != weights
+            (predicted,) = opened.simulator.simulate(jobs)
+            kinds.add(opened.simulator.kind)
         if simulator == "completions":
-            assert not isinstance(found, Failure) and not isinstance(wanted, Failure) and len(found) == len(wanted) == 3
-            assert all(0 <= value <= 10 for value in found)
+            assert (
+                not isinstance(predicted, Failure)
+                and not isinstance(wanted, Failure)
+                and len(predicted) == len(wanted) == 3
+            )
+            assert all(0 <= value <= 10 for value in predicted)
         else:  # it never learned to answer
-            assert isinstance(found, Failure)
-        with open_simulator(replace(exact, simulator=simulator, offline=True), tmp_path) as how:
-            assert how.simulator.kind in kinds
-            (again,) = how.simulator.simulate(jobs)
-        assert repr(again) == repr(found)
-    with open_simulator(replace(exact, simulator="json", llm_dtype="bf16"), tmp_path) as how:
-        assert how.simulator.kind not in kinds and " (bf16, " in how.simulator.kind
+            assert isinstance(predicted, Failure)
+        with open_simulator(replace(exact, simulator=simulator, offline=True), tmp_path) as opened:
+            assert opened.simulator.kind in kinds
+            (again,) = opened.simulator.simulate(jobs)
+        assert repr(again) == repr(predicted)
+    with open_simulator(replace(exact, simulator="json", llm_dtype="bf16"), tmp_path) as opened:
+        assert opened.simulator.kind not in kinds and " (bf16, " in opened.simulator.kind

@@ -97,8 +97,8 @@ def test_examples_are_marked_above_a_share_of_the_maximum():
     silent = fragment((" no", -1.0), (" «", 0.0))
     system, user = prompts.examples_chat(examples([strong], [silent]))
     assert system[0] == "system" and user[0] == "user"
-    _, one, pairs, _, _, quiet = user[1].split("\n")
-    assert json.loads(one.removeprefix("1. ")) == " the« Rhine» in\n« May»"
+    _, fragment_line, pairs, _, _, quiet = user[1].split("\n")
+    assert json.loads(fragment_line.removeprefix("1. ")) == " the« Rhine» in\n« May»"
     assert pairs.strip() == '(" Rh", 4), ("ine", 3), (" in", 3), (" May", 10)'
     assert json.loads(quiet.removeprefix("1. ")) == " no «"
     assert prompts.ANSWER in system[1] and "silent" not in prompts.examples_chat(examples([strong]))[1][1]

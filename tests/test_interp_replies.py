@@ -55,8 +55,8 @@ def test_a_killed_process_has_kept_all_that_was_answered(tmp_path):
     assert go(process) == [] and process.returncode == -9
     store = Replies(tmp_path / "r.sqlite")
     client = Recorded(ScriptedClient(lambda _: "later"), store)
-    found = client.ask([Request(prompt=str(number)) for number in range(MANY)])
-    assert Counter(reply.text for reply in found) == {str(process.pid): 17, "later": MANY - 17}
+    replies = client.ask([Request(prompt=str(number)) for number in range(MANY)])
+    assert Counter(reply.text for reply in replies) == {str(process.pid): 17, "later": MANY - 17}
     client.close()
 
 
@@ -76,9 +76,9 @@ def test_two_processes_share_a_file_and_agree(tmp_path):
 def test_failures_are_counted_and_not_kept(tmp_path):
     says: list[str | Failure] = [Failure("busy"), "fine"]
     with Recorded(ScriptedClient(lambda _: says.pop(0)), Replies(tmp_path / "r.sqlite")) as client:
-        one = Request(prompt="one")
-        assert client.ask([one, one]) == [Failure("busy")] * 2 and len(client.store) == 0
-        assert [answer.text for answer in client.ask([one]) + client.ask([one])] == ["fine", "fine"]
+        request = Request(prompt="one")
+        assert client.ask([request, request]) == [Failure("busy")] * 2 and len(client.store) == 0
+        assert [answer.text for answer in client.ask([request]) + client.ask([request])] == ["fine", "fine"]
         assert client.meter.to_json()["failures"] == {"busy": 1}
         assert (client.meter.calls, client.meter.recorded) == (2, 2)
 
@@ -166,9 +166,9 @@ def test_a_folder_where_nothing_can_be_written_is_named(tmp_path):
 def test_half_a_surrogate_pair_is_a_failure_and_not_kept(tmp_path):
     said = {"a": "\ud83d", "b": "\U0001f600", "c": "plain"}
     client = Recorded(ScriptedClient(lambda request: said[request.prompt]), Replies(tmp_path / "r.sqlite"))
-    found = client.ask([Request(prompt=prompt) for prompt in said])
-    assert found[0] == Failure("text that cannot be encoded")
-    assert [one.text for one in found[1:] if isinstance(one, Reply)] == ["\U0001f600", "plain"]
+    replies = client.ask([Request(prompt=prompt) for prompt in said])
+    assert replies[0] == Failure("text that cannot be encoded")
+    assert [reply.text for reply in replies[1:] if isinstance(reply, Reply)] == ["\U0001f600", "plain"]
     assert len(client.store) == 2 and client.meter.calls == 3 and client.meter.written == 3
     assert client.meter.failures == Counter(["text that cannot be encoded"])
     client.close()

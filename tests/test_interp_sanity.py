@@ -79,16 +79,16 @@ def test_texts_are_their_tokens():
 
 @pytest.mark.parametrize("number", range(len(SUITE)), ids=NAMES)
 def test_fragments_are_apart_and_as_they_are_called(number):
-    one = examples(number, SUITE[number])
-    groups = (one.explain, one.explain_silent, one.top, one.random, one.silent)
+    known = examples(number, SUITE[number])
+    groups = (known.explain, known.explain_silent, known.top, known.random, known.silent)
     docs = [fragment.doc for group in groups for fragment in group]
     assert len(docs) == len(set(docs))
-    assert (len(one.explain), len(one.random)) == (3, 8)
-    assert len(one.top) >= 3
-    assert all(fragment.maximum > 0 for fragment in (*one.explain, *one.top))
-    assert all(not fragment.activations.any() for fragment in (*one.explain_silent, *one.silent))
-    assert one.maximum == max(fragment.maximum for fragment in one.explain)
-    assert one.feature == number
+    assert (len(known.explain), len(known.random)) == (3, 8)
+    assert len(known.top) >= 3
+    assert all(fragment.maximum > 0 for fragment in (*known.explain, *known.top))
+    assert all(not fragment.activations.any() for fragment in (*known.explain_silent, *known.silent))
+    assert known.maximum == max(fragment.maximum for fragment in known.explain)
+    assert known.feature == number
     words = vocabulary()
     for fragment in (fragment for group in groups for fragment in group):
         assert "".join(fragment.texts) == TEXTS[fragment.doc]
@@ -126,33 +126,35 @@ def test_some_known_activations():
 
 
 def test_rules_rank_every_true_explanation_first():
-    found = run(RulesSimulator())
-    assert found.simulator == "rules"
-    assert [one.rank for one in found.features] == [1] * len(SUITE)
-    assert (found.first, found.unranked) == (len(SUITE), 0)
-    assert all(not one.failures for one in found.features), "every false explanation can be scored"
-    assert all(one.true.score == pytest.approx(1.0) for one in found.features)
+    ranking = run(RulesSimulator())
+    assert ranking.simulator == "rules"
+    assert [feature.rank for feature in ranking.features] == [1] * len(SUITE)
+    assert (ranking.first, ranking.unranked) == (len(SUITE), 0)
+    assert all(not feature.failures for feature in ranking.features), "every false explanation can be scored"
+    assert all(feature.true.score == pytest.approx(1.0) for feature in ranking.features)
 
 
 def test_a_language_model_that_understands_ranks_them_first():
-    found = run(reader_of_texts())
-    assert found.first == len(SUITE)
-    assert all(one.true.score is not None and one.true.score > 0.99 for one in found.features)
+    ranking = run(reader_of_texts())
+    assert ranking.first == len(SUITE)
+    assert all(feature.true.score is not None and feature.true.score > 0.99 for feature in ranking.features)
 
 
 def test_a_constant_simulator_ranks_nothing():
-    found = run(Scripted(lambda job: np.full(len(job.texts), 3.0)))
-    assert (found.first, found.unranked) == (0, len(SUITE))
-    assert all(len(one.failures) == 5 for one in found.features)
-    assert {told.reason for one in found.features for told in one.failures} == {"the predictions are constant"}
-    assert "failed: the predictions are constant" in found.table()
+    ranking = run(Scripted(lambda job: np.full(len(job.texts), 3.0)))
+    assert (ranking.first, ranking.unranked) == (0, len(SUITE))
+    assert all(len(feature.failures) == 5 for feature in ranking.features)
+    assert {told.reason for feature in ranking.features for told in feature.failures} == {
+        "the predictions are constant"
+    }
+    assert "failed: the predictions are constant" in ranking.table()
 
 
 def test_a_simulator_that_always_fails_is_counted():
-    found = run(Scripted(lambda _: Failure("no answer")))
-    assert (found.first, found.unranked) == (0, len(SUITE))
-    assert all([told.reason for told in one.failures] == ["no answer"] * 5 for one in found.features)
-    assert all(one.true.score is None and one.best_false is None for one in found.features)
+    ranking = run(Scripted(lambda _: Failure("no answer")))
+    assert (ranking.first, ranking.unranked) == (0, len(SUITE))
+    assert all([told.reason for told in feature.failures] == ["no answer"] * 5 for feature in ranking.features)
+    assert all(feature.true.score is None and feature.best_false is None for feature in ranking.features)
 
 
 def test_a_shuffled_simulator_does_not_rank_them_first():
@@ -163,17 +165,17 @@ def test_a_shuffled_simulator_does_not_rank_them_first():
 
         def simulate(self, jobs: Sequence[Job]) -> list[Prediction | Failure]:
             order = np.random.default_rng(0).permutation(len(EVERY))
-            other = {id(one): EVERY[index] for one, index in zip(EVERY, order, strict=True)}
+            other = {id(explanation): EVERY[index] for explanation, index in zip(EVERY, order, strict=True)}
             return RulesSimulator().simulate([Job(other[id(job.explanation)], job.texts) for job in jobs])
 
-    found = run(Shuffled())
-    assert found.first < len(SUITE) // 2
+    ranking = run(Shuffled())
+    assert ranking.first < len(SUITE) // 2
 
 
 def test_a_false_explanation_that_scores_as_high_counts_against_the_true_one():
     """Deaf to what is said, but not constant: every explanation of a feature scores the same."""
-    found = run(Scripted(lambda job: np.arange(len(job.texts), dtype=np.float64)))
-    assert [one.rank for one in found.features] == [5] * len(SUITE)
+    ranking = run(Scripted(lambda job: np.arange(len(job.texts), dtype=np.float64)))
+    assert [feature.rank for feature in ranking.features] == [5] * len(SUITE)
 
 
 def test_failures_of_single_explanations():
@@ -195,9 +197,9 @@ def test_failures_of_single_explanations():
 
 def test_explanations_without_rules_fail():
     spoken = [Job(Explanation("someone", "dogs"), ("a", "b")), Job(EVERY[0], (" river", "."))]
-    found = RulesSimulator().simulate(spoken)
-    assert found[0] == Failure("the explanation has no rule")
-    assert found[1] == pytest.approx([9.0, 0.0])
+    predicted = RulesSimulator().simulate(spoken)
+    assert predicted[0] == Failure("the explanation has no rule")
+    assert predicted[1] == pytest.approx([9.0, 0.0])
     assert RulesSimulator().kind == "rules"
 
 
@@ -214,14 +216,14 @@ def test_predictions_of_another_shape_are_refused():
 
 
 def test_another_score_may_be_given():
-    found = run(RulesSimulator(), lambda actual, predicted: Correlation(-float(np.abs(actual - predicted).sum())))
-    assert found.first == len(SUITE)
-    assert found.features[0].true.score == 0
+    ranking = run(RulesSimulator(), lambda actual, predicted: Correlation(-float(np.abs(actual - predicted).sum())))
+    assert ranking.first == len(SUITE)
+    assert ranking.features[0].true.score == 0
 
 
 def test_json_and_table():
-    found = run(RulesSimulator(), suite=SUITE[:2])
-    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    ranking = run(RulesSimulator(), suite=SUITE[:2])
+    plain = json.loads(json.dumps(ranking.to_json(), allow_nan=False))
     assert (plain["simulator"], plain["features"], plain["first"], plain["unranked"]) == ("rules", 2, 2, 0)
     first = plain["ranked"][0]
     assert (first["name"], first["rank"], first["true"]["text"]) == (NAMES[0], 1, SUITE[0].true.text)
@@ -229,9 +231,9 @@ def test_json_and_table():
     assert first["best_false"]["score"] < 1
     failed = run(Scripted(lambda _: Failure("no answer")), suite=SUITE[:1])
     assert json.loads(json.dumps(failed.to_json(), allow_nan=False))["ranked"][0]["best_false"] is None
-    header, one, two, last = found.table().split("\n")
+    header, first_line, two, last = ranking.table().split("\n")
     assert header.split()[:3] == ["feature", "rank", "true"]
-    assert one.startswith(NAMES[0])
+    assert first_line.startswith(NAMES[0])
     assert two.startswith(NAMES[1])
     assert last == "rules: the true explanation ranks first of 2 of 2 features; 0 could not be ranked"
     assert "n/a" in failed.table()

@@ -42,141 +42,150 @@ def features(count: int = 12) -> list[Examples]:
     ]
 
 
-def named(some: Sequence[Examples]) -> list[Explanation]:
-    return [Explanation("me", f"feature {one.feature}") for one in some]
+def named(examples: Sequence[Examples]) -> list[Explanation]:
+    return [Explanation("me", f"feature {example.feature}") for example in examples]
 
 
-def truth(some: Sequence[Examples]) -> dict[tuple[str, tuple[str, ...]], np.ndarray]:
-    groups = [(one, f) for one in some for g in one.__dataclass_fields__ if g not in ("feature", "maximum")
-              for f in getattr(one, g)]  # fmt: skip
-    return {(f"feature {one.feature}", f.texts): f.activations.astype(float) for one, f in groups}
+def truth(examples: Sequence[Examples]) -> dict[tuple[str, tuple[str, ...]], np.ndarray]:
+    groups = [
+        (example, fragment)
+        for example in examples
+        for group in example.__dataclass_fields__
+        if group not in ("feature", "maximum")
+        for fragment in getattr(example, group)
+    ]
+    return {(f"feature {example.feature}", f.texts): f.activations.astype(float) for example, f in groups}
 
 
-def scored(some, simulator, asked=ALL, explanations=None):
-    return score_features(some, explanations or named(some), simulator, asked, np.random.default_rng(0))
+def scored(examples, simulator, scoring=ALL, explanations=None):
+    return score_features(examples, explanations or named(examples), simulator, scoring, np.random.default_rng(0))
 
 
-def both(one: Examples):
-    return (*one.top, *one.random)
+def both(example: Examples):
+    return (*example.top, *example.random)
 
 
 def test_an_oracle_scores_one_everywhere():
-    some = features()
-    known = truth(some)
+    examples = features()
+    known = truth(examples)
     oracle = Fixed(lambda job: 3 * known.get((job.explanation.text, job.texts), np.zeros(len(job.texts))) + 2)
-    for one, found in zip(some, scored(some, oracle), strict=True):
-        guesses = (*found.top, *found.random)
-        assert correlated(both(one), guesses).value == pytest.approx(1)
-        assert correlated(one.top, found.top).value == pytest.approx(1)
-        assert correlated(one.random, found.random).value == pytest.approx(1)
-        assert found.detection is not None and found.fuzz is not None
-        assert found.detection.auc.value == found.fuzz.auc.value == 1
+    for example, score in zip(examples, scored(examples, oracle), strict=True):
+        guesses = (*score.top, *score.random)
+        assert correlated(both(example), guesses).value == pytest.approx(1)
+        assert correlated(example.top, score.top).value == pytest.approx(1)
+        assert correlated(example.random, score.random).value == pytest.approx(1)
+        assert score.detection is not None and score.fuzz is not None
+        assert score.detection.auc.value == score.fuzz.auc.value == 1
         # thresholds come from the explained fragments alone, so that a weaker one may fall below
-        assert found.detection.balanced_accuracy.value >= 0.7
-        assert found.fuzz.balanced_accuracy.value >= 0.7
-        assert not found.failures
+        assert score.detection.balanced_accuracy.value >= 0.7
+        assert score.fuzz.balanced_accuracy.value >= 0.7
+        assert not score.failures
 
 
 def test_one_explanation_less_leaves_what_is_asked_of_the_others():
     """A failed explanation that comes later must not make all that was paid for useless."""
-    some, without = features(), named(features())
+    examples, without = features(), named(features())
     without[3] = Failure("timed out")
 
-    def asked(explanations):
+    def asked_with(explanations):
         simulator, seen = Fixed(lambda job: np.zeros(len(job.texts))), []
         client = ScriptedClient(lambda request: seen.append(request) or "[]")
-        found = score_features(some, explanations, simulator, ALL, np.random.default_rng(0), judging=False)
-        judged(found, some, explanations, client, ("detection", "fuzz"), np.random.default_rng(0))
+        scores = score_features(examples, explanations, simulator, ALL, np.random.default_rng(0), judging=False)
+        judged(scores, examples, explanations, client, ("detection", "fuzz"), np.random.default_rng(0))
         return {(job.explanation.text, job.texts) for job in simulator.asked}, set(seen)
 
-    (jobs, questions), (fewer, less) = asked(named(some)), asked(without)
+    (jobs, questions), (fewer, less) = asked_with(named(examples)), asked_with(without)
     assert less < questions
     assert all("feature 3" in request.messages[-1][1] for request in questions - less)
-    assert len(fewer - jobs) <= 3 * len(both(some[0]))  # chance of its neighbours in two shuffles
+    assert len(fewer - jobs) <= 3 * len(both(examples[0]))  # chance of its neighbours in two shuffles
     assert len(fewer & jobs) > 0.7 * len(jobs)
 
 
 def test_judging_alone_predicts_nothing():
     simulator = Fixed(lambda job: np.zeros(len(job.texts)))
-    asked = Scoring(("detection",), shuffles=1, calibrated=False)
+    scoring = Scoring(("detection",), shuffles=1, calibrated=False)
     explanations = [*named(features(2)), Failure("timed out")]
-    found = score_features(features(3), explanations, simulator, asked, np.random.default_rng(0), judging=False)
-    assert simulator.asked == [] and [one.failures for one in found] == [{}, {}, {"no explanation: timed out": 1}]
-    assert correlated(both(features(1)[0]), (*found[0].top, *found[0].random)).reason == "not asked for"
+    scores = score_features(features(3), explanations, simulator, scoring, np.random.default_rng(0), judging=False)
+    assert simulator.asked == [] and [score.failures for score in scores] == [{}, {}, {"no explanation: timed out": 1}]
+    assert correlated(both(features(1)[0]), (*scores[0].top, *scores[0].random)).reason == "not asked for"
 
 
 def test_a_constant_is_nan_with_a_reason_and_half_of_all_judgements():
-    some = features()
-    for one, found in zip(some, scored(some, Fixed(lambda job: np.ones(len(job.texts)))), strict=True):
-        value, reason = correlated(both(one), (*found.top, *found.random))
+    examples = features()
+    for example, score in zip(examples, scored(examples, Fixed(lambda job: np.ones(len(job.texts)))), strict=True):
+        value, reason = correlated(both(example), (*score.top, *score.random))
         assert np.isnan(value)
         assert reason == "the predictions are constant"
-        assert found.detection is not None
-        assert found.detection.auc.value == 0.5
-        assert found.detection.balanced_accuracy.value == 0.5
+        assert score.detection is not None
+        assert score.detection.auc.value == 0.5
+        assert score.detection.balanced_accuracy.value == 0.5
 
 
 def test_other_features_explanations_are_about_chance():
-    some = features(30)
-    explanations = [ngram(one) for one in some]
-    found = scored(some, RulesSimulator(), explanations=explanations)
-    own = [correlated(both(one), (*f.top, *f.random)).value for one, f in zip(some, found, strict=True)]
-    chance = [correlated(both(one), guesses).value for one, f in zip(some, found, strict=True) for guesses in f.chance]
-    assert np.mean(own) > 0.7
+    examples = features(30)
+    explanations = [ngram(example) for example in examples]
+    scores = scored(examples, RulesSimulator(), explanations=explanations)
+    true = [correlated(both(example), (*f.top, *f.random)).value for example, f in zip(examples, scores, strict=True)]
+    chance = [
+        correlated(both(example), guesses).value
+        for example, f in zip(examples, scores, strict=True)
+        for guesses in f.chance
+    ]
+    assert np.mean(true) > 0.7
     assert len(chance) == 60
     # every sixth feature is of the same word
     assert abs(np.nanmean(chance)) < 0.2
 
 
 def test_every_feature_gets_as_many_other_explanations_as_asked_for_and_never_its_own():
-    some = features()
+    examples = features()
     simulator = Fixed(lambda job: np.zeros(len(job.texts)))
-    scored(some, simulator)
-    by_text = {f.texts: f"feature {one.feature}" for one in some for f in both(one)}
+    scored(examples, simulator)
+    by_text = {f.texts: f"feature {example.feature}" for example in examples for f in both(example)}
     others = [job for job in simulator.asked if by_text.get(job.texts, job.explanation.text) != job.explanation.text]
-    assert len(others) == 2 * sum(len(both(one)) for one in some)
+    assert len(others) == 2 * sum(len(both(example)) for example in examples)
     # nothing is asked twice
     assert len({(job.explanation.text, job.texts) for job in simulator.asked}) == len(simulator.asked)
 
 
 def test_a_failure_is_counted_and_no_zero():
-    some = features(4)
-    known = truth(some)
-    bad = some[1].top[2].texts
+    examples = features(4)
+    known = truth(examples)
+    bad = examples[1].top[2].texts
 
     def says(job: Job):
         if job.texts == bad:
             return Failure("timed out")
         return known.get((job.explanation.text, job.texts), np.zeros(len(job.texts)))
 
-    found = scored(some, Fixed(says))
-    value, reason = correlated(both(some[1]), (*found[1].top, *found[1].random))
+    scores = scored(examples, Fixed(says))
+    value, reason = correlated(both(examples[1]), (*scores[1].top, *scores[1].random))
     assert np.isnan(value)
     assert reason == "timed out"
-    assert found[1].failures == {"timed out": 1}
-    assert found[1].detection is not None and np.isnan(found[1].detection.auc.value)
-    assert correlated(some[1].random, found[1].random).value == pytest.approx(1)
-    assert not found[0].failures
+    assert scores[1].failures == {"timed out": 1}
+    assert scores[1].detection is not None and np.isnan(scores[1].detection.auc.value)
+    assert correlated(examples[1].random, scores[1].random).value == pytest.approx(1)
+    assert not scores[0].failures
 
 
 @pytest.mark.parametrize("guess", [np.zeros(3), np.array([[0.0]]), np.full(16, np.nan)])
 @pytest.mark.usefixtures("unchecked_arrays")
 def test_predictions_of_another_shape_are_failures(guess):
-    some = features(2)
-    found = scored(some, Fixed(lambda _job: guess))
-    assert found[0].failures == {"a prediction that is not one finite number a token": 15}
+    examples = features(2)
+    scores = scored(examples, Fixed(lambda _job: guess))
+    assert scores[0].failures == {"a prediction that is not one finite number a token": 15}
 
 
 def test_a_feature_without_an_explanation():
-    some = features(3)
+    examples = features(3)
     explanations = [Explanation("me", "x"), Failure("refused"), Explanation("me", "y")]
     simulator = Fixed(lambda job: np.arange(float(len(job.texts))))
-    found = scored(some, simulator, explanations=explanations)
-    assert correlated(both(some[1]), (*found[1].top, *found[1].random)).reason == "no explanation: refused"
-    assert found[1].chance == ()
-    assert len(found[0].chance) == 1
+    scores = scored(examples, simulator, explanations=explanations)
+    assert correlated(both(examples[1]), (*scores[1].top, *scores[1].random)).reason == "no explanation: refused"
+    assert scores[1].chance == ()
+    assert len(scores[0].chance) == 1
     assert {job.explanation.text for job in simulator.asked} == {"x", "y"}
-    alone = scored(some[:1], simulator, explanations=explanations[:1])
+    alone = scored(examples[:1], simulator, explanations=explanations[:1])
     assert alone[0].chance == ()
 
 
@@ -185,9 +194,9 @@ def test_judgements_are_those_of_scikit_learn():
     right, wrong = rng.integers(5, size=30).astype(float), rng.integers(4, size=20).astype(float)
     labels = np.repeat([1, 0], [30, 20])
     values = np.concatenate([right, wrong])
-    found = told_apart(list(right), list(wrong), 2.0)
-    assert found.auc.value == pytest.approx(roc_auc_score(labels, values))
-    assert found.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(labels, values >= 2))
+    apart = told_apart(list(right), list(wrong), 2.0)
+    assert apart.auc.value == pytest.approx(roc_auc_score(labels, values))
+    assert apart.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(labels, values >= 2))
     nothing = told_apart([1.0], [], 2.0)
     assert np.isnan(nothing.auc.value)
     assert "nothing to tell it from" in nothing.auc.reason
@@ -195,8 +204,8 @@ def test_judgements_are_those_of_scikit_learn():
 
 
 def test_fuzzing_marks_active_tokens():
-    one = fragment(list("abcdef"), [0.0, 10.0, 2.9, 3.0, -5.0, 0.1])
-    assert active_tokens(one).tolist() == [False, True, False, True, False, False]
+    letters = fragment(list("abcdef"), [0.0, 10.0, 2.9, 3.0, -5.0, 0.1])
+    assert active_tokens(letters).tolist() == [False, True, False, True, False, False]
     assert not active_tokens(fragment("ab", [0.0, -1.0])).any()
 
 
@@ -242,27 +251,29 @@ def test_the_interval_of_a_mean_covers_it():
         true = 0.5 + 0.15 * rng.normal(size=60)
         docs = np.arange(100)
         noise = rng.normal(size=100) * 0.8
-        made = []
+        correlated_features = []
         for i, r in enumerate(true):
             mine = rng.permutation(100)[:10]
             x = rng.normal(size=(10, 40))
             slope = np.clip(r + 0.3 * noise[mine], -0.95, 0.95)[:, None]
             y = slope * x + np.sqrt(1 - slope**2) * rng.normal(size=(10, 40))
-            made.append((correlation(x, y).value, np.stack([sums(a, b) for a, b in zip(x, y, strict=True)]), mine, i))
+            correlated_features.append(
+                (correlation(x, y).value, np.stack([sums(a, b) for a, b in zip(x, y, strict=True)]), mine, i)
+            )
         draws = Documents(docs, 200, trial)
-        found = mean([draws.resample(v, "", s, docs[m]) for v, s, m, _ in made], 0.95, [trial])
-        assert found.estimate.low is not None and found.estimate.high is not None
-        inside.append(found.estimate.low <= 0.5 <= found.estimate.high)
+        average = mean([draws.resample(v, "", s, docs[m]) for v, s, m, _ in correlated_features], 0.95, [trial])
+        assert average.estimate.low is not None and average.estimate.high is not None
+        inside.append(average.estimate.low <= 0.5 <= average.estimate.high)
     assert np.mean(inside) >= 0.88
 
 
 def test_means_leave_out_and_count_what_has_no_number():
     drawn = np.linspace(0.4, 0.6, 50)
     known, gone = ResampledScore(0.5, "", drawn), ResampledScore(np.nan, "timed out", np.full(50, np.nan))
-    found = mean([known, gone, known, gone._replace(reason="no fragment")], 0.9, [0])
-    assert found.estimate.value == 0.5
-    assert found.estimate.n == 2
-    assert found.missing == {"timed out": 1, "no fragment": 1}
+    average = mean([known, gone, known, gone._replace(reason="no fragment")], 0.9, [0])
+    assert average.estimate.value == 0.5
+    assert average.estimate.n == 2
+    assert average.missing == {"timed out": 1, "no fragment": 1}
     nothing = gone._replace(reason="the predictions are constant")
     with_silent = mean([known, nothing, known, gone], 0.9, [0])
     assert with_silent.estimate.value == pytest.approx(1 / 3)
@@ -276,7 +287,7 @@ def test_means_leave_out_and_count_what_has_no_number():
 def test_a_mean_stays_where_correlations_can_be():
     """Features that are all active in one document: a resample without it says nothing, rather than 0."""
     rng = np.random.default_rng(0)
-    made = []
+    resampled = []
     draws = Documents(np.arange(11), 400, 0)
     for _ in range(20):
         x = np.zeros((10, 20), np.float32)
@@ -284,10 +295,10 @@ def test_a_mean_stays_where_correlations_can_be():
         y = x + 0.05 * rng.normal(size=x.shape)
         docs = np.array([0, *rng.permutation(np.arange(1, 11))[:9]])
         stacked = np.stack([sums(a, b) for a, b in zip(x, y, strict=True)])
-        made.append(draws.resample(correlation(x, y).value, "", stacked, docs))
-    found = mean(made, 0.95, [0])
-    assert found.estimate.value is not None and found.estimate.value > 0.9
-    assert found.estimate.reason == "constant in too many resamples: no interval"
+        resampled.append(draws.resample(correlation(x, y).value, "", stacked, docs))
+    average = mean(resampled, 0.95, [0])
+    assert average.estimate.value is not None and average.estimate.value > 0.9
+    assert average.estimate.reason == "constant in too many resamples: no interval"
     high = [ResampledScore(0.99, "", np.full(400, 0.99) + 0.2 * rng.normal(size=400)) for _ in range(3)]
     clipped = mean(high, 0.95, [0]).estimate
     assert clipped.high == 1
@@ -303,12 +314,12 @@ def test_fuzzing_cannot_be_solved_by_counting():
 
 
 def test_chance_is_measured_for_every_score():
-    some = features(30)
-    found = scored(some, RulesSimulator(), explanations=[ngram(one) for one in some])
+    examples = features(30)
+    scores = scored(examples, RulesSimulator(), explanations=[ngram(example) for example in examples])
     for name in ("detection", "fuzz"):
-        own = np.nanmean([getattr(f, name).auc.value for f in found])
-        chance = np.nanmean([getattr(f, name).chance_auc.value for f in found])
-        assert own > 0.8
+        true = np.nanmean([getattr(f, name).auc.value for f in scores])
+        chance = np.nanmean([getattr(f, name).chance_auc.value for f in scores])
+        assert true > 0.8
         # every sixth feature is of the same word
         assert 0.4 < chance < 0.65
 
@@ -318,9 +329,9 @@ def test_differences_are_paired_by_document():
     shared = rng.normal(size=1000)
     a = bootstrap.Mean(bootstrap.Estimate(0.6, n=9), 0.6 + shared, {})
     b = bootstrap.Mean(bootstrap.Estimate(0.4, n=7), 0.4 + shared, {})
-    found = difference(a, b, 0.95)
-    assert found.value == pytest.approx(0.2)
-    assert found.low == pytest.approx(0.2)
-    assert found.n == 7
+    gap = difference(a, b, 0.95)
+    assert gap.value == pytest.approx(0.2)
+    assert gap.low == pytest.approx(0.2)
+    assert gap.n == 7
     none = bootstrap.Mean(bootstrap.Estimate(None, reason="dead"), np.zeros(0), {})
     assert difference(a, none, 0.95).reason == "dead"
