@@ -93,14 +93,14 @@ def test_sharing_the_beginning_changes_nothing(architecture: str):
     speller = Speller(lm.tokenizer, "tiny")
     start = speller.start()
     rows = []
-    for wanted in JOBS:
-        end = speller.row(simulation_end(wanted.explanation.text, wanted.texts))
+    for known in JOBS:
+        end = speller.row(simulation_end(known.explanation.text, known.texts))
         rows.append(PromptIds(start.ids + end.ids, [len(start.ids) + at for at in end.labels]))
     whole = [expected(logits) for logits in label_logits(lm, rows, speller.numbers)]
     for batch_tokens in (1, 200, 10**6):
         # jobs of one explanation need not stand together
-        again = wanted(*JOBS[0].texts[:2], said=JOBS[0].explanation.text)
-        shared = predictions(Exact(lm, batch_tokens).simulate([*JOBS, wanted(), again, JOBS[1]]))
+        again = job(*JOBS[0].texts[:2], said=JOBS[0].explanation.text)
+        shared = predictions(Exact(lm, batch_tokens).simulate([*JOBS, job(), again, JOBS[1]]))
         for got, wanted in zip(shared, [*whole, np.zeros(0), whole[0][:2], whole[1]], strict=True):
             assert got.shape == wanted.shape and np.abs(got - wanted).max(initial=0) < 1e-10
 

@@ -68,7 +68,7 @@ class Documents:
         if not np.isfinite(value):
             return ResampledScore(np.nan, reason, np.full(self.resamples, np.nan))
         weights = self._weights[np.searchsorted(self._known, docs)].astype(np.float64)
-        drawn = correlations(np.einsum("fb,fs->bs", weights, fragments))
+        drawn = np.asarray(correlations(np.einsum("fb,fs->bs", weights, fragments)))
         if np.isfinite(drawn).any():
             drawn = drawn - np.nanmean(drawn) + value
         return ResampledScore(value, "", drawn)
