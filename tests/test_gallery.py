@@ -116,7 +116,7 @@ def test_cards_of_the_report_link_to_what_the_gallery_holds(run, tmp_path):
     manifest = open_artifact(folder / "features")
     features.write_galleries(folder, manifest, cards=2)
     links = []
-    for site in features.sections(folder, manifest, cards=2).values():
+    for site in features.section(folder, manifest, cards=2).values():
         cards = [card for shown in site["shown"] for card in shown.cards] + list((site["contrast"] or ("",))[1:])
         links += Page("".join(cards)).links
     assert links

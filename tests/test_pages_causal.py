@@ -13,7 +13,7 @@ from page_parser import Page
 from monolex.artifact import open_artifact
 from monolex.pages import tokens
 from monolex.pages.html import interval, number
-from monolex.report.effects_section import NO_DIRECT, NO_TEST, verdict
+from monolex.report.ablate_section import NO_DIRECT, NO_TEST, verdict
 from monolex.report.page import report
 from monolex.report.patch_section import NOT_ASKED, SIZES, nearest
 from monolex.report.section import chapters

@@ -5,7 +5,7 @@ from typing import Any
 
 from monolex.pages.html import number
 from monolex.pages.picture import Panel, Picture
-from monolex.pages.svg import BAR, NONE, Axis, Point, Series, axis
+from monolex.pages.svg import BAR, NONE, Axis, Point, Series, axis, span
 from monolex.pages.tokens import plain
 
 Facts = Mapping[str, Any]
@@ -81,7 +81,7 @@ def _steps(histogram: Facts, name: str, colour: str, variant: str) -> Series:
 def _losers(tokens: Sequence[Facts], width: int, height: int) -> Panel:
     """A row a token: a bar for the whole effect, marks for the direct one and for the control's."""
     rows = list(enumerate(tokens))
-    whole = [Point(one["change"], -i, _said(one), _interval(one)) for i, one in rows]
+    whole = [Point(one["change"], -i, _said(one), span(one)) for i, one in rows]
     direct = [Point(one["direct"], -i, _said(one)) for i, one in rows if one["direct"] is not None]
     control = [Point(one["control"], -i, _said(one)) for i, one in rows if one["control"] is not None]
     series = [Series(FEATURE, tuple(whole), "blue", BAR, joined=False)]
@@ -91,10 +91,6 @@ def _losers(tokens: Sequence[Facts], width: int, height: int) -> Panel:
     names = tuple((float(-i), label(one["text"])) for i, one in rows)
     y = Axis("", 0.5 - max(1, len(rows)), 0.5, names=names)
     return Panel("Tokens that lose most", tuple(series), axis(LOSS, [0, *values]), y, width, height)
-
-
-def _interval(one: Facts) -> tuple[float, float] | None:
-    return None if one["low"] is None or one["high"] is None else (one["low"], one["high"])
 
 
 def _said(one: Facts) -> str:

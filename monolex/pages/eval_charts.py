@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from monolex.artifact import SUBJECT
 from monolex.kinds import BASELINES, KINDS, TOPK, colour
-from monolex.pages.html import interval, number
-from monolex.pages.svg import Axis, Point, Series, axis, histogram, plot
+from monolex.pages.html import estimate
+from monolex.pages.svg import Axis, Point, Series, axis, histogram, plot, span
 from monolex.pages.tables import Row
 
 TRAINED_MARKERS = ("circle", "square", "triangle", "hexagon")
@@ -25,6 +25,17 @@ CONTROL_LABELS = {"random": "randomly initialised model", "shuffled": "model wit
 ARROW_ROOM = 0.25
 UNKNOWN = " (a kind unknown here)"
 """What follows the name of a kind that this version does not know."""
+
+
+def control_label(model: str) -> str:
+    """What a control model is called in words."""
+    return CONTROL_LABELS.get(model, model)
+
+
+def title(dictionary: Mapping[str, Any]) -> str:
+    """What a dictionary is called beside others of its site, by its ``model`` and ``name``."""
+    name, model = dictionary["name"], dictionary["model"]
+    return name if model == SUBJECT else f"{name} of the {control_label(model)}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ class Looks:
 
     def series(self, entry: EvaluatedDictionary, points: Iterable[Point]) -> Series:
         """The series of the curve that ``entry`` belongs to."""
-        control = "" if entry.model == SUBJECT else f" on the {CONTROL_LABELS.get(entry.model, entry.model)}"
+        control = "" if entry.model == SUBJECT else f" on the {control_label(entry.model)}"
         variant = "" if entry.model == SUBJECT else CONTROL_VARIANTS.get(entry.model, "dashed")
         if entry.trained:
             width = "" if self._one_width else f" R={entry.head['ratio']:g}"
@@ -134,7 +145,7 @@ def curves(shown: Iterable[EvaluatedDictionary], metric: str, name: str, looks: 
 
 def axes(series: Sequence[Series], name: str) -> tuple[Axis, Axis]:
     """Axes for :func:`curves`: L0 logarithmic; 0 to 1 in sight, and little beyond them."""
-    points = [point for one in series for point in one.points]
+    points = [point for curve in series for point in curve.points]
     low = max(-ARROW_ROOM, min([0.0, *(p.y for p in points)]))
     high = min(1 + ARROW_ROOM, max([1.0, *(p.y for p in points)]))
     return axis("L0, active features an activation", [p.x for p in points], log=True), axis(
@@ -170,9 +181,5 @@ def nearest_l0(candidates: Iterable[EvaluatedDictionary], l0: float) -> Evaluate
 
 def _point(entry: EvaluatedDictionary, metric: str, name: str) -> Point:
     rows = {"l0": entry.rows["l0"], metric: entry.rows[metric]}
-    spans: Mapping[str, tuple[float, float] | None] = {
-        key: (row["low"], row["high"]) if row["low"] is not None else None for key, row in rows.items()
-    }
-    said = {key: f"{number(row['value'])} {interval(row['low'], row['high'])}".rstrip() for key, row in rows.items()}
-    title = f"{entry.name}\nL0 {said['l0']}\n{name} {said[metric]}"
-    return Point(rows["l0"]["value"], rows[metric]["value"], title, spans["l0"], spans[metric])
+    tooltip = f"{entry.name}\nL0 {estimate(rows['l0'])}\n{name} {estimate(rows[metric])}"
+    return Point(rows["l0"]["value"], rows[metric]["value"], tooltip, span(rows["l0"]), span(rows[metric]))

@@ -45,6 +45,13 @@ def interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
 
 
+def estimate(row: Mapping[str, Any]) -> str:
+    """A number with its interval, or why there is none."""
+    if row["value"] is None:
+        return f"{MISSING} ({row['reason']})"
+    return f"{number(row['value'])} {interval(row['low'], row['high'])}".rstrip()
+
+
 def short(digest: str) -> str:
     """The first digits of a hash, enough to tell two apart."""
     return digest[:12]

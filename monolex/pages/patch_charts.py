@@ -7,10 +7,10 @@ from typing import Any
 
 from monolex.artifact import SUBJECT
 from monolex.kinds import BASELINES, KINDS, colour
-from monolex.pages.eval_charts import CONTROL_LABELS, CONTROL_VARIANTS
-from monolex.pages.html import interval, number
+from monolex.pages.eval_charts import CONTROL_LABELS, CONTROL_VARIANTS, title
+from monolex.pages.html import estimate
 from monolex.pages.picture import Panel, Picture
-from monolex.pages.svg import NONE, Axis, Point, Series, axis
+from monolex.pages.svg import NONE, Axis, Point, Series, axis, span
 
 Facts = Mapping[str, Any]
 SHOWN = 10
@@ -64,17 +64,6 @@ def sites(patch: Facts) -> dict[str, list[Facts]]:
     for one in patch["curves"]:
         found.setdefault(one["site"], []).append(one)
     return found
-
-
-def title(one: Facts) -> str:
-    """What a curve's dictionary is called."""
-    return one["name"] if one["model"] == SUBJECT else f"{one['name']} of the {control_name(one)}"
-
-
-def control_name(one: Facts) -> str:
-    """What a curve's model is called."""
-    model: str = one["model"]
-    return CONTROL_LABELS.get(model, model)
 
 
 def panels(site: str, here: Sequence[Facts], width: int = 530, height: int = 380) -> tuple[Panel, Panel]:
@@ -163,19 +152,8 @@ def _point(one: Facts, point: Facts, across: str) -> Point | None:
     if kl["value"] is None or edit["value"] is None:
         return None
     said = f"{title(one)}\n{point['size']:,} features\nKL {estimate(kl)} nats\nedit {estimate(edit)}"
-    x, span = (point["size"], None) if across == "size" else (edit["value"], _span(edit))
-    return Point(x, kl["value"], said, span, _span(kl))
-
-
-def _span(found: Facts) -> tuple[float, float] | None:
-    return None if found["low"] is None or found["high"] is None else (found["low"], found["high"])
-
-
-def estimate(found: Facts) -> str:
-    """A number with its interval, or why there is none."""
-    if found["value"] is None:
-        return f"n/a ({found['reason']})"
-    return f"{number(found['value'])} {interval(found['low'], found['high'])}".rstrip()
+    x, bar = (point["size"], None) if across == "size" else (edit["value"], span(edit))
+    return Point(x, kl["value"], said, bar, span(kl))
 
 
 def _kl_axis(here: Sequence[Facts], series: Iterable[Series]) -> Axis:

@@ -14,9 +14,9 @@ from monolex.interp.score import curves, figures
 from monolex.interp.score.comparable import ComparableScores, Facts, ScoreSource, explainers_of
 from monolex.kinds import TOPK, colour
 from monolex.pages.eval_charts import CONTROL_VARIANTS
-from monolex.pages.html import interval, number
+from monolex.pages.html import estimate, interval, number
 from monolex.pages.picture import Panel, Picture
-from monolex.pages.svg import COLOURS, NONE, Axis, Point, Series, axis
+from monolex.pages.svg import COLOURS, NONE, Axis, Point, Series, axis, span
 
 TRAINED_MARKERS = ("circle", "square", "triangle", "hexagon", "cross", "diamond")
 BASELINE_MARKERS = ("diamond", "cross", "square", "triangle", "hexagon", "circle")
@@ -106,13 +106,6 @@ def looks(found: Iterable[Facts]) -> dict[str, Look]:
     return made
 
 
-def estimate(found: Facts) -> str:
-    """A number with its interval, or why there is none."""
-    if found["value"] is None:
-        return f"n/a ({found['reason']})"
-    return f"{number(found['value'])} {interval(found['low'], found['high'])}".rstrip()
-
-
 def counted(found: Mapping[str, int]) -> str:
     """Counts with their reasons.
 
@@ -132,8 +125,7 @@ def _curves(panel: Facts, i: int, look: Look) -> list[Series]:
         if point["value"] is None:
             pieces.append([])
         elif point["x"] is not None:
-            span = None if point["low"] is None or point["high"] is None else (point["low"], point["high"])
-            pieces[-1].append(Point(point["x"] + shift, point["value"], _said(one, point), y_interval=span))
+            pieces[-1].append(Point(point["x"] + shift, point["value"], _said(one, point), y_interval=span(point)))
     joined = panel["x"] != "ratio" or one["trained"]
     return [Series(one["label"], tuple(some), *look[:2], joined, look.variant) for some in pieces if some]
 

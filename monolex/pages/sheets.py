@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from monolex.interp.score.comparable import Facts
 from monolex.interp.score.tables import MOMENTS
-from monolex.pages.html import interval, number
+from monolex.pages.html import estimate
 from monolex.pages.picture import EDGE, Sheet, Writing
 from monolex.pages.png import legible
-from monolex.pages.score_charts import METRICS, counted, estimate
+from monolex.pages.score_charts import METRICS, counted
 from monolex.pages.tokens import plain
 
 LETTER, LINE, PAD, BETWEEN = 7.1, 16.0, 18.0, 26.0
@@ -85,7 +85,7 @@ def _examples(one: Facts, metric: str) -> Grid:
             str(row["feature"]),
             *[row["explainer"]] * several,
             _line(row["text"]),
-            *map(_cell, (row["score"], row["chance"])),
+            *map(estimate, (row["score"], row["chance"])),
         )
         for row in one["rows"]
     ]
@@ -104,7 +104,7 @@ def _moments(one: Facts, metric: str) -> Grid:
             continue
         name = f"{row['method']}, {f'all of {place}' if row['name'] is None else row['site']}"
         missing = sum(row["missing"].values())
-        cells = ["\n".join(_cell(row["moments"][m][kind]) for kind in ("pearson", "spearman")) for m in MOMENTS]
+        cells = ["\n".join(estimate(row["moments"][m][kind]) for kind in ("pearson", "spearman")) for m in MOMENTS]
         counts = f"{row['features']:,}" + (f", {missing:,} without a score" if missing else "")
         rows.append((name, counts, *cells))
     how = one["bootstrap"]
@@ -122,9 +122,3 @@ def _how(one: Facts) -> str:
 def _line(text: str | None) -> str:
     """An explanation in one piece, its own line breaks seen."""
     return "(no explanation)" if text is None else plain(text)
-
-
-def _cell(found: Facts) -> str:
-    if found["value"] is None:
-        return estimate(found)
-    return f"{number(found['value'])} {interval(found['low'], found['high'])}".rstrip()

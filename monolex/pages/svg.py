@@ -6,9 +6,9 @@ chart follows the reader's theme and prints. Every mark carries a ``<title>`` an
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -38,6 +38,12 @@ class Point(NamedTuple):
     """Horizontal error bar."""
     y_interval: tuple[float, float] | None = None
     """Vertical error bar."""
+
+
+def span(estimate: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval of an estimate as a :class:`Point` takes it."""
+    low, high = estimate["low"], estimate["high"]
+    return None if low is None or high is None else (low, high)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Cell(NamedTuple):
     """Number of the note under the table; 0: none."""
 
 
-class Line(NamedTuple):
+class TableLine(NamedTuple):
     """One row of a table."""
 
     label: str
@@ -50,12 +50,12 @@ class Line(NamedTuple):
     """One a column."""
 
 
-class Group(NamedTuple):
+class TableGroup(NamedTuple):
     """Rows under a common heading."""
 
     label: str
     """The heading; empty: none."""
-    lines: list[Line]
+    lines: list[TableLine]
     """Its rows."""
 
 
@@ -82,12 +82,17 @@ class Table:
     """Head of the first column."""
     heads: list[Head]
     """Heads of the other columns."""
-    groups: list[Group]
+    groups: list[TableGroup]
     """Rows in groups."""
     notes: list[str]
     """Reasons, in the order of their numbers (from 1)."""
     folded: bool = False
     """Whether it starts closed."""
+
+    @property
+    def lines(self) -> list[TableLine]:
+        """The rows of all groups."""
+        return [line for group in self.groups for line in group.lines]
 
 
 class Notes:
@@ -105,6 +110,11 @@ class Notes:
         return self.reasons.index(reason) + 1
 
 
+def bare(value: float | None, reason: str = "") -> dict[str, Any]:
+    """A number that has no interval of its own, or why there is none."""
+    return {"value": value, "low": None, "high": None, "n": 0, "over": "", "reason": reason if value is None else ""}
+
+
 def table(
     key: str,
     caption: str,
@@ -116,16 +126,17 @@ def table(
 ) -> Table:
     """A table of ``columns`` for groups of (label, how to look a metric up); empty groups are left out."""
     notes = Notes()
-    found = [
+    measured = [
         (label, [(name, [look_up(c.metric) for c in columns]) for name, look_up in each]) for label, each in groups
     ]
-    everything = [rows for _, lines in found for _, rows in lines]
+    everything = [rows for _, lines in measured for _, rows in lines]
     heads = [_head(column, [rows[i] for rows in everything]) for i, column in enumerate(columns)]
     shown = []
-    for label, lines in found:
-        cells = [(n, [_cell(*one, notes) for one in zip(rows, columns, heads, strict=True)]) for n, rows in lines]
-        if cells:
-            shown.append(Group(label, [Line(*line) for line in cells]))
+    for label, lines in measured:
+        if lines:
+            cells = [[_cell(*cell, notes) for cell in zip(rows, columns, heads, strict=True)] for _, rows in lines]
+            names = (name for name, _ in lines)
+            shown.append(TableGroup(label, [TableLine(*line) for line in zip(names, cells, strict=True)]))
     return Table(key, caption, about, heads, shown, notes.reasons, folded)
 
 

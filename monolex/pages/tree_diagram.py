@@ -75,8 +75,13 @@ def effect(node: Facts) -> str:
     if node["effect"]["value"] is None:
         return f"{MISSING}: {node['effect']['reason']}"
     error = "" if node["standard_error"] is None else f" ± {number(node['standard_error'])}"
-    share = "" if node["share"] is None else f" ({100 * node['share']:.0f} %)".replace("-", "−")
+    share = "" if node["share"] is None else f" ({percent(node['share'])})"
     return number(node["effect"]["value"]) + error + share
+
+
+def percent(share: float) -> str:
+    """A share that may be below zero, in whole percents."""
+    return f"{100 * share:.0f} %".replace("-", "−")
 
 
 def ordered(nodes: Sequence[Facts], parent: int | None) -> list[Facts]:

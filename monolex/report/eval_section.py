@@ -11,17 +11,17 @@ from monolex.artifact import SUBJECT
 from monolex.kinds import KINDS, TOPK, heading
 from monolex.pages import svg
 from monolex.pages.eval_charts import (
-    CONTROL_LABELS,
     EvaluatedDictionary,
     Looks,
     axes,
+    control_label,
     curves,
     density_chart,
     frontier,
     nearest_l0,
 )
 from monolex.pages.html import number
-from monolex.pages.tables import Column, Row, Table, table
+from monolex.pages.tables import Column, Row, Table, bare, table
 
 FVU, RECOVERED = "FVU, variance unexplained", "loss recovered vs zero-ablation"
 CODES = (
@@ -67,7 +67,6 @@ OTHER = (
 OVER_SEEDS = "Means and intervals over seeds"
 REFERENCES = ("reference", "missing")
 """Kinds, as metrics.json calls them, of what is no dictionary."""
-BARE = {"value": None, "low": None, "high": None, "n": 0, "over": "", "reason": ""}
 COUNTED = ("alive_paper", "alive")
 SPARSE_DENSITY = 0.5
 
@@ -86,7 +85,7 @@ def overview(everything: Sequence[EvaluatedDictionary], looks: Looks) -> dict[st
     }
 
 
-def site_section(
+def section(
     number_of: int,
     site: str,
     everything: Sequence[EvaluatedDictionary],
@@ -120,7 +119,7 @@ def groups(here: Iterable[EvaluatedDictionary]) -> list[tuple[str, list[Evaluate
 
 def _heading(entry: EvaluatedDictionary) -> str:
     if entry.model != SUBJECT:
-        return f"Control: {CONTROL_LABELS.get(entry.model, entry.model)}"
+        return f"Control: {control_label(entry.model)}"
     if entry.kind in REFERENCES:
         return "References"
     return OVER_SEEDS if entry.kind in KINDS and not entry.head["path"] else heading(entry.kind)
@@ -170,9 +169,9 @@ def _look_up(entry: EvaluatedDictionary, metric: str) -> Row | None:
     row = entry.rows.get(metric)
     features = entry.head["d_sae"]
     if metric == "d_sae":
-        return {**BARE, "value": features}
+        return bare(features)
     if row is None and entry.kind == "reference":
-        return {**BARE, "reason": "a reference has no features"}
+        return bare(None, "a reference has no features")
     if row is None or features is None or metric not in COUNTED:
         return row
     return {
@@ -216,7 +215,7 @@ def _alike(pools: Iterable[Sequence[EvaluatedDictionary]], l0: float) -> list[Ev
 
 
 def _full_name(entry: EvaluatedDictionary) -> str:
-    return entry.name if entry.model == SUBJECT else f"{entry.name}, {CONTROL_LABELS.get(entry.model, entry.model)}"
+    return entry.name if entry.model == SUBJECT else f"{entry.name}, {control_label(entry.model)}"
 
 
 def _densities(

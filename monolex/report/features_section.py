@@ -81,7 +81,7 @@ def _ends_with(path: Path, tail: bytes) -> bool:
         return file.read() == tail
 
 
-def sections(run: Path, manifest: Manifest, cards: int = CARDS, scored: By | None = None) -> dict[str, dict[str, Any]]:
+def section(run: Path, manifest: Manifest, cards: int = CARDS, scored: By | None = None) -> dict[str, dict[str, Any]]:
     """By site: its dictionaries' most interesting features, and one of them beside an axis of the activations.
 
     ``cards`` and ``scored`` are those of :func:`write_galleries`, to whose cards these link.

@@ -55,14 +55,14 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     if found := manifests.get("features"):
         scored = results.scored(run, [n.partition("/")[2] for n, m in manifests.items() if m.kind == "score"])
         features_section.write_galleries(run, found, cards, scored)
-        seen = features_section.sections(run, found, cards, scored)
+        seen = features_section.section(run, found, cards, scored)
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
     content = html.page(
         "report.html",
         run=run.resolve().name,
         overview=eval_section.overview(everything, looks),
         sites=[
-            eval_section.site_section(i, site, everything, looks, counts) | {"features": seen.get(site)}
+            eval_section.section(i, site, everything, looks, counts) | {"features": seen.get(site)}
             for i, site in enumerate(names, 1)
         ],
         **_subject(manifests.get("activations"), everything),

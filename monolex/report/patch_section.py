@@ -8,8 +8,9 @@ from typing import Any
 from monolex.artifact import SUBJECT
 from monolex.kinds import heading
 from monolex.pages import patch_charts, svg
-from monolex.pages.patch_charts import control_name, estimate, title
-from monolex.pages.tables import Column, Table, table
+from monolex.pages.eval_charts import control_label, title
+from monolex.pages.html import estimate
+from monolex.pages.tables import Column, Table, bare, table
 from monolex.report.section import CAUSES, Artefacts, Section, parts_of_kind
 
 Facts = Mapping[str, Any]
@@ -36,7 +37,7 @@ FLOORS = (
 NOT_ASKED = "asked of the model's own trained dictionaries and of the baseline they are compared with"
 
 
-def patch_section(run: Path, artefacts: Artefacts, _listed: Collection[str] | None) -> Section:
+def section(run: Path, artefacts: Artefacts, _listed: Collection[str] | None) -> Section:
     """Everything of the patches of a run."""
     return Section(CAUSES, parts_of_kind("patch", run, artefacts, describe))
 
@@ -87,7 +88,7 @@ def _summary(key: str, claims: Sequence[Facts]) -> Table | None:
     for claim in claims:
         counts.setdefault(claim["statement"], dict.fromkeys(VERDICTS, 0))[claim["verdict"]] += 1
     columns = [Column(verdict, word, "comparisons", whole=True) for verdict, word in VERDICTS.items()]
-    rows = [(statement, {v: _count(n) for v, n in found.items()}.get) for statement, found in counts.items()]
+    rows = [(statement, {v: bare(n) for v, n in found.items()}.get) for statement, found in counts.items()]
     return (
         table(key, "What the paper says, and what these numbers say", "Statement", columns, [("", rows)])
         if rows
@@ -162,8 +163,8 @@ def _floors(key: str, here: Sequence[Facts], claims: Sequence[Facts]) -> Table:
 
 def _floor_row(one: Facts, claim: Facts | None) -> dict[str, Facts]:
     everything = one["floors"]["all"]
-    share = claim["estimate"] if claim else _missing(NOT_ASKED)
-    row = {"candidates": _count(one["candidates"]), "all": everything["kl"], "share": share}
+    share = claim["estimate"] if claim else bare(None, NOT_ASKED)
+    row = {"candidates": bare(one["candidates"]), "all": everything["kl"], "share": share}
     return row | {"metric": everything["metric"], "edit": everything["edit"]}
 
 
@@ -175,7 +176,7 @@ def _sizes(key: str, here: Sequence[Facts]) -> Table:
         rows = []
         for one in some:
             near = [nearest(one["curves"].get("ranking", ()), size) for size in SIZES]
-            found = [point["kl"] if point else _missing("no set of about that size") for point in near]
+            found = [point["kl"] if point else bare(None, "no set of about that size") for point in near]
             rows.append((title(one), dict(zip((c.metric for c in columns), found, strict=True)).get))
             sizes = [point["size"] if point else size for point, size in zip(near, SIZES, strict=True)]
             words.append([f"at {n}" if n != size else "" for n, size in zip(sizes, SIZES, strict=True)])
@@ -203,15 +204,14 @@ def _areas(key: str, here: Sequence[Facts]) -> Table | None:
 def _groups(here: Sequence[Facts]) -> list[tuple[str, list[Facts]]]:
     found: dict[str, list[Facts]] = {"Trained": [], "Baselines": []}
     for one in here:
-        label = heading(one["kind"]) if one["model"] == SUBJECT else f"Control: {control_name(one)}"
+        label = heading(one["kind"]) if one["model"] == SUBJECT else f"Control: {control_label(one['model'])}"
         found.setdefault(label, []).append(one)
     return [(label, some) for label, some in found.items() if some]
 
 
 def with_words(shown: Table, words: Sequence[Sequence[str]]) -> Table:
     """The table with words after the intervals of its cells, row by row."""
-    lines = [line for group in shown.groups for line in group.lines]
-    for line, row in zip(lines, words, strict=True):
+    for line, row in zip(shown.lines, words, strict=True):
         line.cells[:] = [
             cell._replace(interval=f"{cell.interval} {word}".strip()) if word else cell
             for cell, word in zip(line.cells, row, strict=True)
@@ -221,14 +221,6 @@ def with_words(shown: Table, words: Sequence[Sequence[str]]) -> Table:
 
 def _estimates(claims: Mapping[str, Facts]) -> dict[str, Facts]:
     return {level: claim["estimate"] for level, claim in claims.items()}
-
-
-def _count(value: int) -> dict[str, Any]:
-    return {"value": value, "low": None, "high": None, "n": 0, "over": "", "reason": ""}
-
-
-def _missing(reason: str) -> dict[str, Any]:
-    return {"value": None, "low": None, "high": None, "n": 0, "over": "", "reason": reason}
 
 
 def _short(name: str) -> str:

@@ -21,9 +21,9 @@ from monolex.interp.score import curves, figures
 from monolex.interp.score import tables as paper_tables
 from monolex.interp.score.comparable import ComparableScores, Facts, explainers_of, joined, sources
 from monolex.pages import card_explanations, html, score_charts, svg
-from monolex.pages.eval_charts import CONTROL_LABELS
-from monolex.pages.html import number
-from monolex.pages.tables import Column, Table, table
+from monolex.pages.eval_charts import title
+from monolex.pages.html import estimate, number
+from monolex.pages.tables import Column, Table, bare, table
 from monolex.report.features_section import GALLERY
 from monolex.report.section import INTERPRETATION, Artefacts, Section
 
@@ -144,7 +144,7 @@ def _scores(
         means += [one["explainers"][explainer] for one in own]
     caption = f"Scores at {site}, means over features (n where they are of more or fewer features than the score)"
     shown = table(key, caption, "Dictionary", [*columns, *COUNTS], groups, folded=sites > FOLDED)
-    for line, some in zip((line for part in shown.groups for line in part.lines), means, strict=True):
+    for line, some in zip(shown.lines, means, strict=True):
         for i, column in enumerate(columns):
             known = some.get(column.metric)
             if known and known["value"] is not None and known["n"] != some[HEADLINE]["n"]:
@@ -172,7 +172,7 @@ def _count(found: Mapping[str, int]) -> dict[str, Any]:
     """A count, and what is counted where that is no one thing."""
     known = {reason: n for reason, n in found.items() if reason}
     said = ", ".join(known) if len(known) == 1 else ", ".join(f"{reason}: {n:,}" for reason, n in known.items())
-    return {"value": sum(found.values()), "low": None, "high": None, "n": 0, "over": "", "reason": said}
+    return bare(sum(found.values())) | {"reason": said}
 
 
 def _failures(group: ComparableScores) -> dict[tuple[str, ...], Counter[str]]:
@@ -220,7 +220,7 @@ def _differences(key: str, site: str, group: ComparableScores) -> Table | None:
     ]
     shown = table(key, f"Differences of the score at {site}", "Dictionary", columns, groups, folded=True)
     rows = [row for by in found.values() for row in by.values()]
-    for line, row in zip((line for some in shown.groups for line in some.lines), rows, strict=True):
+    for line, row in zip(shown.lines, rows, strict=True):
         for i, name in enumerate(names):
             if name in row:
                 text, span = score_charts.words(row[name])
@@ -245,7 +245,7 @@ def _examples(run: Path, group: ComparableScores) -> list[dict[str, Any]]:
                 "feature": row["feature"],
                 "page": f"{page}#feature-{row['feature']}" if there else None,
                 "text": card_explanations.said(row["text"]),
-                "score": score_charts.estimate(row["score"]),
+                "score": estimate(row["score"]),
                 "chance": "" if row["chance"]["value"] is None else number(row["chance"]["value"]),
             }
             for row in one["rows"]
@@ -255,9 +255,3 @@ def _examples(run: Path, group: ComparableScores) -> list[dict[str, Any]]:
         skipped += f", skipped {score_charts.counted(one['skipped'])}"
         found.append({"head": head, "skipped": skipped, "rows": rows})
     return found
-
-
-def title(one: Facts) -> str:
-    """What a dictionary is called beside others of its site."""
-    model: str = one["model"]
-    return one["name"] if model == SUBJECT else f"{one['name']} of the {CONTROL_LABELS.get(model, model)}"
