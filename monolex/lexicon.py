@@ -200,9 +200,9 @@ class Lexicon:
             self._lm = stored_model(self.run / "activations")
         return self._lm
 
-    def find(self, **asked: Any) -> Found:
-        """Features by what is ``asked`` (fields of :class:`FindConfig`), as ``find(prompt="def f(x):", limit=5)``."""
-        return find(self.run, FindConfig(**asked), lm=self.model)
+    def find(self, **settings: Any) -> Found:
+        """Features by ``settings`` (fields of :class:`FindConfig`), as ``find(prompt="def f(x):", limit=5)``."""
+        return find(self.run, FindConfig(**settings), lm=self.model)
 
     def __repr__(self) -> str:
         dictionaries = sum(len(site.entries) for site in self._sites.values())

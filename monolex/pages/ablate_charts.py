@@ -39,7 +39,7 @@ def panels(ablation: Facts, width: int = 530, height: int = 380) -> tuple[Panel,
     measure, tokens = ablation["measures"][HISTOGRAM], ablation["measures"][MEASURE]["suppressed"]
     series = [_steps(measure[key], *look) for key, *look in HISTOGRAMS if measure[key]]
     edges = [edge for key, *_ in HISTOGRAMS if measure[key] for edge in measure[key]["edges"]]
-    most = max([1, *(point.y for one in series for point in one.points)])
+    most = max([1, *(point.y for each in series for point in each.points)])
     scales = Axis(CHANGE, min(edges), max(edges)), Axis("tokens", FLOOR, most * 1.3, log=True)
     left = Panel("How many tokens change by how much", tuple(series), *scales, width, height)
     return left, _losers(tokens[:LOSERS], width, height)
@@ -47,14 +47,12 @@ def panels(ablation: Facts, width: int = 530, height: int = 380) -> tuple[Panel,
 
 def pictures(artifact: Facts) -> list[Picture]:
     """What is drawn of an artefact, a file each."""
-    return [
-        Picture(
-            f"{one['site']}-{one['name'].replace('/', '-')}-{one['feature']}",
-            f"Without feature {one['feature']} of {one['site']}/{one['name']} {plain(one['words'])}".rstrip(),
-            panels(one),
-        )
-        for one in artifact["ablations"]
-    ]
+    drawn = []
+    for ablation in artifact["ablations"]:
+        site, name, feature = (ablation[key] for key in ("site", "name", "feature"))
+        caption = f"Without feature {feature} of {site}/{name} {plain(ablation['words'])}".rstrip()
+        drawn.append(Picture(f"{site}-{name.replace('/', '-')}-{feature}", caption, panels(ablation)))
+    return drawn
 
 
 def label(text: str) -> str:
@@ -81,19 +79,19 @@ def _steps(histogram: Facts, name: str, colour: str, variant: str) -> Series:
 def _losers(tokens: Sequence[Facts], width: int, height: int) -> Panel:
     """A row a token: a bar for the whole effect, marks for the direct one and for the control's."""
     rows = list(enumerate(tokens))
-    whole = [Point(one["change"], -i, _said(one), span(one)) for i, one in rows]
-    direct = [Point(one["direct"], -i, _said(one)) for i, one in rows if one["direct"] is not None]
-    control = [Point(one["control"], -i, _said(one)) for i, one in rows if one["control"] is not None]
+    whole = [Point(token["change"], -i, _said(token), span(token)) for i, token in rows]
+    direct = [Point(token["direct"], -i, _said(token)) for i, token in rows if token["direct"] is not None]
+    control = [Point(token["control"], -i, _said(token)) for i, token in rows if token["control"] is not None]
     series = [Series(FEATURE, tuple(whole), "blue", BAR, joined=False)]
     series += [Series(DIRECT, tuple(direct), "blue", "diamond", joined=False, variant="open")] if direct else []
     series += [Series(CONTROL, tuple(control), "vermilion", "cross", joined=False)] if control else []
-    values = [end for one in series for point in one.points for end in (point.x, *(point.x_interval or ()))]
-    names = tuple((float(-i), label(one["text"])) for i, one in rows)
+    values = [end for each in series for point in each.points for end in (point.x, *(point.x_interval or ()))]
+    names = tuple((float(-i), label(token["text"])) for i, token in rows)
     y = Axis("", 0.5 - max(1, len(rows)), 0.5, names=names)
     return Panel("Tokens that lose most", tuple(series), axis(LOSS, [0, *values]), y, width, height)
 
 
-def _said(one: Facts) -> str:
-    parts = [f"{plain(one['text'])}\nchange {number(one['change'])}"]
-    parts += [f"{key} {number(one[key])}" for key in ("direct", "control", "p") if one[key] is not None]
+def _said(token: Facts) -> str:
+    parts = [f"{plain(token['text'])}\nchange {number(token['change'])}"]
+    parts += [f"{key} {number(token[key])}" for key in ("direct", "control", "p") if token[key] is not None]
     return "\n".join(parts)

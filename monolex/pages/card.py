@@ -33,7 +33,7 @@ Look = Callable[[int], str | None]
 """The address of a feature's card, or None where it has none."""
 
 
-class Group(NamedTuple):
+class ContextGroup(NamedTuple):
     """Contexts under a common heading."""
 
     label: str
@@ -71,7 +71,7 @@ def card(
             compact=compact,
             s=summary,
             meta=meta,
-            own=link(summary.id) if compact else None,
+            address=link(summary.id) if compact else None,
             said=_said(evidence),
             brief=card_explanations.summary(scored) if compact else [],
             explanations=[] if compact else card_explanations.explanations(scored),
@@ -111,12 +111,12 @@ def token_legend(evidence: Evidence) -> Markup:
     """What the colours of :func:`token_chart` stand for, with each token's share of the activation."""
     shares = evidence.tokens[: len(COLOURS)]
     entries = [
-        (Markup("{} {}").format(tokens.token(one.text), percent(one.share)), colour)
-        for one, colour in zip(shares, COLOURS, strict=False)
+        (Markup("{} {}").format(tokens.token(share.text), percent(share.share)), colour)
+        for share, colour in zip(shares, COLOURS, strict=False)
     ]
     if evidence.summary.distinct_tokens > len(shares):
         others = evidence.summary.distinct_tokens - len(shares)
-        rest = percent(max(0.0, 1 - sum(one.share for one in shares)))
+        rest = percent(max(0.0, 1 - sum(share.share for share in shares)))
         entries.append((Markup(f"{others:,} other{'s' if others > 1 else ''} {rest}"), "ink"))
     return svg.swatches(entries) if entries else Markup("")
 
@@ -138,9 +138,9 @@ def percent(share: float) -> str:
 
 def _layers(evidence: Evidence) -> list[Layer]:
     shares = evidence.tokens[: len(COLOURS)]
-    own = [Layer(tokens.plain(s.text), c, s.histogram.tolist()) for s, c in zip(shares, COLOURS, strict=False)]
+    coloured = [Layer(tokens.plain(s.text), c, s.histogram.tolist()) for s, c in zip(shares, COLOURS, strict=False)]
     rest = evidence.token_histogram - sum(share.histogram for share in shares)
-    return [*own, Layer("all other", "ink", rest.tolist())]
+    return [*coloured, Layer("all other", "ink", rest.tolist())]
 
 
 def _axis(evidence: Evidence) -> Axis:
@@ -189,26 +189,26 @@ def _tables(evidence: Evidence) -> list[tuple[str, str, Sequence[tuple[Markup, T
     ]
 
 
-def _groups(evidence: Evidence, meta: Mapping[str, Any], compact: bool) -> list[Group]:
+def _groups(evidence: Evidence, meta: Mapping[str, Any], compact: bool) -> list[ContextGroup]:
     """Contexts as they are shown, the first group in sight and the others folded; none for a dead feature."""
     examples, largest = evidence.examples, evidence.summary.max
     if not evidence.summary.n_active:
         return []
     top = examples["top"]
     if compact:
-        return [Group("Strongest", ABOUT["top"], _lines(top[:SMALL], largest, NARROW))]
-    found = [Group("Strongest", ABOUT["top"], _lines(top[:OPEN], largest, tokens.WINDOW))]
-    found.append(Group("Next", "The contexts that follow these", _lines(top[OPEN:], largest, NARROW)))
-    found += _quantiles(examples["quantile"], evidence, meta)
+        return [ContextGroup("Strongest", ABOUT["top"], _lines(top[:SMALL], largest, NARROW))]
+    groups = [ContextGroup("Strongest", ABOUT["top"], _lines(top[:OPEN], largest, tokens.WINDOW))]
+    groups.append(ContextGroup("Next", "The contexts that follow these", _lines(top[OPEN:], largest, NARROW)))
+    groups += _quantiles(examples["quantile"], evidence, meta)
     names = {"near_zero": "Just above zero", "random": "At random", "inactive": "Inactive"}
-    found += [Group(names[g], ABOUT[g], _lines(examples[g], largest, NARROW)) for g in GROUPS if g in names]
-    return [group for group in found if group.lines]
+    groups += [ContextGroup(names[g], ABOUT[g], _lines(examples[g], largest, NARROW)) for g in GROUPS if g in names]
+    return [group for group in groups if group.lines]
 
 
-def _quantiles(contexts: Sequence[Context], evidence: Evidence, meta: Mapping[str, Any]) -> list[Group]:
+def _quantiles(contexts: Sequence[Context], evidence: Evidence, meta: Mapping[str, Any]) -> list[ContextGroup]:
     """The quantiles from the strongest to the weakest, each with the ranks it was drawn from where they are known."""
-    count, active = max((one.part for one in contexts), default=-1) + 1, evidence.summary.fragments
-    found = []
+    count, active = max((context.part for context in contexts), default=-1) + 1, evidence.summary.fragments
+    groups = []
     for part in reversed(range(count)):
         # The store ranks by rising maximum; a reader counts from the strongest.
         first, last = active - (part + 1) * active // count + 1, active - part * active // count
@@ -218,10 +218,12 @@ def _quantiles(contexts: Sequence[Context], evidence: Evidence, meta: Mapping[st
         if meta.get("config", {}).get("disjoint"):
             # one context of a document was ranked, and how many those are is not stored
             about = "Drawn at random from this part of the ranking by maximum, of one context a document"
-        drawn = sorted((one for one in contexts if one.part == part), key=lambda one: -max(one.activations))
+        drawn = sorted(
+            (context for context in contexts if context.part == part), key=lambda context: -max(context.activations)
+        )
         lines = _lines(drawn, evidence.summary.max, NARROW)
-        found.append(Group(f"Quantile {part + 1} of {count}", about, lines))
-    return found
+        groups.append(ContextGroup(f"Quantile {part + 1} of {count}", about, lines))
+    return groups
 
 
 def _lines(contexts: Sequence[Context], largest: float, window: int) -> list[tuple[str, int | None, Markup]]:
@@ -236,12 +238,12 @@ def _direct(evidence: Evidence, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Promoted and suppressed tokens, or why there are none."""
     sides = (("Raises", evidence.promoted), ("Lowers", evidence.suppressed))
     reason = meta.get("direct_reason") or "not computed for this dictionary"
-    shown = [(name, [_weight(one) for one in side]) for name, side in sides if side]
+    shown = [(name, [_weight(token) for token in side]) for name, side in sides if side]
     return {"sides": shown, "reason": "" if shown else reason}
 
 
-def _weight(one: TokenWeight) -> tuple[Markup, str]:
-    return tokens.token(one.text), number(one.weight)
+def _weight(token: TokenWeight) -> tuple[Markup, str]:
+    return tokens.token(token.text), number(token.weight)
 
 
 def _related(
@@ -250,12 +252,12 @@ def _related(
     """Neighbours: head, tooltip, and number, address and value of each."""
 
     def shown(others: Sequence[Neighbour], said: Callable[[Neighbour], str]) -> list[tuple[int, str | None, str]]:
-        return [(one.feature, link(one.feature), said(one)) for one in others]
+        return [(neighbour.feature, link(neighbour.feature), said(neighbour)) for neighbour in others]
 
     sampled = meta.get("coactive_rows")
     over = f", over {sampled:,} sampled activations" if sampled else ""
-    together = shown(evidence.coactive, lambda one: f"{number(one.value)} ({one.both:,})")
-    near = shown(evidence.neighbours, lambda one: number(one.value))
+    together = shown(evidence.coactive, lambda neighbour: f"{number(neighbour.value)} ({neighbour.both:,})")
+    near = shown(evidence.neighbours, lambda neighbour: number(neighbour.value))
     plans = (
         ("Similar direction", "features by the cosine of their decoder directions", near),
         ("Active together", f"features by the Jaccard index of being active (times both are){over}", together),
@@ -275,9 +277,9 @@ def _embedding(evidence: Evidence, text: Callable[[int | None], str]) -> list[tu
 
 def _known(evidence: Evidence) -> Callable[[int | None], str]:
     """The texts of the tokens that the evidence names; another token is called by its number."""
-    named = [(one.token, one.text) for group in (evidence.tokens, evidence.before) for one in group]
-    named += [(one.token, one.text) for one in (*evidence.promoted, *evidence.suppressed)]
+    named = [(each.token, each.text) for group in (evidence.tokens, evidence.before) for each in group]
+    named += [(each.token, each.text) for each in (*evidence.promoted, *evidence.suppressed)]
     for contexts in evidence.examples.values():
-        named += [pair for one in contexts for pair in zip(one.tokens, one.texts, strict=True)]
+        named += [pair for each in contexts for pair in zip(each.tokens, each.texts, strict=True)]
     texts = dict(named)
     return lambda token: "" if token is None else texts.get(token, f"token {token}")

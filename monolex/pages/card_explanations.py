@@ -54,7 +54,7 @@ class Simulated(NamedTuple):
     """Group, document and tokens of some scored fragments."""
 
 
-class Explained(NamedTuple):
+class ExplanationScores(NamedTuple):
     """One explanation and all its scores."""
 
     explainer: str
@@ -65,12 +65,15 @@ class Explained(NamedTuple):
     """By simulator."""
 
 
-def explanations(scored: Sequence[Scored]) -> list[Explained]:
+def explanations(scored: Sequence[Scored]) -> list[ExplanationScores]:
     """The explanations of one feature, each once, in the order of their scores' artefacts."""
-    found: dict[tuple[str, str | None], list[Scored]] = {}
-    for one in scored:
-        found.setdefault((one.row["explainer"], one.row["text"]), []).append(one)
-    return [Explained(who, said(text), [_simulated(one) for one in some]) for (who, text), some in found.items()]
+    by_text: dict[tuple[str, str | None], list[Scored]] = {}
+    for score in scored:
+        by_text.setdefault((score.row["explainer"], score.row["text"]), []).append(score)
+    return [
+        ExplanationScores(who, said(text), [_simulated(score) for score in scores])
+        for (who, text), scores in by_text.items()
+    ]
 
 
 def said(text: str | None) -> Markup:
@@ -82,17 +85,17 @@ def output_side(scored: Sequence[Scored]) -> dict[str, Any] | None:
     """Tokens that the direction promotes and suppresses, or why they are not known; None without explanations."""
     if not scored:
         return None
-    found = scored[0].row["output"]
-    sides = (("promotes", found["promoted"]), ("suppresses", found["suppressed"]))
+    output = scored[0].row["output"]
+    sides = (("promotes", output["promoted"]), ("suppresses", output["suppressed"]))
     shown = [(name, [tokens.token(text) for text in texts]) for name, texts in sides if texts]
-    return {"sides": shown, "reason": found["reason"]}
+    return {"sides": shown, "reason": output["reason"]}
 
 
 def summary(scored: Sequence[Scored]) -> list[tuple[str, Markup, str]]:
     """Explainer, text and first score of every explanation, for a small card."""
     return [
-        (one.explainer, one.text, "; ".join(_short(simulated) for simulated in one.simulated))
-        for one in explanations(scored)
+        (explanation.explainer, explanation.text, "; ".join(_short(simulated) for simulated in explanation.simulated))
+        for explanation in explanations(scored)
     ]
 
 
@@ -110,27 +113,29 @@ def sort_key(scored: Mapping[int, Sequence[Scored]]) -> tuple[str, dict[int, flo
 
     Only scores of one kind can be compared: those of the first explanation that has any.
     """
-    rows = [one.row for some in scored.values() for one in some]
+    rows = [each.row for scores in scored.values() for each in scores]
     valued = [row for row in rows if row["scores"]["top_and_random"]["value"] is not None]
     if not valued:
         return "", {}
     first = valued[0]["explainer"], valued[0]["simulator"]
     alike = [row for row in valued if (row["explainer"], row["simulator"]) == first]
-    found: dict[int, float] = {}
+    score_of: dict[int, float] = {}
     for row in alike:
-        found.setdefault(row["feature"], row["scores"]["top_and_random"]["value"])
-    return f"score ({first[0]}, {first[1]})", found
+        score_of.setdefault(row["feature"], row["scores"]["top_and_random"]["value"])
+    return f"score ({first[0]}, {first[1]})", score_of
 
 
-def _simulated(one: Scored) -> Simulated:
-    row = one.row
+def _simulated(scored: Scored) -> Simulated:
+    row = scored.row
     numbers = [_number(label, row["scores"][name], about) for name, label, about in SCORES if name in row["scores"]]
     for kind, label, about in CLASSIFIED:
         if row[kind]:
             numbers.append(_number(label, row[kind][BALANCED], f"{about}: balanced accuracy, 0.5 is chance"))
             numbers.append(_number(f"{label} AUC", row[kind][AREA], f"{about}: area under the curve, 0.5 is chance"))
     failures = ", ".join(f"{reason} ({n:,})" for reason, n in row["failures"].items())
-    return Simulated(row["simulator"], simulator_words(row["simulator"]), numbers, failures, _fragments(one.overlays))
+    return Simulated(
+        row["simulator"], simulator_words(row["simulator"]), numbers, failures, _fragments(scored.overlays)
+    )
 
 
 def _number(label: str, cell: Facts, about: str) -> Number:
@@ -139,18 +144,18 @@ def _number(label: str, cell: Facts, about: str) -> Number:
     return Number(label, number(cell["value"]), interval(cell["low"], cell["high"]) or cell["reason"], about)
 
 
-def _short(one: Simulated) -> str:
-    first = one.numbers[0]
-    return f"{first.value} {first.under} by {one.kind}".replace("  ", " ")
+def _short(simulated: Simulated) -> str:
+    first = simulated.numbers[0]
+    return f"{first.value} {first.under} by {simulated.kind}".replace("  ", " ")
 
 
 def _fragments(overlays: Sequence[Overlay]) -> list[tuple[str, int, Markup]]:
     """Some fragments of every group; colours are relative to the largest of what is shown, real and simulated apart."""
     chosen = [
-        one
-        for group in dict.fromkeys(one.group for one in overlays)
-        for one in [other for other in overlays if other.group == group][:FRAGMENTS]
+        fragment
+        for group in dict.fromkeys(fragment.group for fragment in overlays)
+        for fragment in [same for same in overlays if same.group == group][:FRAGMENTS]
     ]
-    actual = max((value for one in chosen for value in one.actual), default=0.0)
-    predicted = max((value for one in chosen for value in one.predicted or ()), default=0.0)
-    return [(one.group, one.doc, tokens.overlaid(one, actual, predicted)) for one in chosen]
+    actual = max((value for fragment in chosen for value in fragment.actual), default=0.0)
+    predicted = max((value for fragment in chosen for value in fragment.predicted or ()), default=0.0)
+    return [(fragment.group, fragment.doc, tokens.overlaid(fragment, actual, predicted)) for fragment in chosen]

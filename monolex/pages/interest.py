@@ -24,7 +24,7 @@ ALONE = 0.8
 FeatureKind = Literal["single-token", "preceding-token", "mixed", "dead"]
 
 
-class Ranked(NamedTuple):
+class RankedFeature(NamedTuple):
     """A feature and how much there is to see in it."""
 
     summary: Summary
@@ -42,18 +42,21 @@ class Ranked(NamedTuple):
         return self.summary.id
 
 
-def ranked(store: FeatureStore) -> list[Ranked]:
+def ranked(store: FeatureStore) -> list[RankedFeature]:
     """All features of a store by falling interest, equal ones by number."""
     masses = dict(store.rows("SELECT feature, mass FROM before WHERE rank = 0"))
     rows = store.meta["rows"]
-    found = [judge(one, masses.get(one.id, 0.0) / (one.mean * rows) if one.mean else 0.0) for one in store.summaries()]
-    return sorted(found, key=lambda one: (-one.interest, one.id))
+    judged = [
+        judge(summary, masses.get(summary.id, 0.0) / (summary.mean * rows) if summary.mean else 0.0)
+        for summary in store.summaries()
+    ]
+    return sorted(judged, key=lambda feature: (-feature.interest, feature.id))
 
 
-def judge(summary: Summary, before_share: float) -> Ranked:
+def judge(summary: Summary, before_share: float) -> RankedFeature:
     """Interest and kind of one feature."""
     if not summary.n_active:
-        return Ranked(summary, 0.0, 0.0, "dead")
+        return RankedFeature(summary, 0.0, 0.0, "dead")
     share = summary.top_share or 0.0
     enough = min(1.0, summary.n_active / ENOUGH)
     fall = math.log(DENSE / summary.density) / math.log(DENSE / SPARSE)
@@ -61,17 +64,17 @@ def judge(summary: Summary, before_share: float) -> Ranked:
     peaked = 1 - (summary.mean_active or 0.0) / summary.max
     kind = "single-token" if share >= ALONE else "preceding-token" if before_share >= ALONE else "mixed"
     interest = enough * sparse * (1 + max(share, before_share)) / 2 * (1 + peaked) / 2
-    return Ranked(summary, before_share, interest, kind)
+    return RankedFeature(summary, before_share, interest, kind)
 
 
-def varied(features: Sequence[Ranked], count: int) -> list[Ranked]:
+def varied(features: Sequence[RankedFeature], count: int) -> list[RankedFeature]:
     """The ``count`` most interesting alive features, a third of every kind where there are as many."""
-    alive = [one for one in features if one.kind != "dead"]
+    alive = [feature for feature in features if feature.kind != "dead"]
     quota = count // 3
-    chosen = [one for kind in ("single-token", "preceding-token", "mixed") for one in _of(alive, kind)[:quota]]
-    rest = [one for one in alive if one not in chosen]
-    return sorted([*chosen, *rest[: count - len(chosen)]], key=lambda one: (-one.interest, one.id))
+    chosen = [feature for kind in ("single-token", "preceding-token", "mixed") for feature in _of(alive, kind)[:quota]]
+    rest = [feature for feature in alive if feature not in chosen]
+    return sorted([*chosen, *rest[: count - len(chosen)]], key=lambda feature: (-feature.interest, feature.id))
 
 
-def _of(features: Sequence[Ranked], kind: str) -> list[Ranked]:
-    return [one for one in features if one.kind == kind and one.interest > 0]
+def _of(features: Sequence[RankedFeature], kind: str) -> list[RankedFeature]:
+    return [feature for feature in features if feature.kind == kind and feature.interest > 0]

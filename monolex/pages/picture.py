@@ -155,7 +155,7 @@ class Sheet:
     """Likewise."""
 
 
-class Named(NamedTuple):
+class LegendEntry(NamedTuple):
     """An entry of a legend and where it stands."""
 
     x: float
@@ -166,7 +166,7 @@ class Named(NamedTuple):
     """What it names."""
 
 
-class Place(NamedTuple):
+class PlacedPanel(NamedTuple):
     """A panel and where it stands."""
 
     panel: Panel
@@ -188,9 +188,9 @@ class Layout(NamedTuple):
     """Of the picture."""
     height: float
     """Likewise."""
-    panels: list[Place]
+    panels: list[PlacedPanel]
     """Charts."""
-    legend: list[Named]
+    legend: list[LegendEntry]
     """Entries."""
 
 
@@ -203,48 +203,50 @@ def layout(picture: Drawing) -> Layout:
     if not isinstance(picture, Picture):
         return Layout(picture.width, picture.height + HEAD, [], [])
     rows = [picture.panels[i : i + picture.columns] for i in range(0, len(picture.panels), picture.columns)]
-    width = 2 * EDGE + max(sum(one.width for one in row) + GAP * (len(row) - 1) for row in rows)
+    width = 2 * EDGE + max(sum(panel.width for panel in row) + GAP * (len(row) - 1) for row in rows)
     placed, y = [], HEAD
     for row in rows:
         x = EDGE
-        for one in row:
-            placed.append(Place(one, x, y + CAPTION))
-            x += one.width + GAP
-        y += CAPTION + max(one.height for one in row)
-    named: list[Named] = []
+        for panel in row:
+            placed.append(PlacedPanel(panel, x, y + CAPTION))
+            x += panel.width + GAP
+        y += CAPTION + max(panel.height for panel in row)
+    named: list[LegendEntry] = []
     x = EDGE
-    for one in _unique(picture) if picture.legend else ():
-        wide = SWATCH + LETTER * len(one.label) + GAP
+    for series in _unique(picture) if picture.legend else ():
+        wide = SWATCH + LETTER * len(series.label) + GAP
         if x > EDGE and x + wide > width:
             x, y = EDGE, y + ROW
-        named.append(Named(x, y, one))
+        named.append(LegendEntry(x, y, series))
         x += wide
     return Layout(width, y + (ROW if named else 0) + EDGE / 2, placed, named)
 
 
 def svg_file(picture: Drawing) -> bytes:
     """The picture as an SVG file on a light ground."""
-    found = layout(picture)
+    places = layout(picture)
     if isinstance(picture, Picture):
-        parts = _charts(found)
+        parts = _charts(places)
     else:
         parts = _raised(_diagram(picture) if isinstance(picture, Diagram) else _sheet(picture), HEAD)
     label = escape(picture.title)
-    size = f'viewBox="0 0 {found.width:.0f} {found.height:.0f}" width="{found.width:.0f}" height="{found.height:.0f}"'
+    size = (
+        f'viewBox="0 0 {places.width:.0f} {places.height:.0f}" width="{places.width:.0f}" height="{places.height:.0f}"'
+    )
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} role="img" aria-label="{label}">'
     ground = f'<rect width="100%" height="100%" fill="{html.palette()["paper"]}"/>'
     title = svg.text(EDGE, 22, picture.title, "start", "title")
     return "".join([head, f"<style>{_style()}</style>", ground, title, *parts, "</svg>\n"]).encode()
 
 
-def _charts(found: Layout) -> list[str]:
+def _charts(places: Layout) -> list[str]:
     parts = []
-    for place in found.panels:
-        parts.append(svg.text(place.x, place.y - 6, place.panel.title, "start", "head"))
-        parts += _raised(svg.plotted(place.panel.series, place.frame()), place.y, place.x)
-    for one in found.legend:
-        parts += _raised([svg.swatch(one.series)], one.y, one.x)
-        parts.append(svg.text(one.x + SWATCH - 5, one.y + 11, one.series.label, "start", "label"))
+    for placed in places.panels:
+        parts.append(svg.text(placed.x, placed.y - 6, placed.panel.title, "start", "head"))
+        parts += _raised(svg.plotted(placed.panel.series, placed.frame()), placed.y, placed.x)
+    for entry in places.legend:
+        parts += _raised([svg.swatch(entry.series)], entry.y, entry.x)
+        parts.append(svg.text(entry.x + SWATCH - 5, entry.y + 11, entry.series.label, "start", "label"))
     return parts
 
 
@@ -269,7 +271,7 @@ def _diagram(diagram: Diagram) -> list[str]:
 
 def _sheet(sheet: Sheet) -> list[str]:
     rules = [f'<path class="grid" d="M{left:g} {y:g}H{right:g}"/>' for left, right, y in sheet.rules]
-    return rules + [svg.text(one.x, one.y, one.text, "start", one.style) for one in sheet.writings]
+    return rules + [svg.text(line.x, line.y, line.text, "start", line.style) for line in sheet.writings]
 
 
 def bezier(edge: Edge) -> tuple[tuple[float, float], ...]:
@@ -287,11 +289,11 @@ def written(box: Box) -> list[tuple[str, float, str]]:
 
 
 def _unique(picture: Picture) -> Sequence[Series]:
-    found: dict[str, Series] = {}
+    by_label: dict[str, Series] = {}
     for panel in picture.panels:
-        for one in panel.series:
-            found.setdefault(one.label, one)
-    return list(found.values())
+        for series in panel.series:
+            by_label.setdefault(series.label, series)
+    return list(by_label.values())
 
 
 def _style() -> str:
@@ -302,9 +304,12 @@ def _style() -> str:
         if selectors.startswith((".legend", ".c-")) or ":hover" in selectors:
             continue
         # one rule a colour where the rule is of a series
-        own = COLOURS if "var(--series)" in body else ("",)
-        for colour in own:
-            names = [re.sub(r"^(\S+)", rf"\1.c-{colour}", one) if colour else one for one in selectors.split(", ")]
+        coloured = COLOURS if "var(--series)" in body else ("",)
+        for colour in coloured:
+            names = [
+                re.sub(r"^(\S+)", rf"\1.c-{colour}", selector) if colour else selector
+                for selector in selectors.split(", ")
+            ]
             series = colours["soft" if colour == "ink" else colour] if colour else ""
             shown = re.sub(r"var\(--(\w+)\)", lambda m, s=series: s if m[1] == "series" else colours[m[1]], body)
             rules.append(f"{', '.join(names)} {{{shown}}}")

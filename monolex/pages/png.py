@@ -25,8 +25,8 @@ def png(picture: Drawing) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = layout(picture)
-    width, height = round(found.width), round(found.height)
+    places = layout(picture)
+    width, height = round(places.width), round(places.height)
     with rc_context({"text.parse_math": False, "font.family": "DejaVu Sans", "lines.scale_dashes": False}):
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI * SHARP, facecolor=_colour("paper"))
         canvas = FigureCanvasAgg(figure)
@@ -36,10 +36,10 @@ def png(picture: Drawing) -> bytes:
             _diagram(sheet, picture)
         if isinstance(picture, Sheet):
             _sheet(sheet.at(0, HEAD), picture)
-        for place in found.panels:
-            sheet.text(place.x, place.y - 6, place.panel.title, "start", "head")
-            _panel(sheet.at(place.x, place.y), place.panel.series, place.frame())
-        for x, y, series in found.legend:
+        for placed in places.panels:
+            sheet.text(placed.x, placed.y - 6, placed.panel.title, "start", "head")
+            _panel(sheet.at(placed.x, placed.y), placed.panel.series, placed.frame())
+        for x, y, series in places.legend:
             _swatch(sheet.at(x, y), series)
             sheet.text(x + SWATCH - 5, y + 11, series.label, "start", "label")
         file = io.BytesIO()
@@ -115,13 +115,13 @@ def _panel(sheet: _Sheet, series: Sequence[Series], frame: Frame) -> None:
     middle = (frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2
     sheet.text(middle[0], frame.bottom + 36, frame.x.label, "middle", "label")
     sheet.text(13, middle[1], frame.y.label, "middle", "label", turned=True)
-    if not any(one.points for one in series):
+    if not any(each.points for each in series):
         sheet.text(*middle, NO_DATA, "middle")
-    for one in series:
-        if one.joined and len(one.points) > 1:
-            sheet.line([frame.at(p.x, p.y) for p in one.points], _shade(one), _width(one), **_dashes(one))
-        for point in one.points:
-            _point(sheet, frame, point, one)
+    for each in series:
+        if each.joined and len(each.points) > 1:
+            sheet.line([frame.at(p.x, p.y) for p in each.points], _shade(each), _width(each), **_dashes(each))
+        for point in each.points:
+            _point(sheet, frame, point, each)
 
 
 def _point(sheet: _Sheet, frame: Frame, point: Point, series: Series) -> None:
@@ -195,8 +195,8 @@ def _diagram(sheet: _Sheet, diagram: Diagram) -> None:
 def _sheet(sheet: _Sheet, table: Sheet) -> None:
     for left, right, y in table.rules:
         sheet.line([(left, y), (right, y)], _colour("grid"), 1)
-    for one in table.writings:
-        sheet.text(one.x, one.y, one.text, "start", one.style)
+    for line in table.writings:
+        sheet.text(line.x, line.y, line.text, "start", line.style)
 
 
 def _colour(name: str) -> str:

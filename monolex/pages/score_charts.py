@@ -60,74 +60,77 @@ def picture(figure: Facts) -> Picture:
 def pictures(content: Facts) -> list[Picture]:
     """What is drawn of one score artefact: a file for every kind of site, scores on all and on random fragments."""
     group = ComparableScores((ScoreSource("", Path(), content),))
-    found: dict[str, list[Facts]] = {}
+    by_place: dict[str, list[Facts]] = {}
     for explainers, metric in product(explainers_of(group, FigureConfig()), ("top_and_random", "random")):
         chosen = curves.scored_by(group.dictionaries(), explainers, metric)
         for panel in figures.over_layers(chosen, metric):
             title = f"explainer {explainers[0]}, simulator {content['simulator']}, {content['mode']} protocol"
-            found.setdefault(panel["place"], []).append({"title": title, **panel})
+            by_place.setdefault(panel["place"], []).append({"title": title, **panel})
     return [
-        Picture(place, f"Automatic interpretation over layers, {place}", tuple(panels(some)))
-        for place, some in found.items()
+        Picture(place, f"Automatic interpretation over layers, {place}", tuple(panels(planned)))
+        for place, planned in by_place.items()
     ]
 
 
-def panels(found: Iterable[Facts], width: int = 560, height: int = 380) -> list[Panel]:
+def panels(planned: Iterable[Facts], width: int = 560, height: int = 380) -> list[Panel]:
     """Charts of panels of :mod:`monolex.interp.score.figures`, on one vertical scale and with the same looks."""
-    found = list(found)
-    shown = looks(series for panel in found for series in panel["series"])
-    points = [p for panel in found for one in panel["series"] for p in one["points"] if p["value"] is not None]
-    ends = [end for p in points for end in (p["value"], p["low"], p["high"]) if end is not None]
-    ends += [level["value"] for panel in found for level in panel["chance"]]
+    planned = list(planned)
+    look_of = looks(series for panel in planned for series in panel["series"])
+    points = [point for panel in planned for series in panel["series"] for point in series["points"]]
+    measured = [point for point in points if point["value"] is not None]
+    ends = [end for point in measured for end in (point["value"], point["low"], point["high"]) if end is not None]
+    ends += [level["value"] for panel in planned for level in panel["chance"]]
     scale = axis("", [0.0, *ends])
-    made = []
-    for panel in found:
+    drawn = []
+    for panel in planned:
         x, y = _scale(panel), dataclasses.replace(scale, label=METRICS[panel["metric"]])
-        series = [one for i, some in enumerate(panel["series"]) for one in _curves(panel, i, shown[some["label"]])]
-        made.append(Panel(panel["title"], (*_chance(panel, x), *series), x, y, width, height))
-    return made
+        series = [
+            curve for i, each in enumerate(panel["series"]) for curve in _curves(panel, i, look_of[each["label"]])
+        ]
+        drawn.append(Panel(panel["title"], (*_chance(panel, x), *series), x, y, width, height))
+    return drawn
 
 
-def looks(found: Iterable[Facts]) -> dict[str, Look]:
+def looks(listed: Iterable[Facts]) -> dict[str, Look]:
     """A look for every label, no two alike while there are enough: colour is the kind, a broken line another model."""
-    made: dict[str, Look] = {}
-    for one in found:
-        if one["label"] in made:
+    chosen: dict[str, Look] = {}
+    for series in listed:
+        if series["label"] in chosen:
             continue
-        kind, shade = one["kind"], colour(one["kind"])
-        markers = list(TRAINED_MARKERS if one["trained"] else BASELINE_MARKERS)
+        kind, shade = series["kind"], colour(series["kind"])
+        markers = list(TRAINED_MARKERS if series["trained"] else BASELINE_MARKERS)
         if kind.endswith(TOPK):
             markers = ["cross", *(marker for marker in markers if marker != "cross")]
-        control = one["model"] != SUBJECT
-        variant = CONTROL_VARIANTS.get(one["model"], "dashed") if control else "open" if kind.endswith("-pm") else ""
+        control = series["model"] != SUBJECT
+        variant = CONTROL_VARIANTS.get(series["model"], "dashed") if control else "open" if kind.endswith("-pm") else ""
         first = Look(shade, markers[0], variant)
         others = (Look(c, m, variant) for c, m in product((shade, *COLOURS), markers))
-        made[one["label"]] = next((look for look in others if look not in made.values()), first)
-    return made
+        chosen[series["label"]] = next((look for look in others if look not in chosen.values()), first)
+    return chosen
 
 
-def counted(found: Mapping[str, int]) -> str:
+def counted(counts: Mapping[str, int]) -> str:
     """Counts with their reasons.
 
     >>> counted({"too few": 2, "constant": 1}), counted({"too few": 2})
     ('3 (too few: 2, constant: 1)', '2 (too few)')
     """
-    said = [f"{reason}: {n:,}" for reason, n in found.items()] if len(found) > 1 else list(found)
-    return f"{sum(found.values()):,} ({', '.join(said)})" if found else "0"
+    said = [f"{reason}: {n:,}" for reason, n in counts.items()] if len(counts) > 1 else list(counts)
+    return f"{sum(counts.values()):,} ({', '.join(said)})" if counts else "0"
 
 
 def _curves(panel: Facts, i: int, look: Look) -> list[Series]:
     """A series, in pieces where a point between two others has no value."""
-    one = panel["series"][i]
+    series = panel["series"][i]
     shift = 0.0 if panel["x"] != "layer" else SPREAD * ((i + 0.5) / len(panel["series"]) - 0.5)
     pieces: list[list[Point]] = [[]]
-    for point in one["points"]:
+    for point in series["points"]:
         if point["value"] is None:
             pieces.append([])
         elif point["x"] is not None:
-            pieces[-1].append(Point(point["x"] + shift, point["value"], _said(one, point), y_interval=span(point)))
-    joined = panel["x"] != "ratio" or one["trained"]
-    return [Series(one["label"], tuple(some), *look[:2], joined, look.variant) for some in pieces if some]
+            pieces[-1].append(Point(point["x"] + shift, point["value"], _said(series, point), y_interval=span(point)))
+    joined = panel["x"] != "ratio" or series["trained"]
+    return [Series(series["label"], tuple(points), *look[:2], joined, look.variant) for points in pieces if points]
 
 
 def _said(series: Facts, point: Facts) -> str:
@@ -142,13 +145,13 @@ def _said(series: Facts, point: Facts) -> str:
 
 def _chance(panel: Facts, x: Axis) -> list[Series]:
     """The level of chance as a line with its range, or from end to end where there is one x alone."""
-    found, metric = panel["chance"], panel["metric"]
+    levels, metric = panel["chance"], panel["metric"]
     measured = metric in curves.CHANCE
     points = [
-        Point(one["x"], one["value"], f"{CHANCE}\n{estimate(one)}", y_interval=(one["low"], one["high"]))
+        Point(level["x"], level["value"], f"{CHANCE}\n{estimate(level)}", y_interval=(level["low"], level["high"]))
         if measured
-        else Point(one["x"], one["value"])
-        for one in found
+        else Point(level["x"], level["value"])
+        for level in levels
     ]
     if len(points) == 1:
         points = [Point(end, points[0].y) for end in (x.low, x.high)]
@@ -157,7 +160,7 @@ def _chance(panel: Facts, x: Axis) -> list[Series]:
 
 def _scale(panel: Facts) -> Axis:
     """The horizontal scale of a panel: layers by number, sizes and steps in the logarithm."""
-    known = [point["x"] for one in panel["series"] for point in one["points"] if point["x"] is not None]
+    known = [point["x"] for series in panel["series"] for point in series["points"] if point["x"] is not None]
     if panel["x"] != "layer":
         return axis(ACROSS[panel["x"]], known, log=True)
     low, high = min(known, default=0), max(known, default=0)
@@ -189,8 +192,8 @@ def words(difference: Facts) -> tuple[str, str]:
 def tally(differences: Sequence[Facts]) -> dict[str, int]:
     """How many are above, below and neither, and how many have no interval."""
     counts = {"above": 0, "below": 0, "no clear difference": 0, "without an interval": 0}
-    for one in differences:
-        said = words(one)[0]
+    for difference in differences:
+        said = words(difference)[0]
         known = next((name for name in counts if said.startswith(name)), "without an interval")
         counts[known] += 1
     return counts

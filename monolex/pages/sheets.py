@@ -34,7 +34,7 @@ class Grid(NamedTuple):
 def sheet(tables: Facts) -> Sheet:
     """The picture of :func:`monolex.interp.score.tables.table`."""
     make = _examples if tables["figure"] == "table1" else _moments
-    return drawn(tables["figure"], tables["title"], [make(one, tables["metric"]) for one in tables["tables"]])
+    return drawn(tables["figure"], tables["title"], [make(each, tables["metric"]) for each in tables["tables"]])
 
 
 def drawn(name: str, title: str, grids: Sequence[Grid]) -> Sheet:
@@ -77,8 +77,8 @@ def _wrapped(text: str) -> list[str]:
     return lines or [""]
 
 
-def _examples(one: Facts, metric: str) -> Grid:
-    several = len(one["explainers"]) > 1
+def _examples(shown: Facts, metric: str) -> Grid:
+    several = len(shown["explainers"]) > 1
     heads = ("Feature", *["Explainer"] * several, "Explanation", METRICS[metric].capitalize(), "Chance")
     rows = [
         (
@@ -87,18 +87,18 @@ def _examples(one: Facts, metric: str) -> Grid:
             _line(row["text"]),
             *map(estimate, (row["score"], row["chance"])),
         )
-        for row in one["rows"]
+        for row in shown["rows"]
     ]
-    skipped = f"{one['explained']:,} of {one['asked']:,} features explained; skipped: {counted(one['skipped'])}."
-    caption = f"{one['site']}/{one['name']}, the first features that were explained: {_how(one)}"
+    skipped = f"{shown['explained']:,} of {shown['asked']:,} features explained; skipped: {counted(shown['skipped'])}."
+    caption = f"{shown['site']}/{shown['name']}, the first features that were explained: {_scored_by(shown)}"
     return Grid(caption, heads, tuple(rows), (skipped, "Intervals resample documents."))
 
 
-def _moments(one: Facts, metric: str) -> Grid:
+def _moments(shown: Facts, metric: str) -> Grid:
     heads = ("Dictionary", "Features", *(f"{moment.capitalize()}:\nPearson, Spearman" for moment in MOMENTS))
-    pooled = {(row["method"], row["site"]) for row in one["rows"] if row["name"] is None}
+    pooled = {(row["method"], row["site"]) for row in shown["rows"] if row["name"] is None}
     rows = []
-    for row in one["rows"]:
+    for row in shown["rows"]:
         place = row["site"].partition(".")[0]
         if row["name"] is not None and (row["method"], f"{place}.*") in pooled:
             continue
@@ -107,16 +107,16 @@ def _moments(one: Facts, metric: str) -> Grid:
         cells = ["\n".join(estimate(row["moments"][m][kind]) for kind in ("pearson", "spearman")) for m in MOMENTS]
         counts = f"{row['features']:,}" + (f", {missing:,} without a score" if missing else "")
         rows.append((name, counts, *cells))
-    how = one["bootstrap"]
-    note = f"Intervals of {how['level']:.0%}: {how['resamples']:,} bootstrap resamples of features, seed {how['seed']}."
+    level, resamples, seed = (shown["bootstrap"][name] for name in ("level", "resamples", "seed"))
+    note = f"Intervals of {level:.0%}: {resamples:,} bootstrap resamples of features, seed {seed}."
     said = "Skew and kurtosis are about zero. Rows of several sites lay their features beside each other"
     said += "; the rows of their dictionaries are in the JSON file." if pooled else "."
-    return Grid(f"{METRICS[metric].capitalize()}: {_how(one)}", heads, tuple(rows), (f"{note} {said}",))
+    return Grid(f"{METRICS[metric].capitalize()}: {_scored_by(shown)}", heads, tuple(rows), (f"{note} {said}",))
 
 
-def _how(one: Facts) -> str:
-    who = " and ".join(one["explainers"])
-    return f"explainer {who}, simulator {one['simulator']}, {one['mode']} protocol ({', '.join(one['scores'])})"
+def _scored_by(shown: Facts) -> str:
+    who = " and ".join(shown["explainers"])
+    return f"explainer {who}, simulator {shown['simulator']}, {shown['mode']} protocol ({', '.join(shown['scores'])})"
 
 
 def _line(text: str | None) -> str:

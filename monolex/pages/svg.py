@@ -134,8 +134,8 @@ def plot(series: Sequence[Series], x: Axis, y: Axis, label: str, width: int = 52
 
 def plotted(series: Sequence[Series], frame: "Frame") -> list[str]:
     """What :func:`plot` puts into its picture."""
-    marks = [_series(frame, one) for one in series]
-    if not any(one.points for one in series):
+    marks = [_series(frame, each) for each in series]
+    if not any(each.points for each in series):
         marks = [text((frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2, NO_DATA, "middle")]
     return [*_axes(frame), *marks]
 
@@ -174,23 +174,25 @@ def stacked(
     ``log``: a bar's height is the logarithm of its whole count, and its parts share that height in proportion: a
     single count can be seen beside thousands, but only parts of one bar can be compared by eye.
     """
-    totals = [sum(column) for column in zip(*(one.counts for one in layers), strict=True)]
+    totals = [sum(column) for column in zip(*(layer.counts for layer in layers), strict=True)]
     y = Axis("", 0.7 if log else 0, max([*totals, 1]) * (1.15 if log else 1.02), log=log)
     frame = Frame(x, y, width, height, left=40.0, bottom=40.0)
     bins = max(len(totals), 1)
     wide = (frame.right - frame.left) / bins
     edges = [x.low + (x.high - x.low) * i / bins for i in range(bins + 1)]
     paths, hovers, below = [], [], [0] * len(totals)
-    for one in layers:
+    for layer in layers:
         path = "".join(
             _block(frame, i * wide, wide, below[i] / totals[i], (below[i] + n) / totals[i], totals[i])
-            for i, n in enumerate(one.counts)
+            for i, n in enumerate(layer.counts)
             if n
         )
-        paths += [f'<path class="layer c-{one.colour}" d="{path}"/>'] if path else []
-        below = [before + n for before, n in zip(below, one.counts, strict=True)]
+        paths += [f'<path class="layer c-{layer.colour}" d="{path}"/>'] if path else []
+        below = [before + n for before, n in zip(below, layer.counts, strict=True)]
     for i, total in enumerate(totals):
-        parts = [f"{one.label}: {one.counts[i]:,}" for one in layers if one.counts[i]] if len(layers) > 1 else []
+        parts = (
+            [f"{layer.label}: {layer.counts[i]:,}" for layer in layers if layer.counts[i]] if len(layers) > 1 else []
+        )
         title = "\n".join([f"{total:,} from {edges[i]:.3g} to {edges[i + 1]:.3g}", *parts])
         hovers += [_hover(frame, i * wide, wide, title)] if total else []
     return _svg(width, height, label, [*_axes(frame), *paths, '<g class="hover">', *hovers, "</g>"])
@@ -207,12 +209,12 @@ def swatches(layers: Iterable[tuple[Markup, str]]) -> Markup:
 def legend(series: Iterable[Series]) -> Markup:
     """One entry a label, in order of first appearance, as an HTML list that wraps on narrow screens."""
     unique: dict[str, Series] = {}
-    for one in series:
-        unique.setdefault(one.label, one)
+    for each in series:
+        unique.setdefault(each.label, each)
     entries = []
-    for one in unique.values():
-        shown = f'<svg viewBox="0 0 26 14" width="26" height="14" aria-hidden="true">{swatch(one)}</svg>'
-        entries.append(f"<li>{shown}{escape(one.label)}</li>")
+    for each in unique.values():
+        shown = f'<svg viewBox="0 0 26 14" width="26" height="14" aria-hidden="true">{swatch(each)}</svg>'
+        entries.append(f"<li>{shown}{escape(each.label)}</li>")
     return Markup('<ul class="legend">' + "".join(entries) + "</ul>") if entries else Markup("")
 
 

@@ -42,12 +42,12 @@ def token(text: str) -> Markup:
     return Markup(f"<bdi>{_blank(left)}{_visible(bare, alone=True)}{_blank(right)}</bdi>")
 
 
-def context(found: Context, maximum: float, window: int = WINDOW, *, cut: bool = True) -> Markup:
+def context(shown: Context, maximum: float, window: int = WINDOW, *, cut: bool = True) -> Markup:
     """The tokens around the strongest one; ``maximum`` is the feature's largest activation anywhere.
 
     ``cut``: what lies beyond the window is the title of the ellipsis that stands for it.
     """
-    values, texts = found.activations, found.texts
+    values, texts = shown.activations, shown.texts
     peak = max(range(len(values)), key=lambda i: values[i])
     silent = values[peak] <= 0
     peak = len(values) // 2 if silent else peak
@@ -60,7 +60,7 @@ def context(found: Context, maximum: float, window: int = WINDOW, *, cut: bool =
             continue
         parts.append(_run("".join(quiet)))
         quiet = []
-        parts.append(_mark(texts[i], values[i], maximum, found.start + i, i == peak))
+        parts.append(_mark(texts[i], values[i], maximum, shown.start + i, i == peak))
     parts.append(_run("".join(quiet)))
     if stop < len(values):
         parts.append(_ellipsis(texts[stop:], cut))
@@ -78,16 +78,16 @@ def ending(texts: Sequence[str], activation: float, maximum: float) -> Markup:
     return Markup(f"{_run(''.join(before))}{head}{_run(last, alone=True)}</mark>")
 
 
-def overlaid(found: Overlay, actual: float, predicted: float) -> Markup:
+def overlaid(fragment: Overlay, actual: float, predicted: float) -> Markup:
     """The tokens of a scored fragment: a strip above each is its real activation, one below what was simulated.
 
     ``actual`` and ``predicted`` are the largest of each, which the classes r0 to r10 and s0 to s10 are relative to.
     """
-    said = found.predicted or (0.0,) * len(found.actual)
-    peak = max(range(len(found.actual)), key=lambda i: found.actual[i], default=0)
-    parts: list[str] = [] if found.predicted else ["<i>the simulator failed here</i> "]
+    said = fragment.predicted or (0.0,) * len(fragment.actual)
+    peak = max(range(len(fragment.actual)), key=lambda i: fragment.actual[i], default=0)
+    parts: list[str] = [] if fragment.predicted else ["<i>the simulator failed here</i> "]
     quiet: list[str] = []
-    for i, (text, real, simulated) in enumerate(zip(found.texts, found.actual, said, strict=True)):
+    for i, (text, real, simulated) in enumerate(zip(fragment.texts, fragment.actual, said, strict=True)):
         above, below = level(real, actual), level(simulated, predicted)
         if real <= 0 and not below:
             quiet.append(text)
@@ -95,7 +95,7 @@ def overlaid(found: Overlay, actual: float, predicted: float) -> Markup:
         parts.append(_run("".join(quiet)))
         quiet = []
         strongest = " peak" if i == peak and real > 0 else ""
-        title = f"real {number(real)}" + (f", simulated {number(simulated)}" if found.predicted else "")
+        title = f"real {number(real)}" + (f", simulated {number(simulated)}" if fragment.predicted else "")
         style = " ".join([f"r{above}"] * (real > 0) + [f"s{below}"] * (below > 0)) + strongest
         parts.append(f'<mark class="{style}" title="{title}">{_run(text, alone=True) or EMPTY}</mark>')
     parts.append(_run("".join(quiet)))
@@ -146,22 +146,22 @@ def _visible(text: str, *, alone: bool = False) -> str:
     return base + UNSEEN.sub(_pictures, str(escape(text)))
 
 
-def _pictures(found: re.Match[str]) -> str:
-    parts = [(_picture(atom), atom) for atom in ATOM.findall(found[0])]
+def _pictures(unseen: re.Match[str]) -> str:
+    parts = [(_picture(atom), atom) for atom in ATOM.findall(unseen[0])]
     shown = "".join(f"<i>{picture}</i>" if picture else atom for picture, atom in parts)
     return shown.replace("</i><i>", "")
 
 
-def _picture(found: str) -> str:
+def _picture(unseen: str) -> str:
     """What stands for a character (or a run of spaces) that cannot be seen; nothing for one that can."""
-    if found[0] == " ":
-        return _count(len(found))
-    if found in PICTURES:
-        return PICTURES[found]
-    if found < " ":
-        return chr(0x2400 + ord(found))
-    kind = unicodedata.category(found)
-    return f"U+{ord(found):04X}" if kind in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp") else "␣" if kind == "Zs" else ""
+    if unseen[0] == " ":
+        return _count(len(unseen))
+    if unseen in PICTURES:
+        return PICTURES[unseen]
+    if unseen < " ":
+        return chr(0x2400 + ord(unseen))
+    kind = unicodedata.category(unseen)
+    return f"U+{ord(unseen):04X}" if kind in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp") else "␣" if kind == "Zs" else ""
 
 
 def _count(spaces: int) -> str:

@@ -60,7 +60,7 @@ def diagram(tree: Facts) -> Diagram:
 
 def diagrams(artifact: Facts) -> list[Diagram]:
     """What is drawn of an artefact, a file each."""
-    return [diagram(one) for one in artifact["trees"]]
+    return [diagram(tree) for tree in artifact["trees"]]
 
 
 def called(node: Facts) -> str:
@@ -98,7 +98,7 @@ def _generation(nodes: Mapping[int, Facts], node: Facts) -> int:
 
 def _middles(nodes: Sequence[Facts]) -> tuple[dict[int, float], float]:
     """The height of every node's middle, and where the last one ends; a parent is in the middle of its children."""
-    found: dict[int, float] = {}
+    middles: dict[int, float] = {}
     used = HEADS
 
     def place(node: Facts) -> None:
@@ -107,15 +107,15 @@ def _middles(nodes: Sequence[Facts]) -> tuple[dict[int, float], float]:
         for child in below:
             place(child)
         if below:
-            found[node["id"]] = (found[below[0]["id"]] + found[below[-1]["id"]]) / 2
-            used = max(used + GROUP, found[node["id"]] + TALL / 2 + GAP)
+            middles[node["id"]] = (middles[below[0]["id"]] + middles[below[-1]["id"]]) / 2
+            used = max(used + GROUP, middles[node["id"]] + TALL / 2 + GAP)
         else:
             tall = _tall(node)
-            found[node["id"]] = used + tall / 2
+            middles[node["id"]] = used + tall / 2
             used += tall + GAP
 
     place(nodes[0])
-    return found, used
+    return middles, used
 
 
 def _tall(node: Facts) -> float:
@@ -157,18 +157,18 @@ def _edge(node: Facts, nodes: Mapping[int, Facts], start: tuple[float, float], p
 def _tokens(tree: Facts, x: float, root: tuple[float, float], height: float) -> list[tuple[Box, Edge]]:
     """The tokens that lose most without the root, right of it; edges in units of the largest."""
     rows = tree["logits"]
-    largest = max((abs(one["effect"]["value"] or 0) for one in rows), default=0) or 1
+    largest = max((abs(token["effect"]["value"] or 0) for token in rows), default=0) or 1
     top = min(max(HEADS, root[1] - (TALL + GAP) * len(rows) / 2), height - (TALL + GAP) * len(rows))
-    found = []
-    for i, one in enumerate(rows):
-        value, error = one["effect"]["value"], one["standard_error"]
+    drawn = []
+    for i, token in enumerate(rows):
+        value, error = token["effect"]["value"], token["standard_error"]
         y = top + (TALL + GAP) * i
         said = f"{number(value)} nats" if error is None else f"{number(value)} ± {number(error)} nats"
-        box = Box(x, y, TOKEN, TALL, (label(one["text"]), said), "token", f"{plain(one['text'])}\nloses {said}")
+        box = Box(x, y, TOKEN, TALL, (label(token["text"]), said), "token", f"{plain(token['text'])}\nloses {said}")
         thick = THIN + (THICK - THIN) * 0.6 * abs(value or 0) / largest
         colour = "vermilion" if (value or 0) < 0 else "blue"
-        found.append((box, Edge(root, (x, y + TALL / 2), thick, colour, (value or 0) < 0, title=box.title)))
-    return found
+        drawn.append((box, Edge(root, (x, y + TALL / 2), thick, colour, (value or 0) < 0, title=box.title)))
+    return drawn
 
 
 def _value(node: Facts) -> float:

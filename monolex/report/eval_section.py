@@ -75,46 +75,46 @@ def overview(everything: Sequence[EvaluatedDictionary], looks: Looks) -> dict[st
     """A small frontier of every site on shared axes, and the table at equal L0."""
     sites = list(dict.fromkeys(e.site for e in everything if e.site))
     by_site = {site: curves(_at(everything, site), "fvu", "FVU", looks) for site in sites}
-    scales = axes([one for series in by_site.values() for one in series], "FVU")
+    scales = axes([curve for series in by_site.values() for curve in series], "FVU")
     size = (530, 330) if len(sites) <= 2 else (345, 250)
-    charts = [(s, frontier(one, scales, f"{s}: FVU over L0", *size)) for s, one in by_site.items()]
+    charts = [(s, frontier(series, scales, f"{s}: FVU over L0", *size)) for s, series in by_site.items()]
     return {
         "charts": charts,
-        "legend": svg.legend(one for series in by_site.values() for one in series),
+        "legend": svg.legend(curve for series in by_site.values() for curve in series),
         "equal": _equal_l0(everything, sites),
     }
 
 
 def section(
-    number_of: int,
+    position: int,
     site: str,
     everything: Sequence[EvaluatedDictionary],
     looks: Looks,
     densities: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
     """Charts and tables of one site."""
-    here = _at(everything, site)
-    fvu, recovered = (curves(here, metric, metric, looks) for metric in ("fvu", "loss_recovered_zero"))
-    key = f"site-{number_of}"
+    entries = _at(everything, site)
+    fvu, recovered = (curves(entries, metric, metric, looks) for metric in ("fvu", "loss_recovered_zero"))
+    key = f"site-{position}"
     return {
         "key": key,
         "name": site,
         "frontier": frontier(fvu, axes(fvu, FVU), f"{site}: FVU over L0", 530, 380),
         "recovered": frontier(recovered, axes(recovered, RECOVERED), f"{site}: loss recovered over L0", 530, 380),
         "legend": svg.legend([*fvu, *recovered]),
-        "tables": _tables(key, here),
-        "densities": _densities(here, looks, densities),
+        "tables": _tables(key, entries),
+        "densities": _densities(entries, looks, densities),
     }
 
 
-def groups(here: Iterable[EvaluatedDictionary]) -> list[tuple[str, list[EvaluatedDictionary]]]:
+def groups(entries: Iterable[EvaluatedDictionary]) -> list[tuple[str, list[EvaluatedDictionary]]]:
     """Entries under the headings of a table: what is about the model itself first, then every control model's."""
-    found: dict[str, list[EvaluatedDictionary]] = {
+    by_heading: dict[str, list[EvaluatedDictionary]] = {
         label: [] for label in ("Trained", OVER_SEEDS, "Baselines", "References")
     }
-    for entry in here:
-        found.setdefault(_heading(entry), []).append(entry)
-    return [(label, group) for label, group in found.items() if group]
+    for entry in entries:
+        by_heading.setdefault(_heading(entry), []).append(entry)
+    return [(label, group) for label, group in by_heading.items() if group]
 
 
 def _heading(entry: EvaluatedDictionary) -> str:
@@ -129,10 +129,10 @@ def _at(everything: Iterable[EvaluatedDictionary], site: str) -> list[EvaluatedD
     return [e for e in everything if e.site == site]
 
 
-def _tables(key: str, here: Sequence[EvaluatedDictionary]) -> list[Table]:
+def _tables(key: str, entries: Sequence[EvaluatedDictionary]) -> list[Table]:
     """The tables of a site; the last two are for looking things up and start folded."""
-    one, pairs = [e for e in here if not e.head["other"]], [e for e in here if e.head["other"]]
-    measured = [e for e in one if "l0" in e.rows]
+    single, pairs = [e for e in entries if not e.head["other"]], [e for e in entries if e.head["other"]]
+    measured = [e for e in single if "l0" in e.rows]
     known = {column.metric for column in (*FIDELITY, *HEALTH, *SIMILARITY, *SEEDS, *OTHER)} | {"rows"}
     unknown = dict.fromkeys(metric for e in measured for metric in e.rows if metric not in known)
     other = (*OTHER, *(Column(metric, metric.replace("_", " ")) for metric in unknown))
@@ -144,9 +144,9 @@ def _tables(key: str, here: Sequence[EvaluatedDictionary]) -> list[Table]:
         ("other", "Further measurements", other, True),
     )
     chosen = {
-        "fidelity": [e for e in one if "ce" in e.rows or "l0" in e.rows],
+        "fidelity": [e for e in single if "ce" in e.rows or "l0" in e.rows],
         "health": measured,
-        "seeds": [e for e in one if any(e.value(column.metric) is not None for column in SEEDS)],
+        "seeds": [e for e in single if any(e.value(column.metric) is not None for column in SEEDS)],
         "similarity": pairs,
         "other": measured,
     }
@@ -190,24 +190,24 @@ def _equal_l0(everything: Sequence[EvaluatedDictionary], sites: Sequence[str]) -
     return table("equal", "Dictionaries at equal L0: within 10 %, or half a feature", "Dictionary", columns, shown)
 
 
-def _matched(here: Sequence[EvaluatedDictionary]) -> list[list[EvaluatedDictionary]]:
+def _matched(entries: Sequence[EvaluatedDictionary]) -> list[list[EvaluatedDictionary]]:
     """For one dictionary of every trained kind, the one of median L0 that has most of its like, those at the same L0.
 
     Its like are the other trained kinds, the top-k baselines, and the kinds of the control models.
     """
-    trained = [e for e in here if e.trained and e.head["path"] and e.value("l0")]
-    rest = [e for e in here if e.baseline and e.kind.endswith(TOPK) and e.value("l0")]
-    found = []
+    trained = [e for e in entries if e.trained and e.head["path"] and e.value("l0")]
+    rest = [e for e in entries if e.baseline and e.kind.endswith(TOPK) and e.value("l0")]
+    matched = []
     for kind in dict.fromkeys(e.kind for e in trained if e.model == SUBJECT):
         pools: dict[tuple[str, str], list[EvaluatedDictionary]] = {}
         for entry in (*trained, *rest):
             if (entry.model, entry.kind) != (SUBJECT, kind):
                 pools.setdefault((entry.model, entry.kind), []).append(entry)
-        own = [e for e in trained if (e.model, e.kind) == (SUBJECT, kind)]
-        middle = statistics.median_low(e.value("l0") or 0 for e in own)
-        groups = [[e, *_alike(pools.values(), e.value("l0") or 0)] for e in own]
-        found.append(max(groups, key=lambda group: (len(group), -abs((group[0].value("l0") or 0) - middle))))
-    return found
+        alike = [e for e in trained if (e.model, e.kind) == (SUBJECT, kind)]
+        middle = statistics.median_low(e.value("l0") or 0 for e in alike)
+        groups = [[e, *_alike(pools.values(), e.value("l0") or 0)] for e in alike]
+        matched.append(max(groups, key=lambda group: (len(group), -abs((group[0].value("l0") or 0) - middle))))
+    return matched
 
 
 def _alike(pools: Iterable[Sequence[EvaluatedDictionary]], l0: float) -> list[EvaluatedDictionary]:
@@ -219,11 +219,11 @@ def _full_name(entry: EvaluatedDictionary) -> str:
 
 
 def _densities(
-    here: Sequence[EvaluatedDictionary], looks: Looks, densities: Mapping[str, Sequence[int]]
+    entries: Sequence[EvaluatedDictionary], looks: Looks, densities: Mapping[str, Sequence[int]]
 ) -> list[tuple[str, Markup]]:
     """Histograms of the dictionaries whose codes are sparse (the others fire everywhere: nothing to see)."""
     shown = []
-    for _, group in groups(here):
+    for _, group in groups(entries):
         for entry in group:
             counts, density, rows = densities.get(entry.key), entry.value("density"), entry.value("rows")
             if counts is not None and rows and density is not None and density < SPARSE_DENSITY:

@@ -15,7 +15,7 @@ from monolex.interp.records import Scored
 from monolex.kinds import KINDS
 from monolex.pages.card import card, percent
 from monolex.pages.html import number
-from monolex.pages.interest import Ranked, ranked, varied
+from monolex.pages.interest import RankedFeature, ranked, varied
 from monolex.pages.tokens import token
 from monolex.report.gallery import CARDS, chosen, gallery
 from monolex.runtime import progress
@@ -63,13 +63,13 @@ def write_galleries(run: Path, manifest: Manifest, cards: int = CARDS, scored: B
     with progress(len(manifest.data["stores"]), "gallery", "page") as bar:
         for entry in manifest.data["stores"]:
             page = _page(entry["path"])
-            own = _of(scored, entry)
-            hashes = f"{manifest.files[entry['path']].sha256} {digest(sorted(own.items())) if own else '-'}"
+            explained = _of(scored, entry)
+            hashes = f"{manifest.files[entry['path']].sha256} {digest(sorted(explained.items())) if explained else '-'}"
             made_of = f"<!-- {hashes} {cards} {__version__} -->\n".encode()
             if not _ends_with(run / page, made_of):
                 home = "../" * page.count("/") + "report.html"
                 with closing(_open(run, entry)) as store:
-                    write_bytes(run / page, gallery(store, home=home, cards=cards, scored=own).encode() + made_of)
+                    write_bytes(run / page, gallery(store, home=home, cards=cards, scored=explained).encode() + made_of)
             bar.update(1)
 
 
@@ -113,14 +113,14 @@ def contrast(
         return None
     with closing(_open(run, trained)) as store, closing(_open(run, axes)) as neurons:
         features = ranked(store)
-        first = next((one.id for one in features if one.interest > 0), None)
+        first = next((feature.id for feature in features if feature.interest > 0), None)
         folder = store.path.parent / store.meta["dictionary"]
         if first is None or not folder.exists():
             return None
         row = base.load(folder).W_enc[first]
         axis = int(row.argmax())
         feature, other = store.feature(first), neurons.feature(axis)
-        own, axes_own = _of(scored, trained), _of(scored, axes)
+        explained, explained_axes = _of(scored, trained), _of(scored, axes)
         said = Markup(
             "Feature {} of {} beside axis {} of {}, that of its encoder's largest positive weight "
             "({} in a row of length 1). The feature: {}. The axis: {}."
@@ -135,8 +135,8 @@ def contrast(
         )
         return Contrast(
             said,
-            _small(store, feature, trained, chosen(features, cards, own), own),
-            _small(neurons, other, axes, chosen(ranked(neurons), cards, axes_own), axes_own),
+            _small(store, feature, trained, chosen(features, cards, explained), explained),
+            _small(neurons, other, axes, chosen(ranked(neurons), cards, explained_axes), explained_axes),
         )
 
 
@@ -156,8 +156,10 @@ def _of(scored: By | None, entry: Mapping[str, Any]) -> Mapping[int, Sequence[Sc
 def _shown(run: Path, entry: dict[str, Any], cards: int, scored: Mapping[int, Sequence[Scored]]) -> Shown:
     with closing(_open(run, entry)) as store:
         features = ranked(store)
-        there = chosen(features, cards, scored)
-        small = [_small(store, store.feature(one.id), entry, there, scored) for one in varied(features, SHOWN)]
+        on_page = chosen(features, cards, scored)
+        small = [
+            _small(store, store.feature(feature.id), entry, on_page, scored) for feature in varied(features, SHOWN)
+        ]
     said = f"{entry['alive']:,} of {entry['d_sae']:,} features alive"
     said += f", {len(scored):,} explained" if scored else ""
     return Shown(entry["name"], _page(entry["path"]), said, small)
@@ -167,17 +169,17 @@ def _small(
     store: FeatureStore,
     evidence: Evidence,
     entry: Mapping[str, Any],
-    gallery: Sequence[Ranked],
+    gallery: Sequence[RankedFeature],
     scored: Mapping[int, Sequence[Scored]],
 ) -> Markup:
     """A compact card; its link is left out where the ``gallery`` holds other features only."""
-    page, there = _page(entry["path"]), {one.id for one in gallery}
+    page, linked = _page(entry["path"]), {feature.id for feature in gallery}
 
     def link(feature: int) -> str | None:
-        return f"{page}#feature-{feature}" if feature in there else None
+        return f"{page}#feature-{feature}" if feature in linked else None
 
-    own = scored.get(evidence.summary.id, ())
-    return card(evidence, store.meta, text=store.text, link=link, compact=True, scored=own)
+    explained = scored.get(evidence.summary.id, ())
+    return card(evidence, store.meta, text=store.text, link=link, compact=True, scored=explained)
 
 
 def _open(run: Path, entry: dict[str, Any]) -> FeatureStore:

@@ -56,14 +56,14 @@ def paper(run: Path, config: FigureConfig | None = None, out: Path | None = None
     folder = run / FOLDER if out is None else out
     if config.which != "all":
         return _write(folder / config.which, _numbers(run, config.which, config))
-    made: list[Path] = []
+    written: list[Path] = []
     for which in FIGURES:
         with contextlib.suppress(numbers.NoScores):
-            made += _write(folder / which, _numbers(run, which, config))
+            written += _write(folder / which, _numbers(run, which, config))
     require(
-        bool(made), f"none of the scores in {run} is for a figure; run `monolex explain {run}` on more dictionaries"
+        bool(written), f"none of the scores in {run} is for a figure; run `monolex explain {run}` on more dictionaries"
     )
-    return made
+    return written
 
 
 def _numbers(run: Path, which: str, config: FigureConfig) -> dict[str, Any]:
@@ -71,10 +71,10 @@ def _numbers(run: Path, which: str, config: FigureConfig) -> dict[str, Any]:
     return make(run, which, config)
 
 
-def _write(path: Path, found: dict[str, Any]) -> list[Path]:
+def _write(path: Path, content: dict[str, Any]) -> list[Path]:
     """The numbers of a figure and what they look like."""
-    drawing = sheets.sheet(found) if "tables" in found else score_charts.picture(found)
-    write_json(path.with_suffix(".json"), found)
+    drawing = sheets.sheet(content) if "tables" in content else score_charts.picture(content)
+    write_json(path.with_suffix(".json"), content)
     for ending, write in ENDINGS.items():
         write_bytes(path.with_suffix(ending), write(drawing))
     return [path.with_suffix(ending) for ending in (".json", *ENDINGS)]

@@ -15,7 +15,7 @@ from monolex.interp.records import Scored
 from monolex.pages import card_explanations, html
 from monolex.pages.card import card
 from monolex.pages.eval_charts import density_chart
-from monolex.pages.interest import Ranked, ranked
+from monolex.pages.interest import RankedFeature, ranked
 
 CARDS = 300
 """Cards on a page, the most interesting features'."""
@@ -44,10 +44,10 @@ def gallery(
     """
     features, scored = ranked(store), scored or {}
     shown = chosen(features, cards, scored)
-    ids = {one.id for one in shown}
+    ids = {feature.id for feature in shown}
     meta = store.meta
     by_score, scores = card_explanations.sort_key(scored)
-    counts = Counter(one.kind for one in features)
+    counts = Counter(feature.kind for feature in features)
     return html.page(
         "gallery.html",
         meta=meta,
@@ -56,47 +56,47 @@ def gallery(
         alive=len(features) - counts["dead"],
         kinds=[(key, label, counts[key]) for key, label in KINDS],
         dead=counts["dead"],
-        hidden=sum(1 for one in shown if one.kind == "dead"),
+        hidden=sum(1 for feature in shown if feature.kind == "dead"),
         sorts=(*SORTS, ("score", by_score)) if by_score else SORTS,
         explained=len(ids & set(scored)),
         of_explained=len(scored),
-        densities=density_chart([one.summary.n_active for one in features], meta["rows"], meta["name"], "blue"),
+        densities=density_chart([feature.summary.n_active for feature in features], meta["rows"], meta["name"], "blue"),
         cards=[
             card(
-                store.feature(one.id),
+                store.feature(feature.id),
                 meta,
                 text=store.text,
                 link=lambda number: f"#feature-{number}" if number in ids else None,
-                anchor=f"feature-{one.id}",
-                scored=scored.get(one.id, ()),
-                attributes=attributes(one, tokens_of(store, one.id), scores.get(one.id)),
+                anchor=f"feature-{feature.id}",
+                scored=scored.get(feature.id, ()),
+                attributes=attributes(feature, tokens_of(store, feature.id), scores.get(feature.id)),
             )
-            for one in shown
+            for feature in shown
         ],
     )
 
 
-def chosen(features: Sequence[Ranked], cards: int, scored: Mapping[int, Any]) -> list[Ranked]:
+def chosen(features: Sequence[RankedFeature], cards: int, scored: Mapping[int, Any]) -> list[RankedFeature]:
     """The ``cards`` features of a page by interest; those with explanations come before any without."""
-    first = sorted(features, key=lambda one: one.id not in scored)[:cards]
-    return sorted(first, key=lambda one: (-one.interest, one.id))
+    first = sorted(features, key=lambda feature: feature.id not in scored)[:cards]
+    return sorted(first, key=lambda feature: (-feature.interest, feature.id))
 
 
-def attributes(one: Ranked, tokens: Sequence[str], score: float | None = None) -> dict[str, Any]:
+def attributes(feature: RankedFeature, tokens: Sequence[str], score: float | None = None) -> dict[str, Any]:
     """What the page sorts and filters by; lower-case tokens as JSON, because a token may hold any character."""
-    s = one.summary
+    s = feature.summary
     known = {
         "data-id": s.id,
-        "data-interest": _digits(one.interest),
+        "data-interest": _digits(feature.interest),
         "data-density": _digits(s.density),
         "data-max": _digits(s.max),
         "data-kurtosis": _digits(s.kurtosis),
         "data-share": _digits(s.top_share),
-        "data-kind": one.kind,
+        "data-kind": feature.kind,
         "data-tokens": json.dumps([text.lower() for text in tokens], ensure_ascii=False),
     }
     known |= {"data-score": _digits(score)} if score is not None else {}
-    return known | ({"hidden": ""} if one.kind == "dead" else {})
+    return known | ({"hidden": ""} if feature.kind == "dead" else {})
 
 
 def tokens_of(store: FeatureStore, feature: int) -> list[str]:

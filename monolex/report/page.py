@@ -52,10 +52,10 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     wanted = None if listed is None else {*listed, *measured}
     manifests = {n: m for n, m in _manifests(run) if wanted is None or n in wanted or stages.shown_apart(m.kind)}
     seen = {}
-    if found := manifests.get("features"):
+    if features := manifests.get("features"):
         scored = results.scored(run, [n.partition("/")[2] for n, m in manifests.items() if m.kind == "score"])
-        features_section.write_galleries(run, found, cards, scored)
-        seen = features_section.section(run, found, cards, scored)
+        features_section.write_galleries(run, features, cards, scored)
+        seen = features_section.section(run, features, cards, scored)
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
     content = html.page(
         "report.html",
@@ -106,23 +106,25 @@ def _measured_folders(everything: Sequence[EvaluatedDictionary]) -> dict[str, No
 
 
 def _notice(
-    evaluation: Manifest, measured: Collection[str], there: Mapping[str, Manifest], listed: Collection[str] | None
+    evaluation: Manifest, measured: Collection[str], manifests: Mapping[str, Manifest], listed: Collection[str] | None
 ) -> str:
     """What the numbers do not agree with, in one sentence; empty where they are of what lies beside them."""
     contents = set(evaluation.parents.values())
-    made = {name for name, manifest in there.items() if manifest.kind in ("sweep", "baselines")}
-    homes = {name.removesuffix("activations") for name, manifest in there.items() if manifest.kind == "activations"}
-    inputs = made & set(measured) | {f"{h}activations" for h in homes if any(m.startswith(h) for m in measured)}
+    of_run = {name for name, manifest in manifests.items() if manifest.kind in ("sweep", "baselines")}
+    homes = {name.removesuffix("activations") for name, manifest in manifests.items() if manifest.kind == "activations"}
+    inputs = of_run & set(measured) | {f"{h}activations" for h in homes if any(m.startswith(h) for m in measured)}
     # What was measured from outside the run is not the run's to keep.
-    own = {name for name in measured if not name.startswith("../")}
+    kept = {name for name in measured if not name.startswith("../")}
     differences = {
-        "made again since": {name for name in inputs if there[name].content not in contents},
-        "no longer there": own - made,
-        "not measured": made - set(measured),
-        "no longer in run.toml": set() if listed is None else own & made - set(listed),
+        "made again since": {name for name in inputs if manifests[name].content not in contents},
+        "no longer there": kept - of_run,
+        "not measured": of_run - set(measured),
+        "no longer in run.toml": set() if listed is None else kept & of_run - set(listed),
     }
-    found = [f"{what}: {', '.join(sorted(names))}" for what, names in differences.items() if names]
-    return f"The evaluation is not of what lies in this run now ({'; '.join(found)}): run it again." if found else ""
+    changes = [f"{what}: {', '.join(sorted(names))}" for what, names in differences.items() if names]
+    return (
+        f"The evaluation is not of what lies in this run now ({'; '.join(changes)}): run it again." if changes else ""
+    )
 
 
 def _subject(activations: Manifest | None, everything: Sequence[EvaluatedDictionary]) -> dict[str, str]:
@@ -131,11 +133,11 @@ def _subject(activations: Manifest | None, everything: Sequence[EvaluatedDiction
     trained, baselines = sum(e.trained for e in subject), sum(e.baseline for e in subject)
     controls = len({e.model for e in everything} - {SUBJECT})
     sites = len({e.site for e in everything if e.site})
-    lead = f"{_some(trained, 'dictionary', 'dictionaries')} trained at {_some(sites, 'site')}"
+    lead = f"{_counted(trained, 'dictionary', 'dictionaries')} trained at {_counted(sites, 'site')}"
     if activations:
         corpus = _short(activations.config.get("corpus", "its corpus"))
         lead += f" on {activations.data['rows']['train']:,} activations over {corpus}"
-    beside = [_some(n, word) for n, word in ((baselines, "baseline"), (controls, "control model")) if n]
+    beside = [_counted(n, word) for n, word in ((baselines, "baseline"), (controls, "control model")) if n]
     lead += f", beside {' and '.join(beside)}." if beside else "; no baselines and no control models."
     model = _short(activations.data["model"]["name"]) if activations else "a language model"
     return {"model": model, "lead": lead}
@@ -151,7 +153,7 @@ def _facts(activations: Manifest | None) -> list[tuple[str, str]]:
         return []
     data, config = activations.data, activations.config
     model, read = data["model"], data["corpus"]["report"]
-    sites = [f"{site} ({one['d_in']} wide, {one['dtype']})" for site, one in data["sites"].items()]
+    sites = [f"{site} ({stored['d_in']} wide, {stored['dtype']})" for site, stored in data["sites"].items()]
     return [
         ("Model", f"{model['name']}, {model['architecture']}, fingerprint {short(model['fingerprint'])}"),
         ("Corpus", f"{config.get('corpus')}, digest {short(data['corpus']['digest'])}"),
@@ -199,16 +201,16 @@ def _stage(name: str, manifest: Manifest, timings: Mapping[str, float]) -> dict[
 
 def _versions(manifests: Iterable[Manifest]) -> str:
     """Packages and their versions; more than one where the stages differ."""
-    found: dict[str, dict[str, None]] = {}
+    by_package: dict[str, dict[str, None]] = {}
     for manifest in manifests:
         for package, version in manifest.versions.items():
-            found.setdefault(package, {})[version] = None
-    return ", ".join(f"{package} {' and '.join(versions)}" for package, versions in found.items())
+            by_package.setdefault(package, {})[version] = None
+    return ", ".join(f"{package} {' and '.join(versions)}" for package, versions in by_package.items())
 
 
 def _toml(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def _some(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def _counted(count: int, singular: str, plural: str = "") -> str:
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

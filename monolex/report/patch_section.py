@@ -57,8 +57,8 @@ def describe(key: str, patch: Facts) -> dict[str, Any]:
         "wordings": _wordings(f"{key}-wordings", patch["by_wording"]),
         "summary": _summary(f"{key}-summary", patch["claims"]),
         "sites": [
-            _site(f"{key}-site-{i}", site, here, patch["claims"])
-            for i, (site, here) in enumerate(patch_charts.sites(patch).items(), 1)
+            _site(f"{key}-site-{i}", site, dictionaries, patch["claims"])
+            for i, (site, dictionaries) in enumerate(patch_charts.sites(patch).items(), 1)
         ],
     }
 
@@ -88,7 +88,7 @@ def _summary(key: str, claims: Sequence[Facts]) -> Table | None:
     for claim in claims:
         counts.setdefault(claim["statement"], dict.fromkeys(VERDICTS, 0))[claim["verdict"]] += 1
     columns = [Column(verdict, word, "comparisons", whole=True) for verdict, word in VERDICTS.items()]
-    rows = [(statement, {v: bare(n) for v, n in found.items()}.get) for statement, found in counts.items()]
+    rows = [(statement, {v: bare(n) for v, n in verdicts.items()}.get) for statement, verdicts in counts.items()]
     return (
         table(key, "What the paper says, and what these numbers say", "Statement", columns, [("", rows)])
         if rows
@@ -96,36 +96,37 @@ def _summary(key: str, claims: Sequence[Facts]) -> Table | None:
     )
 
 
-def _site(key: str, site: str, here: Sequence[Facts], claims: Sequence[Facts]) -> dict[str, Any]:
+def _site(key: str, site: str, dictionaries: Sequence[Facts], claims: Sequence[Facts]) -> dict[str, Any]:
     """Charts and tables of one site."""
-    left, right = patch_charts.panels(site, here)
-    searches = patch_charts.search_panels(here)
-    own = [claim for claim in claims if claim["dictionary"].startswith(f"{site}/")]
-    made = [_claims(f"{key}-claims", own), _floors(f"{key}-floors", here, own), _sizes(f"{key}-sizes", here)]
-    made.append(_areas(f"{key}-areas", here))
-    shown = {title(one) for one in patch_charts.shown(here)}
+    left, right = patch_charts.panels(site, dictionaries)
+    searches = patch_charts.search_panels(dictionaries)
+    claimed = [claim for claim in claims if claim["dictionary"].startswith(f"{site}/")]
+    tables = [
+        _claims(f"{key}-claims", claimed),
+        _floors(f"{key}-floors", dictionaries, claimed),
+        _sizes(f"{key}-sizes", dictionaries),
+    ]
+    tables.append(_areas(f"{key}-areas", dictionaries))
+    shown = {title(each) for each in patch_charts.shown(dictionaries)}
     return {
         "name": site,
-        "ends": _ends(here[0]),
+        "ends": _ends(dictionaries[0]),
         "charts": [(panel.title, panel.chart()) for panel in (left, right)],
         "legend": svg.legend([*left.series, *right.series]),
-        "hidden": [title(one) for one in here if title(one) not in shown],
+        "hidden": [title(each) for each in dictionaries if title(each) not in shown],
         "searches": [(panel.title, panel.chart()) for panel in searches],
-        "searches_legend": svg.legend(one for panel in searches for one in panel.series),
-        "tables": [one for one in made if one],
+        "searches_legend": svg.legend(curve for panel in searches for curve in panel.series),
+        "tables": [each for each in tables if each],
     }
 
 
-def _ends(one: Facts) -> str:
+def _ends(dictionary: Facts) -> str:
     """What holds for every dictionary of a site: nothing patched, and the donor's whole activation."""
-    none, whole = one["floors"]["none"], one["floors"]["whole"]
-    said = (
-        f"With nothing patched the KL is {estimate(none['kl'])} nats, with the donor's whole activation in its place "
-    )
-    said += f"{estimate(whole['kl'])}, by an edit of {estimate(whole['edit'])}. The logit difference is "
-    return (
-        f"{said}{estimate(none['metric'])} after the base prompt and {estimate(one['donor_metric'])} after the donor's."
-    )
+    none, whole = dictionary["floors"]["none"], dictionary["floors"]["whole"]
+    said = f"With nothing patched the KL is {estimate(none['kl'])} nats, with the donor's whole activation in its"
+    said += f" place {estimate(whole['kl'])}, by an edit of {estimate(whole['edit'])}. The logit difference is"
+    said += f" {estimate(none['metric'])} after the base prompt"
+    return f"{said} and {estimate(dictionary['donor_metric'])} after the donor's."
 
 
 def _claims(key: str, claims: Sequence[Facts]) -> Table | None:
@@ -138,46 +139,46 @@ def _claims(key: str, claims: Sequence[Facts]) -> Table | None:
         groups.setdefault(label, {}).setdefault(_short(claim["dictionary"]), {})[str(claim["level"])] = claim
     about = "share of the KL with nothing patched to which both get down; below 1 the statement holds"
     columns = [Column(str(level), f"at {100 * level:g} % of the KL", about) for level in levels]
-    shown = [(label, [(n, _estimates(found).get) for n, found in rows.items()]) for label, rows in groups.items()]
+    shown = [(label, [(n, _estimates(by_level).get) for n, by_level in rows.items()]) for label, rows in groups.items()]
     words = [
-        [VERDICTS[found[column.metric]["verdict"]] if column.metric in found else "" for column in columns]
+        [VERDICTS[by_level[column.metric]["verdict"]] if column.metric in by_level else "" for column in columns]
         for rows in groups.values()
-        for found in rows.values()
+        for by_level in rows.values()
     ]
     return with_words(table(key, "At equal KL", "Dictionary", columns, shown), words) if compared else None
 
 
-def _floors(key: str, here: Sequence[Facts], claims: Sequence[Facts]) -> Table:
+def _floors(key: str, dictionaries: Sequence[Facts], claims: Sequence[Facts]) -> Table:
     """What no search can go below, a row a dictionary."""
     shares = {_short(claim["dictionary"]): claim for claim in claims if claim["level"] is None}
     words, groups = [], []
-    for label, some in _groups(here):
+    for label, members in _groups(dictionaries):
         rows = []
-        for one in some:
-            claim = shares.get(one["name"]) if one["model"] == SUBJECT else None
-            rows.append((title(one), _floor_row(one, claim).get))
+        for dictionary in members:
+            claim = shares.get(dictionary["name"]) if dictionary["model"] == SUBJECT else None
+            rows.append((title(dictionary), _floor_row(dictionary, claim).get))
             words.append([VERDICTS[claim["verdict"]] if claim and c.metric == "share" else "" for c in FLOORS])
         groups.append((label, rows))
     return with_words(table(key, "Floors: every feature patched", "Dictionary", FLOORS, groups), words)
 
 
-def _floor_row(one: Facts, claim: Facts | None) -> dict[str, Facts]:
-    everything = one["floors"]["all"]
+def _floor_row(dictionary: Facts, claim: Facts | None) -> dict[str, Facts]:
+    everything = dictionary["floors"]["all"]
     share = claim["estimate"] if claim else bare(None, NOT_ASKED)
-    row = {"candidates": bare(one["candidates"]), "all": everything["kl"], "share": share}
+    row = {"candidates": bare(dictionary["candidates"]), "all": everything["kl"], "share": share}
     return row | {"metric": everything["metric"], "edit": everything["edit"]}
 
 
-def _sizes(key: str, here: Sequence[Facts]) -> Table:
+def _sizes(key: str, dictionaries: Sequence[Facts]) -> Table:
     """KL of the ranking at some numbers of features."""
     columns = [Column(str(size), f"{size} feature{'s' if size > 1 else ''}") for size in SIZES]
     words, groups = [], []
-    for label, some in _groups(here):
+    for label, members in _groups(dictionaries):
         rows = []
-        for one in some:
-            near = [nearest(one["curves"].get("ranking", ()), size) for size in SIZES]
-            found = [point["kl"] if point else bare(None, "no set of about that size") for point in near]
-            rows.append((title(one), dict(zip((c.metric for c in columns), found, strict=True)).get))
+        for dictionary in members:
+            near = [nearest(dictionary["curves"].get("ranking", ()), size) for size in SIZES]
+            kls = [point["kl"] if point else bare(None, "no set of about that size") for point in near]
+            rows.append((title(dictionary), dict(zip((c.metric for c in columns), kls, strict=True)).get))
             sizes = [point["size"] if point else size for point, size in zip(near, SIZES, strict=True)]
             words.append([f"at {n}" if n != size else "" for n, size in zip(sizes, SIZES, strict=True)])
         groups.append((label, rows))
@@ -187,26 +188,32 @@ def _sizes(key: str, here: Sequence[Facts]) -> Table:
 
 def nearest(points: Iterable[Facts], size: int) -> Facts | None:
     """The point of about ``size`` features; None if none has between two thirds and one and a half times as many."""
-    known = [(abs(math.log(one["size"] / size)), i, one) for i, one in enumerate(points) if one["size"] > 0]
+    known = [(abs(math.log(point["size"] / size)), i, point) for i, point in enumerate(points) if point["size"] > 0]
     best = min(known, default=None)
     return best[2] if best and best[0] <= math.log(1.5) else None
 
 
-def _areas(key: str, here: Sequence[Facts]) -> Table | None:
+def _areas(key: str, dictionaries: Sequence[Facts]) -> Table | None:
     """How much the searches miss that greedy finds."""
-    known = [one for one in here if one["areas"]]
-    columns = [Column(name, name) for name in dict.fromkeys(name for one in known for name in one["areas"])]
-    rows = [(title(one), one["areas"].get) for one in known]
+    searched = [dictionary for dictionary in dictionaries if dictionary["areas"]]
+    columns = [
+        Column(name, name) for name in dict.fromkeys(name for dictionary in searched for name in dictionary["areas"])
+    ]
+    rows = [(title(dictionary), dictionary["areas"].get) for dictionary in searched]
     caption = "Area under KL over features, over that of the greedy search: 1 is as good"
-    return table(key, caption, "Dictionary", columns, [("", rows)], folded=True) if known else None
+    return table(key, caption, "Dictionary", columns, [("", rows)], folded=True) if searched else None
 
 
-def _groups(here: Sequence[Facts]) -> list[tuple[str, list[Facts]]]:
-    found: dict[str, list[Facts]] = {"Trained": [], "Baselines": []}
-    for one in here:
-        label = heading(one["kind"]) if one["model"] == SUBJECT else f"Control: {control_label(one['model'])}"
-        found.setdefault(label, []).append(one)
-    return [(label, some) for label, some in found.items() if some]
+def _groups(dictionaries: Sequence[Facts]) -> list[tuple[str, list[Facts]]]:
+    groups: dict[str, list[Facts]] = {"Trained": [], "Baselines": []}
+    for dictionary in dictionaries:
+        label = (
+            heading(dictionary["kind"])
+            if dictionary["model"] == SUBJECT
+            else f"Control: {control_label(dictionary['model'])}"
+        )
+        groups.setdefault(label, []).append(dictionary)
+    return [(label, members) for label, members in groups.items() if members]
 
 
 def with_words(shown: Table, words: Sequence[Sequence[str]]) -> Table:

@@ -13,25 +13,26 @@ def patch(path: Path, _manifest: Manifest) -> list[str]:
     from monolex.report.patch_section import SIZES, nearest
 
     patch = read_json(path / "patch.json")
-    own, corruption = patch["behaviour"], patch["corruption"]
+    behaviour, corruption = patch["behaviour"], patch["corruption"]
     rows = [["prompts", "names", "accuracy", "logit difference"]]
-    rows += [[patch["task"], "–", estimate(own["accuracy"]), estimate(own["logit_difference"])]]
+    rows += [[patch["task"], "–", estimate(behaviour["accuracy"]), estimate(behaviour["logit_difference"])]]
     for row in patch["table"]:
         rows.append([row["wordings"], row["names"], estimate(row["accuracy"]), estimate(row["logit_difference"])])
     heads = ["model", "site", "dictionary", "features", "KL none", "KL all", *(f"KL near {size}" for size in SIZES)]
     kept = [heads]
-    for one in patch["curves"]:
-        near = [nearest(one["curves"].get("ranking", ()), size) for size in SIZES]
-        ends = [estimate(one["floors"][name]["kl"]) for name in ("none", "all")]
+    for dictionary in patch["curves"]:
+        near = [nearest(dictionary["curves"].get("ranking", ()), size) for size in SIZES]
+        ends = [estimate(dictionary["floors"][name]["kl"]) for name in ("none", "all")]
         kls = [cell(point and point["kl"]["value"]) for point in near]
-        kept.append([one["model"], one["site"], one["name"], str(one["candidates"]), *ends, *kls])
+        names = [dictionary[key] for key in ("model", "site", "name")]
+        kept.append([*names, str(dictionary["candidates"]), *ends, *kls])
     claims = [["statement", "dictionary", "against", "at", "ratio or floor", "verdict"]]
     for claim in patch["claims"]:
         names = [claim["statement"], claim["dictionary"], claim["against"] or "–", cell(claim["level"])]
         claims.append([*names, estimate(claim["estimate"]), claim["verdict"]])
     return [
         f"task {patch['task']}{', corruption ' + corruption if corruption else ''}, {patch['pairs']} pairs of prompts",
-        f"{'able' if own['able'] else 'NOT ABLE'}: {own['verdict']}",
+        f"{'able' if behaviour['able'] else 'NOT ABLE'}: {behaviour['verdict']}",
         columns(rows),
         f"\nKL to the donor in nats, by the ranking of integrated gradients\n{columns(kept)}",
         f"\n{columns(claims)}",
@@ -41,19 +42,19 @@ def patch(path: Path, _manifest: Manifest) -> list[str]:
 def ablate(path: Path, _manifest: Manifest) -> list[str]:
     """Of every feature how much predictions change beside its controls, and the tokens that lose most."""
     lines = []
-    for one in read_json(path / "ablate.json")["ablations"]:
-        kl = one["kl"]
+    for ablation in read_json(path / "ablate.json")["ablations"]:
+        kl = ablation["kl"]
         effects = [["ablated", "KL, nats", "p"], ["the feature", estimate(kl["feature"]), "–"]]
         effects.append(["a matched feature", estimate(kl["control_feature"]), cell(kl["p_feature"])])
         effects.append(["a random direction", estimate(kl["control_direction"]), cell(kl["p_direction"])])
         rows = [["token", "change of probability", "direct", "control", "p"]]
-        for token in one["measures"]["probability"]["suppressed"][:10]:
+        for token in ablation["measures"]["probability"]["suppressed"][:10]:
             change = estimate({**token, "value": token["change"], "reason": ""})
             rest = [cell(token[key]) for key in ("direct", "control", "p")]
             rows.append([json.dumps(token["text"], ensure_ascii=False), change, *rest])
-        where = f"{one['occurrences']} tokens of {one['documents']} documents"
-        lines += [f"\nfeature {one['feature']} of {one['site']}/{one['name']} {one['words']}, {where}"]
-        lines += [columns(effects), columns(rows)]
+        where = f"{ablation['site']}/{ablation['name']} {ablation['words']}"
+        extent = f"{ablation['occurrences']} tokens of {ablation['documents']} documents"
+        lines += [f"\nfeature {ablation['feature']} of {where}, {extent}", columns(effects), columns(rows)]
     return lines
 
 
@@ -69,9 +70,9 @@ def tree(path: Path, _manifest: Manifest) -> list[str]:
             lines.append(f"{'  ' * depth}{called(node)}{words}  {effect(node)}")
             grow(nodes, node["id"], depth + 1)
 
-    for one in read_json(path / "tree.json")["trees"]:
-        lines.append(f"\n{one['root']}")
-        grow(one["nodes"], None, 0)
-        falls = [f"{json.dumps(t['text'], ensure_ascii=False)} {estimate(t['effect'])}" for t in one["logits"]]
+    for grown in read_json(path / "tree.json")["trees"]:
+        lines.append(f"\n{grown['root']}")
+        grow(grown["nodes"], None, 0)
+        falls = [f"{json.dumps(t['text'], ensure_ascii=False)} {estimate(t['effect'])}" for t in grown["logits"]]
         lines.append(f"without it tokens lose, in nats: {', '.join(falls)}" if falls else "no token loses without it")
     return lines

@@ -16,10 +16,11 @@ def explain(path: Path, _manifest: Manifest) -> list[str]:
     """What was asked, skipped and failed, dictionary by dictionary, and some explanations."""
     facts = read_json(path / "explain.json")
     kept = [["model", "site", "dictionary", "asked", "explained", "skipped and failed"]]
-    for one in facts["dictionaries"]:
-        failed = [f"{name}: {counts(some)}" for name, some in one["failures"].items() if some]
-        said = "; ".join([counts(one["skipped"]), *failed]).strip("; ")
-        kept.append([one["model"], one["site"], one["name"], str(one["asked"]), str(one["explained"]), said or "–"])
+    for dictionary in facts["dictionaries"]:
+        failed = [f"{name}: {counts(by_reason)}" for name, by_reason in dictionary["failures"].items() if by_reason]
+        said = "; ".join([counts(dictionary["skipped"]), *failed]).strip("; ")
+        names = [dictionary[key] for key in ("model", "site", "name")]
+        kept.append([*names, str(dictionary["asked"]), str(dictionary["explained"]), said or "–"])
     fragments = ", ".join(f"{model} {count:,}" for model, count in facts["fragments"].items())
     shown = [["feature", "explainer", "explanation"]]
     # what directions write stands among the lines too, and is no explanation
@@ -27,7 +28,7 @@ def explain(path: Path, _manifest: Manifest) -> list[str]:
     for row in itertools.islice(rows, EXAMPLES):
         text = row["text"] if row["failure"] is None else f"failed: {row['failure']}"
         shown.append([f"{row['site']}/{row['name']}:{row['feature']}", row["explainer"], text[:LETTERS]])
-    left = [f"{model}: {counts(some)}" for model, some in facts["left_out"].items() if some]
+    left = [f"{model}: {counts(by_reason)}" for model, by_reason in facts["left_out"].items() if by_reason]
     return [
         f"mode {facts['mode']}, explainers {', '.join(facts['explainers'])}",
         f"fragments: {fragments}; left out: {'; '.join(left) or 'none'}",
@@ -42,15 +43,15 @@ def score(path: Path, _manifest: Manifest) -> list[str]:
     heads = ["top and random", "random", "chance", "detection", "fuzz", "features", "without a score"]
     kept = [["model", "site", "dictionary", "explainer", *heads]]
     names = ("top_and_random", "random", "chance", "detection", "fuzz")
-    for one in facts["dictionaries"]:
-        for explainer, some in one["explainers"].items():
-            main = some["top_and_random"]
-            cells = [_mean(some[name], main["n"]) if name in some else "–" for name in names]
-            tallies = [str(main["n"]), counts({**one["skipped"], **main["missing"]}) or "–"]
-            kept.append([one["model"], one["site"], one["name"], explainer, *cells, *tallies])
+    for dictionary in facts["dictionaries"]:
+        for explainer, means in dictionary["explainers"].items():
+            main = means["top_and_random"]
+            cells = [_mean(means[name], main["n"]) if name in means else "–" for name in names]
+            tallies = [str(main["n"]), counts({**dictionary["skipped"], **main["missing"]}) or "–"]
+            kept.append([dictionary["model"], dictionary["site"], dictionary["name"], explainer, *cells, *tallies])
     return [f"simulator {facts['simulator']}, fragments of mode {facts['mode']}", columns(kept)]
 
 
-def _mean(found: dict[str, Any], features: int) -> str:
+def _mean(mean: dict[str, Any], features: int) -> str:
     """A mean, and over how many features where it is not over ``features`` of them."""
-    return estimate(found) + (f" (n {found['n']})" if found["n"] not in (0, features) else "")
+    return estimate(mean) + (f" (n {mean['n']})" if mean["n"] not in (0, features) else "")

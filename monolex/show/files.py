@@ -32,11 +32,11 @@ def show_store(path: Path) -> str:
     from monolex.features.store import FeatureStore
 
     with closing(FeatureStore(path)) as store:
-        found = store.summaries("top_share IS NOT NULL", order="top_share DESC, id", limit=20)
-        texts = [json.dumps(store.text(one.top_token), ensure_ascii=False) for one in found]
+        summaries = store.summaries("top_share IS NOT NULL", order="top_share DESC, id", limit=20)
+        texts = [json.dumps(store.text(summary.top_token), ensure_ascii=False) for summary in summaries]
         meta = "\n".join(f"{key}  {json.dumps(value, ensure_ascii=False)}" for key, value in store.meta.items())
     keys = ("id", "n_active", "density", "max", "kurtosis", "distinct_tokens", "top_share")
-    rows = [[*(cell(getattr(o, key)) for key in keys), text] for o, text in zip(found, texts, strict=True)]
+    rows = [[*(cell(getattr(o, key)) for key in keys), text] for o, text in zip(summaries, texts, strict=True)]
     return f"{path}\n{meta}\nThe features with the largest share of one token:\n{columns([[*keys, 'token'], *rows])}"
 
 
@@ -49,22 +49,24 @@ def show_feature(path: Path, number: int) -> str:
     from monolex.features.store import FeatureStore
 
     with closing(FeatureStore(path)) as store:
-        found, name = store.feature(number), store.meta["name"]
-    lines = [f"feature {number} of {name}", *(f"{k}  {cell(v)}" for k, v in found.summary._asdict().items())]
-    for title, shares in (("on", found.tokens), ("after", found.before)):
+        evidence, name = store.feature(number), store.meta["name"]
+    lines = [f"feature {number} of {name}", *(f"{k}  {cell(v)}" for k, v in evidence.summary._asdict().items())]
+    for title, shares in (("on", evidence.tokens), ("after", evidence.before)):
         lines.append(
             f"{title}  " + ", ".join(f"{json.dumps(t.text, ensure_ascii=False)} {t.share:.1%}" for t in shares)
         )
-    for title, side in (("promotes", found.promoted), ("suppresses", found.suppressed)):
+    for title, side in (("promotes", evidence.promoted), ("suppresses", evidence.suppressed)):
         texts = (f"{json.dumps(t.text, ensure_ascii=False)} {t.weight:.3g}" for t in side)
         lines.append(f"{title} directly  " + ", ".join(texts))
-    for title, others in (("similar", found.neighbours), ("active together", found.coactive)):
+    for title, others in (("similar", evidence.neighbours), ("active together", evidence.coactive)):
         lines.append(f"{title}  " + ", ".join(f"{n.feature} ({n.value:.3g})" for n in others))
-    for group, contexts in found.examples.items():
-        for one in contexts:
-            peak = max(one.activations)
-            marked = "".join(f"«{t}»" if a == peak > 0 else t for t, a in zip(one.texts, one.activations, strict=True))
-            part = f" {one.part}" if group == "quantile" else ""
+    for group, contexts in evidence.examples.items():
+        for context in contexts:
+            peak = max(context.activations)
+            marked = "".join(
+                f"«{t}»" if a == peak > 0 else t for t, a in zip(context.texts, context.activations, strict=True)
+            )
+            part = f" {context.part}" if group == "quantile" else ""
             lines.append(f"{group}{part}  {peak:.4g}  {json.dumps(marked, ensure_ascii=False)}")
     return "\n".join(lines)
 

@@ -53,10 +53,10 @@ def check(path: Path) -> Iterator[str]:
     Raises:
         UserError: the first that is not, after the lines of the others, or no artefact there.
     """
-    found, broken = _artifacts(path), []
-    if not found:
+    folders, broken = _artifacts(path), []
+    if not folders:
         raise UserError(f"{path} holds no finished artefact to verify; give an artefact or a run")
-    for folder in found:
+    for folder in folders:
         try:
             yield f"{_head(folder, verify(folder))}, whole"
         except UserError as error:

@@ -23,13 +23,13 @@ def cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def estimate(found: dict[str, Any]) -> str:
+def estimate(row: dict[str, Any]) -> str:
     """A number with its interval, or why it has none."""
-    if found["value"] is None:
-        return f"n/a: {found['reason']}"
-    span = "" if found["low"] is None or found["high"] is None else f" [{found['low']:.3g}, {found['high']:.3g}]"
-    return f"{found['value']:.3g}{span}"
+    if row["value"] is None:
+        return f"n/a: {row['reason']}"
+    span = "" if row["low"] is None or row["high"] is None else f" [{row['low']:.3g}, {row['high']:.3g}]"
+    return f"{row['value']:.3g}{span}"
 
 
-def counts(some: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in some.items())
+def counts(by_reason: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in by_reason.items())
