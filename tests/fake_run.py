@@ -45,9 +45,9 @@ def fake_run(folder: Path, *, model: str = "tiny-neox", controls: bool = True, b
         "densities.safetensors": write_bytes(folder / "eval" / "densities.safetensors", save(counts)),
     }
     parents = {"subject.activations": stored}
-    made = ["train/residual"] + ["baselines/plain"] * baselines
-    made += [f"controls/{control}/train/small" for control in ("random", "shuffled")] * controls
-    for name in made:
+    sources = ["train/residual"] + ["baselines/plain"] * baselines
+    sources += [f"controls/{control}/train/small" for control in ("random", "shuffled")] * controls
+    for name in sources:
         kind = "baselines" if name.startswith("baselines") else "sweep"
         parents[name] = finish(folder / name, kind, {}, {"activations": stored}, {}, {"members": []}).content
     finish(folder / "eval", "eval", identity(EvalConfig(rows=ROWS)), parents, files, {"dictionaries": len(counts)})

@@ -130,14 +130,14 @@ def _feature(writer: Writer, number: int, codes: NDArray, tokens: NDArray, fragm
 
 
 def _shares(column: NDArray, tokens: NDArray, at: NDArray, largest: float, vocabulary: int) -> list[tuple]:
-    found = []
+    rows = []
     for token in range(vocabulary):
         values = column[at][tokens[at] == token]
         if len(values):
             bins = np.minimum(TOKEN_BINS - 1, (values / largest * TOKEN_BINS).astype(int))
             counts = np.bincount(bins, minlength=TOKEN_BINS).astype(np.int64)
-            found.append((token, len(values), values.sum(), counts.tobytes()))
-    return sorted(found, key=lambda row: -row[2])
+            rows.append((token, len(values), values.sum(), counts.tobytes()))
+    return sorted(rows, key=lambda row: -row[2])
 
 
 def _others(writer: Writer, number: int, codes: NDArray, unit: NDArray) -> None:

@@ -30,8 +30,8 @@ def drawn(store: FeatureStore, feature: int, **options) -> str:
 
 
 def stats(shown: str) -> dict[str, tuple[str, str]]:
-    found = re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>(.*?)</small>", shown)
-    return {label: (value, under) for label, value, under in found}
+    numbers = re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>(.*?)</small>", shown)
+    return {label: (value, under) for label, value, under in numbers}
 
 
 @pytest.mark.parametrize("feature", [0, 1, 2, DENSE, HOSTILE_ONE, 6, ONCE])
@@ -62,12 +62,14 @@ def test_every_context_is_there_with_its_maximum_and_group(store):
     evidence, shown = store.feature(2), drawn(store, 2)
     values = re.findall(r"<li[^>]*><b>(.*?)</b>", shown)
     top, by_part = evidence.examples["top"], {}
-    for one in evidence.examples["quantile"]:
-        by_part.setdefault(one.part, []).append(one)
-    falling = [sorted(by_part[part], key=lambda one: -max(one.activations)) for part in sorted(by_part, reverse=True)]
-    order = [*top, *(one for part in falling for one in part)]
-    order += [one for group in ("near_zero", "random", "inactive") for one in evidence.examples[group]]
-    assert values == [number(max(one.activations)) for one in order] and len(top) > OPEN
+    for context in evidence.examples["quantile"]:
+        by_part.setdefault(context.part, []).append(context)
+    falling = [
+        sorted(by_part[part], key=lambda context: -max(context.activations)) for part in sorted(by_part, reverse=True)
+    ]
+    order = [*top, *(context for part in falling for context in part)]
+    order += [context for group in ("near_zero", "random", "inactive") for context in evidence.examples[group]]
+    assert values == [number(max(context.activations)) for context in order] and len(top) > OPEN
     labels = re.findall(r"<summary>(.*?) <small>", shown)
     assert labels == [
         "Next",
@@ -94,20 +96,20 @@ def test_no_rank_is_claimed_where_one_context_a_document_was_ranked(tmp_path):
 def test_direct_neighbours_and_embedding(store):
     evidence = store.feature(0)
     shown = drawn(store, 0, link={other.feature: f"#f{other.feature}" for other in evidence.neighbours[:1]}.get)
-    for one in (*evidence.promoted, *evidence.suppressed):
-        assert f"<span>{tokens.token(one.text)} {number(one.weight)}</span>" in shown
+    for token in (*evidence.promoted, *evidence.suppressed):
+        assert f"<span>{tokens.token(token.text)} {number(token.weight)}</span>" in shown
     assert "Raises" in shown and "Lowers" in shown and "through the final norm and unembedding alone" in shown
     first, second = evidence.neighbours[:2]
     assert f'<a href="#f{first.feature}">{first.feature}</a> {number(first.value)}' in shown
     assert f"<em>{second.feature}</em> {number(second.value)}" in shown
-    for one in evidence.coactive:
-        assert f"{number(one.value)} ({one.both:,})" in shown
+    for neighbour in evidence.coactive:
+        assert f"{number(neighbour.value)} ({neighbour.both:,})" in shown
     assert f"embedding {tokens.token(TEXTS[0])} 0.250" in shown and "unembedding" in shown
 
 
 def test_reason_stands_where_there_is_no_direct_effect(tmp_path):
-    made = fake_store(tmp_path / "mlp_in.0" / "a.sqlite", direct_reason="mlp_in writes to no stream", directed=False)
-    shown = drawn(made, 0)
+    store = fake_store(tmp_path / "mlp_in.0" / "a.sqlite", direct_reason="mlp_in writes to no stream", directed=False)
+    shown = drawn(store, 0)
     assert "mlp_in writes to no stream" in shown and "Raises" not in shown
 
 
@@ -124,8 +126,8 @@ def test_dense_feature_has_no_inactive_contexts_and_says_so(store):
 
 
 def test_signed_kinds_name_their_side(tmp_path):
-    made = fake_store(tmp_path / "resid_post.0" / "pca.sqlite", signed=True)
-    assert "pca at resid_post.0, positive side" in drawn(made, 0)
+    store = fake_store(tmp_path / "resid_post.0" / "pca.sqlite", signed=True)
+    assert "pca at resid_post.0, positive side" in drawn(store, 0)
 
 
 @pytest.mark.parametrize("feature", range(8))
@@ -148,9 +150,9 @@ def test_whole_card_costs_little_more_than_its_text(tmp_path):
     drawn_from = np.random.default_rng(0)
     ids = drawn_from.integers(0, 50, 12_800).astype(np.int32)
     codes = np.where(drawn_from.random((12_800, 1)) < 0.02, drawn_from.gamma(2, 1, (12_800, 1)), 0).astype(np.float32)
-    made = fake_store(tmp_path / "s" / "a.sqlite", codes, ids, tuple(f" w{i}" for i in range(50)), fragment=64)
-    assert sum(map(len, made.feature(0).examples.values())) == 65
-    assert len(drawn(made, 0).encode()) < 27_000
+    store = fake_store(tmp_path / "s" / "a.sqlite", codes, ids, tuple(f" w{i}" for i in range(50)), fragment=64)
+    assert sum(map(len, store.feature(0).examples.values())) == 65
+    assert len(drawn(store, 0).encode()) < 27_000
 
 
 def test_notebook_card_carries_its_style_and_needs_no_store(store):
@@ -172,8 +174,8 @@ def bars(chart) -> list[ET.Element]:
 
 
 def heights(path: ET.Element) -> list[float]:
-    found = re.findall(r"M[\d.]+ ([\d.]+)V([\d.]+)", path.get("d") or "")
-    return [float(foot) - float(head) for foot, head in found]
+    ends = re.findall(r"M[\d.]+ ([\d.]+)V([\d.]+)", path.get("d") or "")
+    return [float(foot) - float(head) for foot, head in ends]
 
 
 def test_token_histogram_counts_every_activation_once(store):
@@ -193,10 +195,10 @@ def test_stacked_parts_share_a_bar_in_proportion(log):
     assert re.findall(r"V([\d.]+)", below.get("d") or "")[0] == re.findall(r" ([\d.]+)V", above.get("d") or "")[0]
     first, second = heights(below)[0], heights(above)[0]
     assert first == pytest.approx(3 * second, abs=0.5)
-    one, many = (
+    single, many = (
         heights(bars(stacked([Layer("", "blue", [n, 1000])], Axis("x", 0, 1), "s", log=log))[0]) for n in (1, 10)
     )
-    assert one[0] < many[0] < many[1] and (one[0] > 3 if log else one[0] < 1)
+    assert single[0] < many[0] < many[1] and (single[0] > 3 if log else single[0] < 1)
 
 
 def test_nothing_to_stack():
@@ -204,8 +206,8 @@ def test_nothing_to_stack():
 
 
 def explained(feature: int, simulators=("rules",), explainers=("token",)) -> list[Scored]:
-    one, level = fake_scores.plan(("resid_post.1",))[0]
-    rows = [fake_scores.line(one, feature, e, s, level) for s in simulators for e in explainers]
+    entry, level = fake_scores.plan(("resid_post.1",))[0]
+    rows = [fake_scores.line(entry, feature, e, s, level) for s in simulators for e in explainers]
     return [Scored(row, fake_scores.overlays(feature)) for row in rows]
 
 
@@ -216,17 +218,17 @@ def test_a_card_without_explanations_is_as_before(store):
 
 @pytest.mark.parametrize("feature", [0, 1, 2, DEAD])
 def test_explanations_with_every_score_and_interval(store, feature):
-    (one,) = explained(feature)
-    shown = drawn(store, feature, scored=[one])
-    found = re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>(.*?)</small>", shown[shown.index('class="marks"') :])
-    scores = one.row["scores"]
+    (score,) = explained(feature)
+    shown = drawn(store, feature, scored=[score])
+    numbers = re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>(.*?)</small>", shown[shown.index('class="marks"') :])
+    scores = score.row["scores"]
     cells = [scores[name] for name in ("top_and_random", "top", "random", "chance")]
-    judged = [one.row[kind] for kind in ("detection", "fuzz") if one.row[kind]]
+    judged = [score.row[kind] for kind in ("detection", "fuzz") if score.row[kind]]
     cells += [cells[name] for cells in judged for name in ("balanced_accuracy", "auc")]
-    assert [value for _, value, _ in found[: len(cells)]] == [number(cell["value"]) for cell in cells]
-    assert [under for *_, under in found[: len(cells)]] == [interval(c["low"], c["high"]) for c in cells]
-    assert [label for label, *_ in found[:4]] == ["Score", "Top", "Random", "Chance"]
-    assert tokens.line(one.row["text"]) in shown and "no language model" in shown
+    assert [value for _, value, _ in numbers[: len(cells)]] == [number(cell["value"]) for cell in cells]
+    assert [under for *_, under in numbers[: len(cells)]] == [interval(c["low"], c["high"]) for c in cells]
+    assert [label for label, *_ in numbers[:4]] == ["Score", "Top", "Random", "Chance"]
+    assert tokens.line(score.row["text"]) in shown and "no language model" in shown
     Page(shown)
 
 
@@ -254,9 +256,9 @@ def test_output_tokens_are_apart_from_the_explanations(store):
 
 
 def test_a_small_card_has_texts_and_scores_alone(store):
-    found = explained(0, ("rules", fake_scores.EXACT))
-    shown = drawn(store, 0, scored=found, compact=True)
-    cell = found[0].row["scores"]["top_and_random"]
+    scored = explained(0, ("rules", fake_scores.EXACT))
+    shown = drawn(store, 0, scored=scored, compact=True)
+    cell = scored[0].row["scores"]["top_and_random"]
     score = f"{number(cell['value'])} {interval(cell['low'], cell['high'])}"
     assert f"score {score} by rules; {score} by {fake_scores.EXACT}</small>" in shown
     assert "<details" not in shown and shown.count('class="say"') == 1
@@ -275,8 +277,8 @@ MARK = re.compile(r'<mark class="([^"]*)" title="([^"]*)">(.*?)</mark>')
 
 
 def test_strips_are_real_above_and_simulated_below():
-    found = Overlay("top", 1, ("a", "b", "c", "d", ""), (0.0, 2.0, -1.0, 4.0, 0.0), (0.0, 0.0, 5.0, 10.0, 2.5))
-    shown = str(tokens.overlaid(found, 4.0, 10.0))
+    fragment = Overlay("top", 1, ("a", "b", "c", "d", ""), (0.0, 2.0, -1.0, 4.0, 0.0), (0.0, 0.0, 5.0, 10.0, 2.5))
+    shown = str(tokens.overlaid(fragment, 4.0, 10.0))
     assert MARK.findall(shown) == [
         ("r5", "real 2.00, simulated 0", "b"),
         ("s5", "real −1.00, simulated 5.00", "c"),
@@ -294,21 +296,21 @@ def test_a_fragment_that_was_not_simulated_says_so():
 
 
 def test_few_fragments_of_every_group_share_one_scale(store):
-    (one,) = explained(0)
+    (score,) = explained(0)
     many = [Overlay(group, doc, ("x",), (float(doc),), (1.0,)) for group in ("top", "random") for doc in range(1, 7)]
-    shown = drawn(store, 0, scored=[Scored(one.row, tuple(many))])
-    found = shown[shown.index('class="ctx two"') : shown.index("</ol>", shown.index('class="ctx two"'))]
-    assert re.findall(r'title="document (\d)"><b>(\w+)', found) == [
+    shown = drawn(store, 0, scored=[Scored(score.row, tuple(many))])
+    fragments = shown[shown.index('class="ctx two"') : shown.index("</ol>", shown.index('class="ctx two"'))]
+    assert re.findall(r'title="document (\d)"><b>(\w+)', fragments) == [
         (str(doc), group) for group in ("top", "random") for doc in range(1, FRAGMENTS + 1)
     ]
-    assert [style for style, *_ in MARK.findall(found)] == ["r5 s10 peak", "r10 s10 peak"] * 2
+    assert [style for style, *_ in MARK.findall(fragments)] == ["r5 s10 peak", "r10 s10 peak"] * 2
 
 
 def test_features_are_sorted_by_scores_of_one_kind_alone():
-    found = {i: explained(i, (fake_scores.EXACT, "rules"), ("pattern", "token")) for i in (5, 0, 1)}
-    name, scores = sort_key(found)
+    scored = {i: explained(i, (fake_scores.EXACT, "rules"), ("pattern", "token")) for i in (5, 0, 1)}
+    name, scores = sort_key(scored)
     assert name == f"score (pattern, {fake_scores.EXACT})" and set(scores) == {0, 1}
-    assert scores[0] == found[0][0].row["scores"]["top_and_random"]["value"]
+    assert scores[0] == scored[0][0].row["scores"]["top_and_random"]["value"]
     assert sort_key({5: explained(5)}) == sort_key({}) == ("", {})
 
 

@@ -1,5 +1,6 @@
 """Pictures of the experiments: whole files, at the same places in SVG and PNG, and as true as the numbers."""
 
+import dataclasses
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -16,6 +17,7 @@ from monolex.artifact import finish, read_json
 from monolex.cli import main
 from monolex.errors import UserError
 from monolex.interp.config import FIGURES, FigureConfig
+from monolex.kinds import BASELINES, FAMILIES, NEUTRAL
 from monolex.pages import ablate_charts, html, patch_charts, svg, tree_diagram
 from monolex.pages.picture import Box, Diagram, Edge, Panel, Picture, Sheet, Writing, layout, svg_file
 from monolex.pages.png import legible, png
@@ -35,7 +37,7 @@ def parsed(content: bytes) -> ET.Element:
 
 
 def texts(content: bytes) -> list[str]:
-    return [one.text or "" for one in parsed(content).iter(f"{NAMESPACE}text")]
+    return [node.text or "" for node in parsed(content).iter(f"{NAMESPACE}text")]
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -46,10 +48,10 @@ def pixels(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_draws_whole_files_beside_the_numbers(kind, tmp_path):
     causal_json.artifact(tmp_path, kind, CONTENTS[kind])
-    made = figures.draw(tmp_path)
-    assert made and sorted(made) == sorted([*tmp_path.glob("*.svg"), *tmp_path.glob("*.png")])
-    assert [path.stem for path in made[::2]] == [path.stem for path in made[1::2]]
-    for vector, pixel in zip(made[::2], made[1::2], strict=True):
+    paths = figures.draw(tmp_path)
+    assert paths and sorted(paths) == sorted([*tmp_path.glob("*.svg"), *tmp_path.glob("*.png")])
+    assert [path.stem for path in paths[::2]] == [path.stem for path in paths[1::2]]
+    for vector, pixel in zip(paths[::2], paths[1::2], strict=True):
         root = parsed(vector.read_bytes())
         assert root.tag == f"{NAMESPACE}svg" and not list(root.iter(f"{NAMESPACE}script"))
         assert "var(" not in vector.read_text() and "url(" not in vector.read_text()
@@ -72,9 +74,9 @@ def test_stale_pictures_go_and_nothing_else(tmp_path):
     assert len(figures.draw(tmp_path)) == 4
     (tmp_path / "mine.png").write_bytes(b"mine")
     causal_json.artifact(tmp_path, "ablate", causal_json.ablate(features=1))
-    made = figures.draw(tmp_path)
-    assert len(made) == 2
-    left = {path.name for path in tmp_path.iterdir()} - {path.name for path in made}
+    paths = figures.draw(tmp_path)
+    assert len(paths) == 2
+    left = {path.name for path in tmp_path.iterdir()} - {path.name for path in paths}
     assert left == {"mine.png", "ablate.json", "manifest.json"}
 
 
@@ -105,20 +107,20 @@ def test_what_may_be_missing_may_be_missing(kind, content, tmp_path):
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_estimates_may_be_null(kind, tmp_path):
     causal_json.artifact(tmp_path, kind, causal_json.without_values(CONTENTS[kind]))
-    made = figures.draw(tmp_path)
-    assert made
+    paths = figures.draw(tmp_path)
+    assert paths
     if kind == "patch":
-        assert svg.NO_DATA in texts(made[0].read_bytes())
+        assert svg.NO_DATA in texts(paths[0].read_bytes())
 
 
 def test_tokens_are_escaped_and_legible(tmp_path):
     causal_json.artifact(tmp_path, "ablate", causal_json.ablate())
     vector, _ = figures.draw(tmp_path)
     assert HOSTILE not in vector.read_text() and "&lt;script&gt;" in vector.read_text()
-    found = texts(vector.read_bytes())
+    said = texts(vector.read_bytes())
     wanted = {ablate_charts.label(text) for text in TOKENS[: ablate_charts.LOSERS]}
-    assert wanted <= set(found) and {"␣self", "↵␣×4", "∅", "$x$"} <= set(found)
-    assert all(len(one) <= ablate_charts.LETTERS for one in wanted)
+    assert wanted <= set(said) and {"␣self", "↵␣×4", "∅", "$x$"} <= set(said)
+    assert all(len(text) <= ablate_charts.LETTERS for text in wanted)
 
 
 def test_letters_that_the_type_lacks_are_escapes():
@@ -127,56 +129,73 @@ def test_letters_that_the_type_lacks_are_escapes():
 
 
 def test_a_chart_holds_a_choice_of_dictionaries():
-    here = patch_charts.sites(CONTENTS["patch"])["resid_post.1"]
-    names = [(one["model"], one["name"]) for one in patch_charts.shown(here)]
+    dictionaries = patch_charts.sites(CONTENTS["patch"])["resid_post.1"]
+    names = [(each["model"], each["name"]) for each in patch_charts.shown(dictionaries)]
     assert ("subject", "tied-a3e-3-r4-s0") in names and ("subject", "tied-a3e-3-r4-s1") not in names
     assert {("subject", name) for name in ("pca", "ica-topk-k32", "neurons", "random")} <= set(names)
     assert [model for model, _ in names if model != "subject"] == ["random"]
-    more = [{**here[0], "name": f"tied-a{i}-r4-s0", "alpha": float(i)} for i in range(30)]
-    chosen = patch_charts.shown([*more, *here[4:]])
+    more = [{**dictionaries[0], "name": f"tied-a{i}-r4-s0", "alpha": float(i)} for i in range(30)]
+    chosen = patch_charts.shown([*more, *dictionaries[4:]])
     assert len(chosen) == patch_charts.SHOWN
-    alphas = [one["alpha"] for one in chosen if one["kind"] == "tied"]
+    alphas = [each["alpha"] for each in chosen if each["kind"] == "tied"]
     assert (alphas[0], alphas[-1]) == (0.0, 29.0) and alphas == sorted(alphas)
 
 
+def test_a_chart_holds_families_of_the_rows_and_kinds_that_nobody_knows(monkeypatch):
+    row = dataclasses.replace(FAMILIES["pca"], name="rotated", forms=("",), complete=(), marker="square")
+    monkeypatch.setitem(FAMILIES, "rotated", row)
+    monkeypatch.setitem(BASELINES, "rotated", row)
+    dictionaries = patch_charts.sites(CONTENTS["patch"])["resid_post.1"]
+    kinds = ("gated", "nmf", "gated", "rotated")
+    added = [{**dictionaries[0], "kind": kind, "name": f"{kind}-{i}"} for i, kind in enumerate(kinds)]
+    names = [each["name"] for each in patch_charts.shown([*added, *dictionaries])]
+    others = ["pca", "ica-topk-k32", "neurons", "random", "nmf-1", "rotated-3", "gated-0"]
+    assert names[-8:-1] == others
+    left, _ = patch_charts.panels("resid_post.1", [*added, *dictionaries])
+    drawn = {curve.label: (curve.colour, curve.marker) for curve in left.series}
+    assert drawn["rotated-3"] == (row.colour, "square") and drawn["gated-0"] == (NEUTRAL, "triangle")
+    many = [{**dictionaries[0], "kind": f"kind-{i}"} for i in range(2 * patch_charts.SHOWN)]
+    assert {each["kind"] for each in patch_charts.shown([*many, *dictionaries])} >= {f"kind-{i}" for i in range(20)}
+
+
 def test_curves_show_the_numbers_of_the_artefact():
-    here = patch_charts.sites(CONTENTS["patch"])["resid_post.1"]
-    left, right = patch_charts.panels("resid_post.1", here)
-    wanted = here[0]["curves"]["ranking"]
-    by_size = next(one for one in left.series if one.label == here[0]["name"])
-    by_edit = next(one for one in right.series if one.label == here[0]["name"])
+    dictionaries = patch_charts.sites(CONTENTS["patch"])["resid_post.1"]
+    left, right = patch_charts.panels("resid_post.1", dictionaries)
+    wanted = dictionaries[0]["curves"]["ranking"]
+    by_size = next(curve for curve in left.series if curve.label == dictionaries[0]["name"])
+    by_edit = next(curve for curve in right.series if curve.label == dictionaries[0]["name"])
     assert [(p.x, p.y) for p in by_size.points] == [(w["size"], w["kl"]["value"]) for w in wanted]
     assert [(p.x, p.y) for p in by_edit.points] == [(w["edit"]["value"], w["kl"]["value"]) for w in wanted]
     spans = {(w["kl"]["low"], w["kl"]["high"]) for w in wanted}
     assert {p.y_interval for p in by_size.points} - {None} <= spans
     assert by_size.points[0].y_interval and any(p.y_interval is None for p in by_size.points)
-    base = next(one for one in left.series if one.label == "nothing patched")
+    base = next(curve for curve in left.series if curve.label == "nothing patched")
     assert {p.y for p in base.points} == {4.1} and [p.x for p in base.points] == [left.x.low, left.x.high]
-    assert left.y.low == 0 and all(p.x <= patch_charts.LARGEST for one in left.series for p in one.points)
+    assert left.y.low == 0 and all(p.x <= patch_charts.LARGEST for curve in left.series for p in curve.points)
 
 
 def test_control_models_are_broken_lines():
     left, _ = patch_charts.panels("s", patch_charts.sites(CONTENTS["patch"])["resid_post.1"])
-    looks = {one.label: one.variant for one in left.series}
+    looks = {curve.label: curve.variant for curve in left.series}
     assert [label for label, variant in looks.items() if variant == "dashed"] == [
         "batchtopk-k32-r4-s0 of the randomly initialised model"
     ]
-    assert len({(one.colour, one.marker, one.variant) for one in left.series}) == len(left.series)
+    assert len({(curve.colour, curve.marker, curve.variant) for curve in left.series}) == len(left.series)
 
 
 def test_searches_are_drawn_where_there_are_more_than_the_cheap_ones():
-    names = [one.name for one in patch_charts.pictures(CONTENTS["patch"])]
+    names = [picture.name for picture in patch_charts.pictures(CONTENTS["patch"])]
     assert names == ["resid_post.1", "resid_post.1-searches", "resid_post.2"]
     panels = patch_charts.search_panels(patch_charts.sites(CONTENTS["patch"])["resid_post.1"])
     assert [panel.title for panel in panels] == ["tied-a3e-3-r4-s0", "pca"]
-    sweep = next(one for one in panels[0].series if one.label == patch_charts.SEARCHES["sweep"][2])
+    sweep = next(curve for curve in panels[0].series if curve.label == patch_charts.SEARCHES["sweep"][2])
     assert [point.x for point in sweep.points] == [3, 12, 40]
 
 
 def test_an_outline_keeps_every_count():
-    one = causal_json.ablate()["ablations"][0]
-    left, _ = ablate_charts.panels(one)
-    histogram, outline = one["measures"]["logprob"]["total"], left.series[0].points
+    ablation = causal_json.ablate()["ablations"][0]
+    left, _ = ablate_charts.panels(ablation)
+    histogram, outline = ablation["measures"]["logprob"]["total"], left.series[0].points
     tops = {(a.x, b.x): a.y for a, b in zip(outline, outline[1:], strict=False) if a.x != b.x}
     bins = zip(histogram["edges"], histogram["edges"][1:], histogram["counts"], strict=False)
     held = {(low, high): count for low, high, count in bins if count}
@@ -185,10 +204,10 @@ def test_an_outline_keeps_every_count():
 
 
 def test_losers_have_bars_with_intervals_and_marks_beside_them():
-    one = causal_json.ablate()["ablations"][0]
-    _, right = ablate_charts.panels(one)
+    ablation = causal_json.ablate()["ablations"][0]
+    _, right = ablate_charts.panels(ablation)
     bars, direct, control = right.series
-    wanted = one["measures"]["logprob"]["suppressed"][: ablate_charts.LOSERS]
+    wanted = ablation["measures"]["logprob"]["suppressed"][: ablate_charts.LOSERS]
     assert bars.marker == BAR and [p.x for p in bars.points] == [w["change"] for w in wanted]
     assert [p.x_interval for p in bars.points] == [(w["low"], w["high"]) for w in wanted]
     assert [p.x for p in direct.points] == [w["direct"] for w in wanted]
@@ -207,27 +226,27 @@ def test_bars_run_from_zero_to_their_value():
 
 
 def test_nodes_of_a_tree_do_not_overlap_and_edges_meet_them():
-    found = tree_diagram.diagram(CONTENTS["tree"]["trees"][0])
-    for i, a in enumerate(found.boxes):
-        assert a.x >= 0 and a.x + a.width <= found.width and a.y >= 0 and a.y + a.height <= found.height
-        for b in found.boxes[:i]:
+    diagram = tree_diagram.diagram(CONTENTS["tree"]["trees"][0])
+    for i, a in enumerate(diagram.boxes):
+        assert a.x >= 0 and a.x + a.width <= diagram.width and a.y >= 0 and a.y + a.height <= diagram.height
+        for b in diagram.boxes[:i]:
             apart = a.x + a.width <= b.x or b.x + b.width <= a.x
             assert apart or a.y + a.height <= b.y or b.y + b.height <= a.y
-    for edge in found.edges:
-        assert any(edge.start == (b.x + b.width, b.y + b.height / 2) for b in found.boxes)
-        assert any(edge.stop == (b.x, b.y + b.height / 2) for b in found.boxes)
+    for edge in diagram.edges:
+        assert any(edge.start == (b.x + b.width, b.y + b.height / 2) for b in diagram.boxes)
+        assert any(edge.stop == (b.x, b.y + b.height / 2) for b in diagram.boxes)
 
 
 def test_edges_tell_sign_and_size():
-    found = tree_diagram.diagram(CONTENTS["tree"]["trees"][0])
-    by = {edge.title.partition(" on ")[0]: edge for edge in found.edges}
+    diagram = tree_diagram.diagram(CONTENTS["tree"]["trees"][0])
+    by = {edge.title.partition(" on ")[0]: edge for edge in diagram.edges}
     raises, lowers, error, rest = (by[name] for name in ("1.344", "1.12", "reconstruction error", "all features"))
     assert (raises.colour, raises.broken) == ("blue", False) and (lowers.colour, lowers.broken) == ("vermilion", True)
     assert error.colour == rest.colour == "ink" and error.faint and rest.faint and not raises.faint
     shares = {"raises": 0.6, "lowers": 0.275, "error": 0.1}
     for edge, share in zip((raises, lowers, error), shares.values(), strict=True):
         assert edge.thickness == pytest.approx(tree_diagram.THIN + (tree_diagram.THICK - tree_diagram.THIN) * share)
-    said = [line for box in found.boxes for line in box.lines]
+    said = [line for box in diagram.boxes for line in box.lines]
     assert "2.40 ± 0.100 (60 %)" in said and "−1.10 ± 0.100 (−28 %)" in said and "0.300 ± 0.100 (8 %), repeated" in said
 
 
@@ -237,8 +256,8 @@ def test_a_large_tree_stays_in_order():
         for _ in range(3):
             site = f"resid_post.{2 - round(math.log(2 * parent + 1, 3) - 1e-9)}"
             nodes.append(causal_json._node(len(nodes), parent, site, len(nodes), 1 + len(nodes) % 7, "x"))
-    found = tree_diagram.diagram({"root": "a/b:0", "dictionaries": {}, "nodes": nodes, "logits": []})
-    middles = {node["id"]: box.y + box.height / 2 for node, box in zip(nodes, found.boxes, strict=True)}
+    diagram = tree_diagram.diagram({"root": "a/b:0", "dictionaries": {}, "nodes": nodes, "logits": []})
+    middles = {node["id"]: box.y + box.height / 2 for node, box in zip(nodes, diagram.boxes, strict=True)}
     for node in nodes:
         below = [middles[child["id"]] for child in tree_diagram.ordered(nodes, node["id"])]
         assert below == sorted(below)
@@ -249,15 +268,15 @@ def test_a_large_tree_stays_in_order():
 def test_panels_and_legend_have_room():
     series = tuple(Series(f"a series with a long name {i}", (Point(i, i),)) for i in range(10))
     panel = Panel("p", series, Axis("x", 0, 10), Axis("y", 0, 10), 300, 200)
-    found = layout(Picture("n", "t", (panel,) * 3, columns=2))
-    for i, one in enumerate(found.panels):
-        assert one.x + one.panel.width <= found.width and one.y + one.panel.height <= found.height
-        for other in found.panels[:i]:
-            assert one.x >= other.x + other.panel.width or one.y >= other.y + other.panel.height
-    places = [(one.x, one.y) for one in found.legend]
+    arranged = layout(Picture("n", "t", (panel,) * 3, columns=2))
+    for i, placed in enumerate(arranged.panels):
+        assert placed.x + placed.panel.width <= arranged.width and placed.y + placed.panel.height <= arranged.height
+        for other in arranged.panels[:i]:
+            assert placed.x >= other.x + other.panel.width or placed.y >= other.y + other.panel.height
+    places = [(entry.x, entry.y) for entry in arranged.legend]
     assert len(places) == len(set(places)) == 10
-    assert min(y for _, y in places) >= max(one.y + one.panel.height for one in found.panels)
-    assert max(y for _, y in places) < found.height and all(x < found.width for x, _ in places)
+    assert min(y for _, y in places) >= max(placed.y + placed.panel.height for placed in arranged.panels)
+    assert max(y for _, y in places) < arranged.height and all(x < arranged.width for x, _ in places)
 
 
 def test_every_look_has_its_colour_in_a_file_of_its_own():
@@ -323,10 +342,10 @@ def scored(tmp_path_factory) -> Path:
 
 
 def test_every_figure_of_the_paper_is_three_files_of_the_same_numbers(scored):
-    made = figures.paper(scored)
+    paths = figures.paper(scored)
     folder = scored / "figures"
     wanted = [folder / f"{which}{ending}" for which in FIGURES for ending in (".json", ".svg", ".png")]
-    assert made == wanted and sorted(folder.iterdir()) == sorted(wanted)
+    assert paths == wanted and sorted(folder.iterdir()) == sorted(wanted)
     for which in FIGURES:
         content = read_json(folder / f"{which}.json")
         assert content["figure"] == which
@@ -338,20 +357,22 @@ def test_every_figure_of_the_paper_is_three_files_of_the_same_numbers(scored):
         said = texts(vector)
         assert content["title"] in said
         for panel in content.get("panels", ()):
-            assert panel["title"] in said and {one["label"] for one in panel["series"]} <= set(said)
+            assert panel["title"] in said and {series["label"] for series in panel["series"]} <= set(said)
 
 
 def test_titles_of_marks_hold_the_numbers_of_the_json(scored):
     figures.paper(scored, FigureConfig(which="fig2"))
     titles = [
-        one.text or "" for one in parsed((scored / "figures" / "fig2.svg").read_bytes()).iter(f"{NAMESPACE}title")
+        node.text or "" for node in parsed((scored / "figures" / "fig2.svg").read_bytes()).iter(f"{NAMESPACE}title")
     ]
     content = read_json(scored / "figures" / "fig2.json")
     for panel in content["panels"]:
-        for one in panel["series"]:
-            for point in one["points"]:
+        for series in panel["series"]:
+            for point in series["points"]:
                 span = html.interval(point["low"], point["high"])
-                start = f"{one['label']}\n{point['site']}/{point['name']}\nscore {html.number(point['value'])} {span}\n"
+                start = (
+                    f"{series['label']}\n{point['site']}/{point['name']}\nscore {html.number(point['value'])} {span}\n"
+                )
                 assert any(title.startswith(start) for title in titles)
 
 
@@ -364,8 +385,8 @@ def test_one_figure_elsewhere(scored, tmp_path, capsys):
 
 def test_all_are_those_that_there_are_scores_for(tmp_path):
     fake_scores.fake_scores(tmp_path, planned=fake_scores.plan(RESIDUAL[:1], fake_scores.METHODS[:3]))
-    made = figures.paper(tmp_path)
-    assert {path.stem for path in made} == {"fig2", "fig9", "table1", "table2"}
+    paths = figures.paper(tmp_path)
+    assert {path.stem for path in paths} == {"fig2", "fig9", "table1", "table2"}
 
 
 def test_what_is_lacking_is_said_on_the_command_line(tmp_path, capsys):
@@ -378,15 +399,15 @@ def test_what_is_lacking_is_said_on_the_command_line(tmp_path, capsys):
     assert "is for a figure" in capsys.readouterr().err and not (tmp_path / "figures").exists()
 
 
-@pytest.mark.parametrize("how", [{}, {"lost": True}, {"features": 0}, {"planned": []}])
-def test_scores_are_drawn_beside_their_numbers(how, tmp_path):
-    fake_scores.fake_scores(tmp_path, **{"planned": fake_scores.plan((*RESIDUAL, "mlp_act.1")), **how})
+@pytest.mark.parametrize("options", [{}, {"lost": True}, {"features": 0}, {"planned": []}])
+def test_scores_are_drawn_beside_their_numbers(options, tmp_path):
+    fake_scores.fake_scores(tmp_path, **{"planned": fake_scores.plan((*RESIDUAL, "mlp_act.1")), **options})
     folder = tmp_path / "score" / "paper"
-    made = figures.draw(folder)
-    names = ["score-resid_post", "score-mlp_act"] if how.get("planned") != [] else []
-    assert [path.name for path in made] == [f"{name}{ending}" for name in names for ending in (".svg", ".png")]
-    for path in made[::2]:
-        assert (svg.NO_DATA in texts(path.read_bytes())) == bool(how)
+    paths = figures.draw(folder)
+    names = ["score-resid_post", "score-mlp_act"] if options.get("planned") != [] else []
+    assert [path.name for path in paths] == [f"{name}{ending}" for name in names for ending in (".svg", ".png")]
+    for path in paths[::2]:
+        assert (svg.NO_DATA in texts(path.read_bytes())) == bool(options)
     assert {"manifest.json", "score.json", "scores.jsonl"} <= {path.name for path in folder.iterdir()}
 
 

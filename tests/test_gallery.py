@@ -41,8 +41,8 @@ def run(tmp_path_factory) -> Path:
 
 def order(text: str) -> list[int]:
     """Features in sight, in the order of the page."""
-    found = re.findall(r'<article class="feature"([^>]*)>', text)
-    return [int(re.findall(r'data-id="(\d+)"', one)[0]) for one in found if "hidden" not in one]
+    cards = re.findall(r'<article class="feature"([^>]*)>', text)
+    return [int(re.findall(r'data-id="(\d+)"', attributes)[0]) for attributes in cards if "hidden" not in attributes]
 
 
 def summary(n_active=100, density=0.005, mean_active=1.0, largest=10.0, share=0.5) -> Summary:
@@ -70,23 +70,25 @@ def test_kind_is_that_of_one_token(share, before, kind):
 
 
 def test_every_feature_is_ranked_once_and_by_its_kind(store):
-    found = ranked(store)
-    assert sorted(one.id for one in found) == list(range(8))
-    assert [one.interest for one in found] == sorted((one.interest for one in found), reverse=True)
-    kinds = {one.id: one.kind for one in found}
+    features = ranked(store)
+    assert sorted(feature.id for feature in features) == list(range(8))
+    assert [feature.interest for feature in features] == sorted(
+        (feature.interest for feature in features), reverse=True
+    )
+    kinds = {feature.id: feature.kind for feature in features}
     assert (kinds[0], kinds[1], kinds[2], kinds[3]) == ("single-token", "preceding-token", "mixed", "dead")
 
 
 def test_a_few_are_of_every_kind(store):
-    kinds = {one.kind for one in varied(ranked(store), 3)}
+    kinds = {feature.kind for feature in varied(ranked(store), 3)}
     assert kinds == {"single-token", "preceding-token", "mixed"}
-    assert len(varied(ranked(store), 6)) == 6 and 3 not in {one.id for one in varied(ranked(store), 8)}
+    assert len(varied(ranked(store), 6)) == 6 and 3 not in {feature.id for feature in varied(ranked(store), 8)}
 
 
 def test_page_holds_every_card_in_order_of_interest(store):
     text = gallery(store)
     page = Page(text)
-    assert order(text) == [one.id for one in ranked(store) if one.kind != "dead"]
+    assert order(text) == [feature.id for feature in ranked(store) if feature.kind != "dead"]
     assert {f"feature-{i}" for i in range(8)} <= set(page.ids) and len(page.ids) == len(set(page.ids))
     assert {link[1:] for link in page.links} <= set(page.ids)
     assert "7 of 8 features were active in 960 activations" in text and "most interesting of" not in text
@@ -94,19 +96,19 @@ def test_page_holds_every_card_in_order_of_interest(store):
 
 def test_attributes_are_the_numbers_of_the_store(store):
     text = gallery(store)
-    for one in ranked(store):
-        known = re.findall(rf'id="feature-{one.id}"([^>]*)>', text)[0]
+    for feature in ranked(store):
+        known = re.findall(rf'id="feature-{feature.id}"([^>]*)>', text)[0]
         values = dict(re.findall(r'data-(\w+)="([^"]*)"', known))
-        assert float(values["density"]) == pytest.approx(one.summary.density, rel=1e-5)
-        assert float(values["max"]) == pytest.approx(one.summary.max, rel=1e-5)
-        assert values["kind"] == one.kind and ("hidden" in known) == (one.kind == "dead")
+        assert float(values["density"]) == pytest.approx(feature.summary.density, rel=1e-5)
+        assert float(values["max"]) == pytest.approx(feature.summary.max, rel=1e-5)
+        assert values["kind"] == feature.kind and ("hidden" in known) == (feature.kind == "dead")
 
 
 def test_few_cards_of_many_is_said_and_nothing_links_beyond_them(store):
     text = gallery(store, cards=3)
     page = Page(text)
     assert "The 3 most interesting of 8 are on this page" in text
-    assert order(text) == [one.id for one in ranked(store)[:3]]
+    assert order(text) == [feature.id for feature in ranked(store)[:3]]
     assert {link[1:] for link in page.links} <= set(page.ids)
 
 
@@ -125,28 +127,28 @@ def test_cards_of_the_report_link_to_what_the_gallery_holds(run, tmp_path):
 
 
 def explained(features) -> dict:
-    one, level = plan(("resid_post.1",))[0]
-    (found,) = scored([line(one, i, "token", "rules", level) for i in features]).values()
-    return found
+    entry, level = plan(("resid_post.1",))[0]
+    (scores,) = scored([line(entry, i, "token", "rules", level) for i in features]).values()
+    return scores
 
 
 def test_explained_features_are_on_the_page_before_any_other(store):
     features, least = ranked(store), ranked(store)[-2:]
-    text = gallery(store, cards=3, scored=explained(one.id for one in least))
-    there = {int(i) for i in re.findall(r'id="feature-(\d+)"', text)}
-    assert there == {features[0].id, *(one.id for one in least)}
+    text = gallery(store, cards=3, scored=explained(feature.id for feature in least))
+    on_page = {int(i) for i in re.findall(r'id="feature-(\d+)"', text)}
+    assert on_page == {features[0].id, *(feature.id for feature in least)}
     assert "3 of 8 are on this page: 2 of the 2 with explanations, then the most interesting." in text
-    assert [one.id for one in chosen(features, 3, {})] == [one.id for one in features[:3]]
-    assert "1 of the 2 with explanations" in gallery(store, cards=1, scored=explained(one.id for one in least))
+    assert [feature.id for feature in chosen(features, 3, {})] == [feature.id for feature in features[:3]]
+    assert "1 of the 2 with explanations" in gallery(store, cards=1, scored=explained(feature.id for feature in least))
     assert "2 have explanations." in gallery(store, scored=explained((0, 1)))
     assert chosen(features, 8, explained(range(8))) == features
 
 
 def test_scored_features_can_be_sorted_by_their_score(store, tmp_path, browser_page):
-    found = explained((0, 1, 2, 5))
-    text = gallery(store, scored=found)
+    scored = explained((0, 1, 2, 5))
+    text = gallery(store, scored=scored)
     assert '<option value="score">score (token, rules)</option>' in text and "data-score" not in gallery(store)
-    values = {i: some[0].row["scores"]["top_and_random"]["value"] for i, some in found.items()}
+    values = {i: scores[0].row["scores"]["top_and_random"]["value"] for i, scores in scored.items()}
     assert values[5] is None and text.count("data-score=") == 3
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     shown = browser_page.open(f"{(tmp_path / 'page.html').as_uri()}#sort=score")
@@ -191,17 +193,17 @@ def test_report_shows_features_and_their_galleries(run):
     assert {"site-1-features", "site-2-features"} <= set(page.ids) and len(page.ids) == len(set(page.ids))
     for link in (link for link in page.links if not link.startswith("#")):
         path, _, anchor = link.partition("#")
-        there = (run / path).read_text(encoding="utf-8")
-        assert not anchor or f'id="{anchor}"' in there
+        target = (run / path).read_text(encoding="utf-8")
+        assert not anchor or f'id="{anchor}"' in target
     assert "://" not in text and "url(" not in text
     assert not [name for name, _ in page.attributes if name in ("src", "srcset", "action", "data")]
 
 
 def test_contrast_is_with_the_axis_that_the_feature_reads(run):
     text = (run / "report.html").read_text(encoding="utf-8")
-    (found,) = re.findall(r"Feature (\d+) of tied-a1 beside axis (\d+) of resid_post.1.*?weight \(([\d.]+)", text)
+    (told,) = re.findall(r"Feature (\d+) of tied-a1 beside axis (\d+) of resid_post.1.*?weight \(([\d.]+)", text)
     first = ranked(FeatureStore(run / "features" / "resid_post.1" / "tied-a1.sqlite"))[0].id
-    assert found == (str(first), str(7 - first), "1.00")
+    assert told == (str(first), str(7 - first), "1.00")
 
 
 def test_no_contrast_without_the_dictionary(tmp_path):
@@ -240,24 +242,26 @@ def test_browser_opens_report_and_gallery_quietly(run, tmp_path, browser_page):
 
 
 CHOICES = {
-    "": lambda one: -one.interest,
-    "sort=density": lambda one: one.summary.density,
-    "sort=-density": lambda one: -one.summary.density,
-    "sort=max": lambda one: -one.summary.max,
-    "sort=kurtosis": lambda one: -one.summary.kurtosis,
-    "sort=share": lambda one: -one.summary.top_share,
-    "sort=id": lambda one: one.id,
+    "": lambda feature: -feature.interest,
+    "sort=density": lambda feature: feature.summary.density,
+    "sort=-density": lambda feature: -feature.summary.density,
+    "sort=max": lambda feature: -feature.summary.max,
+    "sort=kurtosis": lambda feature: -feature.summary.kurtosis,
+    "sort=share": lambda feature: -feature.summary.top_share,
+    "sort=id": lambda feature: feature.id,
 }
 
 
 @pytest.mark.parametrize("chosen", CHOICES)
 def test_sorting_in_a_browser(run, store, chosen, browser_page):
     assert {f"sort={key}" for key, _ in SORTS} == {*CHOICES, "sort=interest"} - {""}
-    alive = [one for one in ranked(store) if one.kind != "dead"]
+    alive = [feature for feature in ranked(store) if feature.kind != "dead"]
     page = (run / "gallery" / "resid_post.1" / "tied-a1.html").as_uri()
     shown = browser_page.open(f"{page}#{chosen}")
     assert browser_page.said == []
-    assert order(shown) == [one.id for one in sorted(alive, key=lambda one: (CHOICES[chosen](one), one.id))]
+    assert order(shown) == [
+        feature.id for feature in sorted(alive, key=lambda feature: (CHOICES[chosen](feature), feature.id))
+    ]
 
 
 def has(text):
@@ -270,20 +274,20 @@ FILTERS = {
     "token=%5Cn%20%20": has("\n  "),
     "token=%3C%2FScript": has("</script"),
     "token=nowhere": has("nowhere"),
-    "token=.&kind=mixed": lambda one, tokens: one.kind == "mixed" and "." in tokens,
-    "kind=preceding-token": lambda one, _: one.kind == "preceding-token",
-    "min=10": lambda one, _: one.summary.density >= 0.1,
-    "max=1": lambda one, _: 0 < one.summary.density <= 0.01,
-    "min=1&max=8": lambda one, _: 0.01 <= one.summary.density <= 0.08,
-    "dead=1&max=1": lambda one, _: one.summary.density <= 0.01,
-    "sort=nonsense&kind=nonsense&min=10": lambda one, _: one.summary.density >= 0.1,
-    "feature-3": lambda _one, _tokens: True,
+    "token=.&kind=mixed": lambda feature, tokens: feature.kind == "mixed" and "." in tokens,
+    "kind=preceding-token": lambda feature, _: feature.kind == "preceding-token",
+    "min=10": lambda feature, _: feature.summary.density >= 0.1,
+    "max=1": lambda feature, _: 0 < feature.summary.density <= 0.01,
+    "min=1&max=8": lambda feature, _: 0.01 <= feature.summary.density <= 0.08,
+    "dead=1&max=1": lambda feature, _: feature.summary.density <= 0.01,
+    "sort=nonsense&kind=nonsense&min=10": lambda feature, _: feature.summary.density >= 0.1,
+    "feature-3": lambda _feature, _tokens: True,
 }
 
 
 @pytest.mark.parametrize("chosen", FILTERS)
 def test_filters_in_a_browser(run, store, chosen, browser_page):
-    kept = {one.id for one in ranked(store) if FILTERS[chosen](one, tokens_of(store, one.id))}
+    kept = {feature.id for feature in ranked(store) if FILTERS[chosen](feature, tokens_of(store, feature.id))}
     page = (run / "gallery" / "resid_post.1" / "tied-a1.html").as_uri()
     shown = browser_page.open(f"{page}#{chosen}")
     assert browser_page.said == []

@@ -82,13 +82,13 @@ def test_without_evidence_there_are_still_directions(tmp_path):
 
 def test_metrics_are_the_rows_of_the_evaluation(tmp_path):
     run = found_run(tmp_path, stores=False)
-    own = {"model": "subject", "site": SITES[0], "name": "pca", "other": ""}
+    pca = {"model": "subject", "site": SITES[0], "name": "pca", "other": ""}
     rows = [
-        {**own, "metric": "fvu", "value": 0.25},
-        {**own, "metric": "l0", "value": 32.0},
-        {**own, "other": "neurons", "metric": "mmcs", "value": 0.5},
-        {**own, "model": "random", "metric": "fvu", "value": 0.9},
-        {**own, "name": "neurons", "metric": "fvu", "value": 0.1},
+        {**pca, "metric": "fvu", "value": 0.25},
+        {**pca, "metric": "l0", "value": 32.0},
+        {**pca, "other": "neurons", "metric": "mmcs", "value": 0.5},
+        {**pca, "model": "random", "metric": "fvu", "value": 0.9},
+        {**pca, "name": "neurons", "metric": "fvu", "value": 0.1},
     ]
     files = {"metrics.json": write_json(run / "eval" / "metrics.json", rows)}
     finish(run / "eval", "eval", {}, {}, files, {})
@@ -103,7 +103,7 @@ def test_finding_is_that_of_the_command_line(run):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("call", "said"),
     [
         (lambda run: monolex.open(run / "nothing"), "is no folder of a run"),
         (lambda run: monolex.open(run).site("resid_pots.2"), "did you mean 'resid_post.2'"),
@@ -112,6 +112,6 @@ def test_finding_is_that_of_the_command_line(run):
         (lambda run: monolex.open(run).site(SITES[0]).dictionary("pca").feature(-1), "features 0 to 31"),
     ],
 )
-def test_names_that_do_not_exist_have_a_hint(run, asked, said):
+def test_names_that_do_not_exist_have_a_hint(run, call, said):
     with pytest.raises(UserError, match=said):
-        asked(run)
+        call(run)

@@ -33,9 +33,9 @@ def place(mark: ET.Element) -> tuple[float, float]:
 def test_every_point_is_a_mark_with_its_title_and_interval():
     points = (Point(10, 0.5, "a\nFVU 0.5", (9, 11), (0.4, 0.6)), Point(100, 0.25, "b"))
     chart = plot([Series("tied", points, "blue")], X, Y, "FVU over L0")
-    found = marks(chart)
-    assert [m.findtext("title") for m in found] == ["a\nFVU 0.5", "b"]
-    bars = [[p for p in m.iter("path") if p.get("class") == "bar"] for m in found]
+    shown = marks(chart)
+    assert [m.findtext("title") for m in shown] == ["a\nFVU 0.5", "b"]
+    bars = [[p for p in m.iter("path") if p.get("class") == "bar"] for m in shown]
     assert [len(b) for b in bars] == [2, 0]
     assert (drawn(chart).get("role"), drawn(chart).get("aria-label")) == ("img", "FVU over L0")
 
@@ -170,11 +170,11 @@ def row(value, low=None, high=None, over="documents", reason=""):
 
 def test_head_names_the_usual_unit_and_cells_their_own():
     rows = [row(0.5, 0.4, 0.6), row(0.4, 0.3, 0.5), row(0.45, 0.4, 0.5, over="seeds")]
-    made = table(
+    shown = table(
         "t", "All", "Name", [Column("fvu", "FVU")], [("G", [(str(i), {"fvu": r}.get) for i, r in enumerate(rows)])]
     )
-    assert made.heads[0].unit == "over documents"
-    assert [line.cells[0].title for line in made.groups[0].lines][1:] == [
+    assert shown.heads[0].unit == "over documents"
+    assert [line.cells[0].title for line in shown.groups[0].lines][1:] == [
         "interval over 8 documents",
         "interval over 8 seeds",
     ]
@@ -188,11 +188,11 @@ def test_table_numbers_distinct_reasons_and_names_units():
         "c": {"fvu": row(0.1, reason="one of documents only"), "top": top},
     }
     columns = [Column("fvu", "FVU"), Column("ce", "CE"), Column("top", "Top")]
-    made = table("t", "All", "Name", columns, [("G", [(n, r.get) for n, r in rows.items()]), ("empty", [])])
-    assert made.notes == ["at chance", "no data", "one of documents only", "not measured"]
-    assert [head.unit for head in made.heads] == ["over documents", "", "a maximum"]
-    assert [group.label for group in made.groups] == ["G"]
-    a, b, c = made.groups[0].lines
+    shown = table("t", "All", "Name", columns, [("G", [(n, r.get) for n, r in rows.items()]), ("empty", [])])
+    assert shown.notes == ["at chance", "no data", "one of documents only", "not measured"]
+    assert [head.unit for head in shown.heads] == ["over documents", "", "a maximum"]
+    assert [group.label for group in shown.groups] == ["G"]
+    a, b, c = shown.groups[0].lines
     assert (a.cells[0].text, a.cells[0].interval, a.cells[0].note) == ("0.500", "[0.400, 0.600]", 0)
     assert [cell.note for cell in b.cells] == [2, 1, 0] and b.cells[0].title == "no data"
     assert [cell.text for cell in c.cells] == ["0.100", "n/a", "0.900"]

@@ -41,8 +41,8 @@ def page(text) -> Page:
     return Page(text)
 
 
-def shown(found) -> str:
-    return f"{number(found['value'])} {interval(found['low'], found['high'])}"
+def shown(row) -> str:
+    return f"{number(row['value'])} {interval(row['low'], row['high'])}"
 
 
 def section(text: str) -> str:
@@ -73,9 +73,9 @@ def test_without_experiments_there_is_no_section(tmp_path):
 
 
 def test_what_the_run_does_not_list_is_left_out(run, text, tmp_path):
-    there = {path.parent.relative_to(run).as_posix() for path in run.rglob("manifest.json")}
+    artefacts = {path.parent.relative_to(run).as_posix() for path in run.rglob("manifest.json")}
     copy = shutil.copytree(run, tmp_path / "run")
-    content = report(copy, there - {"tree/one"}).read_text(encoding="utf-8")
+    content = report(copy, artefacts - {"tree/one"}).read_text(encoding="utf-8")
     assert 'id="patch-1"' in content and 'id="tree-1"' not in content and "tree/one" not in content
     assert 'id="tree-1"' in text
 
@@ -102,15 +102,17 @@ def test_behaviour_of_practised_and_held_out_prompts(page):
 @pytest.mark.parametrize("site", range(len(SITES)))
 def test_floors_equal_the_artefact(page, site):
     rows = page.rows[f"patch-1-site-{site + 1}-floors"]
-    for one in (
-        one for one in causal_json.patch()["curves"] if one["site"] == SITES[site] and one["model"] == "subject"
+    for dictionary in (
+        dictionary
+        for dictionary in causal_json.patch()["curves"]
+        if dictionary["site"] == SITES[site] and dictionary["model"] == "subject"
     ):
-        candidates, kl, share, metric, edit = rows[one["name"]]
-        floor = one["floors"]["all"]
-        assert (candidates, kl) == (str(one["candidates"]), shown(floor["kl"]))
+        candidates, kl, share, metric, edit = rows[dictionary["name"]]
+        floor = dictionary["floors"]["all"]
+        assert (candidates, kl) == (str(dictionary["candidates"]), shown(floor["kl"]))
         assert (metric, edit) == (shown(floor["metric"]), shown(floor["edit"]))
-        asked = one["name"] in ("pca", "tied-a3e-3-r4-s0")
-        assert share == ("0.200 [0.180, 0.220] ✓ confirmed" if asked else "n/a")
+        compared = dictionary["name"] in ("pca", "tied-a3e-3-r4-s0")
+        assert share == ("0.200 [0.180, 0.220] ✓ confirmed" if compared else "n/a")
 
 
 def test_claims_have_words_beside_numbers(page, text):
@@ -127,13 +129,13 @@ def test_claims_are_counted(page):
     for statement, counts in page.rows["patch-1-summary"].items():
         if statement == "Statement":
             continue
-        here = [claim["verdict"] for claim in claims if claim["statement"] == statement]
-        assert counts == [str(here.count(v)) for v in ("confirmed", "contradicted", "undecided")]
+        verdicts = [claim["verdict"] for claim in claims if claim["statement"] == statement]
+        assert counts == [str(verdicts.count(v)) for v in ("confirmed", "contradicted", "undecided")]
 
 
 def test_nearest_sizes():
     points = [{"size": n} for n in (0, 1, 5, 90)]
-    assert [found and found["size"] for found in (nearest(points, n) for n in SIZES)] == [1, 5, None, 90, None]
+    assert [point and point["size"] for point in (nearest(points, n) for n in SIZES)] == [1, 5, None, 90, None]
     assert nearest([], 4) is None
 
 
@@ -153,36 +155,38 @@ def test_every_missing_cell_has_its_reason(text, page):
 
 
 def test_verdict_is_computed_from_the_numbers():
-    one = causal_json.ablate()["ablations"][0]
-    said = str(verdict(one))
+    ablation = causal_json.ablate()["ablations"][0]
+    said = str(verdict(ablation))
     assert "changes predictions 5.10 times as much" in said and "p = 3.00e-06)" in said
     assert f"loses most probability is {tokens.token(' self')} (−3.50 [−3.70, −3.30];" in said
     assert "61 tokens change otherwise than under the control, 22 of them lose." in said
-    one["kl"]["p_feature"] = 0.3
-    assert "p = 0.300, which chance alone can do" in verdict(one)
-    one["measures"]["logprob"]["suppressed"][0]["text"] = HOSTILE
-    assert HOSTILE not in verdict(one)
+    ablation["kl"]["p_feature"] = 0.3
+    assert "p = 0.300, which chance alone can do" in verdict(ablation)
+    ablation["measures"]["logprob"]["suppressed"][0]["text"] = HOSTILE
+    assert HOSTILE not in verdict(ablation)
 
 
 def test_verdict_without_a_control_says_so():
-    one = causal_json.ablate(control=False)["ablations"][0]
-    assert f"no control to compare with ({NO_CONTROL})" in verdict(one) and f"p n/a ({NO_TEST})" in verdict(one)
-    one["measures"]["probability"] |= {"suppressed": [], "significant": None, "significant_down": None}
-    assert "loses most" not in verdict(one) and "tokens change" not in verdict(one)
+    ablation = causal_json.ablate(control=False)["ablations"][0]
+    assert f"no control to compare with ({NO_CONTROL})" in verdict(ablation) and f"p n/a ({NO_TEST})" in verdict(
+        ablation
+    )
+    ablation["measures"]["probability"] |= {"suppressed": [], "significant": None, "significant_down": None}
+    assert "loses most" not in verdict(ablation) and "tokens change" not in verdict(ablation)
 
 
 def test_ablation_tables_equal_the_artefact(page):
-    one = causal_json.ablate()["ablations"][0]
+    ablation = causal_json.ablate()["ablations"][0]
     rows = page.rows["ablate-1-1-kl"]
-    assert rows["this feature"][0] == shown(one["kl"]["feature"])
-    assert rows["another active feature of that size"] == [shown(one["kl"]["control_feature"]), "3.00e-06"]
-    first = one["measures"]["logprob"]["suppressed"][0]
+    assert rows["this feature"][0] == shown(ablation["kl"]["feature"])
+    assert rows["another active feature of that size"] == [shown(ablation["kl"]["control_feature"]), "3.00e-06"]
+    first = ablation["measures"]["logprob"]["suppressed"][0]
     span = interval(first["low"], first["high"])
     wanted = [f"{number(first['change'])} {span}", *(number(first[key]) for key in ("direct", "control", "p"))]
     assert page.rows["ablate-1-1-down"]["␣self"] == wanted
-    assert page.rows["ablate-1-1-rescue"]["resid_post.2"] == [shown(one["rescue"][1]["own"]), "n/a"]
+    assert page.rows["ablate-1-1-rescue"]["resid_post.2"] == [shown(ablation["rescue"][1]["own"]), "n/a"]
     assert page.rows["ablate-1-1-pairs"]["with feature 40"][2:] == [
-        shown(one["interactions"][0]["interaction"]),
+        shown(ablation["interactions"][0]["interaction"]),
         "0.0200",
     ]
 
@@ -191,9 +195,9 @@ def test_ablation_without_controls(tmp_path):
     folder = fake_run(tmp_path)
     artifact(folder / "ablate" / "a", "ablate", causal_json.ablate(control=False))
     content = report(folder).read_text(encoding="utf-8")
-    made = Page(content)
-    assert "ablate-1-1-rescue" not in made.rows and f">{NO_DIRECT}</li>" in content
-    assert made.rows["ablate-1-1-kl"]["another active feature of that size"] == ["n/a", "n/a"]
+    page = Page(content)
+    assert "ablate-1-1-rescue" not in page.rows and f">{NO_DIRECT}</li>" in content
+    assert page.rows["ablate-1-1-kl"]["another active feature of that size"] == ["n/a", "n/a"]
 
 
 def test_contexts_mark_their_last_token(text):
@@ -206,8 +210,8 @@ def test_tree_table_follows_the_tree(page):
     names = [name.split(" '")[0] for name in rows if name != "Node"]
     assert names == ["2.5", "· 1.344", "· · 0.7", "· 1.12", "· · 0.7", "· reconstruction error", "· all features"]
     nodes = causal_json.tree()["trees"][0]["nodes"]
-    found = next(cells for name, cells in rows.items() if name.startswith("· 1.344"))
-    assert found[0] == shown(nodes[1]["effect"]) and found[2] == number(nodes[1]["share"])
+    cells = next(cells for name, cells in rows.items() if name.startswith("· 1.344"))
+    assert cells[0] == shown(nodes[1]["effect"]) and cells[2] == number(nodes[1]["share"])
     assert any(name.endswith(", repeated") for name in rows)
     leaf = causal_json.tree()["trees"][0]["logits"][0]
     assert page.rows["tree-1-1-tokens"]["␣self"][0] == shown(leaf["effect"])

@@ -66,29 +66,29 @@ def section(text: str) -> str:
 
 def drawn(panel) -> dict[str, list[svg.Point]]:
     """Points by label; the pieces of a series joined."""
-    found: dict[str, list[svg.Point]] = {}
-    for one in panel.series:
-        found.setdefault(one.label, []).extend(one.points)
-    return found
+    by_label: dict[str, list[svg.Point]] = {}
+    for series in panel.series:
+        by_label.setdefault(series.label, []).extend(series.points)
+    return by_label
 
 
 @pytest.mark.parametrize("which", ["fig2", "fig9", "fig8", "training"])
 def test_marks_are_the_numbers_of_the_figure(run, which):
-    found = figure(run, which, FigureConfig())
-    picture = score_charts.picture(found)
-    assert len(picture.panels) == len(found["panels"])
-    for panel, data in zip(picture.panels, found["panels"], strict=True):
+    content = figure(run, which, FigureConfig())
+    picture = score_charts.picture(content)
+    assert len(picture.panels) == len(content["panels"])
+    for panel, data in zip(picture.panels, content["panels"], strict=True):
         points = drawn(panel)
         chance = points.pop(score_charts.CHANCE)
         assert {p.y for p in chance} == {level["value"] for level in data["chance"]}
-        assert set(points) == {one["label"] for one in data["series"]} and panel.title == data["title"]
-        for one in data["series"]:
-            known = [p for p in one["points"] if p["value"] is not None and p["x"] is not None]
-            assert [p.y for p in points[one["label"]]] == [p["value"] for p in known]
-            assert [p.y_interval for p in points[one["label"]]] == [(p["low"], p["high"]) for p in known]
-            across = [p.x - q["x"] for p, q in zip(points[one["label"]], known, strict=True)]
+        assert set(points) == {series["label"] for series in data["series"]} and panel.title == data["title"]
+        for series in data["series"]:
+            known = [p for p in series["points"] if p["value"] is not None and p["x"] is not None]
+            assert [p.y for p in points[series["label"]]] == [p["value"] for p in known]
+            assert [p.y_interval for p in points[series["label"]]] == [(p["low"], p["high"]) for p in known]
+            across = [p.x - q["x"] for p, q in zip(points[series["label"]], known, strict=True)]
             assert all(abs(shift) < 0.5 * (data["x"] == "layer") + 1e-9 for shift in across)
-            for mark, p in zip(points[one["label"]], known, strict=True):
+            for mark, p in zip(points[series["label"]], known, strict=True):
                 assert f"score {number(p['value'])} {interval(p['low'], p['high'])}" in mark.title
                 assert f"skipped 2 ({SKIPPED})" in mark.title and f"{REASON}: 1, {UNSAID}: 1" in mark.title
 
@@ -96,8 +96,8 @@ def test_marks_are_the_numbers_of_the_figure(run, which):
 def test_all_marks_lie_within_their_panel(run):
     for which in ("fig2", "fig8", "training"):
         for panel in score_charts.picture(figure(run, which, FigureConfig())).panels:
-            for one in panel.series:
-                for p in one.points:
+            for series in panel.series:
+                for p in series.points:
                     assert panel.x.holds(p.x) and panel.y.holds(p.y)
                     assert all(panel.y.holds(end) for end in p.y_interval or ())
 
@@ -110,13 +110,13 @@ def test_dictionaries_of_a_layer_stand_side_by_side(run):
 
 def test_looks_differ_and_tell_kind_and_model():
     many = [dictionary("subject", "s.0", f"tied-a{i}", "tied", i, None, 2.0, step=None) for i in range(1, 20)]
-    many += [one for one, _ in plan(("s.0",))]
-    found = score_charts.looks({**one, "label": f"{one['model']} {one['name']}"} for one in many)
-    assert len(set(found.values())) == len(found) == 30
-    assert found["subject tied-a1"] == ("blue", "circle", "") and found["subject tied-a2"].colour == "blue"
-    assert found["subject neurons"].colour == "olive" and found["subject pca-topk-k24"].marker == "cross"
-    assert found["random batchtopk-k24-r2-s0"].variant == "dashed"
-    assert found["shuffled batchtopk-k24-r2-s0"].variant == "dotted"
+    many += [each for each, _ in plan(("s.0",))]
+    looks = score_charts.looks({**each, "label": f"{each['model']} {each['name']}"} for each in many)
+    assert len(set(looks.values())) == len(looks) == 30
+    assert looks["subject tied-a1"] == ("blue", "circle", "") and looks["subject tied-a2"].colour == "blue"
+    assert looks["subject neurons"].colour == "olive" and looks["subject pca-topk-k24"].marker == "cross"
+    assert looks["random batchtopk-k24-r2-s0"].variant == "dashed"
+    assert looks["shuffled batchtopk-k24-r2-s0"].variant == "dotted"
 
 
 def test_a_line_breaks_where_a_layer_has_no_score():
@@ -128,12 +128,14 @@ def test_a_line_breaks_where_a_layer_has_no_score():
         **{"title": "t", "x": "layer", "metric": "top_and_random", "chance": []},
         "series": [{"label": "neurons", "kind": "neurons", "model": "subject", "trained": False, "points": []}],
     }
-    for i, one in enumerate(listed):
-        counts = {name: one[name] for name in ("site", "name", "asked", "explained", "skipped")}
-        panel["series"][0]["points"].append({"x": i, **counts, **one["explainers"]["token"]["top_and_random"]})
+    for i, each in enumerate(listed):
+        counts = {name: each[name] for name in ("site", "name", "asked", "explained", "skipped")}
+        panel["series"][0]["points"].append({"x": i, **counts, **each["explainers"]["token"]["top_and_random"]})
         panel["series"][0]["points"][-1]["chance"] = None
     (chart,) = score_charts.panels([panel])
-    assert [len(one.points) for one in chart.series] == [2, 1] and {one.label for one in chart.series} == {"neurons"}
+    assert [len(each.points) for each in chart.series] == [2, 1] and {each.label for each in chart.series} == {
+        "neurons"
+    }
 
 
 @pytest.mark.parametrize("planned", [plan(SITES[:1]), plan(SITES, METHODS[:1]), plan(SITES[:1], METHODS[3:4])])
@@ -146,7 +148,7 @@ def test_one_layer_or_one_method_is_enough(tmp_path, planned):
 def test_nothing_but_missing_scores_says_no_data(tmp_path):
     fake_scores(tmp_path, planned=plan(SITES), lost=True)
     for panel in score_charts.picture(figure(tmp_path, "fig2", FigureConfig())).panels:
-        assert svg.NO_DATA in str(panel.chart()) and not any(one.points for one in panel.series)
+        assert svg.NO_DATA in str(panel.chart()) and not any(series.points for series in panel.series)
 
 
 def test_a_model_of_many_layers_names_some(tmp_path):
@@ -157,16 +159,16 @@ def test_a_model_of_many_layers_names_some(tmp_path):
 
 @pytest.mark.parametrize("which", ["table1", "table2"])
 def test_a_sheet_holds_every_number_in_its_place(run, which):
-    found = table(run, which, ONE)
-    sheet = sheets.sheet(found)
-    said = [one.text for one in sheet.writings]
-    for one in found["tables"][0]["rows"]:
-        if which == "table2" and one["name"] is not None and one["method"] != "tied-a1e-3-r0.5-s0":
+    content = table(run, which, ONE)
+    sheet = sheets.sheet(content)
+    said = [line.text for line in sheet.writings]
+    for row in content["tables"][0]["rows"]:
+        if which == "table2" and row["name"] is not None and row["method"] != "tied-a1e-3-r0.5-s0":
             continue  # is in the row of all layers
-        cells = [c for m in one["moments"].values() for c in m.values()] if which == "table2" else [one["score"]]
+        cells = [c for m in row["moments"].values() for c in m.values()] if which == "table2" else [row["score"]]
         for cell in cells:
             assert f"{number(cell['value'])} {interval(cell['low'], cell['high'])}".rstrip() in said
-    assert all(one.x >= 0 and one.y <= sheet.height for one in sheet.writings)
+    assert all(line.x >= 0 and line.y <= sheet.height for line in sheet.writings)
     for a in sheet.writings:
         right = a.x + (sheets.LETTER - 0.4) * len(a.text)
         assert right <= sheet.width
@@ -178,8 +180,8 @@ def test_texts_of_a_sheet_are_legible_and_wrapped(run):
     long = table(run, "table1", ONE)
     long["tables"][0]["rows"][0]["text"] = "word " * 60 + "\n\u202e中" + "x" * 200
     sheet = sheets.sheet(long)
-    said = [one.text for one in sheet.writings]
-    assert all(len(one) <= 120 for one in said) and not any(c in one for one in said for c in "\n\u202e中")
+    said = [line.text for line in sheet.writings]
+    assert all(len(line) <= 120 for line in said) and not any(c in line for line in said for c in "\n\u202e中")
     assert "x" * 30 in "".join(said) and legible(plain("\n")) in "".join(said)
     assert "(no explanation)" in [w.text for w in sheets.sheet(table(run, "table1", FigureConfig(rows=8))).writings]
 
@@ -197,11 +199,11 @@ def test_texts_of_a_sheet_are_legible_and_wrapped(run):
     ],
 )
 def test_words_say_what_the_interval_does(ends, text, span):
-    found = dict(zip(("value", "low", "high"), ends, strict=True)) | {"reason": "r"}
-    assert score_charts.words(found) == (text, span)
+    difference = dict(zip(("value", "low", "high"), ends, strict=True)) | {"reason": "r"}
+    assert score_charts.words(difference) == (text, span)
     kind = "above" if text.startswith("above") else "below" if text.startswith("below") else None
     kind = kind or ("no clear difference" if span else "without an interval")
-    assert score_charts.tally([found]) == {name: int(name == kind) for name in score_charts.tally([])}
+    assert score_charts.tally([difference]) == {name: int(name == kind) for name in score_charts.tally([])}
 
 
 def test_report_stays_self_contained(text):
@@ -231,9 +233,9 @@ def test_tables_hold_every_mean_with_what_is_missing(run, text):
     listed = read_json(run / "score" / "paper" / "score.json")["dictionaries"]
     (key,) = [k for k in rows if k.startswith("interpretation-2-site-1")]
     columns = [column.metric for column in SCORES]
-    for one in (d for d in listed if d["site"] == SITES[0] and d["model"] == "subject"):
-        cells = rows[key][one["name"]]
-        means = one["explainers"]["token"]  # the first row of this name
+    for measured in (d for d in listed if d["site"] == SITES[0] and d["model"] == "subject"):
+        cells = rows[key][measured["name"]]
+        means = measured["explainers"]["token"]  # the first row of this name
         for cell, metric in zip(cells, columns, strict=False):
             if metric in means:
                 assert cell.startswith(number(means[metric]["value"]))
@@ -248,16 +250,16 @@ def test_differences_are_said_in_words(run, text):
     assert "above by 0.120" in shown and "below by 0.200" in shown and "no clear difference" in shown
     assert "no feature in common" in shown and "too few documents" in shown
     rows = Page(text).rows["interpretation-2-tally"]
-    own = [d for d in content["differences"] if d["explainer"] == "pattern" and d["against"] == "neurons"]
-    assert [int(cell) for cell in rows["neurons"]] == list(score_charts.tally(own).values()) and sum(
+    beside_neurons = [d for d in content["differences"] if d["explainer"] == "pattern" and d["against"] == "neurons"]
+    assert [int(cell) for cell in rows["neurons"]] == list(score_charts.tally(beside_neurons).values()) and sum(
         map(int, rows["neurons"])
     )
 
 
 def test_first_features_are_shown_with_a_way_to_their_cards(run, text):
-    found = re.findall(r'<li><b><a href="(gallery/[^"]*)">(\d+)</a></b>', section(text))
-    assert {int(feature) for _, feature in found} == set(range(5))
-    for link, _ in found:
+    links = re.findall(r'<li><b><a href="(gallery/[^"]*)">(\d+)</a></b>', section(text))
+    assert {int(feature) for _, feature in links} == set(range(5))
+    for link, _ in links:
         path, _, anchor = link.partition("#")
         assert f'id="{anchor}"' in (run / path).read_text(encoding="utf-8")
     assert "As they come, not the best ones; 8 of 10 features explained, skipped 2 (fewer than 20 fragments)" in text
@@ -282,10 +284,12 @@ def test_a_run_without_scores_has_no_section(tmp_path):
     assert "interpretation" not in shown and "Explanations" not in shown
 
 
-@pytest.mark.parametrize("how", [{"features": 0}, {"lost": True}, {"planned": []}, {"planned": plan(("attn_out.1",))}])
-def test_scores_may_be_of_nothing(tmp_path, how):
+@pytest.mark.parametrize(
+    "options", [{"features": 0}, {"lost": True}, {"planned": []}, {"planned": plan(("attn_out.1",))}]
+)
+def test_scores_may_be_of_nothing(tmp_path, options):
     run = fake_run(tmp_path)
-    fake_scores(run, **{"planned": plan(SITES[:1], METHODS[:3]), **how})
+    fake_scores(run, **{"planned": plan(SITES[:1], METHODS[:3]), **options})
     shown = report(run).read_text(encoding="utf-8")
     Page(shown)
     assert 'id="interpretation"' in shown and "nan" not in section(shown)
@@ -298,13 +302,13 @@ def test_scores_without_differences_have_no_tally(tmp_path):
 
 
 def test_scores_that_run_toml_does_not_list_are_shown_and_said(run, tmp_path, monkeypatch):
-    copy, asked = tmp_path / "run", []
+    copy, names_read = tmp_path / "run", []
     shutil.copytree(run, copy)
-    monkeypatch.setattr(cards, "scored", lambda _run, names: asked.extend(names) or {})
+    monkeypatch.setattr(cards, "scored", lambda _run, names: names_read.extend(names) or {})
     listed = ["activations", "eval", "features", "explain/exact", "score/exact"]
     shown = report(copy, listed).read_text(encoding="utf-8")
     assert "Scores: exact" in shown and "Scores: paper" in shown
-    assert asked == ["exact", "paper"]
+    assert names_read == ["exact", "paper"]
     said = "Made apart from run.toml, which does not list it: explain/paper, score/paper."
     assert shown.count("Made apart from") == 1 and said in shown[shown.index("Scores: paper") :]
     assert "Made apart from" not in report(copy).read_text(encoding="utf-8")
@@ -358,6 +362,6 @@ def test_every_strip_has_a_style():
 
 
 def test_numbers_survive_json(run, tmp_path):
-    found = figure(run, "fig2", FigureConfig())
-    write_json(tmp_path / "a.json", found)
-    assert score_charts.picture(read_json(tmp_path / "a.json")) == score_charts.picture(found)
+    content = figure(run, "fig2", FigureConfig())
+    write_json(tmp_path / "a.json", content)
+    assert score_charts.picture(read_json(tmp_path / "a.json")) == score_charts.picture(content)

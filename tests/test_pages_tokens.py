@@ -10,7 +10,7 @@ from monolex.features.store import Context
 from monolex.pages import tokens
 
 
-def made(texts, activations, start=0) -> Context:
+def context_of(texts, activations, start=0) -> Context:
     ids = tuple(range(len(texts)))
     return Context(0, 3, 1, start, ids, tuple(texts), tuple(map(float, activations)), "top", 0, 0)
 
@@ -24,7 +24,7 @@ TEXTS = [f" w{i}" for i in range(64)]
 
 
 def test_plain_text_stays_as_it_is_and_only_active_tokens_are_marked():
-    shown = str(tokens.context(made(["def", " add", "(", "self"], [0, 2.5, 0, 0.25], 60), 10.0))
+    shown = str(tokens.context(context_of(["def", " add", "(", "self"], [0, 2.5, 0, 0.25], 60), 10.0))
     assert shown == 'def<mark class="a2 peak" title="2.50 @61"> add</mark>(<mark class=a0 title="0.250 @63">self</mark>'
     assert words(shown) == "def add(self"
 
@@ -32,26 +32,26 @@ def test_plain_text_stays_as_it_is_and_only_active_tokens_are_marked():
 def test_window_is_around_the_strongest_and_the_rest_is_a_title():
     activations = [0.0] * 64
     activations[40], activations[5] = 2.0, 1.0
-    shown = str(tokens.context(made(TEXTS, activations), 2.0, 3))
+    shown = str(tokens.context(context_of(TEXTS, activations), 2.0, 3))
     assert words(shown) == "…" + "".join(TEXTS[37:44]) + "…"
     titles = re.findall(r'<i title="([^"]*)">…', shown)
     assert titles == [tokens.plain("".join(TEXTS[:37])), tokens.plain("".join(TEXTS[44:]))]
     assert shown.count("<mark") == 1
-    assert str(tokens.context(made(TEXTS, activations), 2.0, 3, cut=False)).count("title") == 1
+    assert str(tokens.context(context_of(TEXTS, activations), 2.0, 3, cut=False)).count("title") == 1
 
 
 @pytest.mark.parametrize(("peak", "text"), [(0, TEXTS[:4]), (63, TEXTS[60:])])
 def test_window_ends_where_the_fragment_does(peak, text):
     activations = [1.0 if i == peak else 0.0 for i in range(64)]
-    assert words(str(tokens.context(made(TEXTS, activations), 1.0, 3))).strip("…") == "".join(text)
+    assert words(str(tokens.context(context_of(TEXTS, activations), 1.0, 3))).strip("…") == "".join(text)
 
 
 def test_whole_fragment_where_it_fits():
-    assert words(str(tokens.context(made(TEXTS, [0.0] * 63 + [1.0]), 1.0, 63))) == "".join(TEXTS)
+    assert words(str(tokens.context(context_of(TEXTS, [0.0] * 63 + [1.0]), 1.0, 63))) == "".join(TEXTS)
 
 
 def test_silent_context_has_no_mark_and_is_cut_around_its_middle():
-    shown = str(tokens.context(made(TEXTS, [0.0] * 64), 3.0, 2))
+    shown = str(tokens.context(context_of(TEXTS, [0.0] * 64), 3.0, 2))
     assert "<mark" not in shown and words(shown) == "…" + "".join(TEXTS[30:35]) + "…"
 
 
@@ -63,11 +63,11 @@ def test_levels_rise_from_zero_to_ten():
 
 @pytest.mark.parametrize("text", [HOSTILE, '"><script>alert(1)</script>', "&amp;", "' onclick='x", "--><!--"])
 def test_markup_in_tokens_is_text(text):
-    context = made(["a", text, text, "b"], [0, 1, 0, 0])
+    context = context_of(["a", text, text, "b"], [0, 1, 0, 0])
     for shown in (str(tokens.context(context, 1.0)), str(tokens.context(context, 1.0, 0)), str(tokens.token(text))):
         assert set(re.findall(r"<(/?\w+)", shown)) <= {"mark", "/mark", "i", "/i", "bdi", "/bdi"}
         assert re.sub(r"[␣…]", "", words(shown)).replace(" ", "") in {
-            made.replace(" ", "") for made in (f"a{text}{text}b", text)
+            bare.replace(" ", "") for bare in (f"a{text}{text}b", text)
         }
         assert not re.search(r'title="[^"]*"[^>\s]', shown)
 
@@ -103,11 +103,11 @@ def test_nothing_is_invisible(text, shown):
 
 
 def test_accent_alone_has_a_base_and_stays_on_its_letter_in_a_run():
-    context = made(["e", "\u0301", "x", "\u0301"], [0, 0, 0, 1])
+    context = context_of(["e", "\u0301", "x", "\u0301"], [0, 0, 0, 1])
     assert words(str(tokens.context(context, 1.0))) == "e\u0301x◌\u0301"
 
 
 def test_right_to_left_is_isolated():
-    shown = str(tokens.context(made(["a ", "שלום", " b", " עולם", " שלום", "\n1"], [0, 1, 0, 0, 0, 0]), 1.0))
+    shown = str(tokens.context(context_of(["a ", "שלום", " b", " עולם", " שלום", "\n1"], [0, 1, 0, 0, 0, 0]), 1.0))
     assert shown.startswith("a <mark") and "><bdi>שלום</bdi></mark>" in shown
     assert shown.endswith("</mark> b <bdi>עולם שלום</bdi><i>↵</i>1")
