@@ -12,10 +12,12 @@ from page_parser import Page
 from monolex.features.store import TOKEN_BINS, FeatureStore
 from monolex.interp.records import Overlay, Scored
 from monolex.pages import html, tokens
-from monolex.pages.card import OPEN, SMALL, card, card_html, percent, token_chart
+from monolex.pages.axis import Axis
+from monolex.pages.card import card, card_html, percent, token_chart
+from monolex.pages.card_contexts import OPEN, SMALL
 from monolex.pages.card_explanations import FRAGMENTS, sort_key
+from monolex.pages.histogram import Layer, stacked
 from monolex.pages.html import interval, number
-from monolex.pages.svg import Axis, Layer, stacked
 
 DEAD, DENSE, HOSTILE_ONE, ONCE = 3, 4, 5, 7
 

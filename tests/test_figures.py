@@ -19,9 +19,10 @@ from monolex.errors import UserError
 from monolex.interp.config import FIGURES, FigureConfig
 from monolex.kinds import BASELINES, FAMILIES, NEUTRAL
 from monolex.pages import ablate_charts, html, patch_charts, svg, tree_diagram
+from monolex.pages.axis import Axis, Frame
 from monolex.pages.picture import Box, Diagram, Edge, Panel, Picture, Sheet, Writing, layout, svg_file
 from monolex.pages.png import legible, png
-from monolex.pages.svg import BAR, NONE, Axis, Point, Series
+from monolex.pages.svg import BAR, NONE, Point, Series
 from monolex.report import figures
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -216,7 +217,7 @@ def test_losers_have_bars_with_intervals_and_marks_beside_them():
 
 
 def test_bars_run_from_zero_to_their_value():
-    frame = svg.Frame(Axis("x", -4, 1), Axis("", -1.5, 0.5, names=((0.0, "a"), (-1.0, "b"))), 500, 300)
+    frame = Frame(Axis("x", -4, 1), Axis("", -1.5, 0.5, names=((0.0, "a"), (-1.0, "b"))), 500, 300)
     for point in (Point(-3, 0), Point(0.5, -1)):
         left, top, wide, tall = svg.rod(frame, point)
         zero, end = frame.at(0, 0)[0], frame.at(point.x, 0)[0]

@@ -6,8 +6,10 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from monolex.pages import html, svg
+from monolex.pages.axis import Axis, axis
 from monolex.pages.eval_charts import density_chart
-from monolex.pages.svg import MARKERS, Axis, Point, Series, axis, histogram, legend, plot
+from monolex.pages.histogram import histogram
+from monolex.pages.svg import MARKERS, Point, Series, legend, plot
 from monolex.pages.tables import Column, table
 
 X = axis("L0", [1, 1000], log=True)

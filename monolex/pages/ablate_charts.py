@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monolex.pages.axis import Axis, axis
 from monolex.pages.html import number
 from monolex.pages.picture import Panel, Picture
-from monolex.pages.svg import BAR, NONE, Axis, Point, Series, axis, span
+from monolex.pages.svg import BAR, NONE, Point, Series, span
 from monolex.pages.tokens import plain
 
 Facts = Mapping[str, Any]

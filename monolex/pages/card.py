@@ -5,43 +5,22 @@ applies inside ``class="monolex"`` only, so a notebook keeps its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from markupsafe import Markup
 
-from monolex.features.store import GROUPS, Context, Evidence, Neighbour, TokenShare, TokenWeight
+from monolex.features.store import Evidence, Neighbour, TokenShare, TokenWeight
 from monolex.interp.records import Scored
-from monolex.pages import card_explanations, html, svg, tokens
+from monolex.pages import card_explanations, html, tokens
+from monolex.pages.axis import Axis
+from monolex.pages.card_contexts import groups
+from monolex.pages.histogram import Layer, stacked, swatches
 from monolex.pages.html import number
-from monolex.pages.svg import Axis, Layer
 
 COLOURS = ("blue", "vermilion", "green", "purple", "olive")
 """Of the tokens in the token histogram; all others share the ink of the page."""
-OPEN = 8
-"""Contexts that are in sight without unfolding."""
-NARROW = 7
-"""Tokens on each side in the folded groups: a line each."""
-SMALL = 4
-"""Contexts of a compact card."""
-ABOUT = {
-    "top": "The contexts with the largest activations",
-    "near_zero": "Active contexts with the smallest maxima: where the feature only just fires",
-    "random": "Active contexts drawn at random",
-    "inactive": "Contexts drawn at random in which none of the activations that were read has it active",
-}
 Look = Callable[[int], str | None]
 """The address of a feature's card, or None where it has none."""
-
-
-class ContextGroup(NamedTuple):
-    """Contexts under a common heading."""
-
-    label: str
-    """The heading."""
-    about: str
-    """How they were chosen."""
-    lines: list[tuple[str, int | None, Markup]]
-    """Largest activation, document (of those in sight), and the tokens of every context."""
 
 
 def card(
@@ -81,7 +60,7 @@ def card(
             legend=token_legend(evidence),
             chart="" if shown else activation_chart(evidence),
             tables=[] if shown else _tables(evidence),
-            groups=_groups(evidence, meta, compact),
+            groups=groups(evidence, meta, compact),
             inactive_missing=not shown and not evidence.examples["inactive"],
             direct=_direct(evidence, meta),
             related=_related(evidence, meta, link),
@@ -104,7 +83,7 @@ def card_html(
 def token_chart(evidence: Evidence) -> Markup:
     """Counts of activations by size, stacked by token (paper, Fig. 4)."""
     said = "counts of activations by size, stacked by token"
-    return svg.stacked(_layers(evidence), _axis(evidence), said, log=True, width=340, height=165)
+    return stacked(_layers(evidence), _axis(evidence), said, log=True, width=340, height=165)
 
 
 def token_legend(evidence: Evidence) -> Markup:
@@ -118,13 +97,13 @@ def token_legend(evidence: Evidence) -> Markup:
         others = evidence.summary.distinct_tokens - len(shares)
         rest = percent(max(0.0, 1 - sum(share.share for share in shares)))
         entries.append((Markup(f"{others:,} other{'s' if others > 1 else ''} {rest}"), "ink"))
-    return svg.swatches(entries) if entries else Markup("")
+    return swatches(entries) if entries else Markup("")
 
 
 def activation_chart(evidence: Evidence) -> Markup:
     """Counts of all activations above zero, by size."""
     layer = Layer("activations", "blue", evidence.histogram.tolist())
-    return svg.stacked([layer], _axis(evidence), "counts of activations by size", log=True, width=340, height=130)
+    return stacked([layer], _axis(evidence), "counts of activations by size", log=True, width=340, height=130)
 
 
 def percent(share: float) -> str:
@@ -186,51 +165,6 @@ def _tables(evidence: Evidence) -> list[tuple[str, str, Sequence[tuple[Markup, T
         (head, about, [(tokens.token(s.text), s, f"{100 * min(1.0, s.share):.0f}", percent(s.share)) for s in shares])
         for head, about, shares in plans
         if shares
-    ]
-
-
-def _groups(evidence: Evidence, meta: Mapping[str, Any], compact: bool) -> list[ContextGroup]:
-    """Contexts as they are shown, the first group in sight and the others folded; none for a dead feature."""
-    examples, largest = evidence.examples, evidence.summary.max
-    if not evidence.summary.n_active:
-        return []
-    top = examples["top"]
-    if compact:
-        return [ContextGroup("Strongest", ABOUT["top"], _lines(top[:SMALL], largest, NARROW))]
-    groups = [ContextGroup("Strongest", ABOUT["top"], _lines(top[:OPEN], largest, tokens.WINDOW))]
-    groups.append(ContextGroup("Next", "The contexts that follow these", _lines(top[OPEN:], largest, NARROW)))
-    groups += _quantiles(examples["quantile"], evidence, meta)
-    names = {"near_zero": "Just above zero", "random": "At random", "inactive": "Inactive"}
-    groups += [ContextGroup(names[g], ABOUT[g], _lines(examples[g], largest, NARROW)) for g in GROUPS if g in names]
-    return [group for group in groups if group.lines]
-
-
-def _quantiles(contexts: Sequence[Context], evidence: Evidence, meta: Mapping[str, Any]) -> list[ContextGroup]:
-    """The quantiles from the strongest to the weakest, each with the ranks it was drawn from where they are known."""
-    count, active = max((context.part for context in contexts), default=-1) + 1, evidence.summary.fragments
-    groups = []
-    for part in reversed(range(count)):
-        # The store ranks by rising maximum; a reader counts from the strongest.
-        first, last = active - (part + 1) * active // count + 1, active - part * active // count
-        about = (
-            f"Drawn at random from those ranked {first:,} to {last:,} of {active:,} by their maximum, strongest first"
-        )
-        if meta.get("config", {}).get("disjoint"):
-            # one context of a document was ranked, and how many those are is not stored
-            about = "Drawn at random from this part of the ranking by maximum, of one context a document"
-        drawn = sorted(
-            (context for context in contexts if context.part == part), key=lambda context: -max(context.activations)
-        )
-        lines = _lines(drawn, evidence.summary.max, NARROW)
-        groups.append(ContextGroup(f"Quantile {part + 1} of {count}", about, lines))
-    return groups
-
-
-def _lines(contexts: Sequence[Context], largest: float, window: int) -> list[tuple[str, int | None, Markup]]:
-    wide = window == tokens.WINDOW
-    return [
-        (number(max(c.activations)), c.doc if wide else None, tokens.context(c, largest, window, cut=wide))
-        for c in contexts
     ]
 
 

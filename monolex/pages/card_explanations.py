@@ -70,10 +70,7 @@ def explanations(scored: Sequence[Scored]) -> list[ExplanationScores]:
     by_text: dict[tuple[str, str | None], list[Scored]] = {}
     for score in scored:
         by_text.setdefault((score.row["explainer"], score.row["text"]), []).append(score)
-    return [
-        ExplanationScores(who, said(text), [_simulated(score) for score in scores])
-        for (who, text), scores in by_text.items()
-    ]
+    return [ExplanationScores(who, said(text), list(map(_simulated, each))) for (who, text), each in by_text.items()]
 
 
 def said(text: str | None) -> Markup:
@@ -93,10 +90,7 @@ def output_side(scored: Sequence[Scored]) -> dict[str, Any] | None:
 
 def summary(scored: Sequence[Scored]) -> list[tuple[str, Markup, str]]:
     """Explainer, text and first score of every explanation, for a small card."""
-    return [
-        (explanation.explainer, explanation.text, "; ".join(_short(simulated) for simulated in explanation.simulated))
-        for explanation in explanations(scored)
-    ]
+    return [(each.explainer, each.text, "; ".join(map(_short, each.simulated))) for each in explanations(scored)]
 
 
 def simulator_words(kind: str) -> str:
@@ -128,14 +122,13 @@ def sort_key(scored: Mapping[int, Sequence[Scored]]) -> tuple[str, dict[int, flo
 def _simulated(scored: Scored) -> Simulated:
     row = scored.row
     numbers = [_number(label, row["scores"][name], about) for name, label, about in SCORES if name in row["scores"]]
-    for kind, label, about in CLASSIFIED:
-        if row[kind]:
-            numbers.append(_number(label, row[kind][BALANCED], f"{about}: balanced accuracy, 0.5 is chance"))
-            numbers.append(_number(f"{label} AUC", row[kind][AREA], f"{about}: area under the curve, 0.5 is chance"))
+    for test, label, about in CLASSIFIED:
+        if row[test]:
+            numbers.append(_number(label, row[test][BALANCED], f"{about}: balanced accuracy, 0.5 is chance"))
+            numbers.append(_number(f"{label} AUC", row[test][AREA], f"{about}: area under the curve, 0.5 is chance"))
     failures = ", ".join(f"{reason} ({n:,})" for reason, n in row["failures"].items())
-    return Simulated(
-        row["simulator"], simulator_words(row["simulator"]), numbers, failures, _fragments(scored.overlays)
-    )
+    kind = row["simulator"]
+    return Simulated(kind, simulator_words(kind), numbers, failures, _fragments(scored.overlays))
 
 
 def _number(label: str, cell: Facts, about: str) -> Number:

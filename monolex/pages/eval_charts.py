@@ -15,8 +15,10 @@ from markupsafe import Markup
 
 from monolex.artifact import SUBJECT
 from monolex.kinds import BASELINES, KINDS, TOPK, colour
+from monolex.pages.axis import Axis, axis
+from monolex.pages.histogram import histogram
 from monolex.pages.html import estimate
-from monolex.pages.svg import Axis, Point, Series, axis, histogram, plot, span
+from monolex.pages.svg import Point, Series, plot, span
 from monolex.pages.tables import Row
 
 TRAINED_MARKERS = ("circle", "square", "triangle", "hexagon")
@@ -180,6 +182,6 @@ def nearest_l0(candidates: Iterable[EvaluatedDictionary], l0: float) -> Evaluate
 
 
 def _point(entry: EvaluatedDictionary, metric: str, name: str) -> Point:
-    rows = {"l0": entry.rows["l0"], metric: entry.rows[metric]}
-    tooltip = f"{entry.name}\nL0 {estimate(rows['l0'])}\n{name} {estimate(rows[metric])}"
-    return Point(rows["l0"]["value"], rows[metric]["value"], tooltip, span(rows["l0"]), span(rows[metric]))
+    l0, row = entry.rows["l0"], entry.rows[metric]
+    tooltip = f"{entry.name}\nL0 {estimate(l0)}\n{name} {estimate(row)}"
+    return Point(l0["value"], row["value"], tooltip, span(l0), span(row))

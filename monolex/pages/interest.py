@@ -46,10 +46,7 @@ def ranked(store: FeatureStore) -> list[RankedFeature]:
     """All features of a store by falling interest, equal ones by number."""
     masses = dict(store.rows("SELECT feature, mass FROM before WHERE rank = 0"))
     rows = store.meta["rows"]
-    judged = [
-        judge(summary, masses.get(summary.id, 0.0) / (summary.mean * rows) if summary.mean else 0.0)
-        for summary in store.summaries()
-    ]
+    judged = (judge(s, masses.get(s.id, 0.0) / (s.mean * rows) if s.mean else 0.0) for s in store.summaries())
     return sorted(judged, key=lambda feature: (-feature.interest, feature.id))
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from monolex.artifact import SUBJECT
 from monolex.kinds import BASELINES, FAMILIES, KINDS, colour
+from monolex.pages.axis import Axis, axis
 from monolex.pages.eval_charts import CONTROL_LABELS, CONTROL_VARIANTS, title
 from monolex.pages.html import estimate
 from monolex.pages.picture import Panel, Picture
-from monolex.pages.svg import NONE, Axis, Point, Series, axis, span
+from monolex.pages.svg import NONE, Point, Series, span
 
 Facts = Mapping[str, Any]
 SHOWN = 10
@@ -72,12 +73,10 @@ def panels(site: str, dictionaries: Sequence[Facts], width: int = 530, height: i
     y = _kl_axis(dictionaries, [*by_size, *by_edit])
     sizes, edits = ([p.x for curve in curves for p in curve.points] for curves in (by_size, by_edit))
     whole = [_whole(first)] if first["floors"]["whole"]["kl"]["value"] is not None else []
-    x = (
-        axis(FEATURES, [], low=0, high=max([1, *sizes])),
-        axis(EDIT, [*edits, *(p.x for s in whole for p in s.points)], low=0),
-    )
-    left = Panel(f"{site}: KL over features", (*_unpatched(first, x[0]), *by_size), x[0], y, width, height)
-    right = Panel(f"{site}: KL over the edit", (*_unpatched(first, x[1]), *by_edit, *whole), x[1], y, width, height)
+    size = axis(FEATURES, [], low=0, high=max([1, *sizes]))
+    edit = axis(EDIT, [*edits, *(p.x for s in whole for p in s.points)], low=0)
+    left = Panel(f"{site}: KL over features", (*_unpatched(first, size), *by_size), size, y, width, height)
+    right = Panel(f"{site}: KL over the edit", (*_unpatched(first, edit), *by_edit, *whole), edit, y, width, height)
     return left, right
 
 

@@ -5,14 +5,15 @@ beside it, :mod:`monolex.pages.png` as a PNG file with the same places.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
 from monolex.pages import html, svg
-from monolex.pages.svg import COLOURS, Axis, Frame, Series
+from monolex.pages.axis import Axis, Frame
+from monolex.pages.svg import COLOURS, Series
 
 FONT = '"DejaVu Sans", Verdana, Helvetica, Arial, sans-serif'
 HEAD, CAPTION, ROW, GAP, EDGE = 34.0, 22.0, 20.0, 12.0, 14.0
@@ -213,7 +214,7 @@ def layout(picture: Drawing) -> Layout:
         y += CAPTION + max(panel.height for panel in row)
     named: list[LegendEntry] = []
     x = EDGE
-    for series in _unique(picture) if picture.legend else ():
+    for series in svg.unique(line for panel in picture.panels for line in panel.series) if picture.legend else ():
         wide = SWATCH + LETTER * len(series.label) + GAP
         if x > EDGE and x + wide > width:
             x, y = EDGE, y + ROW
@@ -230,9 +231,8 @@ def svg_file(picture: Drawing) -> bytes:
     else:
         parts = _raised(_diagram(picture) if isinstance(picture, Diagram) else _sheet(picture), HEAD)
     label = escape(picture.title)
-    size = (
-        f'viewBox="0 0 {places.width:.0f} {places.height:.0f}" width="{places.width:.0f}" height="{places.height:.0f}"'
-    )
+    width, height = f"{places.width:.0f}", f"{places.height:.0f}"
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} role="img" aria-label="{label}">'
     ground = f'<rect width="100%" height="100%" fill="{html.palette()["paper"]}"/>'
     title = svg.text(EDGE, 22, picture.title, "start", "title")
@@ -288,14 +288,6 @@ def written(box: Box) -> list[tuple[str, float, str]]:
     return [(line, top + 15 * i, style) for i, (line, style) in enumerate(zip(box.lines, styles, strict=False))]
 
 
-def _unique(picture: Picture) -> Sequence[Series]:
-    by_label: dict[str, Series] = {}
-    for panel in picture.panels:
-        for series in panel.series:
-            by_label.setdefault(series.label, series)
-    return list(by_label.values())
-
-
 def _style() -> str:
     """The rules of charts with colours in the place of variables, which not every program that shows SVG knows."""
     colours = html.palette()
@@ -304,12 +296,8 @@ def _style() -> str:
         if selectors.startswith((".legend", ".c-")) or ":hover" in selectors:
             continue
         # one rule a colour where the rule is of a series
-        coloured = COLOURS if "var(--series)" in body else ("",)
-        for colour in coloured:
-            names = [
-                re.sub(r"^(\S+)", rf"\1.c-{colour}", selector) if colour else selector
-                for selector in selectors.split(", ")
-            ]
+        for colour in COLOURS if "var(--series)" in body else ("",):
+            names = [re.sub(r"^(\S+)", rf"\1.c-{colour}" if colour else r"\1", name) for name in selectors.split(", ")]
             series = colours["soft" if colour == "ink" else colour] if colour else ""
             shown = re.sub(r"var\(--(\w+)\)", lambda m, s=series: s if m[1] == "series" else colours[m[1]], body)
             rules.append(f"{', '.join(names)} {{{shown}}}")

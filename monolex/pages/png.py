@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from monolex.pages import html
+from monolex.pages.axis import Frame
 from monolex.pages.picture import EDGE, HEAD, SWATCH, Diagram, Drawing, Sheet, bezier, layout, written
-from monolex.pages.svg import BAR, NO_DATA, NONE, SQUARE, Frame, Point, Series, rod
+from monolex.pages.svg import BAR, NO_DATA, NONE, SQUARE, Point, Series, rod
 
 DPI, SHARP = 100, 2
 """A pixel of a picture is a hundredth of an inch; the file has so many in its place, both ways."""

@@ -13,10 +13,11 @@ from monolex.interp.config import FigureConfig
 from monolex.interp.score import curves, figures
 from monolex.interp.score.comparable import ComparableScores, Facts, ScoreSource, explainers_of
 from monolex.kinds import TOPK, colour
+from monolex.pages.axis import Axis, axis
 from monolex.pages.eval_charts import CONTROL_VARIANTS
 from monolex.pages.html import estimate, interval, number
 from monolex.pages.picture import Panel, Picture
-from monolex.pages.svg import COLOURS, NONE, Axis, Point, Series, axis, span
+from monolex.pages.svg import COLOURS, NONE, Point, Series, span
 
 TRAINED_MARKERS = ("circle", "square", "triangle", "hexagon", "cross", "diamond")
 BASELINE_MARKERS = ("diamond", "cross", "square", "triangle", "hexagon", "circle")
@@ -64,12 +65,10 @@ def pictures(content: Facts) -> list[Picture]:
     for explainers, metric in product(explainers_of(group, FigureConfig()), ("top_and_random", "random")):
         chosen = curves.scored_by(group.dictionaries(), explainers, metric)
         for panel in figures.over_layers(chosen, metric):
-            title = f"explainer {explainers[0]}, simulator {content['simulator']}, {content['mode']} protocol"
-            by_place.setdefault(panel["place"], []).append({"title": title, **panel})
-    return [
-        Picture(place, f"Automatic interpretation over layers, {place}", tuple(panels(planned)))
-        for place, planned in by_place.items()
-    ]
+            method = f"explainer {explainers[0]}, simulator {content['simulator']}, {content['mode']} protocol"
+            by_place.setdefault(panel["place"], []).append({"title": method, **panel})
+    title = "Automatic interpretation over layers"
+    return [Picture(place, f"{title}, {place}", tuple(panels(planned))) for place, planned in by_place.items()]
 
 
 def panels(planned: Iterable[Facts], width: int = 560, height: int = 380) -> list[Panel]:
@@ -84,10 +83,10 @@ def panels(planned: Iterable[Facts], width: int = 560, height: int = 380) -> lis
     drawn = []
     for panel in planned:
         x, y = _scale(panel), dataclasses.replace(scale, label=METRICS[panel["metric"]])
-        series = [
-            curve for i, each in enumerate(panel["series"]) for curve in _curves(panel, i, look_of[each["label"]])
-        ]
-        drawn.append(Panel(panel["title"], (*_chance(panel, x), *series), x, y, width, height))
+        series = _chance(panel, x)
+        for i, each in enumerate(panel["series"]):
+            series += _curves(panel, i, look_of[each["label"]])
+        drawn.append(Panel(panel["title"], tuple(series), x, y, width, height))
     return drawn
 
 

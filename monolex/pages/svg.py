@@ -1,26 +1,23 @@
-"""Small charts as strings of SVG: axes with round ticks, lines with points and error bars, histograms, legends.
+"""Small charts as strings of SVG: lines with points and error bars on two axes, and their legends.
 
 Colours are CSS classes (``c-blue``, …) that the page's style sheet defines once for light and once for dark, so a
 chart follows the reader's theme and prints. Every mark carries a ``<title>`` and every chart an ``aria-label``.
 :mod:`monolex.pages.picture` puts charts in files of their own, and :mod:`monolex.pages.png` draws the same series.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
+from monolex.pages.axis import Axis, Frame
+
 COLOURS = ("blue", "sky", "vermilion", "orange", "green", "purple", "olive", "ink")
 """Class suffixes of the palette of Okabe and Ito (its yellow darkened to olive, its black the text colour)."""
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 12.0, 46.0
 APART = 36.0
 NO_DATA = "no data"
 NONE, BAR, SQUARE = "none", "bar", "square"
-WIDE = 6.6
-"""Of a letter, about, at the size of ticks."""
 ROD = 0.62
 """Height of a bar across, of a row."""
 
@@ -64,155 +61,31 @@ class Series:
     """A class of the style sheet: `open` (hollow markers), `dashed` or `dotted` (and a broken line)."""
 
 
-class Layer(NamedTuple):
-    """One colour of a stacked histogram."""
-
-    label: str
-    """Its name in titles and in the legend."""
-    colour: str
-    """One of :data:`COLOURS`."""
-    counts: Sequence[int]
-    """One a bin."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A linear or logarithmic scale."""
-
-    label: str
-    """What it measures, with its unit."""
-    low: float
-    """Value at its start."""
-    high: float
-    """Value at its end."""
-    log: bool = False
-    """Whether equal ratios take equal lengths."""
-    names: tuple[tuple[float, str], ...] = ()
-    """Values with their names, in place of round values as ticks."""
-
-    def place(self, value: float) -> float:
-        """Where ``value`` lies, from 0 (start) to 1 (end); values beyond an end lie on it."""
-        low, high, value = (_log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
-        return min(1.0, max(0.0, (value - low) / (high - low)))
-
-    def holds(self, value: float) -> bool:
-        """Whether ``value`` lies between the ends."""
-        slack = 1e-9 * (self.high - self.low)
-        return self.low - slack <= value <= self.high + slack
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Round values with their labels, or the names of an axis that has them."""
-        if self.names:
-            return list(self.names)
-        values = _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
-        return [(value, _tick_label(value, self.log)) for value in values if self.holds(value)]
-
-
-def axis(
-    label: str, values: Iterable[float], *, log: bool = False, low: float | None = None, high: float | None = None
-) -> Axis:
-    """An axis that shows all finite ``values`` (for ``log`` the positive ones), widened to round ends.
-
-    ``low`` and ``high`` fix an end; a chart draws what lies beyond on the border, as an arrow.
-    """
-    shown = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
-    start = low if low is not None else min(shown, default=1.0 if log else 0.0)
-    end = high if high is not None else max(shown, default=10.0 if log else 1.0)
-    if log:
-        start, end = (start / 1.25 if low is None else start), (end * 1.25 if high is None else end)
-        return Axis(label, start, end if end > start else start * 10, log=True)
-    end = end if end > start else start + (abs(start) or 1.0)
-    step = _step(start, end)
-    start = start if low is not None else math.floor(start / step + 1e-9) * step
-    return Axis(label, start, end if high is not None else math.ceil(end / step - 1e-9) * step)
-
-
 def plot(series: Sequence[Series], x: Axis, y: Axis, label: str, width: int = 520, height: int = 340) -> Markup:
     """Lines and markers with error bars; ``label`` is read out in place of the picture."""
-    return _svg(width, height, label, [*plotted(series, Frame(x, y, width, height))])
+    return picture(width, height, label, [*plotted(series, Frame(x, y, width, height))])
 
 
-def plotted(series: Sequence[Series], frame: "Frame") -> list[str]:
+def plotted(series: Sequence[Series], frame: Frame) -> list[str]:
     """What :func:`plot` puts into its picture."""
     marks = [_series(frame, each) for each in series]
     if not any(each.points for each in series):
         marks = [text((frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2, NO_DATA, "middle")]
-    return [*_axes(frame), *marks]
+    return [*axes(frame), *marks]
 
 
-def histogram(
-    counts: Sequence[int],
-    x: Axis,
-    label: str,
-    apart: tuple[int, str, str] = (0, "", ""),
-    colour: str = "blue",
-    width: int = 250,
-    height: int = 150,
-) -> Markup:
-    """Bars of equal width over ``x``; ``apart`` (count, tick, title) is drawn left of the axis."""
-    count, tick, title = apart
-    y = axis("", [max([*counts, count, 1])], low=0)
-    frame = Frame(x, y, width, height, left=LEFT + APART, bottom=40.0)
-    wide = (frame.right - frame.left) / max(len(counts), 1)
-    edges = [x.low + (x.high - x.low) * i / max(len(counts), 1) for i in range(len(counts) + 1)]
-    bars = [
-        _bar(frame, frame.left + i * wide, wide, n, f"c-{colour}", f"{n:,} from {edges[i]:.3g} to {edges[i + 1]:.3g}")
-        for i, n in enumerate(counts)
-    ]
-    if count:
-        left = frame.left - APART + 3
-        bars += [_bar(frame, left, 12, count, "c-ink", f"{count:,} {title}")]
-        bars += [text(left + 6, frame.bottom + 17, tick, "middle")]
-    return _svg(width, height, label, [*_axes(frame, APART), *bars])
-
-
-def stacked(
-    layers: Sequence[Layer], x: Axis, label: str, *, log: bool = False, width: int = 330, height: int = 170
-) -> Markup:
-    """Bars of equal width over ``x``, the first layer at the bottom; one title a bin names its parts.
-
-    ``log``: a bar's height is the logarithm of its whole count, and its parts share that height in proportion: a
-    single count can be seen beside thousands, but only parts of one bar can be compared by eye.
-    """
-    totals = [sum(column) for column in zip(*(layer.counts for layer in layers), strict=True)]
-    y = Axis("", 0.7 if log else 0, max([*totals, 1]) * (1.15 if log else 1.02), log=log)
-    frame = Frame(x, y, width, height, left=40.0, bottom=40.0)
-    bins = max(len(totals), 1)
-    wide = (frame.right - frame.left) / bins
-    edges = [x.low + (x.high - x.low) * i / bins for i in range(bins + 1)]
-    paths, hovers, below = [], [], [0] * len(totals)
-    for layer in layers:
-        path = "".join(
-            _block(frame, i * wide, wide, below[i] / totals[i], (below[i] + n) / totals[i], totals[i])
-            for i, n in enumerate(layer.counts)
-            if n
-        )
-        paths += [f'<path class="layer c-{layer.colour}" d="{path}"/>'] if path else []
-        below = [before + n for before, n in zip(below, layer.counts, strict=True)]
-    for i, total in enumerate(totals):
-        parts = (
-            [f"{layer.label}: {layer.counts[i]:,}" for layer in layers if layer.counts[i]] if len(layers) > 1 else []
-        )
-        title = "\n".join([f"{total:,} from {edges[i]:.3g} to {edges[i + 1]:.3g}", *parts])
-        hovers += [_hover(frame, i * wide, wide, title)] if total else []
-    return _svg(width, height, label, [*_axes(frame), *paths, '<g class="hover">', *hovers, "</g>"])
-
-
-def swatches(layers: Iterable[tuple[Markup, str]]) -> Markup:
-    """A legend of squares: names, that may hold markup, and colours."""
-    head = '<svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true">'
-    box = head + '<path class="layer c-{}" d="M0 0h12v12H0z"/></svg>'
-    entries = [f"<li>{box.format(colour)}{name}</li>" for name, colour in layers]
-    return Markup('<ul class="legend">' + "".join(entries) + "</ul>")
+def unique(series: Iterable[Series]) -> list[Series]:
+    """The first of every label."""
+    by_label: dict[str, Series] = {}
+    for each in series:
+        by_label.setdefault(each.label, each)
+    return list(by_label.values())
 
 
 def legend(series: Iterable[Series]) -> Markup:
     """One entry a label, in order of first appearance, as an HTML list that wraps on narrow screens."""
-    unique: dict[str, Series] = {}
-    for each in series:
-        unique.setdefault(each.label, each)
     entries = []
-    for each in unique.values():
+    for each in unique(series):
         shown = f'<svg viewBox="0 0 26 14" width="26" height="14" aria-hidden="true">{swatch(each)}</svg>'
         entries.append(f"<li>{shown}{escape(each.label)}</li>")
     return Markup('<ul class="legend">' + "".join(entries) + "</ul>") if entries else Markup("")
@@ -225,23 +98,8 @@ def swatch(series: Series) -> str:
     return f'{line}<g class="mark {style}">{_marker(SQUARE if series.marker == BAR else series.marker, 13, 7)}</g>'
 
 
-class Frame:
-    """Maps values to coordinates; the names of a vertical axis have the room that they need."""
-
-    def __init__(
-        self, x: Axis, y: Axis, width: int, height: int, left: float | None = None, bottom: float = BOTTOM
-    ) -> None:
-        self.x, self.y = x, y
-        needed = 16 + WIDE * max((len(name) for _, name in y.names), default=0) + (18 if y.label else 0)
-        self.left, self.right = max(LEFT, needed) if left is None else left, width - RIGHT
-        self.top, self.bottom = TOP, height - bottom
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        across = self.left + self.x.place(x) * (self.right - self.left)
-        return round(across, 2), round(self.bottom - self.y.place(y) * (self.bottom - self.top), 2)
-
-
-def _axes(frame: Frame, shift: float = 0) -> list[str]:
+def axes(frame: Frame, shift: float = 0) -> list[str]:
+    """Both axes with ticks and names, the vertical one ``shift`` to the left of the frame."""
     parts = []
     for value, name in frame.y.ticks():
         level = frame.at(frame.x.low, value)[1]
@@ -325,61 +183,12 @@ def _marker(marker: str, across: float, level: float) -> str:
     return f'<path transform="translate({across} {level})" d="{MARKERS[marker]}"/>'
 
 
-def _bar(frame: Frame, left: float, width: float, count: int, style: str, title: str) -> str:
-    level = frame.at(frame.x.low, count)[1]
-    tall = round(frame.bottom - level, 2)
-    shape = f'<rect x="{left + 0.5:.2f}" y="{level}" width="{max(width - 1, 0.5):.2f}" height="{tall}"/>'
-    return f'<g class="column {style}"><title>{escape(title)}</title>{shape}</g>' if count else ""
-
-
-def _block(frame: Frame, left: float, wide: float, start: float, stop: float, total: int) -> str:
-    """The part from ``start`` to ``stop`` (of 1) of the bar of ``total``, as a closed path."""
-    tall = frame.bottom - frame.at(frame.x.low, total)[1]
-    foot, head = (round(frame.bottom - share * tall, 1) for share in (start, stop))
-    return f"M{frame.left + left + 0.5:.1f} {foot}V{head}h{max(wide - 1, 0.5):.1f}V{foot}z"
-
-
-def _hover(frame: Frame, left: float, wide: float, title: str) -> str:
-    """The whole height of a bin, invisible, to rest a pointer on."""
-    path = f"M{frame.left + left:.1f} {frame.top:.0f}h{wide:.1f}V{frame.bottom:.0f}h-{wide:.1f}z"
-    return f'<path d="{path}"><title>{escape(title)}</title></path>'
-
-
 def text(x: float, y: float, content: str, anchor: str, style: str = "tick") -> str:
     """Escaped text at a place; ``anchor`` is `start`, `middle` or `end`."""
     return f'<text class="{style}" x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
-def _svg(width: int, height: int, label: str, parts: Iterable[str]) -> Markup:
+def picture(width: int, height: int, label: str, parts: Iterable[str]) -> Markup:
+    """The parts as one chart; ``label`` is read out in its place."""
     head = f'<svg class="chart" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"'
     return Markup(f'{head} aria-label="{escape(label)}">' + "".join(parts) + "</svg>")
-
-
-def _log(value: float) -> float:
-    return math.log10(max(value, 1e-300))
-
-
-def _step(low: float, high: float) -> float:
-    rough = (high - low) / 5
-    unit = 10.0 ** math.floor(math.log10(rough))
-    return next(unit * m for m in (1, 2, 5, 10) if unit * m >= 0.8 * rough)
-
-
-def _linear_ticks(low: float, high: float) -> list[float]:
-    step = _step(low, high)
-    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    first, last = math.floor(_log(low)), math.ceil(_log(high))
-    multiples = (1, 2, 5) if _log(high) - _log(low) < 2.5 else (1,)
-    every = max(1, math.ceil((last - first) / 8))
-    return [m * 10.0**e for e in range(first, last + 1, every) for m in multiples]
-
-
-def _tick_label(value: float, log: bool) -> str:
-    if log and not 1e-2 <= value < 1e5:
-        exponent = math.floor(math.log10(value) + 1e-9)
-        factor = round(value / 10.0**exponent)
-        return ("" if factor == 1 else f"{factor}·") + "10" + str(exponent).translate(SUPERSCRIPT)
-    return f"{round(value, 12) + 0.0:.6g}".replace("-", "−")

@@ -157,9 +157,7 @@ def _shown(run: Path, entry: dict[str, Any], cards: int, scored: Mapping[int, Se
     with closing(_open(run, entry)) as store:
         features = ranked(store)
         on_page = chosen(features, cards, scored)
-        small = [
-            _small(store, store.feature(feature.id), entry, on_page, scored) for feature in varied(features, SHOWN)
-        ]
+        small = [_small(store, store.feature(each.id), entry, on_page, scored) for each in varied(features, SHOWN)]
     said = f"{entry['alive']:,} of {entry['d_sae']:,} features alive"
     said += f", {len(scored):,} explained" if scored else ""
     return Shown(entry["name"], _page(entry["path"]), said, small)

@@ -4,23 +4,20 @@ The page puts the whole run first (a frontier a site, a table at equal L0) and t
 dictionaries; baselines and control models stand in the same charts and tables, and a cell without a number says why.
 """
 
-import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from monolex import stages
-from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, TIMINGS, Manifest, open_artifact, read_json, write_bytes
+from monolex.artifact import CONTROLS, MANIFEST, TIMINGS, Manifest, open_artifact, read_json, write_bytes
 from monolex.errors import UserError
 from monolex.interp.score import cards as results
 from monolex.pages import html
 from monolex.pages.eval_charts import EvaluatedDictionary, Looks, entries
-from monolex.pages.html import number, short
-from monolex.report import eval_section, features_section
+from monolex.report import eval_section, features_section, run_facts
 from monolex.report.gallery import CARDS
 from monolex.report.section import chapters
 
@@ -65,14 +62,14 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
             eval_section.section(i, site, everything, looks, counts) | {"features": seen.get(site)}
             for i, site in enumerate(names, 1)
         ],
-        **_subject(manifests.get("activations"), everything),
+        **run_facts.subject(manifests.get("activations"), everything),
         chapters=chapters(run, manifests, listed),
         notice=_notice(evaluation, measured, manifests, listed),
-        facts=[*_facts(manifests.get("activations")), *_measured(evaluation, everything)],
-        problems=_problems(manifests.get("activations")),
-        stages=[_stage(name, manifest, timings) for name, manifest in manifests.items()],
-        versions=_versions(manifests.values()),
-        toml=_toml(run / "run.toml"),
+        facts=[*run_facts.facts(manifests.get("activations")), *run_facts.measured(evaluation, everything)],
+        problems=run_facts.problems(manifests.get("activations")),
+        stages=[run_facts.stage(name, manifest, timings) for name, manifest in manifests.items()],
+        versions=run_facts.versions(manifests.values()),
+        toml=run_facts.toml(run / "run.toml"),
     )
     write_bytes(run / PAGE, content.encode())
     return run / PAGE
@@ -121,96 +118,5 @@ def _notice(
         "not measured": of_run - set(measured),
         "no longer in run.toml": set() if listed is None else kept & of_run - set(listed),
     }
-    changes = [f"{what}: {', '.join(sorted(names))}" for what, names in differences.items() if names]
-    return (
-        f"The evaluation is not of what lies in this run now ({'; '.join(changes)}): run it again." if changes else ""
-    )
-
-
-def _subject(activations: Manifest | None, everything: Sequence[EvaluatedDictionary]) -> dict[str, str]:
-    """Title and first sentence."""
-    subject = [e for e in everything if e.model == SUBJECT]
-    trained, baselines = sum(e.trained for e in subject), sum(e.baseline for e in subject)
-    controls = len({e.model for e in everything} - {SUBJECT})
-    sites = len({e.site for e in everything if e.site})
-    lead = f"{_counted(trained, 'dictionary', 'dictionaries')} trained at {_counted(sites, 'site')}"
-    if activations:
-        corpus = _short(activations.config.get("corpus", "its corpus"))
-        lead += f" on {activations.data['rows']['train']:,} activations over {corpus}"
-    beside = [_counted(n, word) for n, word in ((baselines, "baseline"), (controls, "control model")) if n]
-    lead += f", beside {' and '.join(beside)}." if beside else "; no baselines and no control models."
-    model = _short(activations.data["model"]["name"]) if activations else "a language model"
-    return {"model": model, "lead": lead}
-
-
-def _short(place: str) -> str:
-    """The last part of a path; a name as it is."""
-    return Path(place).name if Path(place).is_absolute() else place
-
-
-def _facts(activations: Manifest | None) -> list[tuple[str, str]]:
-    if activations is None:
-        return []
-    data, config = activations.data, activations.config
-    model, read = data["model"], data["corpus"]["report"]
-    sites = [f"{site} ({stored['d_in']} wide, {stored['dtype']})" for site, stored in data["sites"].items()]
-    return [
-        ("Model", f"{model['name']}, {model['architecture']}, fingerprint {short(model['fingerprint'])}"),
-        ("Corpus", f"{config.get('corpus')}, digest {short(data['corpus']['digest'])}"),
-        ("Read", f"{read['documents']:,} documents, {read['tokens']:,} tokens, rows of {config.get('context_length')}"),
-        ("Activations", ", ".join(f"{rows:,} {split.replace('_', ' ')}" for split, rows in data["rows"].items())),
-        ("Sites", ", ".join(sites)),
-        ("Left out", ", ".join(_counts(data["dropped"])) or "nothing"),
-    ]
-
-
-def _counts(value: Any, name: str = "") -> list[str]:
-    """Numbers of a nested table by name, those above zero."""
-    if isinstance(value, Mapping):
-        return [text for key, inner in value.items() for text in _counts(inner, f"{name} {key}".strip())]
-    return [f"{name.replace('_', ' ')} {value:,}"] if value else []
-
-
-def _measured(evaluation: Manifest, everything: Sequence[EvaluatedDictionary]) -> list[tuple[str, str]]:
-    config = evaluation.config
-    rows = {int(value) for e in everything if (value := e.value("rows"))}
-    seen = f"{number(max(rows))} held-out activations a site" if rows else "no held-out activations"
-    intervals = f"{config['level']:.0%} bootstrap, {config['resamples']:,} resamples, seed {config['eval_seed']}"
-    return [("Measured on", f"{seen}; losses on {config['contexts']:,} contexts"), ("Intervals", intervals)]
-
-
-def _problems(activations: Manifest | None) -> dict[str, Any]:
-    """What went wrong while reading the corpus: counts, and the first by name."""
-    if activations is None:
-        return {"counts": [], "named": []}
-    read = activations.data["corpus"]["report"]
-    counts = _counts({key: read[key] for key in ("empty", "bad_lines", "undecodable") if key in read})
-    return {"counts": counts, "named": read.get("problems", [])}
-
-
-def _stage(name: str, manifest: Manifest, timings: Mapping[str, float]) -> dict[str, str]:
-    seconds = timings.get(name)
-    return {
-        "name": name,
-        "kind": manifest.kind,
-        "content": manifest.content,
-        "time": "–" if seconds is None else f"{seconds:,.0f} s",
-        "config": json.dumps(manifest.config, indent=1, ensure_ascii=False),
-    }
-
-
-def _versions(manifests: Iterable[Manifest]) -> str:
-    """Packages and their versions; more than one where the stages differ."""
-    by_package: dict[str, dict[str, None]] = {}
-    for manifest in manifests:
-        for package, version in manifest.versions.items():
-            by_package.setdefault(package, {})[version] = None
-    return ", ".join(f"{package} {' and '.join(versions)}" for package, versions in by_package.items())
-
-
-def _toml(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def _counted(count: int, singular: str, plural: str = "") -> str:
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+    said = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in differences.items() if names)
+    return f"The evaluation is not of what lies in this run now ({said}): run it again." if said else ""

@@ -89,11 +89,8 @@ def _summary(key: str, claims: Sequence[Facts]) -> Table | None:
         counts.setdefault(claim["statement"], dict.fromkeys(VERDICTS, 0))[claim["verdict"]] += 1
     columns = [Column(verdict, word, "comparisons", whole=True) for verdict, word in VERDICTS.items()]
     rows = [(statement, {v: bare(n) for v, n in verdicts.items()}.get) for statement, verdicts in counts.items()]
-    return (
-        table(key, "What the paper says, and what these numbers say", "Statement", columns, [("", rows)])
-        if rows
-        else None
-    )
+    caption = "What the paper says, and what these numbers say"
+    return table(key, caption, "Statement", columns, [("", rows)]) if rows else None
 
 
 def _site(key: str, site: str, dictionaries: Sequence[Facts], claims: Sequence[Facts]) -> dict[str, Any]:
@@ -101,12 +98,8 @@ def _site(key: str, site: str, dictionaries: Sequence[Facts], claims: Sequence[F
     left, right = patch_charts.panels(site, dictionaries)
     searches = patch_charts.search_panels(dictionaries)
     claimed = [claim for claim in claims if claim["dictionary"].startswith(f"{site}/")]
-    tables = [
-        _claims(f"{key}-claims", claimed),
-        _floors(f"{key}-floors", dictionaries, claimed),
-        _sizes(f"{key}-sizes", dictionaries),
-    ]
-    tables.append(_areas(f"{key}-areas", dictionaries))
+    tables = [_claims(f"{key}-claims", claimed), _floors(f"{key}-floors", dictionaries, claimed)]
+    tables += [_sizes(f"{key}-sizes", dictionaries), _areas(f"{key}-areas", dictionaries)]
     shown = {title(each) for each in patch_charts.shown(dictionaries)}
     return {
         "name": site,
@@ -196,9 +189,7 @@ def nearest(points: Iterable[Facts], size: int) -> Facts | None:
 def _areas(key: str, dictionaries: Sequence[Facts]) -> Table | None:
     """How much the searches miss that greedy finds."""
     searched = [dictionary for dictionary in dictionaries if dictionary["areas"]]
-    columns = [
-        Column(name, name) for name in dict.fromkeys(name for dictionary in searched for name in dictionary["areas"])
-    ]
+    columns = [Column(name, name) for name in dict.fromkeys(name for each in searched for name in each["areas"])]
     rows = [(title(dictionary), dictionary["areas"].get) for dictionary in searched]
     caption = "Area under KL over features, over that of the greedy search: 1 is as good"
     return table(key, caption, "Dictionary", columns, [("", rows)], folded=True) if searched else None
@@ -207,11 +198,8 @@ def _areas(key: str, dictionaries: Sequence[Facts]) -> Table | None:
 def _groups(dictionaries: Sequence[Facts]) -> list[tuple[str, list[Facts]]]:
     groups: dict[str, list[Facts]] = {"Trained": [], "Baselines": []}
     for dictionary in dictionaries:
-        label = (
-            heading(dictionary["kind"])
-            if dictionary["model"] == SUBJECT
-            else f"Control: {control_label(dictionary['model'])}"
-        )
+        kind, model = dictionary["kind"], dictionary["model"]
+        label = heading(kind) if model == SUBJECT else f"Control: {control_label(model)}"
         groups.setdefault(label, []).append(dictionary)
     return [(label, members) for label, members in groups.items() if members]
 

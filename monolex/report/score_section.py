@@ -104,18 +104,14 @@ def notices(run: Path, group: ComparableScores, others: Collection[str]) -> list
         elif not saved.unchanged(source.folder, explanations):
             sentences.append(f"{name} is of explanations that were made anew since, in {place}: score again.")
     apart = [name for name in used if name in others]
-    return (
-        [*sentences, f"Made apart from run.toml, which does not list it: {', '.join(apart)}."] if apart else sentences
-    )
+    return sentences + ([f"Made apart from run.toml, which does not list it: {', '.join(apart)}."] if apart else [])
 
 
 def _said(head: Facts) -> str:
     """How the numbers came about, in plain words."""
     if head["simulator"] == "rules":
-        method = (
-            "A program applied every explanation as a rule to text that it was not made from; no language model was"
-        )
-        method += " asked."
+        method = "A program applied every explanation as a rule to text that it was not made from; no language"
+        method += " model was asked."
     else:
         method = "From every explanation a simulator predicted the activations on text that it was not made from; the"
         method += f" simulator: {head['simulator']}."
@@ -190,12 +186,11 @@ def _failures(group: ComparableScores) -> dict[tuple[str, ...], Counter[str]]:
 
 def _tally(key: str, group: ComparableScores) -> Table | None:
     """How often trained dictionaries are above the others of their site, by what they are compared with."""
-    methods = {dictionary_of(dictionary): dictionary["method"] for dictionary in group.dictionaries()}
+    methods = {dictionary_of(each): each["method"] for each in group.dictionaries()}
     by_explainer: dict[str, dict[str, list[Facts]]] = {}
     for difference in _compared(group):
-        against = methods.get(
-            (difference["against_model"], difference["site"], difference["against"]), difference["against"]
-        )
+        other = (difference["against_model"], difference["site"], difference["against"])
+        against = methods.get(other, difference["against"])
         by_explainer.setdefault(difference["explainer"], {}).setdefault(against, []).append(difference)
     columns = [
         Column(name, label.capitalize(), "pairs of dictionaries", whole=True) for name, label in VERDICTS.items()
@@ -220,15 +215,15 @@ def _differences(key: str, site: str, group: ComparableScores) -> Table | None:
         by_explainer.setdefault(difference["explainer"], {}).setdefault(difference["name"], {})[against] = difference
     if not by_explainer:
         return None
-    names = dict.fromkeys(name for by in by_explainer.values() for row in by.values() for name in row)
+    compared = [row for by in by_explainer.values() for row in by.values()]
+    names = dict.fromkeys(name for row in compared for name in row)
     columns = [Column(name, f"than {name}") for name in names]
     groups = [
         (f"Explainer {explainer}", [(name, row.get) for name, row in by.items()])
         for explainer, by in by_explainer.items()
     ]
     shown = table(key, f"Differences of the score at {site}", "Dictionary", columns, groups, folded=True)
-    rows = [row for by in by_explainer.values() for row in by.values()]
-    for line, row in zip(shown.lines, rows, strict=True):
+    for line, row in zip(shown.lines, compared, strict=True):
         for i, name in enumerate(names):
             if name in row:
                 text, span = score_charts.words(row[name])
@@ -238,14 +233,8 @@ def _differences(key: str, site: str, group: ComparableScores) -> Table | None:
 
 def _compared(group: ComparableScores, site: str = "") -> list[Facts]:
     """Differences of the first score, all or those of a site."""
-    differences: Iterable[Facts] = (
-        difference for source in group.sources for difference in source.content["differences"]
-    )
-    return [
-        difference
-        for difference in differences
-        if difference["metric"] == HEADLINE and site in ("", difference["site"])
-    ]
+    differences: Iterable[Facts] = (each for source in group.sources for each in source.content["differences"])
+    return [each for each in differences if each["metric"] == HEADLINE and site in ("", each["site"])]
 
 
 def _examples(run: Path, group: ComparableScores) -> list[dict[str, Any]]:

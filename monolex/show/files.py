@@ -63,9 +63,8 @@ def show_feature(path: Path, number: int) -> str:
     for group, contexts in evidence.examples.items():
         for context in contexts:
             peak = max(context.activations)
-            marked = "".join(
-                f"«{t}»" if a == peak > 0 else t for t, a in zip(context.texts, context.activations, strict=True)
-            )
+            pairs = zip(context.texts, context.activations, strict=True)
+            marked = "".join(f"«{text}»" if activation == peak > 0 else text for text, activation in pairs)
             part = f" {context.part}" if group == "quantile" else ""
             lines.append(f"{group}{part}  {peak:.4g}  {json.dumps(marked, ensure_ascii=False)}")
     return "\n".join(lines)
