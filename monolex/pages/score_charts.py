@@ -103,6 +103,7 @@ def looks(listed: Iterable[Facts]) -> dict[str, Look]:
         control = series["model"] != SUBJECT
         variant = CONTROL_VARIANTS.get(series["model"], "dashed") if control else "open" if kind.endswith("-pm") else ""
         first = Look(shade, markers[0], variant)
+        # the kind's own colour with every marker comes first: another colour would say another kind
         others = (Look(c, m, variant) for c, m in product((shade, *COLOURS), markers))
         chosen[series["label"]] = next((look for look in others if look not in chosen.values()), first)
     return chosen

@@ -53,6 +53,7 @@ def context(shown: Context, maximum: float, window: int = WINDOW, *, cut: bool =
     peak = len(values) // 2 if silent else peak
     start, stop = max(0, peak - window), min(len(values), peak + window + 1)
     parts = [_ellipsis(texts[:start], cut)] if start else []
+    # silent neighbours are joined first: pictures of runs of spaces, and text from right to left, reach over tokens
     quiet: list[str] = []
     for i in range(start, stop):
         if values[i] <= 0:

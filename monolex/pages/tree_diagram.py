@@ -98,6 +98,7 @@ def _generation(nodes: Mapping[int, Facts], node: Facts) -> int:
 
 def _middles(nodes: Sequence[Facts]) -> tuple[dict[int, float], float]:
     """The height of every node's middle, and where the last one ends; a parent is in the middle of its children."""
+    # leaves are set one below the other first: only then is it known where the middle of a parent's children is
     middles: dict[int, float] = {}
     used = HEADS
 
