@@ -65,13 +65,19 @@ class Stage:
 
     def load(self, what: Literal["config", "run", "show", "cost", "draw", "section", "command"]) -> Any:
         """What a dotted name stands for; None where there is none."""
-        module, _, name = getattr(self, what).partition(":")
-        return getattr(importlib.import_module(module), name) if module else None
+        dotted = getattr(self, what)
+        return loaded(dotted) if dotted else None
 
     @property
     def of_each_model(self) -> bool:
         """Whether a run does it for its control models too."""
         return self.made_of in ("text", "activations")
+
+
+def loaded(dotted: str) -> Any:
+    """What a dotted name, ``module:name``, stands for."""
+    module, _, name = dotted.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 _FEATURES = {"features": "a list of SITE/NAME:NUMBER or SITE/NAME@TOKEN"}

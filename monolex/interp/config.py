@@ -7,12 +7,9 @@ from urllib.parse import urlsplit
 from tyro.conf import Positional, UseAppendAction
 
 from monolex.config import how, place, require
+from monolex.interp.explainers import EXPLAINERS, LLM_EXPLAINERS, ExplainerName
 
 Many = UseAppendAction[tuple[str, ...]]
-Explainer = Literal["token", "ngram", "pattern", "openai", "examples"]
-EXPLAINERS: tuple[str, ...] = ("token", "ngram", "pattern", "openai", "examples")
-LLM_EXPLAINERS: tuple[str, ...] = ("openai", "examples")
-"""Explainers that ask a language model."""
 Simulators = Literal["rules", "exact", "completions", "json"]
 Scorer = Literal["correlation", "detection", "fuzz"]
 SCORERS: tuple[str, ...] = ("correlation", "detection", "fuzz")
@@ -123,7 +120,7 @@ class ExplainConfig(LlmConfig):
     """Tokens of a fragment."""
     silent: int = 10
     """Silent fragments to score by, and as many again for explainers."""
-    explainers: tuple[Explainer, ...] = ("token", "ngram", "pattern")
+    explainers: tuple[ExplainerName, ...] = ("token", "ngram", "pattern")
     """`token`, `ngram` and `pattern` need no language model; `openai` and `examples` ask one."""
     temperature: float = 1.0
     """Of what the explainers that ask a language model write (OpenAI's protocol: 1)."""
@@ -146,7 +143,7 @@ class ExplainConfig(LlmConfig):
         require(self.fragment_tokens >= 2, f"fragment_tokens = {self.fragment_tokens}: give at least 2")
         for name in ("silent", "output_tokens", "explain_seed"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)}: give 0 or more")
-        _require_names("explainers", self.explainers, EXPLAINERS)
+        _require_names("explainers", self.explainers, tuple(EXPLAINERS))
         require(self.temperature >= 0, f"temperature = {self.temperature}: give 0 or more")
         asks = [name for name in self.explainers if name in LLM_EXPLAINERS]
         require(not asks or bool(self.llm), f"llm is empty: explainers holds {asks[:1]}, which asks a language model")

@@ -8,7 +8,7 @@ activations) and ``vocabulary.json``.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +26,8 @@ from monolex.features.weights import moved
 from monolex.interp.config import ExplainConfig
 from monolex.interp.examples.draw import draw
 from monolex.interp.examples.fragments import CorpusFragments, cut_fragments, texts_of
-from monolex.interp.explain import lookup, pattern, saved
-from monolex.interp.explain.by_llm import explain_examples, explain_openai
+from monolex.interp.explain import saved
+from monolex.interp.explainers import EXPLAINERS
 from monolex.interp.llm.endpoint import open_client
 from monolex.interp.llm.meter import METER
 from monolex.interp.llm.recorded import Recorded, opened_unless_found, unanswered
@@ -36,15 +36,9 @@ from monolex.interp.targets import Target, candidates, parents, targets
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
 from monolex.pieces import Piece, Work
+from monolex.stages import loaded
 
 KIND = saved.KIND
-LEARNED: dict[str, Callable[[Examples], Explanation]] = {"token": lookup.token_table, "ngram": lookup.ngram}
-"""Explainers that need examples alone."""
-ASKING: dict[str, Callable[[Sequence[Examples], Client, ExplainConfig], list[Explanation | Failure]]] = {
-    "openai": explain_openai,
-    "examples": explain_examples,
-}
-"""Explainers that ask a language model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,12 +180,13 @@ def _explained(
     config: ExplainConfig,
     client: Client | None,
 ) -> Sequence[Explanation | Failure]:
-    if name in LEARNED:
-        return [LEARNED[name](of_feature) for of_feature in examples]
-    if name == "pattern":
-        return pattern.explain(lm, weights, target.dictionary.site, examples, config)
-    assert client is not None, name
-    return ASKING[name](examples, client, config)
+    explainer = EXPLAINERS[name]
+    explain = loaded(explainer.explain)
+    if explainer.needs == "examples":
+        return [explain(of_feature) for of_feature in examples]
+    if explainer.needs == "subject":
+        return explain(lm, weights, target.dictionary.site, examples, config)
+    return explain(examples, client, config)
 
 
 def _output(
