@@ -537,7 +537,7 @@ def test_rows_that_pad_the_vocabulary_are_no_tokens():
         ({"feature": -1}, "feature -1"),
         ({"to": "max"}, "to = 'max': choose one of zero, mean, resample"),
         ({"positions": "some"}, "positions = 'some': choose one of token, all"),
-        ({"found": slice(0, 0)}, "has no occurrences"),
+        ({"occurrences": slice(0, 0)}, "has no occurrences"),
         ({"dictionary": pairs.dictionary(31, 40, site="resid_post.0")}, "does not fit resid_post.0, which is 32 wide"),
     ],
 )
@@ -545,8 +545,8 @@ def test_mistakes(changes, message):
     setup = case(tiny.model("gpt_neox"), "resid_post.0")
     options = {name: value for name, value in changes.items() if name in ("to", "positions")}
     fields = {name: value for name, value in changes.items() if name not in options}
-    if "found" in fields:
-        fields["found"] = at_rows(setup.occurrences, fields["found"])
+    if "occurrences" in fields:
+        fields["occurrences"] = at_rows(setup.occurrences, fields["occurrences"])
     with pytest.raises(UserError, match=message):
         setup._replace(**fields).run(**options)
 

@@ -204,7 +204,7 @@ def test_what_is_added_so_works_in_a_whole_run(tmp_path):
         return done.stdout + done.stderr
 
     assert "circuits small" in run("run", "run.toml", "--dry-run")
-    run("run", "run.toml")
+    run("run", "run.toml", "--out", "run")
     shown = run("show", "run")
     assert "squared-a8.6e-4" in shown and "halves" in shown and "longest" in shown and "2 nodes" in shown
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
