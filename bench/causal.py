@@ -24,7 +24,8 @@ from monolex.causal.prompts.wordings import NAMES_PRACTISED, WORDINGS_PRACTISED
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.dictionaries.listing import choose, run_dictionaries
 from monolex.model import hooks
-from monolex.model.language_model import LanguageModel, load, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load, wrap
 from monolex.runtime import peak_memory, size
 
 PAIRS = 50

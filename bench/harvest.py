@@ -19,7 +19,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from monolex import runtime
 from monolex.activations.harvest import harvest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig
-from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
 from monolex.text.corpus import Rows, build
 
 LAYERS = 6

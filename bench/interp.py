@@ -27,7 +27,8 @@ from monolex.config import ModelConfig
 from monolex.interp.records import Explanation, Failure, Job
 from monolex.interp.simulate.exact import Exact, expected, label_logits
 from monolex.interp.simulate.prompt_ids import PromptIds, Speller
-from monolex.model.language_model import LanguageModel, load_tokenizer, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load_tokenizer, wrap
 
 T = TypeVar("T")
 TOKENS = 64

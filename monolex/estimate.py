@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from monolex.config import ModelConfig
 from monolex.cost import Cost, Planned, PlannedDictionary, Shape
-from monolex.model.language_model import source
+from monolex.model.files import source
 from monolex.model.sites import Structure, resolve
 from monolex.plan import Step
 from monolex.run_toml import RunConfig

@@ -23,7 +23,8 @@ from monolex.config import CorpusConfig, ModelConfig, require
 from monolex.cost import Shape
 from monolex.errors import UserError
 from monolex.estimate import gemm_speed, model_shape, total
-from monolex.model.language_model import load, source
+from monolex.model.files import source
+from monolex.model.load import load
 from monolex.plan import plan
 from monolex.run_toml import run_config
 from monolex.runtime import device, free_memory, size

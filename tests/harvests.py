@@ -12,7 +12,8 @@ from torch import Tensor
 from monolex.activations.harvest import harvest
 from monolex.artifact import Manifest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig
-from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
 
 SITES = ("resid_post.0", "mlp_act.1", "resid_post.2")
 

@@ -243,7 +243,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def main(folder: Path, model: str = "demo", well: str = "") -> None:
     from monolex.interp.llm.local import LocalClient
-    from monolex.model.language_model import load
+    from monolex.model.load import load
 
     Handler.state = State(folder, LocalClient(load(model)), bool(well))
     port = folder / "port"

@@ -5,7 +5,8 @@ from torch import Tensor
 from wired import blank
 
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
-from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
 
 SITE = "resid_post.0"
 POSITIONS = 24

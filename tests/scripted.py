@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from monolex.config import ModelConfig
 from monolex.interp.records import Examples, Explanation, Failure, Fragment, Job, Reply, Request
-from monolex.model.language_model import LanguageModel, load_tokenizer, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load_tokenizer, wrap
 
 Answer = Reply | Failure | str
 

@@ -23,7 +23,8 @@ from monolex.causal.prompts.behaviour import (
 from monolex.causal.prompts.pairs import Pair, PromptPairs, stack
 from monolex.causal.prompts.tasks import greater_than, ioi, pronoun
 from monolex.config import ModelConfig
-from monolex.model.language_model import LanguageModel, load, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load, wrap
 from monolex.tables import to_table
 
 ANSWERS = ((), (5,), (7, 9, 11), (9,), (1, 2))

@@ -22,7 +22,7 @@ from monolex.causal.edits import (
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
 from monolex.model import hooks
-from monolex.model.language_model import wrap
+from monolex.model.load import wrap
 
 SITE = "resid_post.1"
 KINDS = ("relu", "linear", "topk", "threshold")

@@ -21,7 +21,8 @@ from monolex.causal.prompts.tasks import CORRUPTIONS, TASKS, draw, fill, from_js
 from monolex.causal.prompts.years import Years
 from monolex.config import ModelConfig
 from monolex.errors import UserError
-from monolex.model.language_model import LanguageModel, load_tokenizer
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load_tokenizer
 
 CHANGED = {"io_swap": {"IO"}, "p_abc": {"IO", "S1", "S2"}, "s2_io": {"S2"}}
 

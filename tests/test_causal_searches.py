@@ -16,7 +16,7 @@ from monolex.causal.patch import claims, curves, searches, sweep
 from monolex.causal.patch.curves import Curve, Floors, Reference
 from monolex.causal.patch.patch import Patch, prepare_patch
 from monolex.errors import UserError
-from monolex.model.language_model import wrap
+from monolex.model.load import wrap
 from monolex.stats import Bootstrap
 
 SITE = "resid_post.1"

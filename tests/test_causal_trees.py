@@ -24,7 +24,8 @@ from monolex.causal.tree.nodes import Node, Tree, layout
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
 from monolex.model import hooks
-from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
 
 SITES = ("resid_pre.0", "resid_post.0", "resid_post.1", "resid_post.2")
 

@@ -15,7 +15,7 @@ from monolex.config import ModelConfig
 from monolex.demo import behaviour, recipe, recipe_data
 from monolex.demo.recipe import RecipeConfig
 from monolex.errors import UserError
-from monolex.model.language_model import load
+from monolex.model.load import load
 from monolex.text.documents import Report
 
 TEXT = "The old clock above the door had not moved for years. Nobody in the village minded it at all. "

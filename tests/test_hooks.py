@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from monolex.errors import UserError
 from monolex.model.hooks import capture, edit, logits, run_from
-from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
 from monolex.model.sites import Site, SiteError
 
 SERIAL = tuple(name for name in ARCHITECTURES if name != "gpt_neox")

@@ -23,7 +23,7 @@ from monolex.interp.llm.local import LocalClient
 from monolex.interp.llm.meter import BudgetSpent
 from monolex.interp.llm.replies import Replies
 from monolex.interp.records import Failure, Reply, Request
-from monolex.model.language_model import load
+from monolex.model.load import load
 
 KEY = "sk-secret-5d0e8c7b"
 VARIABLE = "MONOLEX_CLIENT_KEY"

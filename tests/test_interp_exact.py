@@ -15,7 +15,8 @@ from monolex.interp.llm.prompts import UNKNOWN, simulation_end, simulation_start
 from monolex.interp.records import Failure, Job
 from monolex.interp.simulate.exact import Exact, expected, label_logits, local
 from monolex.interp.simulate.prompt_ids import PromptIds, Speller
-from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
 
 ODD = ("\t", "\n", "", "unknown", "10", "3", " \t", "é", "\ufffd", "👩‍👩‍👧", "<|endoftext|>", "\tunknown\n", "<start>")
 JOBS = [

@@ -19,7 +19,8 @@ from monolex.interp.llm.local import LocalClient
 from monolex.interp.llm.sampling import Draw, pick, pieces, run
 from monolex.interp.records import Explanation, Failure, Job, Reply, Request
 from monolex.interp.simulate.open import open_simulator
-from monolex.model.language_model import LanguageModel, load
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load
 
 PROMPT = "def add(self, x):\n\treturn café ☃ + x\n"
 TEMPLATE = """{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system') }}\

@@ -23,7 +23,8 @@ from monolex.interp.explain.subject import ActivationQuery, subject_reader
 from monolex.interp.records import Examples, Explanation, Failure, Fragment
 from monolex.interp.rules import ANY, Line, Rule, Slot
 from monolex.model.hooks import capture
-from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
 from monolex.text.corpus import separator
 from monolex.text.vocabulary import Texts
 

@@ -19,8 +19,9 @@ from transformers.utils import logging as transformers_logging
 
 from monolex.config import ModelConfig
 from monolex.errors import UserError
+from monolex.model.files import DEMO, source
 from monolex.model.hooks import capture, logits
-from monolex.model.language_model import DEMO, load, source, wrap
+from monolex.model.load import load, wrap
 
 IDS = torch.arange(12).reshape(2, 6)
 

@@ -9,8 +9,9 @@ import torch
 from harvests import SITES, corpus_of, make_lm, numbered, small_shards, store
 from torch import Tensor
 
-from monolex.activations.reader import ModelStream, Reader, Stream
+from monolex.activations.reader import Reader
 from monolex.activations.shuffle import Mixing
+from monolex.activations.stream import ModelStream, Stream
 from monolex.errors import UserError
 from monolex.model.hooks import capture
 from monolex.model.language_model import LanguageModel

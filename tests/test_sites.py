@@ -6,7 +6,7 @@ from torch import nn
 from transformers import GraniteConfig, GraniteForCausalLM, OPTConfig, OPTForCausalLM
 
 from monolex.errors import UserError
-from monolex.model.language_model import wrap
+from monolex.model.load import wrap
 from monolex.model.sites import KINDS, Site, expand, resolve, select
 
 

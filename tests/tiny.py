@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from monolex.model.hooks import Captured, capture
-from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
 from monolex.model.sites import KINDS, Site
 
 VOCAB = 101

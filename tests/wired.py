@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
-from monolex.model.language_model import LanguageModel, wrap
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
 
 
 class Scale(nn.Module):

@@ -19,12 +19,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from monolex import artifact, runtime
-from monolex.activations.reader import KIND, Forward, forward, kept
+from monolex.activations.forward import Forward, forward, kept
+from monolex.activations.reader import KIND
 from monolex.activations.writer import CORPUS, PROGRESS, ROW_FIELDS, SPLITS, Progress, ShardWriter, resume
 from monolex.artifact import Manifest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, identity, located
 from monolex.errors import UserError
-from monolex.model.language_model import LanguageModel, load
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load
 from monolex.model.sites import expand
 from monolex.runtime import log, size
 from monolex.text.corpus import Corpus, Rows, build

@@ -11,7 +11,8 @@ from monolex.activations.reader import Split
 from monolex.artifact import open_artifact
 from monolex.config import ModelConfig
 from monolex.errors import UserError
-from monolex.model.language_model import LanguageModel, load
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load
 from monolex.tables import from_table
 from monolex.text.corpus import Rows
 

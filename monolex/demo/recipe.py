@@ -33,7 +33,7 @@ from monolex.config import ModelConfig, how, identity, require
 from monolex.demo import recipe_data
 from monolex.demo.behaviour import IOIRow, document_loss, ioi_table
 from monolex.errors import UserError
-from monolex.model.language_model import load
+from monolex.model.load import load
 from monolex.stats import Estimate
 
 log = logging.getLogger("monolex")

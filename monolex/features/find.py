@@ -20,7 +20,8 @@ from monolex.features.answer import Found, Known, NumberHit, PromptHit, TokenHit
 from monolex.features.known import gathered, knowledge, open_store
 from monolex.features.prompt_activations import activations, tokenise
 from monolex.features.query import FindConfig, as_sql
-from monolex.model.language_model import LanguageModel, load_tokenizer
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load_tokenizer
 from monolex.tables import from_table
 from monolex.text.vocabulary import Texts
 

@@ -15,9 +15,10 @@ from jaxtyping import Bool, Float, Int32, UInt16
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monolex.activations.reader import Reader, forward, kept
+from monolex.activations.forward import forward, kept
+from monolex.activations.reader import Reader
 from monolex.config import FeaturesConfig, require
-from monolex.features.store import Fragments
+from monolex.features.rows import Fragments
 from monolex.model.language_model import LanguageModel
 from monolex.text.corpus import Rows
 

@@ -98,7 +98,7 @@ def run_from(
 
     ``layer == n_layers`` applies only the final norm and the unembedding. Edits and captures see ``x`` at
     ``resid_pre.layer``. With ``grad`` gradients flow through ``x``. Works because positions and masks are made outside
-    the blocks, which :func:`monolex.model.language_model.verify` checks for every model.
+    the blocks, which :func:`monolex.model.verify.verify` checks for every model.
 
     Raises:
         UserError: a layer that does not exist, an ``x`` of another shape or dtype, or a site before ``layer``.

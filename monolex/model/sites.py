@@ -2,7 +2,7 @@
 
 A site is found by the *structure* of a decoder block rather than by a table of architectures: the blocks are the
 ``ModuleList`` as long as the configuration says the model is deep, a block has one attention and one MLP, and the
-output projection of each is its last matrix. What a name cannot prove, :func:`monolex.model.language_model.verify`
+output projection of each is its last matrix. What a name cannot prove, :func:`monolex.model.verify.verify`
 proves with numbers.
 """
 

@@ -28,7 +28,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from monolex import runtime
-from monolex.activations.reader import ModelStream, Reader, Stream, stored_sites
+from monolex.activations.reader import Reader, stored_sites
+from monolex.activations.stream import ModelStream, Stream
 from monolex.artifact import (
     MANIFEST,
     FileEntry,

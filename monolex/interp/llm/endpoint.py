@@ -53,7 +53,7 @@ def open_client(config: LlmConfig, run: Path) -> Recorded:
         return Recorded(Absent(config.llm, config.llm if config.base_url else local), store, meter)
     # Here, since they import torch.
     from monolex.interp.llm.local import LocalClient
-    from monolex.model.language_model import load
+    from monolex.model.load import load
 
     lm = load(ModelConfig(model=config.llm, model_dtype=config.llm_dtype, device=config.llm_device))
     return Recorded(LocalClient(lm, batch_tokens=config.batch_tokens), Replies(path), meter)

@@ -26,7 +26,8 @@ from monolex.interp.llm.identity import named, precision
 from monolex.interp.records import Failure, Job, Prediction
 from monolex.interp.simulate.prompt_ids import PromptIds, Speller
 from monolex.model import hooks
-from monolex.model.language_model import LanguageModel, load
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load
 
 
 class SharedPrefix(NamedTuple):
@@ -118,7 +119,7 @@ def local(config: LlmConfig) -> Exact:
     """The simulator of a local model, `llm`.
 
     Raises:
-        UserError: as :func:`monolex.model.language_model.load` and :class:`Exact`.
+        UserError: as :func:`monolex.model.load.load` and :class:`Exact`.
     """
     lm = load(ModelConfig(model=config.llm, model_dtype=config.llm_dtype, device=config.llm_device))
     return Exact(lm, config.batch_tokens)

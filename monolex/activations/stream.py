@@ -1,0 +1,177 @@
+"""Activations as shuffled training batches, from disk (`Stream`) or from the model itself (`ModelStream`).
+
+`Stream` mixes in windows: an epoch permutes small blocks of neighbouring rows over the whole split (long reads, all
+documents), a window gathers some of them and is then permuted row by row. `ModelStream` fills a window by forward
+passes over random packed rows, and lets each of them contribute evenly to every batch. Every batch is a pure function
+of the seed and its number, so a killed training run resumes exactly without any saved state of the data.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monolex import artifact, runtime
+from monolex.activations import shuffle
+from monolex.activations.forward import forward, kept
+from monolex.activations.shuffle import Loaded, Loader, Mixing, Window
+from monolex.config import require
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import expand
+from monolex.text.corpus import Rows, rows_digest
+
+BLOCK = 16
+"""Neighbouring rows that a shuffled epoch keeps together in one window, at most."""
+
+
+class RowReader(Protocol):
+    """What a :class:`Stream` needs of one site: a :class:`Reader`, or anything that looks like one."""
+
+    @property
+    def n_rows(self) -> int: ...
+
+    def gather(self, index: Int[Tensor, "rows"], *, raw: bool = False) -> Float[Tensor, "rows d_in"]: ...
+
+    def docs(self, start: int, stop: int) -> Int[Tensor, "rows"]: ...
+
+
+@final
+class Stream:
+    """Shuffled batches of one or several sites in step, from disk.
+
+    Holds two windows in memory, the current one and the next, in the stored precision. If the rows fit into one
+    window, each epoch is an exactly uniform permutation.
+
+    Raises:
+        UserError: the sites have different numbers of rows, or fewer than one batch.
+    """
+
+    def __init__(self, readers: Mapping[str, RowReader], batch_size: int, seed: int, window_rows: int) -> None:
+        counts = {site: reader.n_rows for site, reader in readers.items()}
+        require(len(counts) > 0, "no site to stream: name at least one")
+        require(len(set(counts.values())) == 1, f"the sites have different numbers of rows {counts}: use one harvest")
+        self._readers, self._batch, self._seed = dict(readers), batch_size, seed
+        self._n = next(iter(counts.values()))
+        self.steps_per_epoch = shuffle.steps(self._n, batch_size, window_rows)
+        # A batch's rows fall on few repeated blocks only while a window holds several blocks for each of them.
+        self._block = 1 if self._n <= window_rows else min(max(window_rows // (8 * batch_size), 1), BLOCK)
+        self._n_windows = -(-self._n // window_rows)
+        self._whole: dict[str, Tensor] | None = None
+
+    def batches(self, start_step: int = 0) -> Iterator[dict[str, Float[Tensor, "batch d_in"]]]:
+        """Endless batches by site, float32; an epoch serves each row once and drops its last partial batch."""
+        return shuffle.floats(shuffle.cut(shuffle.ahead(self._loaded(start_step, self._load)), self._batch))
+
+    def mixing(self, batches: int = 8) -> Mixing:
+        """How many distinct documents the first ``batches`` batches draw from, beside the ideal."""
+        docs = next(iter(self._readers.values())).docs(0, self._n)
+        served = shuffle.cut(self._loaded(0, lambda rows: {"docs": docs[rows]}), self._batch)
+        return shuffle.mixing((batch["docs"] for batch in served), docs, self._batch, batches)
+
+    def _loaded(self, start_step: int, load: Loader) -> Iterator[Loaded]:
+        return shuffle.loaded(self._windows, load, start_step, self.steps_per_epoch, self._batch)
+
+    def _windows(self, epoch: int, skip: int) -> Iterator[Window]:
+        n_blocks = -(-self._n // self._block)
+        blocks = torch.randperm(n_blocks, generator=runtime.generator("blocks", self._seed, epoch))
+        for number, part in enumerate(blocks.tensor_split(self._n_windows)):
+            rows = (part.sort().values[:, None] * self._block + torch.arange(self._block)).flatten()
+            rows = rows[rows < self._n]
+            if skip < len(rows):
+                generator = runtime.generator("rows", self._seed, epoch, number)
+                yield Window(epoch, rows, torch.randperm(len(rows), generator=generator)[skip:])
+            skip = max(skip - len(rows), 0)
+
+    def _load(self, rows: Int[Tensor, "rows"]) -> dict[str, Tensor]:
+        if self._n_windows > 1:
+            return {site: reader.gather(rows, raw=True) for site, reader in self._readers.items()}
+        if self._whole is None:
+            self._whole = {site: reader.gather(rows, raw=True) for site, reader in self._readers.items()}
+        return self._whole
+
+
+@final
+class ModelStream:
+    """Shuffled batches of one or several sites in step, straight from the model: nothing is stored.
+
+    A window is a forward pass over some packed rows in random order. Batches take from all of a window's packed rows
+    evenly, because a window holds far fewer of them than it holds tokens. Resuming recomputes one window. Rows are
+    not filtered by norm, as a harvest with ``max_norm`` does: how many there are must be known before the model runs.
+
+    Raises:
+        UserError: no site or an unknown one, or fewer kept tokens than one batch.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        rows: Rows,
+        sites: Sequence[str],
+        batch_size: int,
+        seed: int,
+        window_rows: int,
+        batch_rows: int = 16,
+        drop_bos: bool = True,
+    ) -> None:
+        self._lm, self._rows, self._batch, self._seed, self._batch_rows = lm, rows, batch_size, seed, batch_rows
+        self.sites = tuple(map(str, expand(sites, lm.n_layers)))
+        require(len(self.sites) > 0, "sites is empty: a stream from the model needs at least one, such as resid_post.3")
+        self._keep = kept(lm, rows, drop_bos)
+        self._counts = self._keep.sum(1)
+        self._n = int(self._counts.sum())
+        self.steps_per_epoch = shuffle.steps(self._n, batch_size, window_rows)
+        self._n_windows = -(-self._n // window_rows)
+
+    @property
+    def content(self) -> str:
+        """Hash of all that the batches follow from: weights, tokens that are kept, sites, seed and sizes."""
+        served = rows_digest(dataclasses.replace(self._rows, keep=self._keep))
+        facts = [self._lm.fingerprint, served, self.sites, self._batch, self._seed, self._n_windows]
+        return artifact.digest(facts)
+
+    def batches(self, start_step: int = 0) -> Iterator[dict[str, Float[Tensor, "batch d_in"]]]:
+        """Endless batches by site, float32; an epoch serves each token once and drops its last partial batch."""
+        return shuffle.floats(shuffle.cut(self._loaded(start_step, self._load), self._batch))
+
+    def mixing(self, batches: int = 8) -> Mixing:
+        """How many distinct documents the first ``batches`` batches draw from, beside the ideal; runs no model."""
+
+        def load(numbers: Tensor) -> dict[str, Tensor]:
+            return {"docs": self._rows.docs[numbers][self._keep[numbers]]}
+
+        served = shuffle.cut(self._loaded(0, load), self._batch)
+        return shuffle.mixing((b["docs"] for b in served), self._rows.docs[self._keep], self._batch, batches)
+
+    def _loaded(self, start_step: int, load: Loader) -> Iterator[Loaded]:
+        return shuffle.loaded(self._windows, load, start_step, self.steps_per_epoch, self._batch)
+
+    def _windows(self, epoch: int, skip: int) -> Iterator[Window]:
+        order = torch.randperm(len(self._rows), generator=runtime.generator("contexts", self._seed, epoch))
+        before = self._counts[order].cumsum(0) - self._counts[order]
+        window = before * self._n_windows // self._n
+        for number in range(self._n_windows):
+            source = order[window == number].sort().values
+            size = int(self._counts[source].sum())
+            if skip < size:
+                generator = runtime.generator("tokens", self._seed, epoch, number)
+                yield Window(epoch, source, shuffle.spread(self._counts[source], generator)[skip:])
+            skip = max(skip - size, 0)
+
+    def _load(self, numbers: Int[Tensor, "contexts"]) -> dict[str, Tensor]:
+        size = int(self._counts[numbers].sum())
+        window: dict[str, Tensor] = {}
+        start = 0
+        for part in numbers.split(self._batch_rows):
+            if not bool(self._keep[part].any()):
+                continue
+            values = forward(self._lm, self._rows, self._keep, part, self.sites).values
+            for site, x in values.items():
+                if site not in window:
+                    window[site] = torch.empty(size, x.shape[1], dtype=x.dtype)
+                window[site][start : start + len(x)] = x
+            start += len(next(iter(values.values())))
+        assert start == size, (start, size)
+        return window

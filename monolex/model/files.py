@@ -1,0 +1,54 @@
+"""Where a model's files are: a folder that has all that loading needs, or a name on the hub."""
+
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+from monolex.config import ModelConfig
+from monolex.errors import UserError
+
+DEMO: Final = Path(__file__).parents[1] / "demo" / "model"
+"""The bundled model: see its README for what it was trained on."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+def source(config: ModelConfig) -> str:
+    """The folder or hub name to load from.
+
+    Raises:
+        UserError: a folder that is not there, lacks what loading needs, or is given a revision; a name that is neither
+            in the hub's cache nor known to the hub.
+    """
+    folder = DEMO if config.model == "demo" else Path(config.model).expanduser()
+    if not folder.is_dir():
+        if config.model == "demo" or config.model.startswith((".", "/", "~")):
+            raise UserError(f"model = {config.model!r}: there is no folder {folder}")
+        _require_reachable(config)
+        return config.model
+    if config.revision is not None:
+        raise UserError(f"revision = {config.revision!r}: {folder} is a folder; only hub models have revisions")
+    _require_file(folder, ("config.json",), "configuration")
+    _require_file(folder, _TOKENIZER_FILES, "tokenizer")
+    if config.control != "random":
+        _require_file(folder, _WEIGHT_FILES, "safetensors weights")
+    return str(folder)
+
+
+def _require_reachable(config: ModelConfig) -> None:
+    """Ask the hub once for a model that is not in its cache; loading would ask in vain for most of a minute."""
+    try:
+        if isinstance(try_to_load_from_cache(config.model, "config.json", revision=config.revision), str):
+            return
+        get_hf_file_metadata(hf_hub_url(config.model, "config.json", revision=config.revision))
+    except Exception as error:  # the hub's client lets through those of whichever HTTP library its version uses
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(
+            f"model = {config.model!r} is neither a folder nor a model that could be had from the hub: {reason}"
+        ) from error
+
+
+def _require_file(folder: Path, names: tuple[str, ...], what: str) -> None:
+    if not any((folder / name).is_file() for name in names):
+        raise UserError(f"model folder {folder} has no {what}: it needs {' or '.join(names)}")

@@ -1,0 +1,151 @@
+"""Load a language model (or a control of it), or wrap the caller's own; each is verified.
+
+Controls (random weights, shuffled weights) are made here so that every later stage can be run on them unchanged.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from monolex import runtime
+from monolex.config import ModelConfig
+from monolex.errors import UserError
+from monolex.model.files import source
+from monolex.model.language_model import DTYPES, LanguageModel
+from monolex.model.sites import resolve
+from monolex.model.verify import unreadable, verify
+
+
+def wrap(
+    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, name: str = "model"
+) -> LanguageModel:
+    """The caller's own model, verified; its weights, hooks, flags and training mode stay as they are.
+
+    Raises:
+        UserError: its architecture is not one monolex can read.
+    """
+    config = hf_model.config.get_text_config()
+    try:
+        structure = resolve(hf_model, config.num_hidden_layers, config.hidden_size)
+    except LookupError as error:
+        raise unreadable(hf_model.config.model_type, str(error)) from error
+    lm = LanguageModel(hf_model, tokenizer, name, structure)
+    verify(lm)
+    return lm
+
+
+def load(config: ModelConfig | str) -> LanguageModel:
+    """The model a configuration (or just a name) says, or a control of it, verified and in eval mode.
+
+    ``random`` is the architecture's own initialisation, drawn in float32 under ``control_seed`` (so that every dtype
+    gets the same numbers); ``shuffled`` permutes every parameter of two or more dimensions elementwise.
+
+    Raises:
+        UserError: no such model, an incomplete folder, weights that do not fit, or an unreadable architecture.
+    """
+    config = ModelConfig(model=config) if isinstance(config, str) else config
+    if config.device_map is not None and config.control != "none":
+        raise UserError(f"device_map = {config.device_map!r} cannot make control = {config.control!r}: use device")
+    if config.device_map is not None and importlib.util.find_spec("accelerate") is None:
+        raise UserError(f"device_map = {config.device_map!r} needs accelerate: pip install accelerate")
+    origin = source(config)
+    tokenizer = load_tokenizer(config)
+    with _quiet(), _explained(config):
+        model = _initialised(origin, config) if config.control == "random" else _pretrained(origin, config)
+    if config.control == "shuffled":
+        _shuffle(model, config.control_seed)
+    if config.device_map is None:
+        model.to(runtime.device(config.device))  # pyright: ignore[reportArgumentType]
+    suffix = "" if config.control == "none" else f" ({config.control}, seed {config.control_seed})"
+    return wrap(model.eval(), tokenizer, config.model + suffix)
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer alone of the model that a configuration says.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    with _quiet(), _explained(config):
+        return AutoTokenizer.from_pretrained(source(config), revision=config.revision, trust_remote_code=False)
+
+
+def _pretrained(origin: str, config: ModelConfig) -> PreTrainedModel:
+    where: dict[str, Any] = {} if config.device_map is None else {"device_map": config.device_map}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        origin,
+        revision=config.revision,
+        dtype=DTYPES[config.model_dtype],
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reported below by name, where transformers would only say that there are some
+        **where,
+    )
+    model, info = loaded
+    # transformers fills what a checkpoint lacks with random numbers and only logs it.
+    lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+    if lacking:
+        raise UserError(f"model = {config.model!r}: its weights lack or do not fit {', '.join(lacking[:3])}")
+    return model
+
+
+def _initialised(origin: str, config: ModelConfig) -> PreTrainedModel:
+    shape = AutoConfig.from_pretrained(origin, revision=config.revision, trust_remote_code=False)
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would reseed accelerators too; the weights are drawn on the CPU.
+        torch.default_generator.manual_seed(config.control_seed)
+        model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, trust_remote_code=False)
+    for parameter in model.parameters():  # rotary frequencies stay in float32, as in a model loaded from weights
+        parameter.data = parameter.data.to(DTYPES[config.model_dtype])
+    return model
+
+
+@torch.no_grad()
+def _shuffle(model: nn.Module, seed: int) -> None:
+    """Permute each matrix elementwise, in order of name; ``named_parameters`` gives a tied one only once."""
+    generator = torch.Generator().manual_seed(seed)
+    for _, parameter in sorted(model.named_parameters()):
+        if parameter.ndim >= 2:
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].reshape(parameter.shape))
+
+
+@contextmanager
+def _explained(config: ModelConfig) -> Iterator[None]:
+    """Turn what transformers raises about files, names and configurations into one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model = {config.model!r} cannot be loaded: {first}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' bars and log inside; a download from the hub keeps its own bar."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_bars = not are_progress_bars_disabled()
+    transformers_logging.set_verbosity_error()
+    if bars:
+        transformers_logging.disable_progress_bar()
+    if hub_bars:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if not hub_bars:
+            disable_progress_bars()
