@@ -25,29 +25,28 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--mode", choices=("paper", "modern"), default="modern")
     parser.add_argument("--explainers", nargs="+", default=["token", "ngram", "pattern"])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     setup_logging()
-    there = [
-        one for one in run_dictionaries(asked.run) if one.site.startswith("resid_post.") and "topk-k24" in one.name
-    ]
-    titles = [one.title for one in there if not one.name.startswith(("pca", "ica", "random"))]
+    residual = [dictionary for dictionary in run_dictionaries(options.run) if dictionary.site.startswith("resid_post.")]
+    baselines = ("pca", "ica", "random")
+    titles = [d.title for d in residual if "topk-k24" in d.name and not d.name.startswith(baselines)]
     config = ExplainConfig(
         dictionaries=tuple(titles),
         controls=False,
-        mode=asked.mode,
+        mode=options.mode,
         pick="alive",
         features=-(-FEATURES // len(titles)),
-        explainers=tuple(asked.explainers),
+        explainers=tuple(options.explainers),
     )
     before = peak_memory()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         started = time.monotonic()
-        made = explain(folder / "explain", asked.run, config)
+        explanations = explain(folder / "explain", options.run, config)
         explained = time.monotonic()
         score(folder / "score", folder / "explain", ScoreConfig(), folder)
         scored = time.monotonic()
-    print(f"{made.data['features']} features of {len(titles)} dictionaries, {asked.mode} mode")
+    print(f"{explanations.data['features']} features of {len(titles)} dictionaries, {options.mode} mode")
     print(f"explainers {', '.join(config.explainers)}")
     print(f"explained in {explained - started:.0f} s, scored in {scored - explained:.0f} s")
     print(f"peak memory {size(peak_memory())}, of which {size(before)} before anything was read")

@@ -63,8 +63,8 @@ def whole(lm: LanguageModel, speller: Speller, wanted: list[Job]) -> list[np.nda
     """The same predictions from whole prompts, in one batch."""
     rows = []
     for job in wanted:
-        before, own = speller.start().ids + speller.said(job.explanation.text), speller.lines(job.texts)
-        rows.append(PromptIds(before + own.ids, [len(before) + label for label in own.labels]))
+        before, lines = speller.start().ids + speller.said(job.explanation.text), speller.lines(job.texts)
+        rows.append(PromptIds(before + lines.ids, [len(before) + label for label in lines.labels]))
     return [expected(logits) for logits in label_logits(lm, rows, speller.numbers)]
 
 

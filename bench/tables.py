@@ -19,12 +19,12 @@ def cell(row: dict[str, Any] | None) -> str:
 
 def table(rows: list[dict[str, Any]], model: str, site: str, metrics: tuple[str, ...]) -> str:
     """One line a dictionary."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    dictionaries: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         if row["model"] == model and row["site"] == site and not row["other"] and row["kind"] != "reference":
-            found.setdefault(row["name"], {})[row["metric"]] = row
+            dictionaries.setdefault(row["name"], {})[row["metric"]] = row
     lines = [f"| {site} | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
-    for name, values in found.items():
+    for name, values in dictionaries.items():
         if "fvu" in values:
             lines.append(f"| {name} | {' | '.join(cell(values.get(metric)) for metric in metrics)} |")
     return "\n".join(lines)

@@ -177,9 +177,9 @@ def open_artifact(folder: Path, kind: str | None = None) -> Manifest:
         raise UserError(f"{folder} has schema {manifest.schema} of {manifest.kind!r}; make it again with this version")
     for name, entry in manifest.files.items():
         file = folder / name
-        found = file.stat().st_size if file.exists() else None
-        if found != entry.bytes:
-            state = "is missing" if found is None else f"has {found} bytes instead of {entry.bytes}"
+        held_bytes = file.stat().st_size if file.exists() else None
+        if held_bytes != entry.bytes:
+            state = "is missing" if held_bytes is None else f"has {held_bytes} bytes instead of {entry.bytes}"
             raise UserError(f"{file} {state}; delete {path} and run its stage again")
     return manifest
 
@@ -235,9 +235,9 @@ def warn_replacing(folder: Path, kind: str) -> None:
         UserError: the folder holds an artefact of another kind, which is left alone.
     """
     if (folder / MANIFEST).exists():
-        found = read_json(folder / MANIFEST).get("kind")
-        if found != kind:
-            raise UserError(f"{folder} holds an artefact of kind {found!r}; choose another folder for the {kind}")
+        held = read_json(folder / MANIFEST).get("kind")
+        if held != kind:
+            raise UserError(f"{folder} holds an artefact of kind {held!r}; choose another folder for the {kind}")
         log.warning("%s holds the answer to another request, which is replaced", folder)
 
 

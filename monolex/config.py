@@ -1,6 +1,6 @@
 """One flat frozen dataclass a stage. The string under a field is its ``--help``.
 
-A field marked ``how(...)`` says only *how* to compute a result (device, batch of the forward pass), never *which*
+A field marked ``unhashed(...)`` says only *how* to compute a result (device, batch of the forward pass), never *which*
 result: it is left out of :func:`identity` and therefore of the hash that decides whether a stage is done. A field
 marked ``place(...)`` may hold a path, which :func:`located` writes out in full.
 """
@@ -21,7 +21,7 @@ Control = Literal["none", "random", "shuffled"]
 Preset = Literal["paper", "paper-effective", "modern"]
 
 
-def how(default: Any) -> Any:
+def unhashed(default: Any) -> Any:
     """A field that changes how a result is computed but not what it is: not hashed."""
     return field(default=default, metadata={"hashed": False})
 
@@ -51,9 +51,9 @@ class ModelConfig:
     """`random`: the architecture's own seeded initialisation; `shuffled`: every weight matrix shuffled elementwise."""
     control_seed: int = 0
     """Seed of the control model."""
-    device: str = how("auto")
+    device: str = unhashed("auto")
     """`auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
-    device_map: str | None = how(None)
+    device_map: str | None = unhashed(None)
     """Spread a large model with accelerate's `device_map` (for example `auto`) instead of one device."""
 
 
@@ -122,7 +122,7 @@ class HarvestConfig:
     """Leave out rows whose norm at any site exceeds this multiple of that site's median norm."""
     shard_mb: int = 128
     """Size of a shard over all sites, in MB; a killed harvest loses at most one shard of work."""
-    batch_rows: int = how(16)
+    batch_rows: int = unhashed(16)
     """Packed rows in a forward pass."""
 
     def __post_init__(self) -> None:
@@ -180,11 +180,11 @@ class TrainConfig:
     """Folder of a dictionary to continue from; kind, width and site of every member must match it."""
     keep_checkpoints: int = 0
     """Dictionaries kept along the way, at steps spaced evenly in the logarithm."""
-    save_every: int = how(500)
+    save_every: int = unhashed(500)
     """Steps between states from which a killed run resumes."""
-    log_every: int = how(50)
+    log_every: int = unhashed(50)
     """Steps between lines of metrics.jsonl."""
-    train_device: str = how("auto")
+    train_device: str = unhashed("auto")
     """Where the dictionaries are trained."""
 
     def __post_init__(self) -> None:
@@ -229,7 +229,7 @@ class TrainConfig:
         It starts anew and keeps no checkpoints, for it is trained on another model.
         """
         first = {name: getattr(self, name)[:1] for name in ("kinds", "alphas", "ks", "seeds", "lrs")}
-        auxk = self.auxk if self.kinds[0] in ("topk", "batchtopk") else None
+        auxk = self.auxk if KINDS[self.kinds[0]].auxk else None
         alone = {"ratios": (min(self.ratios),), "auxk": auxk, "init": None, "keep_checkpoints": 0}
         return dataclasses.replace(self, **first, **alone)
 
@@ -244,7 +244,7 @@ class BaselineConfig:
     """`-pm`: both directions of each axis with a ReLU; `-topk`: the same with only the k largest kept."""
     ks: tuple[int, ...] | None = None
     """Active features of the `-topk` kinds; left out: those of `match`, or 32 at a site where nothing is."""
-    match: tuple[str, ...] = how(())
+    match: tuple[str, ...] = unhashed(())
     """Sweeps (folders; in a run.toml names of `[train.NAME]`) whose dictionaries the `-topk` kinds are compared with:
     there is one for the measured L0, rounded, of each of them at the same site."""
     ratio: float = 4.0
@@ -283,9 +283,9 @@ class EvalConfig:
     """Coverage of the intervals."""
     eval_seed: int = 0
     """Seed of the bootstrap."""
-    batch_contexts: int = how(16)
+    batch_contexts: int = unhashed(16)
     """Packed rows in a forward pass."""
-    eval_device: str = how("auto")
+    eval_device: str = unhashed("auto")
     """Where the evaluation runs."""
 
     def __post_init__(self) -> None:
@@ -333,9 +333,9 @@ class FeaturesConfig:
     """Rows over which co-activation is counted."""
     features_seed: int = 0
     """Seed of the random contexts and rows."""
-    memory_mb: int = how(1024)
+    memory_mb: int = unhashed(1024)
     """Working memory, beside the row table (20 bytes a row), the model and the dictionaries."""
-    features_device: str = how("auto")
+    features_device: str = unhashed("auto")
     """Where rows are encoded."""
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from monolex.artifact import MANIFEST, SUBJECT, open_artifact, read_json
 from monolex.dictionaries.base import Dictionary
 from monolex.dictionaries.listing import RunDictionary, by_site, run_dictionaries
 from monolex.errors import UserError, nearest
-from monolex.features.answer import Found
+from monolex.features.answer import FoundFeatures
 from monolex.features.find import find
 from monolex.features.known import open_store
 from monolex.features.query import FindConfig
@@ -200,7 +200,7 @@ class Lexicon:
             self._lm = stored_model(self.run / "activations")
         return self._lm
 
-    def find(self, **settings: Any) -> Found:
+    def find(self, **settings: Any) -> FoundFeatures:
         """Features by ``settings`` (fields of :class:`FindConfig`), as ``find(prompt="def f(x):", limit=5)``."""
         return find(self.run, FindConfig(**settings), lm=self.model)
 

@@ -33,7 +33,7 @@ read, and at :meth:`Work.file` those that go into the artefact as they are, whic
 
 @final
 class Work:
-    """A request and the folder for its answer: ``found`` whole, or made of pieces that are ``done``, and ``finished``.
+    """A request and the folder for its ``answer``: whole, or made of pieces that are ``done``, and ``finished``.
 
     ``config`` is the stage's configuration, ``parents`` names the content of all that it reads.
     """
@@ -45,7 +45,7 @@ class Work:
         self._files: dict[str, FileEntry] = {}
         self._bar: tqdm | None = None
 
-    def found(self) -> Manifest | None:
+    def answer(self) -> Manifest | None:
         """The finished artefact, if the folder holds the answer to this request, and no call went unanswered.
 
         Raises:

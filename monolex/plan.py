@@ -59,9 +59,9 @@ def plan(run: RunConfig, folder: Path) -> list[Step]:
         model = dataclasses.replace(run.model, control=control, control_seed=run.controls.control_seed)
         harvest = dataclasses.replace(run.harvest, sites=_control_sites(run.controls, run.harvest.sites))
         tables = {"harvest": {"": harvest}, **run.controls.tables}
-        made = _of_model(control, model_home(folder, control), {"model": model, "corpus": run.corpus}, tables)
-        controls[control] = (made[0].folder, [step.folder for step in made[1:]])
-        steps += made
+        of_control = _of_model(control, model_home(folder, control), {"model": model, "corpus": run.corpus}, tables)
+        controls[control] = (of_control[0].folder, [step.folder for step in of_control[1:]])
+        steps += of_control
     decompositions = tuple(step.folder for step in steps)
     of_subject = (subject["activations"], *subject["sources"])
     for stage in stages.STAGES:

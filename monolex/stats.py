@@ -258,10 +258,10 @@ def correlate(
 
 def _correlations(a: NDArray, b: NDArray, counts: NDArray, ranks: bool) -> NDArray:
     """The correlation in every resample; NaN where a resample is constant."""
-    x, y = (_midranks(one, counts) if ranks else (one - one.mean()) / one.std() for one in (a, b))
+    x, y = (_midranks(v, counts) if ranks else (v - v.mean()) / v.std() for v in (a, b))
     units = counts.shape[1]
-    x, y = (one - (counts * one).sum(-1, keepdims=True) / units for one in (x, y))
-    covariance, spread, other = ((counts * one).sum(-1) for one in (x * y, x * x, y * y))
+    x, y = (v - (counts * v).sum(-1, keepdims=True) / units for v in (x, y))
+    covariance, spread, other = ((counts * product).sum(-1) for product in (x * y, x * x, y * y))
     # Of equal numbers the spread is a rounding error.
     known = (spread > 1e-12 * units) & (other > 1e-12 * units)
     below = np.sqrt(np.where(known, spread * other, 1))

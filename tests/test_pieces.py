@@ -11,7 +11,6 @@ import pytest
 from harvests import contents
 
 from monolex.artifact import MANIFEST, Manifest, json_bytes, open_artifact, read_json, verify, write_bytes
-from monolex.config import how
 from monolex.errors import UserError
 from monolex.pieces import FILES, Piece, Work
 from monolex.show.path import show
@@ -22,7 +21,7 @@ KEYS = ("a", "b", "c")
 @dataclass(frozen=True)
 class Asked:
     word: str = "x"
-    speed: int = how(1)
+    speed: int = unhashed(1)
 
 
 def piece(work: Work, key: str, done: list[str]) -> Piece:
@@ -40,7 +39,7 @@ def piece(work: Work, key: str, done: list[str]) -> Piece:
 
 def stage(folder: Path, asked: Asked, done: list[str]) -> Manifest:
     work = Work(folder, "eval", asked, {"parent": "p"})
-    if manifest := work.found():
+    if manifest := work.answer():
         return manifest
     entries = work.done({key: piece(work, key, done) for key in KEYS})
     beside = b"".join(work.place(key).with_suffix(".txt").read_bytes() for key in KEYS)
@@ -133,7 +132,7 @@ def test_a_stage_killed_behind_its_manifest_is_done_and_tidied(whole, tmp_path):
     other = Work(folder, "eval", Asked("other"), {"parent": "p"})
     for work in (left, other):
         write_bytes(work.place("a"), b"{}")
-    assert left.found() is not None
+    assert left.answer() is not None
     assert not left.place("a").exists() and other.place("a").exists()
 
 
@@ -170,7 +169,7 @@ def test_a_piece_whose_file_is_lost_is_done_again(whole, tmp_path, damage):
 def test_an_answer_of_another_kind_is_left_alone(whole, tmp_path):
     folder = tmp_path / "whole"
     work = Work(folder, "patch", Asked(), {})
-    assert work.found() is None
+    assert work.answer() is None
     with pytest.raises(UserError, match="holds an artefact of kind 'eval'"):
         work.done({"a": piece(work, "a", [])})
     assert everything(folder) == whole
@@ -197,7 +196,7 @@ def test_unanswered_calls_are_counted_and_their_pieces_done_again(tmp_path, capl
 
     def ask() -> Manifest:
         work = Work(tmp_path, "explain", Asked(), {})
-        if manifest := work.found():
+        if manifest := work.answer():
             return manifest
         entries = work.done({key: endpoint.ask(key, done) for key in KEYS}, lambda: Counter(endpoint.failed))
         return work.finish({"all.json": json_bytes(list(entries.values()))}, {"asked": 3})

@@ -108,7 +108,7 @@ ADDITIONS: dict[str, dict[str, list[tuple[str, str]]]] = {
                 "def circuits(folder, run, config):\n"
                 '    parents = {"activations": open_artifact(run / "activations").content}\n'
                 '    work = Work(folder, "circuits", config, parents)\n'
-                "    if manifest := work.found():\n"
+                "    if manifest := work.answer():\n"
                 "        return manifest\n"
                 '    nodes = list(work.done({str(n): lambda path: "node" for n in range(config.width)}).values())\n'
                 '    return work.finish({"circuits.json": json_bytes(nodes)}, {"nodes": len(nodes)})\n\n'

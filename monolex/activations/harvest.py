@@ -21,7 +21,7 @@ from torch import Tensor
 from monolex import artifact, runtime
 from monolex.activations.forward import Forward, forward, kept
 from monolex.activations.reader import KIND
-from monolex.activations.writer import CORPUS, PROGRESS, ROW_FIELDS, SPLITS, Progress, ShardWriter, resume
+from monolex.activations.writer import CORPUS, PROGRESS, ROW_FIELDS, SPLITS, HarvestProgress, ShardWriter, resume
 from monolex.artifact import Manifest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, identity, located
 from monolex.errors import UserError
@@ -116,7 +116,7 @@ def disk_need(widths: Sequence[int], rows: int, tokens: int, dtype: str) -> int:
     return rows * row + tokens * (4 + 4 + 1)
 
 
-def _require_space(job: _Job, widths: Sequence[int], progress: Progress) -> None:
+def _require_space(job: _Job, widths: Sequence[int], progress: HarvestProgress) -> None:
     rows = sum(int(keep.sum()) for keep in job.keep.values())
     if rows == 0:
         raise UserError("no row is left to harvest: drop_bos, positions and roles leave nothing of the corpus")
@@ -130,7 +130,7 @@ def _require_space(job: _Job, widths: Sequence[int], progress: Progress) -> None
     runtime.require_disk(job.folder, max(need - written, 0), f"harvesting {rows} rows of {count} sites")
 
 
-def _run(job: _Job, progress: Progress) -> None:
+def _run(job: _Job, progress: HarvestProgress) -> None:
     start, before = time.monotonic(), progress.seconds
     if CORPUS not in progress.files:
         progress.files[CORPUS] = artifact.write_bytes(job.folder / CORPUS, save(_packed(job.rows)))
@@ -166,7 +166,7 @@ def _shard_batches(job: _Job, batch_rows: int) -> int:
     return max(job.config.shard_mb * 1_000_000 // batch_bytes, 1)
 
 
-def _due(job: _Job, progress: Progress, shard_batches: int) -> Iterator[_Batch]:
+def _due(job: _Job, progress: HarvestProgress, shard_batches: int) -> Iterator[_Batch]:
     """The forward passes that are not on disk yet, in order."""
     for split in SPLITS:
         done = len(progress.shards[split]) * shard_batches
@@ -194,7 +194,7 @@ def _decide(job: _Job, seen: Forward) -> dict[str, dict[str, Any]]:
     return facts
 
 
-def _store(job: _Job, writer: ShardWriter, progress: Progress, batch: _Batch, seen: Forward) -> None:
+def _store(job: _Job, writer: ShardWriter, progress: HarvestProgress, batch: _Batch, seen: Forward) -> None:
     """Hand the rows of one forward pass to the writer, less the outliers."""
     keep, rows = job.keep[batch.split][batch.part], job.rows[batch.split]
     context, position = keep.nonzero(as_tuple=True)
@@ -235,7 +235,7 @@ def _norms(values: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows"]:
     return torch.linalg.vector_norm(values, dim=1, dtype=torch.float32)
 
 
-def _facts(job: _Job, model: ModelConfig, progress: Progress) -> dict[str, Any]:
+def _facts(job: _Job, model: ModelConfig, progress: HarvestProgress) -> dict[str, Any]:
     """What the manifest tells about the artefact."""
     lm = job.lm
     described = {"name": lm.name, "fingerprint": lm.fingerprint, "architecture": lm.architecture}

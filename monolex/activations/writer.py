@@ -33,7 +33,7 @@ _TEMPORARY: Final = re.compile(r"\.(corpus\.safetensors|progress\.json|manifest\
 
 @final
 @dataclass
-class Progress:
+class HarvestProgress:
     """What lies on disk of an unfinished harvest."""
 
     request: str
@@ -56,7 +56,7 @@ class Progress:
         artifact.write_json(folder / PROGRESS, dataclasses.asdict(self))
 
 
-def resume(folder: Path, request: str, batch_rows: int) -> Progress:
+def resume(folder: Path, request: str, batch_rows: int) -> HarvestProgress:
     """The progress recorded in ``folder`` if it answers ``request`` and its files are whole, else a new one.
 
     Whatever else an earlier harvest left in the folder is deleted; files of other names are not touched.
@@ -67,7 +67,7 @@ def resume(folder: Path, request: str, batch_rows: int) -> Progress:
     if progress is None:
         # Before any file is replaced: no progress.json may ever list files of another request.
         (folder / PROGRESS).unlink(missing_ok=True)
-        progress = Progress(request, batch_rows)
+        progress = HarvestProgress(request, batch_rows)
     else:
         log.info("harvest: resuming in %s after %d rows", folder, sum(map(sum, progress.shards.values())))
     ours = [path for path in folder.glob("*") if path.name == CORPUS or _TEMPORARY.fullmatch(path.name)]
@@ -81,12 +81,14 @@ def resume(folder: Path, request: str, batch_rows: int) -> Progress:
     return progress
 
 
-def _recorded(folder: Path, request: str) -> Progress | None:
+def _recorded(folder: Path, request: str) -> HarvestProgress | None:
     if not (folder / PROGRESS).exists():
         return None
     try:
         raw = artifact.read_json(folder / PROGRESS)
-        progress = Progress(**{**raw, "files": {name: FileEntry(**entry) for name, entry in raw["files"].items()}})
+        progress = HarvestProgress(
+            **{**raw, "files": {name: FileEntry(**entry) for name, entry in raw["files"].items()}}
+        )
     except (UserError, TypeError, KeyError, AttributeError):
         return None
     sizes = {name: path.stat().st_size for name in progress.files if (path := folder / name).is_file()}
@@ -104,7 +106,7 @@ class ShardWriter:
         UserError: the disk is full or not writable (from :meth:`flush` or on leaving the context).
     """
 
-    def __init__(self, folder: Path, progress: Progress, capacity: int) -> None:
+    def __init__(self, folder: Path, progress: HarvestProgress, capacity: int) -> None:
         self._folder, self._progress = folder, progress
         self._spare = [self._allocate(capacity) for _ in range(2)]
         self._rows = self._outliers = 0

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from tyro.conf import UseAppendAction
 
-from monolex.config import how, place, require
+from monolex.config import place, require, unhashed
 
 Many = UseAppendAction[tuple[str, ...]]
 Search = Literal["ranking", "effects", "random", "sweep", "greedy", "swaps"]
@@ -61,9 +61,9 @@ class PatchConfig:
     """Bootstrap resamples of an interval."""
     level: float = 0.95
     """Coverage of the intervals."""
-    batch_tokens: int = how(1024)
+    batch_tokens: int = unhashed(1024)
     """Tokens in a forward pass, all versions of the prompts together: more on an accelerator, some ten thousands."""
-    patch_device: str = how("auto")
+    patch_device: str = unhashed("auto")
     """Where the model runs."""
 
     @property
@@ -106,9 +106,9 @@ class AblateConfig:
     """Bootstrap resamples of an interval."""
     level: float = 0.95
     """Coverage of the intervals."""
-    batch_tokens: int = how(8192)
+    batch_tokens: int = unhashed(8192)
     """Tokens in a forward pass."""
-    ablate_device: str = how("auto")
+    ablate_device: str = unhashed("auto")
     """Where the model runs."""
 
     @property
@@ -153,9 +153,9 @@ class TreeConfig:
     """Seed of the contexts and the bootstrap."""
     level: float = 0.95
     """Coverage of the intervals."""
-    batch_tokens: int = how(16384)
+    batch_tokens: int = unhashed(16384)
     """Tokens in a forward pass of one block."""
-    tree_device: str = how("auto")
+    tree_device: str = unhashed("auto")
     """Where the model runs."""
 
     @property

@@ -48,7 +48,9 @@ def ioi_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: 
     wordings = {"practised": words.WORDINGS_PRACTISED, "held-out": words.WORDINGS_HELD_OUT}
     people = {"practised": words.NAMES_PRACTISED, "held-out": words.NAMES_HELD_OUT}
     return [
-        _ioi_row(model, tokenizer, (how, wordings[how]), (who, people[who]), seed) for how in wordings for who in people
+        _ioi_row(model, tokenizer, wording_set, name_set, seed)
+        for wording_set in wordings.items()
+        for name_set in people.items()
     ]
 
 
@@ -87,16 +89,16 @@ def last_logits(
     """Logits (float32, on the CPU) of what follows each text, read as the start of a document."""
     was_training = model.training
     model.eval()
-    found, documents = [], encode(tokenizer, texts)
+    last_rows, documents = [], encode(tokenizer, texts)
     for start in range(0, len(documents), BATCH):
-        some = documents[start : start + BATCH]
-        tokens = _padded(some, 0).to(model.device)
-        last = torch.tensor([len(ids) - 1 for ids in some])
+        batch = documents[start : start + BATCH]
+        tokens = _padded(batch, 0).to(model.device)
+        last = torch.tensor([len(ids) - 1 for ids in batch])
         # Padding stands to the right of every token that is read, so that causal attention never sees it.
         logits = model(input_ids=tokens, use_cache=False).logits
-        found.append(logits[torch.arange(len(some)), last].float().cpu())
+        last_rows.append(logits[torch.arange(len(batch)), last].float().cpu())
     model.train(was_training)
-    return torch.cat(found)
+    return torch.cat(last_rows)
 
 
 @torch.inference_mode()
@@ -118,11 +120,11 @@ def document_loss(
     windows = [(number, ids) for number, ids in windows if len(ids) > 1]
     total, count = torch.zeros(len(texts), dtype=torch.float64), torch.zeros(len(texts), dtype=torch.float64)
     for first in range(0, len(windows), BATCH):
-        some = windows[first : first + BATCH]
-        tokens = _padded([ids for _, ids in some], IGNORED)
+        batch = windows[first : first + BATCH]
+        tokens = _padded([ids for _, ids in batch], IGNORED)
         logits = model(input_ids=tokens.clamp(min=0).to(model.device), use_cache=False).logits[:, :-1].float().cpu()
         losses = cross_entropy(logits.transpose(1, 2), tokens[:, 1:], ignore_index=IGNORED, reduction="none")
-        owner = torch.tensor([number for number, _ in some])
+        owner = torch.tensor([number for number, _ in batch])
         total.index_add_(0, owner, losses.double().sum(1))
         count.index_add_(0, owner, (tokens[:, 1:] != IGNORED).double().sum(1))
     model.train(was_training)

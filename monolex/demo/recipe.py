@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from monolex import artifact, runtime
-from monolex.config import ModelConfig, how, identity, require
+from monolex.config import ModelConfig, identity, require, unhashed
 from monolex.demo import recipe_data
 from monolex.demo.behaviour import IOIRow, document_loss, ioi_table
 from monolex.errors import UserError
@@ -82,11 +82,11 @@ class RecipeConfig:
     """Precision of matrix products (autocast); the weights are kept in fp32 while training."""
     seed: int = 0
     """Seed of the initialisation, of the batches and of the paragraphs."""
-    device: str = how("auto")
+    device: str = unhashed("auto")
     """`auto` (an accelerator if there is one), `cpu`, `cuda`, `mps`."""
-    save_every: int = how(500)
+    save_every: int = unhashed(500)
     """Steps between states; the same command goes on from the last one."""
-    eval_only: bool = how(False)
+    eval_only: bool = unhashed(False)
     """Only report held-out loss and name-swapping of the model that lies in `out`."""
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class RecipeConfig:
 
 
 @dataclass
-class Progress:
+class RecipeProgress:
     """How far a run has come."""
 
     step: int = 0
@@ -183,7 +183,7 @@ def _tokens(config: RecipeConfig, folder: Path) -> np.ndarray:
     return tokens
 
 
-def fit(config: RecipeConfig, tokens: np.ndarray, vocab: int, work: Path) -> tuple[GPTNeoXForCausalLM, Progress]:
+def fit(config: RecipeConfig, tokens: np.ndarray, vocab: int, work: Path) -> tuple[GPTNeoXForCausalLM, RecipeProgress]:
     """Train from the last state in ``work``, or from the start, until the budget is used.
 
     Raises:
@@ -270,7 +270,7 @@ def _finite(loss: Tensor, step: int, config: RecipeConfig) -> float:
     return value
 
 
-def _save_state(path: Path, model: GPTNeoXForCausalLM, optimizer: torch.optim.Optimizer, done: Progress) -> None:
+def _save_state(path: Path, model: GPTNeoXForCausalLM, optimizer: torch.optim.Optimizer, done: RecipeProgress) -> None:
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"{name}:value"] = parameter.detach()
@@ -279,12 +279,12 @@ def _save_state(path: Path, model: GPTNeoXForCausalLM, optimizer: torch.optim.Op
     artifact.write_bytes(path, safetensors.torch.save(cpu, {"progress": json.dumps(dataclasses.asdict(done))}))
 
 
-def _load_state(path: Path, model: GPTNeoXForCausalLM, optimizer: torch.optim.Optimizer) -> Progress:
+def _load_state(path: Path, model: GPTNeoXForCausalLM, optimizer: torch.optim.Optimizer) -> RecipeProgress:
     """Put the state in ``path``, if there is one, into model and optimizer."""
     if not path.exists():
-        return Progress()
+        return RecipeProgress()
     with safetensors.safe_open(path, "pt") as file:
-        done = Progress(**json.loads(file.metadata()["progress"]))
+        done = RecipeProgress(**json.loads(file.metadata()["progress"]))
         for name, parameter in model.named_parameters():
             parameter.data.copy_(file.get_tensor(f"{name}:value"))
             moments = {m: file.get_tensor(f"{name}:{m}").to(parameter.device) for m in ("exp_avg", "exp_avg_sq")}
@@ -327,11 +327,11 @@ def _sentence(row: IOIRow) -> str:
     )
 
 
-def _spelled(found: Estimate) -> str:
-    if found.value is None:
-        return f"n/a ({found.reason})"
-    between = "" if found.low is None else f" [{found.low:.3f}, {found.high:.3f}]"
-    return f"{found.value:.3f}{between} (n={found.n} {found.over})"
+def _spelled(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return f"n/a ({estimate.reason})"
+    between = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.value:.3f}{between} (n={estimate.n} {estimate.over})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -56,12 +56,12 @@ def streams(mix: Mix, report: Report) -> dict[str, Iterator[str]]:
     Raises:
         UserError: (when read) a path of ``mix.text`` is missing or holds no text.
     """
-    found = {
+    documents_by_source = {
         "names": paragraphs(mix.paragraphs, mix.seed),
         "python": _stdlib(mix, report, held_out=False),
         "modules": _stdlib(mix, report, held_out=True),
     }
-    return found | ({"text": _files(mix, report)} if mix.text else {})
+    return documents_by_source | ({"text": _files(mix, report)} if mix.text else {})
 
 
 def is_held_out(source: str, text: str) -> bool:
@@ -151,8 +151,8 @@ def write_tokens(mix: Mix, tokenizer: PreTrainedTokenizerFast, path: Path) -> No
     temporary, report = path.with_suffix(".part"), Report()
     texts = training_documents(mix, report)
     with runtime.progress(None, "tokens", "tok") as bar, temporary.open("wb") as file:
-        while some := list(islice(texts, BATCH)):
-            for ids in encode(tokenizer, some):
+        while batch := list(islice(texts, BATCH)):
+            for ids in encode(tokenizer, batch):
                 np.array(ids, dtype=np.uint16).tofile(file)
                 bar.update(len(ids))
     temporary.replace(path)
@@ -163,13 +163,13 @@ def write_tokens(mix: Mix, tokenizer: PreTrainedTokenizerFast, path: Path) -> No
 
 def held_out_documents(mix: Mix, characters: int) -> dict[str, list[str]]:
     """Held-out documents by source, each source until it has ``characters`` or ends."""
-    found: dict[str, list[str]] = {}
+    held_out: dict[str, list[str]] = {}
     for source, stream in streams(mix, Report()).items():
-        found[source], seen = [], 0
+        held_out[source], seen = [], 0
         for text in stream:
             if is_held_out(source, text):
-                found[source].append(text)
+                held_out[source].append(text)
                 seen += len(text)
             if seen >= characters:
                 break
-    return found
+    return held_out

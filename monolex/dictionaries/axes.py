@@ -38,7 +38,7 @@ class ActivationRows(Protocol):
     def gather(self, index: Tensor) -> Tensor: ...
 
 
-class Moments(NamedTuple):
+class RowMoments(NamedTuple):
     """Mean and covariance of a stream of rows, in float64."""
 
     rows: int
@@ -91,7 +91,7 @@ def sample(reader: ActivationRows, limit: int, seed: int) -> Float[Tensor, "rows
     return reader.gather(bounds[:-1] + (uniform * bounds.diff()).long())
 
 
-def moments(chunks: Iterable[Float[Tensor, "_rows d_in"]]) -> Moments:
+def moments(chunks: Iterable[Float[Tensor, "_rows d_in"]]) -> RowMoments:
     """Mean and covariance, merged chunk by chunk (Chan, Golub & LeVeque 1983); at least two rows in all.
 
     Raises:
@@ -109,10 +109,10 @@ def moments(chunks: Iterable[Float[Tensor, "_rows d_in"]]) -> Moments:
     assert count >= 2, count
     if not scatter.isfinite().all():
         raise UserError("the activations hold NaN or infinity: harvest this site again with dtype = bf16 or fp32")
-    return Moments(count, mean, scatter / (count - 1))
+    return RowMoments(count, mean, scatter / (count - 1))
 
 
-def pca(of: Moments) -> Axes:
+def pca(of: RowMoments) -> Axes:
     """All ``d_in`` principal axes, largest variance first."""
     rows = _principal(of)[1]
     return Axes(of.mean, rows, rows)
@@ -170,7 +170,7 @@ def orient(axes: Axes, rows: Float[Tensor, "rows d_in"]) -> Axes:
     return Axes(axes.centre, axes.encoder * sign, axes.decoder * sign)
 
 
-def _principal(of: Moments) -> tuple[Float[Tensor, "d_in"], Float[Tensor, "d_in d_in"]]:
+def _principal(of: RowMoments) -> tuple[Float[Tensor, "d_in"], Float[Tensor, "d_in d_in"]]:
     """Variances, largest first, and their axes as rows."""
     variances, columns = torch.linalg.eigh(of.covariance)
     return variances.flip(0), columns.flip(1).T

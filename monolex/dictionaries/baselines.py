@@ -96,7 +96,7 @@ def fit_readers(
         UserError: as :func:`fit`, before anything is fitted.
     """
     work = Work(folder, "baselines", config, parents)
-    if manifest := work.found():
+    if manifest := work.answer():
         return manifest
     configs = {site: _with_ks(reader, config, sweeps) for site, reader in readers.items()}
     for site, reader in readers.items():

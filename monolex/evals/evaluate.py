@@ -62,7 +62,7 @@ def evaluate(
     listed = {model: by_site(source_dictionaries(*paths, model)) for model, paths in models.items()}
     folders = {k: v for model, paths in models.items() for k, v in given_folders(model, *paths).items()}
     work = Work(folder, KIND, config, parents(folders))
-    if manifest := work.found():
+    if manifest := work.answer():
         return manifest
     if not controls:
         log.warning("eval: no control model is given; numbers stand beside baselines only")

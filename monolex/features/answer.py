@@ -125,7 +125,7 @@ Hit = PromptHit | TokenHit | NumberHit | ContrastHit
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFeatures:
     """An answer; ``print`` shows it as a table."""
 
     rows: tuple[Hit, ...]

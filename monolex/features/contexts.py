@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from monolex import runtime
 from monolex.config import FeaturesConfig
 from monolex.features.ragged import Picked, ascending, drawn, largest
-from monolex.features.rows import Table
+from monolex.features.rows import RowTable
 from monolex.features.store import GROUPS
 
 QUANTILE, RANDOM, INACTIVE = (GROUPS.index(name) for name in ("quantile", "random", "inactive"))
@@ -57,7 +57,7 @@ class Chosen(NamedTuple):
 class Chooser:
     """Chooses contexts, a block of features at a time."""
 
-    def __init__(self, table: Table, config: FeaturesConfig) -> None:
+    def __init__(self, table: RowTable, config: FeaturesConfig) -> None:
         used = table.used()
         order = torch.randperm(len(used), generator=runtime.generator("inactive", config.features_seed)).numpy()
         self._config, self._docs, self._order = config, table.fragments.doc, used[order]
@@ -70,8 +70,8 @@ class Chooser:
             places = self._one_a_document(active)
             offsets = np.searchsorted(places, active.offsets)
             pool = Active(offsets, active.context[places], active.maximum[places])
-        found = self._active(first, pool)
-        chosen = {name: picked._replace(place=places[picked.place]) for name, picked in found.items()}
+        by_group = self._active(first, pool)
+        chosen = {name: picked._replace(place=places[picked.place]) for name, picked in by_group.items()}
         parts = {name: np.zeros(len(picked.place), np.int64) for name, picked in chosen.items()}
         # a segment of this group is a quantile of a feature
         quantile = chosen["quantile"]
@@ -100,14 +100,14 @@ class Chooser:
         cuts = pool.offsets[:-1, None] + sizes[:, None] * np.arange(config.quantiles) // config.quantiles
         quantiles = np.append(cuts.reshape(-1), len(rising))
         luck = drawn(config.features_seed, QUANTILE, feature[rising], pool.context[rising])
-        some = largest(quantiles, luck, config.per_quantile)
+        grouped = largest(quantiles, luck, config.per_quantile)
         weak = np.minimum(sizes, config.near_zero)
         owner = np.repeat(np.arange(len(sizes)), weak)
         rank = np.arange(len(owner)) - np.repeat(weak.cumsum() - weak, weak)
         luck = drawn(config.features_seed, RANDOM, feature, pool.context)
         return {
             "near_zero": Picked(rising[pool.offsets[owner] + rank], owner, rank),
-            "quantile": some._replace(place=rising[some.place]),
+            "quantile": grouped._replace(place=rising[grouped.place]),
             "random": largest(pool.offsets, luck, config.random),
             "top": largest(pool.offsets, pool.maximum, config.top),
         }
@@ -132,7 +132,7 @@ class Chooser:
         kept = silent & (rank < wanted)
         short = np.flatnonzero(kept.sum(1) < min(wanted, n)) if window < n else np.zeros(0, np.int64)
         kept[short] = False
-        found = [(np.nonzero(kept)[0], rank[kept], tried[kept])]
+        columns = [(np.nonzero(kept)[0], rank[kept], tried[kept])]
         used = self._documents(active, chosen) if self._config.disjoint else None
         for feature in short.tolist():
             order = np.roll(self._order, -int(begin[feature]))
@@ -141,8 +141,8 @@ class Chooser:
                 order = order[~np.isin(self._docs[order], used[feature])]
                 order = order[np.sort(np.unique(self._docs[order], return_index=True)[1])]
             order = order[:wanted]
-            found.append((np.full(len(order), feature), np.arange(len(order)), order))
-        segment, rank, context = (np.concatenate(column) for column in zip(*found, strict=True))
+            columns.append((np.full(len(order), feature), np.arange(len(order)), order))
+        segment, rank, context = (np.concatenate(column) for column in zip(*columns, strict=True))
         return Picked(context, segment, rank)
 
     def _documents(self, active: Active, chosen: list[Picked]) -> list[NDArray]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from monolex import runtime
 from monolex.config import CorpusConfig, require
 from monolex.dictionaries.listing import RunDictionary, by_site
-from monolex.features.answer import Comparison, ContrastHit, Found
+from monolex.features.answer import FoundFeatures, Comparison, ContrastHit
 from monolex.features.known import knowledge
 from monolex.features.prompt_activations import Tokenised, activations, tokenise, tokenizer_of
 from monolex.features.query import FindConfig
@@ -34,7 +34,7 @@ from monolex.stats import Estimate, rank_sum, two_groups
 from monolex.text.documents import Report, documents
 
 FEWEST = 8
-"""Texts a set must have: four to choose by and four to measure on."""
+"""ContrastTexts a set must have: four to choose by and four to measure on."""
 CODES = 2**24
 """Codes that are encoded at once."""
 TOKENS = 2**14
@@ -50,7 +50,7 @@ OVER = "texts"
 
 
 @dataclass(frozen=True, eq=False)
-class Texts:
+class ContrastTexts:
     """Two sets of texts and their halves."""
 
     tokens: Tokenised
@@ -64,7 +64,7 @@ class Texts:
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class TestedFeatures:
     """All tested features of one dictionary."""
 
     features: NDArray
@@ -77,7 +77,7 @@ class Scored:
 
 def by_contrast(
     chosen: Sequence[RunDictionary], lm: LanguageModel, paths: tuple[str | Path, str | Path], config: FindConfig
-) -> Found:
+) -> FoundFeatures:
     """Of every dictionary the ``limit`` features whose AUROC on the choosing half is farthest from one half.
 
     Raises:
@@ -101,10 +101,10 @@ def by_contrast(
     pool = "last token" if config.aggregate == "last" else "mean over tokens"
     read_as = {"max": "maximum over tokens", "mean": "mean over tokens", "last": "last token"}[config.aggregate]
     facts = f"{len(tested):,} features were tested; features are read as their {read_as}, directions as their {pool}"
-    return Found(tuple(rows), (*texts.notes, facts), tuple(beside))
+    return FoundFeatures(tuple(rows), (*texts.notes, facts), tuple(beside))
 
 
-def read(paths: tuple[str | Path, str | Path], lm: LanguageModel, config: FindConfig) -> Texts:
+def read(paths: tuple[str | Path, str | Path], lm: LanguageModel, config: FindConfig) -> ContrastTexts:
     """The texts of two files: without repetitions and those in both, in halves by a seeded hash of the text.
 
     Raises:
@@ -113,28 +113,30 @@ def read(paths: tuple[str | Path, str | Path], lm: LanguageModel, config: FindCo
     sets, notes = [], []
     paths = (Path(paths[0]), Path(paths[1]))
     for path in paths:
-        found, report = _read(path, lm, config)
-        sets.append(dict.fromkeys(found))
+        texts, report = _read(path, lm, config)
+        sets.append(dict.fromkeys(texts))
         faults = report.empty + report.bad_lines + report.undecodable
         if faults:
             notes.append(f"{path}: {faults} lines hold no text (first: {report.problems[0]})")
-        if len(found) > len(sets[-1]):
-            notes.append(f"{path}: {len(found) - len(sets[-1])} repeated texts are left out")
+        if len(texts) > len(sets[-1]):
+            notes.append(f"{path}: {len(texts) - len(sets[-1])} repeated texts are left out")
     both = sets[0].keys() & sets[1].keys()
     if both:
         notes.append(f"{len(both)} texts that are in both files are left out")
-    ordered = [sorted(set(one) - both, key=lambda text: _draw(config.find_seed, text)) for one in sets]
-    for path, one in zip(paths, ordered, strict=True):
-        require(len(one) >= FEWEST, f"contrast: {path} has {len(one)} different texts; at least {FEWEST} are needed")
-    tokens = tokenise(lm, [text for one in ordered for text in one])
+    ordered = [sorted(set(texts) - both, key=lambda text: _draw(config.find_seed, text)) for texts in sets]
+    for path, texts in zip(paths, ordered, strict=True):
+        require(
+            len(texts) >= FEWEST, f"contrast: {path} has {len(texts)} different texts; at least {FEWEST} are needed"
+        )
+    tokens = tokenise(lm, [text for texts in ordered for text in texts])
     require(all(tokens.tokens), "contrast: the tokenizer makes no token of one of the texts; leave it out")
-    half = [len(one) // 2 for one in ordered]
-    choosing = np.concatenate([np.arange(len(one)) < count for one, count in zip(ordered, half, strict=True)])
-    positive = np.repeat([True, False], [len(one) for one in ordered])
+    half = [len(texts) // 2 for texts in ordered]
+    choosing = np.concatenate([np.arange(len(texts)) < count for texts, count in zip(ordered, half, strict=True)])
+    positive = np.repeat([True, False], [len(texts) for texts in ordered])
     notes.insert(0, f"A: {_counted(paths[0], ordered[0], half[0])}; B: {_counted(paths[1], ordered[1], half[1])}")
     if tokens.truncated:
         notes.append(f"{tokens.truncated} texts are cut at the {lm.max_context} positions of {lm.name}")
-    return Texts(tokens, positive, choosing, notes)
+    return ContrastTexts(tokens, positive, choosing, notes)
 
 
 def _read(path: Path, lm: LanguageModel, config: FindConfig) -> tuple[list[str], Report]:
@@ -142,10 +144,10 @@ def _read(path: Path, lm: LanguageModel, config: FindConfig) -> tuple[list[str],
     report = Report()
     # The absolute path, since a corpus may also be called `stdlib`.
     source = CorpusConfig(corpus=os.path.abspath(path), corpus_format="jsonl", text_field=config.text_field)
-    found = [document.text for document in documents(source, tokenizer_of(lm), report)]
+    texts = [document.text for document in documents(source, tokenizer_of(lm), report)]
     fields = ", ".join(sorted(report.fields))
-    require(bool(found) or not fields, f"text_field = {config.text_field!r}: {path} has no such field but {fields}")
-    return found, report
+    require(bool(texts) or not fields, f"text_field = {config.text_field!r}: {path} has no such field but {fields}")
+    return texts, report
 
 
 def _counted(path: Path, texts: Sequence[str], choosing: int) -> str:
@@ -186,19 +188,21 @@ def _aggregate(
 
 
 def _over_tokens(
-    values: Float[Tensor, "texts tokens columns"], real: Bool[Tensor, "texts tokens"], how: str
+    values: Float[Tensor, "texts tokens columns"], real: Bool[Tensor, "texts tokens"], aggregate: str
 ) -> Float[NDArray, "texts columns"]:
-    """One number a text and column; values are not negative where ``how`` is ``max``."""
+    """One number a text and column; values are not negative where ``aggregate`` is ``max``."""
     lengths = real.sum(1)
-    if how == "last":
+    if aggregate == "last":
         out = values[torch.arange(len(values), device=values.device), lengths - 1]
     else:
         values = values * real[..., None]
-        out = values.amax(1) if how == "max" else values.sum(1) / lengths[:, None]
+        out = values.amax(1) if aggregate == "max" else values.sum(1) / lengths[:, None]
     return out.cpu().numpy()
 
 
-def _score(dictionary: RunDictionary, codes: Float[NDArray, "texts d_sae"], texts: Texts, config: FindConfig) -> Scored:
+def _score(
+    dictionary: RunDictionary, codes: Float[NDArray, "texts d_sae"], texts: ContrastTexts, config: FindConfig
+) -> TestedFeatures:
     """Rank on the choosing half, test on the other, and give the best their intervals."""
     known = knowledge(dictionary, config.conditions)
     features = np.flatnonzero(known.kept & (codes > 0).any(0))
@@ -216,7 +220,7 @@ def _score(dictionary: RunDictionary, codes: Float[NDArray, "texts d_sae"], text
         area, effect = _estimates(codes[:, feature], texts, config)
         numbers = (area, effect, float(p[place]), 1.0, float(auroc[place]))
         best.append(ContrastHit(dictionary.site, dictionary.name, feature, side, *numbers, known.of(feature)))
-    return Scored(features, p, best)
+    return TestedFeatures(features, p, best)
 
 
 def _apart(values: Float[NDArray, "texts columns"], positive: Bool[NDArray, "texts"]) -> Float[NDArray, "columns"]:
@@ -230,14 +234,16 @@ def _adjusted(p: NDArray) -> NDArray:
     return false_discovery_control(p) if len(p) else p
 
 
-def _estimates(values: NDArray, texts: Texts, config: FindConfig) -> tuple[Estimate, Estimate]:
+def _estimates(values: NDArray, texts: ContrastTexts, config: FindConfig) -> tuple[Estimate, Estimate]:
     """AUROC and effect on the measuring half."""
     held = ~texts.choosing
     chances = {"resamples": config.resamples, "level": config.level, "seed": config.find_seed}
     return two_groups(values[held], texts.positive[held], OVER, **chances)
 
 
-def _directions(site: str, x: Float[NDArray, "texts d_in"], texts: Texts, config: FindConfig) -> list[Comparison]:
+def _directions(
+    site: str, x: Float[NDArray, "texts d_in"], texts: ContrastTexts, config: FindConfig
+) -> list[Comparison]:
     """The linear probe, the mean difference and a random direction, each fixed on the choosing half."""
     a, b = (x[texts.choosing & (texts.positive == side)] for side in (True, False))
     random = np.random.default_rng([config.find_seed, *site.encode()]).normal(size=x.shape[1])
@@ -250,7 +256,7 @@ def _directions(site: str, x: Float[NDArray, "texts d_in"], texts: Texts, config
     return [_measured(site, what, value, texts, config) for what, value in values.items()]
 
 
-def _probe(x: Float[NDArray, "texts d_in"], texts: Texts, config: FindConfig) -> Float[NDArray, "texts"]:
+def _probe(x: Float[NDArray, "texts d_in"], texts: ContrastTexts, config: FindConfig) -> Float[NDArray, "texts"]:
     """Decision values of a logistic regression on standardised activations."""
     labels = texts.positive[texts.choosing]
     folds = StratifiedKFold(
@@ -261,9 +267,9 @@ def _probe(x: Float[NDArray, "texts d_in"], texts: Texts, config: FindConfig) ->
     return search.fit(x[texts.choosing].astype(np.float64), labels).decision_function(x.astype(np.float64))
 
 
-def _lengths(texts: Texts) -> Float[NDArray, "texts"]:
+def _lengths(texts: ContrastTexts) -> Float[NDArray, "texts"]:
     return np.array([len(tokens) for tokens in texts.tokens.tokens], dtype=np.float64)
 
 
-def _measured(site: str, what: str, values: NDArray, texts: Texts, config: FindConfig) -> Comparison:
+def _measured(site: str, what: str, values: NDArray, texts: ContrastTexts, config: FindConfig) -> Comparison:
     return Comparison(site, what, *_estimates(values, texts, config))

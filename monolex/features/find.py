@@ -16,7 +16,7 @@ from monolex.artifact import open_artifact
 from monolex.config import ModelConfig, require
 from monolex.dictionaries.listing import RunDictionary, choose, run_dictionaries
 from monolex.errors import UserError
-from monolex.features.answer import Found, Known, NumberHit, PromptHit, TokenHit
+from monolex.features.answer import FoundFeatures, Known, NumberHit, PromptHit, TokenHit
 from monolex.features.known import gathered, knowledge, open_store
 from monolex.features.prompt_activations import activations, tokenise
 from monolex.features.query import FindConfig, as_sql
@@ -28,7 +28,7 @@ from monolex.text.vocabulary import Texts
 GetModel = Callable[[], LanguageModel]
 
 
-def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> Found:
+def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> FoundFeatures:
     """What ``config`` asks for in the run ``run``; ``lm`` gives its model where that is loaded already.
 
     Raises:
@@ -49,7 +49,7 @@ def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> 
     return replace(answer, notes=(*answer.notes, note))
 
 
-def _answer(run: Path, chosen: Sequence[RunDictionary], config: FindConfig, get: GetModel) -> Found:
+def _answer(run: Path, chosen: Sequence[RunDictionary], config: FindConfig, get: GetModel) -> FoundFeatures:
     if config.prompt is not None:
         return by_prompt(chosen, get(), config.prompt, config)
     if config.on is not None:
@@ -61,7 +61,7 @@ def _answer(run: Path, chosen: Sequence[RunDictionary], config: FindConfig, get:
     return by_number(chosen, config)
 
 
-def by_prompt(chosen: Sequence[RunDictionary], lm: LanguageModel, prompt: str, config: FindConfig) -> Found:
+def by_prompt(chosen: Sequence[RunDictionary], lm: LanguageModel, prompt: str, config: FindConfig) -> FoundFeatures:
     """Of every dictionary the ``limit`` features most active on the last token of ``prompt``, or on any.
 
     The separator before the text, with which documents begin in the corpus, is not one of its tokens.
@@ -88,10 +88,10 @@ def by_prompt(chosen: Sequence[RunDictionary], lm: LanguageModel, prompt: str, c
                 rows.append(PromptHit(*place, value, of_max, at, names[at], known.of(feature)))
     where = "the last" if config.token == "last" else "any"
     note = f"active on {where} of the prompt's {len(tokens)} tokens, {' '.join(map(repr, names))}"
-    return Found(tuple(rows), (note,))
+    return FoundFeatures(tuple(rows), (note,))
 
 
-def by_token(run: Path, chosen: Sequence[RunDictionary], text: str, config: FindConfig) -> Found:
+def by_token(run: Path, chosen: Sequence[RunDictionary], text: str, config: FindConfig) -> FoundFeatures:
     """The ``limit`` features with the largest share of their activation on the token ``text``; ties by count.
 
     A store keeps the tokens with the largest share of every feature, so features to which this token is a trifle are
@@ -112,10 +112,10 @@ def by_token(run: Path, chosen: Sequence[RunDictionary], text: str, config: Find
                 numbers = (share, mass, on_token, everywhere, known.of(feature))
                 hits.append(TokenHit(dictionary.site, dictionary.name, feature, *numbers))
     hits.sort(key=lambda hit: (hit.share, hit.n_active), reverse=True)
-    return Found(tuple(hits[: config.limit]), (f"share of a feature's activation on token {token}, {text!r}",))
+    return FoundFeatures(tuple(hits[: config.limit]), (f"share of a feature's activation on token {token}, {text!r}",))
 
 
-def by_number(chosen: Sequence[RunDictionary], config: FindConfig) -> Found:
+def by_number(chosen: Sequence[RunDictionary], config: FindConfig) -> FoundFeatures:
     """The ``limit`` features with the largest (or smallest) ``sort``; without it those that ``where`` keeps, by number.
 
     A feature that has not this number, as a dead one has no skew, is left out.
@@ -132,7 +132,7 @@ def by_number(chosen: Sequence[RunDictionary], config: FindConfig) -> Found:
                 known = Known(summary.density, top)
                 hits.append(NumberHit(dictionary.site, dictionary.name, summary.id, summary, known))
     hits.sort(key=lambda hit: getattr(hit.summary, column), reverse=descending)
-    return Found(tuple(hits[: config.limit]))
+    return FoundFeatures(tuple(hits[: config.limit]))
 
 
 def token_id(run: Path, text: str) -> int:
@@ -146,5 +146,5 @@ def token_id(run: Path, text: str) -> int:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) == 1:
         return int(ids[0])
-    parts = " + ".join(repr(tokenizer.decode([one])) for one in ids)
+    parts = " + ".join(repr(tokenizer.decode([token])) for token in ids)
     raise UserError(f"on = {text!r} is not one token of {stored['name']} but {len(ids)}, {parts}; give one of them")

@@ -17,7 +17,7 @@ from monolex.config import FeaturesConfig
 from monolex.features.coactivation import Pairs
 from monolex.features.contexts import NAMES, Active, Chooser
 from monolex.features.ragged import Picked, largest
-from monolex.features.rows import Table
+from monolex.features.rows import RowTable
 from monolex.features.spill import Codes, Entries, blocks
 from monolex.features.store import BINS, TOKEN_BINS, Writer
 
@@ -97,7 +97,7 @@ class Block(NamedTuple):
 def gather(
     writer: Writer,
     codes: Codes,
-    table: Table,
+    table: RowTable,
     config: FeaturesConfig,
     advance: Callable[[int], Any] = lambda _: None,
 ) -> Gathered:
@@ -157,7 +157,7 @@ def _summaries(
 
 
 def _tokens(
-    writer: Writer, block: Block, table: Table, keep: int, referred: Bool[NDArray, "vocabulary"]
+    writer: Writer, block: Block, table: RowTable, keep: int, referred: Bool[NDArray, "vocabulary"]
 ) -> tuple[Int64[NDArray, "features"], Int64[NDArray, "features"], Float64[NDArray, "features"]]:
     """Write tables ``token`` and ``before``; returns of each feature how many tokens, the first, and its mass."""
     names, width = table.vocabulary, len(table.vocabulary)
@@ -182,7 +182,7 @@ def _tokens(
     return distinct, top, top_mass
 
 
-def _before(writer: Writer, block: Block, table: Table, keep: int, referred: Bool[NDArray, "vocabulary"]) -> None:
+def _before(writer: Writer, block: Block, table: RowTable, keep: int, referred: Bool[NDArray, "vocabulary"]) -> None:
     width = len(table.vocabulary) + 1
     keys = block.spread(np.arange(block.features) * width) + table.before.take(block.entries.rows)
     mass = np.bincount(keys, block.values, minlength=block.features * width)
@@ -197,14 +197,14 @@ def _before(writer: Writer, block: Block, table: Table, keep: int, referred: Boo
 
 def _heaviest(mass: Num[NDArray, "pairs"], width: int, keep: int) -> tuple[Picked, Int64[NDArray, "features"]]:
     """Of each feature's ``width`` masses the ``keep`` largest (``place`` in ``mass``), and how many are above 0."""
-    some = np.flatnonzero(mass > 0)  # of no entry at all ``np.bincount`` makes integers, weights or not
-    offsets = np.searchsorted(some, np.arange(0, len(mass) + 1, width))
-    picked = largest(offsets, mass[some], keep)
-    return picked._replace(place=some[picked.place]), np.diff(offsets)
+    positive = np.flatnonzero(mass > 0)  # of no entry at all ``np.bincount`` makes integers, weights or not
+    offsets = np.searchsorted(positive, np.arange(0, len(mass) + 1, width))
+    picked = largest(offsets, mass[positive], keep)
+    return picked._replace(place=positive[picked.place]), np.diff(offsets)
 
 
 def _contexts(
-    writer: Writer, block: Block, table: Table, chooser: Chooser, referred: Bool[NDArray, "contexts"]
+    writer: Writer, block: Block, table: RowTable, chooser: Chooser, referred: Bool[NDArray, "contexts"]
 ) -> Int64[NDArray, "features"]:
     """Write tables ``example`` and ``activation``; returns in how many contexts each feature is active."""
     rows, values, offsets = block.entries.rows, block.entries.values, block.entries.offsets
@@ -230,7 +230,7 @@ def _contexts(
 
 
 def _activations(
-    rows: NDArray, values: NDArray, table: Table, low: Int64[NDArray, "held"], high: Int64[NDArray, "held"]
+    rows: NDArray, values: NDArray, table: RowTable, low: Int64[NDArray, "held"], high: Int64[NDArray, "held"]
 ) -> tuple[list[bytes], list[bytes]]:
     """Positions and values of the codes ``low`` to ``high`` of each context, as the store holds them."""
     sizes = high - low
@@ -242,8 +242,8 @@ def _activations(
 
 
 def _coactive(writer: Writer, pairs: Pairs, first: int, last: int, keep: int) -> None:
-    found = pairs.partners(first, last, keep)
-    columns = (first + found.picked.segment, found.picked.rank, found.other, found.both, found.jaccard)
+    partners = pairs.partners(first, last, keep)
+    columns = (first + partners.picked.segment, partners.picked.rank, partners.other, partners.both, partners.jaccard)
     writer.insert("coactive", _tuples(columns), 5)
 
 

@@ -53,7 +53,7 @@ def tokenise(lm: LanguageModel, texts: Sequence[str]) -> Tokenised:
     first = separator(tokenizer)
     room = lm.max_context - (first is not None)
     ids = encode_texts(list(texts), room, tokenizer)
-    return Tokenised([one[:room] for one in ids], first, sum(len(one) > room for one in ids))
+    return Tokenised([tokens[:room] for tokens in ids], first, sum(len(tokens) > room for tokens in ids))
 
 
 def activations(lm: LanguageModel, texts: Tokenised, sites: Sequence[str], batch_tokens: int) -> Iterator[Batch]:

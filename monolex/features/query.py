@@ -71,12 +71,12 @@ class FindConfig:
     """Where the model runs."""
 
     def __post_init__(self) -> None:
-        asked = [name for name in MODES if getattr(self, name) is not None]
+        modes = [name for name in MODES if getattr(self, name) is not None]
         numbers = [name for name in ("sort", "where") if getattr(self, name)]
-        require(bool(asked or numbers), "nothing to find: give --prompt, --on, --contrast, --sort or --where")
-        require(len(asked) < 2, f"--{' and --'.join(asked)} ask for different things: give one of them")
+        require(bool(modes or numbers), "nothing to find: give --prompt, --on, --contrast, --sort or --where")
+        require(len(modes) < 2, f"--{' and --'.join(modes)} ask for different things: give one of them")
         require(
-            not (asked and self.sort), f"--sort = {self.sort!r} does not go with --{''.join(asked)}: give one of them"
+            not (modes and self.sort), f"--sort = {self.sort!r} does not go with --{''.join(modes)}: give one of them"
         )
         require(self.prompt is None or self.prompt != "", "prompt = '' has no token: give a text")
         require(self.on is None or self.on != "", "on = '' is no token: give one, such as ' def'")

@@ -53,8 +53,8 @@ def largest(offsets: Int64[NDArray, "segments_plus_1"], keys: Shaped[NDArray, "n
 def largest_of_rows(matrix: Shaped[NDArray, "rows columns"], k: int) -> Picked:
     """:func:`largest` of every row; ``place`` is the column."""
     rows, columns = matrix.shape
-    found = largest(np.arange(rows + 1) * columns, matrix.reshape(-1), k)
-    return found._replace(place=found.place - found.segment * columns)
+    picked = largest(np.arange(rows + 1) * columns, matrix.reshape(-1), k)
+    return picked._replace(place=picked.place - picked.segment * columns)
 
 
 def ascending(offsets: Int64[NDArray, "segments_plus_1"], keys: Float32[NDArray, "n"]) -> Int64[NDArray, "n"]:

@@ -26,7 +26,7 @@ SLICE = 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class RowTable:
     """What is known of every row but its activation."""
 
     token: Int32[NDArray, "rows"]
@@ -64,7 +64,7 @@ class RowSource(Protocol):
     def site(self) -> str: ...
 
     @property
-    def table(self) -> Table: ...
+    def table(self) -> RowTable: ...
 
     def chunks(self, size: int) -> Iterator[Float[Tensor, "rows d_in"]]:
         """All rows in order, at most ``size`` at a time, float32."""
@@ -127,7 +127,9 @@ class ModelRows:
                 yield from x.float().split(size)
 
 
-def tabulate(packed: Rows, contexts: Int32[NDArray, "rows"], positions: Int32[NDArray, "rows"], length: int) -> Table:
+def tabulate(
+    packed: Rows, contexts: Int32[NDArray, "rows"], positions: Int32[NDArray, "rows"], length: int
+) -> RowTable:
     """The table of the rows at ``positions`` of the packed rows ``contexts``, in fragments of at most ``length``."""
     tokens, docs = packed.tokens.numpy(), packed.docs.numpy()
     new = _boundaries(docs, length)
@@ -144,7 +146,7 @@ def tabulate(packed: Rows, contexts: Int32[NDArray, "rows"], positions: Int32[ND
     index = np.zeros(int(vocabulary[-1]) + 1, np.int32)
     index[vocabulary] = np.arange(len(vocabulary))
     n = len(contexts)
-    table = Table(
+    table = RowTable(
         token=np.empty(n, np.int32),
         before=np.empty(n, np.int32),
         fragment=np.empty(n, np.int32),

@@ -100,6 +100,10 @@ class Codes:
 class Buffer:
     """Collects the codes of one dictionary row by row and gives them back feature by feature."""
 
+    # A feature's contexts are chosen by rank among all of its rows, so its codes must lie together; codes come row by
+    # row, and all of them are too many for memory or for a pass a feature. Runs are cut by rows, not by features: a
+    # full buffer is sorted and written once, and rows ascend over the runs, so that merging only sets them in a line.
+
     def __init__(self, path: Path, d_sae: int, capacity: int, sample: Sample) -> None:
         self._path, self._d_sae, self._sample = path, d_sae, sample
         self._features, self._values = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
@@ -186,8 +190,10 @@ def positive(dictionary: Dictionary, x: Float[Tensor, "rows d_in"]) -> Positive:
     """The codes of ``x`` above zero."""
     codes = dictionary.encode(x)
     if codes.device.type != "cpu":
-        found = sparse(codes.clamp_min_(0))
-        counts, features, values = (part.cpu().numpy() for part in (found.offsets.diff(), *found[1:3]))
+        positive_codes = sparse(codes.clamp_min_(0))
+        counts, features, values = (
+            part.cpu().numpy() for part in (positive_codes.offsets.diff(), *positive_codes[1:3])
+        )
         return Positive(counts.astype(np.int32), features.astype(np.int32), values)
     # three times as quick as torch's nonzero, which looks for rows and columns at once
     dense = codes.numpy()

@@ -27,7 +27,7 @@ from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, 
 from monolex.errors import UserError
 from monolex.features import weights
 from monolex.features.gather import Gathered, gather, optional
-from monolex.features.rows import ModelRows, RowSource, StoredRows, Table
+from monolex.features.rows import ModelRows, RowSource, RowTable, StoredRows
 from monolex.features.spill import Codes, spill
 from monolex.features.store import BINS, TOKEN_BINS, Writer
 from monolex.model.language_model import LanguageModel
@@ -64,7 +64,7 @@ def features(
     chosen = _chosen(by_site(source_dictionaries(activations, sources)), config)
     parent = artifact.open_artifact(activations, "activations")
     work = Work(folder, KIND, config, parents(given_folders(SUBJECT, activations, sources)))
-    if manifest := work.found():
+    if manifest := work.answer():
         return manifest
     for stale in folder.glob(f"{SPILL}*"):
         shutil.rmtree(stale)
@@ -118,12 +118,12 @@ def from_source(
 ) -> dict[str, Path]:
     """Gather the evidence of dictionaries over any rows; ``content`` is a hash of those. Returns the stores."""
     device = runtime.device(config.features_device)
-    there = {name: dictionary.to(device) for name, dictionary in dictionaries.items()}
-    paths = {name: folder / f"{name}.sqlite" for name in there}
-    with runtime.progress(2 * len(source.table) * len(there), "features", "row") as bar:
+    on_device = {name: dictionary.to(device) for name, dictionary in dictionaries.items()}
+    paths = {name: folder / f"{name}.sqlite" for name in on_device}
+    with runtime.progress(2 * len(source.table) * len(on_device), "features", "row") as bar:
         job = _Job(source, lm, Texts(lm), config, content, bar.update)
-        for name, codes in _spilled(folder, there, job):
-            _store(paths[name], name, there[name], codes, job, {})
+        for name, codes in _spilled(folder, on_device, job):
+            _store(paths[name], name, on_device[name], codes, job, {})
     return paths
 
 
@@ -177,11 +177,11 @@ def _spilled(folder: Path, dictionaries: Mapping[str, Dictionary], job: _Job) ->
     device = runtime.device(job.config.features_device)
     with tempfile.TemporaryDirectory(dir=folder, prefix=SPILL) as scratch:
         count = len(dictionaries)
-        made = spill(
+        codes = spill(
             Path(scratch), job.source, dictionaries, job.config, device, lambda rows: job.advance(rows * count)
         )
         for name in dictionaries:
-            yield name, made.pop(name)
+            yield name, codes.pop(name)
 
 
 def _store(path: Path, name: str, dictionary: Dictionary, codes: Codes, job: _Job, facts: Facts) -> int:
@@ -227,7 +227,7 @@ def _write_rest(writer: Writer, dictionary: Dictionary, gathered: Gathered, job:
     return way.reason
 
 
-def _write_contexts(writer: Writer, table: Table, gathered: Gathered) -> set[int]:
+def _write_contexts(writer: Writer, table: RowTable, gathered: Gathered) -> set[int]:
     """Write the contexts that are referred to; returns their tokens."""
     ids = np.flatnonzero(gathered.contexts)
     held = [np.ascontiguousarray(table.tokens_of(number), np.int32) for number in ids.tolist()]

@@ -338,10 +338,10 @@ class FeatureStore:
             f"SELECT token, text, n_active, mass, {histogram} FROM {table} JOIN vocabulary USING (token) "
             "WHERE feature = ? ORDER BY rank"
         )
-        found = self.rows(query, (number,))
+        shares = self.rows(query, (number,))
         return tuple(
             TokenShare(token, text, active, mass, mass / total, np.frombuffer(bins, np.int64))
-            for token, text, active, mass, bins in found
+            for token, text, active, mass, bins in shares
         )
 
     def _examples(self, number: int) -> dict[str, tuple[Context, ...]]:
@@ -351,7 +351,7 @@ class FeatureStore:
             "ON activation.feature = example.feature AND activation.context = context.id "
             "WHERE example.feature = ? ORDER BY grp, part, example.rank"
         )
-        found: dict[str, list[Context]] = {group: [] for group in GROUPS}
+        contexts_by_group: dict[str, list[Context]] = {group: [] for group in GROUPS}
         for group, part, rank, context, doc, row, start, tokens, positions, activations in self.rows(query, (number,)):
             ids = np.frombuffer(tokens, np.int32)
             codes = np.zeros(len(ids), np.float32)
@@ -359,6 +359,6 @@ class FeatureStore:
                 codes[np.frombuffer(positions, np.uint16)] = np.frombuffer(activations, np.float32)
             names = tuple(int(token) for token in ids)
             said = tuple(self.text(token) for token in names)
-            made = Context(context, doc, row, start, names, said, tuple(codes.tolist()), group, part, rank)
-            found[group].append(made)
-        return {group: tuple(contexts) for group, contexts in found.items()}
+            example = Context(context, doc, row, start, names, said, tuple(codes.tolist()), group, part, rank)
+            contexts_by_group[group].append(example)
+        return {group: tuple(contexts) for group, contexts in contexts_by_group.items()}

@@ -56,9 +56,9 @@ def neighbours(writer: Writer, dictionary: Dictionary, keep: int) -> None:
     for first, part in _blocks(directions, len(directions)):
         cosines = part @ directions.T
         cosines.diagonal(first).fill_(-torch.inf)
-        found = largest_of_rows(cosines.cpu().numpy(), min(keep, len(directions) - 1))
-        values = cosines.cpu().numpy()[found.segment, found.place]
-        columns = (first + found.segment, found.rank, found.place, values)
+        nearest = largest_of_rows(cosines.cpu().numpy(), min(keep, len(directions) - 1))
+        values = cosines.cpu().numpy()[nearest.segment, nearest.place]
+        columns = (first + nearest.segment, nearest.rank, nearest.place, values)
         writer.insert("neighbour", zip(*(column.tolist() for column in columns), strict=True), 4)
 
 
@@ -76,10 +76,10 @@ def direct_logits(writer: Writer, dictionary: Dictionary, lm: LanguageModel, way
         logits = (way.through(part) @ unembedding.T).cpu().numpy()
         sides: list[list[Any]] = []
         for side in (-1, 1):
-            found = largest_of_rows(side * logits, keep)
-            weights = logits[found.segment, found.place]
+            largest = largest_of_rows(side * logits, keep)
+            weights = logits[largest.segment, largest.place]
             moved = side * weights > 0
-            columns = [first + found.segment, np.full(len(weights), side), found.rank, found.place, weights]
+            columns = [first + largest.segment, np.full(len(weights), side), largest.rank, largest.place, weights]
             sides.append([column[moved] for column in columns])
         columns = [np.concatenate(column) for column in zip(*sides, strict=True)]
         order = np.argsort(columns[0], kind="stable")
@@ -96,9 +96,9 @@ def closest(dictionary: Dictionary, site: Site, lm: LanguageModel, matrix: Float
     rows = unit_rows(named_rows(lm, matrix).to(dictionary.W_dec))
     tokens, cosines = [], []
     for _, part in _blocks(unit_rows(dictionary.W_dec), len(rows)):
-        found = (part @ rows.T).cpu().numpy()
-        tokens.append(found.argmax(1))
-        cosines.append(found.max(1).astype(np.float64))
+        similarity = (part @ rows.T).cpu().numpy()
+        tokens.append(similarity.argmax(1))
+        cosines.append(similarity.max(1).astype(np.float64))
     return Closest(np.concatenate(tokens), np.concatenate(cosines))
 
 
@@ -154,16 +154,16 @@ def linear_part(norm: nn.Module, width: int) -> Linear | None:
     # large beside the epsilon in the scale
     probes = 100 * torch.randn(3, width, generator=generator, dtype=torch.float64).to(where)
     bias = norm(torch.zeros_like(probes[:1]))
-    found = norm(probes) - bias
-    size = float(found.abs().max())
+    normed = norm(probes) - bias
+    size = float(normed.abs().max())
     centred = float((norm(torch.ones_like(probes[:1])) - bias).abs().max()) < 1e-6 * size
 
     def centre(x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if centred else x
 
     plain = centre(probes) / centre(probes).square().mean(-1, keepdim=True).sqrt()
-    gain = found[0] / plain[0]
-    if not torch.allclose(plain * gain, found, rtol=0, atol=1e-4 * size):
+    gain = normed[0] / plain[0]
+    if not torch.allclose(plain * gain, normed, rtol=0, atol=1e-4 * size):
         return None
     return lambda directions: centre(directions) * gain.to(directions)
 
@@ -199,10 +199,10 @@ def moved(
     way = way_to_logits(lm, site, dictionary)
     if way.through is None or not count or not features:
         return [Moved([], []) for _ in features], way.reason
-    texts, found = Texts(lm), []
+    texts, moved_tokens = Texts(lm), []
     unembedding = _centred_unembedding(lm, dictionary)
     logits = way.through(dictionary.W_dec[list(features)]) @ unembedding.T
     for row in logits:
         sides = (row.topk(min(count, len(row))).indices, (-row).topk(min(count, len(row))).indices)
-        found.append(Moved(*([texts.of([token])[0][1] for token in side.tolist()] for side in sides)))
-    return found, ""
+        moved_tokens.append(Moved(*([texts.of([token])[0][1] for token in side.tolist()] for side in sides)))
+    return moved_tokens, ""

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from tyro.conf import Positional, UseAppendAction
 
-from monolex.config import how, place, require
+from monolex.config import place, require, unhashed
 from monolex.interp.explainers import EXPLAINERS, LLM_EXPLAINERS, ExplainerName
 
 Many = UseAppendAction[tuple[str, ...]]
@@ -24,35 +24,35 @@ class LlmConfig:
 
     llm: str = place("")
     """A folder or hub name of a local model, or with `base_url` the name that an endpoint knows."""
-    base_url: str = how("")
+    base_url: str = unhashed("")
     """An OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; left out: a local model. It may move: answers
     are known by the model's name."""
-    key_env: str = how("OPENAI_API_KEY")
+    key_env: str = unhashed("OPENAI_API_KEY")
     """Environment variable that holds the endpoint's key; the key itself is written nowhere."""
-    calls: int = how(8)
+    calls: int = unhashed(8)
     """Calls under way at once."""
-    timeout: float = how(60.0)
+    timeout: float = unhashed(60.0)
     """Seconds that one call may take."""
-    retries: int = how(4)
+    retries: int = unhashed(4)
     """Further tries of a call that timed out, was refused for its rate, or met a server's error. One that still fails
     is counted, and the same command tries it again."""
-    budget_tokens: int | None = how(None)
+    budget_tokens: int | None = unhashed(None)
     """Stop, cleanly, when so many tokens were paid for in this run of the command; left out: no limit."""
-    budget_usd: float | None = how(None)
+    budget_usd: float | None = unhashed(None)
     """Likewise in dollars; needs `price_in` and `price_out`."""
-    price_in: float = how(0.0)
+    price_in: float = unhashed(0.0)
     """Dollars for a million tokens that are read."""
-    price_out: float = how(0.0)
+    price_out: float = unhashed(0.0)
     """Dollars for a million tokens that are written."""
-    replies: str = how("")
+    replies: str = unhashed("")
     """File (SQLite) that keeps every reply, so that nothing is asked twice; left out: RUN/replies.sqlite."""
-    offline: bool = how(False)
+    offline: bool = unhashed(False)
     """Answer from that file alone; what it lacks is a failure that the same command asks for when it is not offline."""
-    llm_device: str = how("auto")
+    llm_device: str = unhashed("auto")
     """Where a local model runs."""
     llm_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of a local model."""
-    batch_tokens: int = how(4096)
+    batch_tokens: int = unhashed(4096)
     """Tokens in a forward pass of a local model."""
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class ExplainConfig(LlmConfig):
     """Tokens that the direction itself promotes and suppresses most, each, kept apart from the explanations."""
     explain_seed: int = 0
     """Seed of every draw."""
-    explain_device: str = how("auto")
+    explain_device: str = unhashed("auto")
     """Where the dictionaries and, for `pattern`, the subject run."""
 
     @property
@@ -162,7 +162,7 @@ class ExplainConfig(LlmConfig):
 class ScoreConfig(LlmConfig):
     """How explanations are scored."""
 
-    explanations: str = how("")
+    explanations: str = unhashed("")
     """Name of the explanations in RUN/explain; left out: the only ones there."""
     simulator: Simulators = "rules"
     """`rules`: the explanations' own rules; `exact`: a local model, one forward pass a fragment; `completions`: what

@@ -104,14 +104,14 @@ def select(names: Sequence[str], available: Sequence[str], holder: str) -> tuple
     Raises:
         UserError: a name that matches none; ``holder`` is what the message says holds them.
     """
-    found: dict[str, None] = {}
+    selected: dict[str, None] = {}
     for name in names or available:
         kind = name.removesuffix("*") if name.endswith(".*") else None
         matching = [site for site in available if (site == name if kind is None else site.startswith(kind))]
         if not matching:
             raise UserError(f"{holder} holds no site {name!r}; it holds {', '.join(available)}")
-        found |= dict.fromkeys(matching)
-    return tuple(found)
+        selected |= dict.fromkeys(matching)
+    return tuple(selected)
 
 
 def _require_layer(name: str, layer: int, n_layers: int) -> None:
@@ -243,7 +243,7 @@ def _width_in(projection: nn.Module) -> int:
     return width
 
 
-def _only(found: Sequence[T], what: str) -> T:
-    if len(found) != 1:
-        raise LookupError(f"expected one {what}, found {len(found)}")
-    return found[0]
+def _only(candidates: Sequence[T], what: str) -> T:
+    if len(candidates) != 1:
+        raise LookupError(f"expected one {what}, found {len(candidates)}")
+    return candidates[0]

@@ -60,9 +60,9 @@ def _verify_layer(lm: LanguageModel, layer: int, seen: dict[str, Tensor]) -> Non
         raise unreadable(lm.architecture, f"resid_post.{layer} is not resid_pre.{layer + 1}")
 
 
-def _require_close(lm: LanguageModel, found: Tensor, expected: Tensor, scale: Tensor, what: str) -> None:
+def _require_close(lm: LanguageModel, actual: Tensor, expected: Tensor, scale: Tensor, what: str) -> None:
     """``found == expected`` up to the rounding of a few operations on numbers of size ``scale``."""
-    error = (found.double() - expected.double()).abs()
+    error = (actual.double() - expected.double()).abs()
     allowed = 4 * torch.finfo(lm.dtype).eps * scale.double() + torch.finfo(lm.dtype).tiny
     if not bool((error <= allowed).all()):
         raise unreadable(lm.architecture, f"{what} differs by {error.max():.3g}")

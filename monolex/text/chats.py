@@ -122,8 +122,8 @@ def _template(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]]) ->
 def _words(skeleton: str, marks: list[str]) -> list[str]:
     words, rest = [], skeleton
     for mark in marks:
-        before, found, rest = rest.partition(mark)
-        if not found:
+        before, separator, rest = rest.partition(mark)
+        if not separator:
             raise ValueError("the chat template leaves out or reorders messages")
         words.append(before)
     return [*words, rest]

@@ -223,11 +223,11 @@ def _encode_batch(
 def encode_texts(texts: list[str], room: int, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """At least the first ``room`` ids of every text, no special token among them."""
 
-    def encode(some: list[str]) -> list[list[int]]:
-        if not some:
+    def encode(batch: list[str]) -> list[list[int]]:
+        if not batch:
             return []
         return tokenizer(
-            some,
+            batch,
             add_special_tokens=False,
             split_special_tokens=True,
             return_attention_mask=False,

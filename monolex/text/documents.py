@@ -90,7 +90,7 @@ class Document(NamedTuple):
     """Contents of the messages of a chat; None for plain text."""
 
 
-class Source(NamedTuple):
+class DocumentSource(NamedTuple):
     """One file, or one text that lies in memory."""
 
     name: str
@@ -124,7 +124,7 @@ def documents(config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, report: 
             yield document
 
 
-def _stdlib(config: CorpusConfig) -> list[Source]:
+def _stdlib(config: CorpusConfig) -> list[DocumentSource]:
     require(
         config.corpus_format in ("auto", "text"),
         f"corpus_format = {config.corpus_format!r}: the stdlib corpus is plain text; leave it at 'auto'",
@@ -132,18 +132,18 @@ def _stdlib(config: CorpusConfig) -> list[Source]:
     from pydoc_data.topics import topics  # most corpora do without its 700 kB
 
     root = Path(sysconfig.get_paths()["stdlib"])
-    modules = [Source(name, root / name) for name in walk(root, frozenset((".py",)), STDLIB_EXCLUDED)]
-    return [Source(f"topics/{name}", text=topics[name]) for name in sorted(topics)] + modules
+    modules = [DocumentSource(name, root / name) for name in walk(root, frozenset((".py",)), STDLIB_EXCLUDED)]
+    return [DocumentSource(f"topics/{name}", text=topics[name]) for name in sorted(topics)] + modules
 
 
-def _files(config: CorpusConfig, report: Report) -> list[Source]:
+def _files(config: CorpusConfig, report: Report) -> list[DocumentSource]:
     path = Path(config.corpus)
     require(
         path.exists(),
         f"corpus = {config.corpus!r}: no such file or folder; give a path, `stdlib`, or `hf:NAME` for a data set",
     )
     if not path.is_dir():
-        return [Source(path.name, path, _kind(path, config))]
+        return [DocumentSource(path.name, path, _kind(path, config))]
     endings = {"auto": TEXT_ENDINGS | JSONL_ENDINGS, "text": TEXT_ENDINGS}
     closed: list[OSError] = []
     names = walk(path, endings.get(config.corpus_format, JSONL_ENDINGS), frozenset(), closed.append)
@@ -156,7 +156,7 @@ def _files(config: CorpusConfig, report: Report) -> list[Source]:
         f"corpus = {config.corpus!r}: the folder holds no file to read with corpus_format = "
         f"{config.corpus_format!r}; text files end in .txt, .md, .py and the like, others in .jsonl",
     )
-    return [Source(name, path / name, _kind(path / name, config)) for name in names]
+    return [DocumentSource(name, path / name, _kind(path / name, config)) for name in names]
 
 
 def walk(
@@ -170,9 +170,9 @@ def walk(
     names = []
     for folder, folders, files in os.walk(root, onerror=closed):
         folders[:] = [name for name in folders if name not in excluded and not name.startswith(".")]
-        here = Path(folder).relative_to(root)
+        relative = Path(folder).relative_to(root)
         wanted = (Path(name) for name in files if not name.startswith("."))
-        names += [(here / name).as_posix() for name in wanted if name.suffix.lower() in endings]
+        names += [(relative / name).as_posix() for name in wanted if name.suffix.lower() in endings]
     return sorted(names)
 
 
@@ -197,7 +197,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _index(sources: list[Source], report: Report) -> np.ndarray:
+def _index(sources: list[DocumentSource], report: Report) -> np.ndarray:
     """``[documents, 3]``: number of the source, byte offset of the line, line number (0 for a whole text)."""
     rows = array("q")
     for number, source in enumerate(sources):
@@ -217,7 +217,7 @@ def _index(sources: list[Source], report: Report) -> np.ndarray:
 
 
 def _read(
-    source: Source,
+    source: DocumentSource,
     offset: int,
     line: int,
     config: CorpusConfig,

@@ -22,7 +22,7 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
     folder, run = Path(folder), Path(run)
     chosen = chosen_features(run, config.features)
     work = Work(folder, "ablate", config, parents(run, [target.dictionary for target in chosen], evidence=True))
-    if manifest := work.found():
+    if manifest := work.answer():
         return manifest
     lm = stored_model(run / "activations", config.ablate_device)
 

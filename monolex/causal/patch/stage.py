@@ -47,7 +47,7 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     used = chosen_dictionaries(run, config.sites or RESIDUAL, config.dictionaries, controls=config.controls)
     choose(used, config.exact)
     work = Work(folder, "patch", config, parents(run, used) | _file_parent(config.task))
-    if manifest := work.found():
+    if manifest := work.answer():
         return manifest
     lm = stored_model(run / "activations", config.patch_device)
     pairs = draw(lm, config)

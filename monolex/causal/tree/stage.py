@@ -28,7 +28,7 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
     dictionaries = {root.key: below(listed, root, config) for root in chosen}
     used = [dictionary for path in dictionaries.values() for dictionary in path.values()]
     work = Work(folder, "tree", config, parents(run, used, evidence=True))
-    if manifest := work.found():
+    if manifest := work.answer():
         return manifest
     lm = stored_model(run / "activations", config.tree_device)
 

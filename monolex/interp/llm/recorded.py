@@ -123,12 +123,12 @@ def opened_unless_found(
 
     An endpoint need not be there when all is done; of a local model the ``weights`` are part of the request.
     """
-    if not config.local and (manifest := work.found()):
+    if not config.local and (manifest := work.answer()):
         return manifest
     model = stack.enter_context(opened())
     if config.local:
         work = Work(work.folder, work.kind, config, {**work.parents, "llm": weights(model)})
-        if manifest := work.found():
+        if manifest := work.answer():
             return manifest
     return work, model
 
