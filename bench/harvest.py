@@ -21,7 +21,8 @@ from monolex.activations.harvest import harvest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig
 from monolex.model.language_model import LanguageModel
 from monolex.model.load import wrap
-from monolex.text.corpus import Rows, build
+from monolex.text.corpus import build
+from monolex.text.rows import Rows
 
 LAYERS = 6
 

@@ -22,10 +22,11 @@ from monolex.dictionaries.base import Dictionary
 from monolex.dictionaries.listing import RunDictionary, by_site, run_dictionaries
 from monolex.errors import UserError, nearest
 from monolex.features.answer import FoundFeatures
+from monolex.features.evidence import Evidence, Summary
 from monolex.features.find import find
 from monolex.features.known import open_store
 from monolex.features.query import FindConfig
-from monolex.features.store import Evidence, FeatureStore, Summary
+from monolex.features.store import FeatureStore
 from monolex.interp.records import Scored
 from monolex.interp.score import cards
 from monolex.model.language_model import LanguageModel

@@ -29,7 +29,8 @@ from monolex.plan import plan
 from monolex.run_toml import run_config
 from monolex.runtime import device, free_memory, size
 from monolex.text.corpus import build
-from monolex.text.documents import Report, documents
+from monolex.text.documents import documents
+from monolex.text.report import Report
 from monolex.training.members import short
 
 TEMPLATE = Path(__file__).with_name("new_run.toml")

@@ -9,7 +9,9 @@ from documents import make
 from numpy.typing import NDArray
 
 from monolex.artifact import FileEntry, file_hash, finish
-from monolex.features.store import BINS, TOKEN_BINS, FeatureStore, Writer
+from monolex.features.evidence import BINS, TOKEN_BINS
+from monolex.features.store import FeatureStore
+from monolex.features.store_writer import StoreWriter
 
 HOSTILE = '</script><img src=x onerror="alert(1)">'
 TEXTS = (" self", ".", " the", "\n", "\t", "\n        ", HOSTILE, " שלום", "\u0301", "\u200b", "\x07", "é", " fn", "&")
@@ -58,7 +60,7 @@ def fake_store(
     rows, width = codes.shape
     directions = np.random.default_rng(1).normal(size=(width, 12)) if decoder is None else decoder.astype(np.float64)
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    writer = Writer(path)
+    writer = StoreWriter(path)
     writer.insert("vocabulary", list(enumerate(texts)), 2)
     starts = range(0, rows, fragment)
     writer.insert(
@@ -107,7 +109,9 @@ def fake_features(run: Path, stores: dict[str, str], **meta: Any) -> None:
     finish(run / "features", "features", {}, {}, entries, {"stores": listed})
 
 
-def _feature(writer: Writer, number: int, codes: NDArray, tokens: NDArray, fragment: int, unit: NDArray, vocabulary):
+def _feature(
+    writer: StoreWriter, number: int, codes: NDArray, tokens: NDArray, fragment: int, unit: NDArray, vocabulary
+):
     column = codes[:, number].astype(np.float64)
     at = np.flatnonzero(column)
     total, largest = column.sum(), column.max()
@@ -140,7 +144,7 @@ def _shares(column: NDArray, tokens: NDArray, at: NDArray, largest: float, vocab
     return sorted(rows, key=lambda row: -row[2])
 
 
-def _others(writer: Writer, number: int, codes: NDArray, unit: NDArray) -> None:
+def _others(writer: StoreWriter, number: int, codes: NDArray, unit: NDArray) -> None:
     cosine = unit @ unit[number]
     cosine[number] = -2
     near = np.argsort(-cosine)[:5]
@@ -155,7 +159,7 @@ def _others(writer: Writer, number: int, codes: NDArray, unit: NDArray) -> None:
     writer.insert("coactive", rows, 5)
 
 
-def _examples(writer: Writer, number: int, column: NDArray, maxima: NDArray, fragment: int) -> None:
+def _examples(writer: StoreWriter, number: int, column: NDArray, maxima: NDArray, fragment: int) -> None:
     drawn = np.random.default_rng(number)
     active = np.flatnonzero(maxima)
     ranked = active[np.argsort(maxima[active], kind="stable")]

@@ -20,7 +20,8 @@ from monolex.config import BaselineConfig, HarvestConfig, ModelConfig, TrainConf
 from monolex.dictionaries.base import load
 from monolex.dictionaries.baselines import fit_folder
 from monolex.dictionaries.listing import RunDictionary, run_dictionaries
-from monolex.features.store import BINS, TOKEN_BINS, Writer
+from monolex.features.evidence import BINS, TOKEN_BINS
+from monolex.features.store_writer import StoreWriter
 from monolex.training.trainer import train
 
 SITES = ("resid_post.0", "resid_post.2")
@@ -67,7 +68,7 @@ def write_store(path: Path, run: Path, dictionary: RunDictionary, keep: int = 10
     reader = Reader(run / "activations", dictionary.site)
     codes = load(dictionary.folder).encode(reader.read(0, len(reader))).clamp_min(0).double().numpy()
     tokens = reader.tokens(0, len(reader)).tolist()
-    writer, tokenizer, alive = Writer(path), make_tokenizer(), 0
+    writer, tokenizer, alive = StoreWriter(path), make_tokenizer(), 0
     for feature, column in enumerate(codes.T):
         mass, count = defaultdict(float), defaultdict(int)
         for token, value in zip(tokens, column.tolist(), strict=True):

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from monolex import runtime
 from monolex.config import FeaturesConfig
+from monolex.features.evidence import BINS, GROUPS, TOKEN_BINS
 from monolex.features.rows import Table, tabulate
-from monolex.features.store import BINS, GROUPS, TOKEN_BINS, FeatureStore
-from monolex.text.corpus import Rows
+from monolex.features.store import FeatureStore
+from monolex.text.rows import Rows
 
 MASK = 2**64 - 1
 

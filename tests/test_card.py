@@ -9,7 +9,8 @@ import pytest
 from fake_store import HOSTILE, TEXTS, fake_codes, fake_store
 from page_parser import Page
 
-from monolex.features.store import TOKEN_BINS, FeatureStore
+from monolex.features.evidence import TOKEN_BINS
+from monolex.features.store import FeatureStore
 from monolex.interp.records import Overlay, Scored
 from monolex.pages import html, tokens
 from monolex.pages.axis import Axis

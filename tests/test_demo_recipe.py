@@ -16,7 +16,7 @@ from monolex.demo import behaviour, recipe, recipe_data
 from monolex.demo.recipe import RecipeConfig
 from monolex.errors import UserError
 from monolex.model.load import load
-from monolex.text.documents import Report
+from monolex.text.report import Report
 
 TEXT = "The old clock above the door had not moved for years. Nobody in the village minded it at all. "
 
@@ -37,7 +37,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecipeConfig:
     """A recipe over a few kilobytes; the real standard library is swapped for a small one."""
-    monkeypatch.setattr("monolex.text.documents.sysconfig.get_paths", lambda: {"stdlib": str(library)})
+    monkeypatch.setattr("monolex.text.sources.sysconfig.get_paths", lambda: {"stdlib": str(library)})
     monkeypatch.setattr("pydoc_data.topics.topics", {"assert": "Assert statements are a way to insert checks.\n" * 5})
     monkeypatch.setattr(behaviour, "PER_WORDING", 3)
     (tmp_path / "text").mkdir()

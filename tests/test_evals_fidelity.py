@@ -26,7 +26,7 @@ from monolex.evals.fidelity import (
 from monolex.model import hooks
 from monolex.model.sites import Site
 from monolex.stats import Estimate
-from monolex.text.corpus import Rows
+from monolex.text.rows import Rows
 
 CONFIG = EvalConfig(resamples=100)
 D, CONTEXT = 32, 10

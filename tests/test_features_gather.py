@@ -17,7 +17,7 @@ from monolex.errors import UserError
 from monolex.features import coactivation, gather, spill
 from monolex.features.stage import from_source
 from monolex.features.store import FeatureStore
-from monolex.text.corpus import Rows
+from monolex.text.rows import Rows
 
 SMALL = FeaturesConfig(
     fragment_tokens=4,

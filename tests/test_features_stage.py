@@ -23,7 +23,7 @@ from monolex.features.stage import features, features_from
 from monolex.features.store import FeatureStore
 from monolex.show.files import show_feature
 from monolex.show.path import show
-from monolex.text.corpus import Rows
+from monolex.text.rows import Rows
 from monolex.training.trainer import train
 
 CONFIG = FeaturesConfig(fragment_tokens=8, coactive_rows=200, features_device="cpu")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.features import weights
-from monolex.features.store import FeatureStore, Writer
+from monolex.features.store import FeatureStore
+from monolex.features.store_writer import StoreWriter
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
 from monolex.text.vocabulary import Texts
@@ -100,7 +101,7 @@ def test_tables_are_those_of_whole_products(tmp_path: Path, architecture, block,
     made = dictionary(lm.d_model).to(torch.float32)
     made.weights["W_dec"][4] = 0
     site = Site("resid_post", 1)
-    writer = Writer(tmp_path / "it.sqlite")
+    writer = StoreWriter(tmp_path / "it.sqlite")
     weights.neighbours(writer, made, 3)
     named = weights.direct_logits(writer, made, lm, weights.way_to_logits(lm, site, made), 4)
     writer.insert("vocabulary", Texts(lm).of(named), 2)

@@ -13,7 +13,8 @@ from page_parser import Page
 from monolex.artifact import open_artifact
 from monolex.cli import main
 from monolex.errors import UserError
-from monolex.features.store import FeatureStore, Summary
+from monolex.features.evidence import Summary
+from monolex.features.store import FeatureStore
 from monolex.pages.interest import judge, ranked, varied
 from monolex.report import features_section as features
 from monolex.report.gallery import SORTS, chosen, gallery, tokens_of

@@ -6,7 +6,7 @@ import re
 import pytest
 from fake_store import HOSTILE
 
-from monolex.features.store import Context
+from monolex.features.evidence import Context
 from monolex.pages import tokens
 
 

@@ -15,7 +15,8 @@ from monolex.activations.stream import ModelStream, Stream
 from monolex.errors import UserError
 from monolex.model.hooks import capture
 from monolex.model.language_model import LanguageModel
-from monolex.text.corpus import Rows, build
+from monolex.text.corpus import build
+from monolex.text.rows import Rows
 
 
 class Numbered:

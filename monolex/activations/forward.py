@@ -10,7 +10,8 @@ from torch import Tensor
 from monolex.errors import UserError
 from monolex.model.hooks import capture
 from monolex.model.language_model import LanguageModel
-from monolex.text.corpus import Rows, separator
+from monolex.text.encode import separator
+from monolex.text.rows import Rows
 
 
 class Forward(NamedTuple):

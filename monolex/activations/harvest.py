@@ -29,7 +29,8 @@ from monolex.model.language_model import LanguageModel
 from monolex.model.load import load
 from monolex.model.sites import expand
 from monolex.runtime import log, size
-from monolex.text.corpus import Corpus, Rows, build
+from monolex.text.corpus import Corpus, build
+from monolex.text.rows import Rows
 
 FP16_MAX: Final = torch.finfo(torch.float16).max
 HEADROOM: Final = 8

@@ -14,7 +14,7 @@ from monolex.errors import UserError
 from monolex.model.language_model import LanguageModel
 from monolex.model.load import load
 from monolex.tables import from_table
-from monolex.text.corpus import Rows
+from monolex.text.rows import Rows
 
 
 def stored_model(activations: Path, device: str = "auto") -> LanguageModel:

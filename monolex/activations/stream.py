@@ -21,7 +21,7 @@ from monolex.activations.shuffle import Loaded, Loader, Mixing, Window
 from monolex.config import require
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import expand
-from monolex.text.corpus import Rows, rows_digest
+from monolex.text.rows import Rows, rows_digest
 
 BLOCK = 16
 """Neighbouring rows that a shuffled epoch keeps together in one window, at most."""

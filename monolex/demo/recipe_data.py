@@ -21,7 +21,8 @@ from monolex.causal.prompts.tasks import fill
 from monolex.causal.prompts.wordings import NAMES_HELD_OUT, NAMES_PRACTISED, WORDINGS_PRACTISED
 from monolex.config import CorpusConfig, require
 from monolex.demo.behaviour import encode
-from monolex.text.documents import Report, documents
+from monolex.text.documents import documents
+from monolex.text.report import Report
 
 log = logging.getLogger("monolex")
 

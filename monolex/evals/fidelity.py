@@ -24,7 +24,7 @@ from monolex.model import hooks
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
 from monolex.stats import Estimate, not_applicable
-from monolex.text.corpus import Rows
+from monolex.text.rows import Rows
 
 CLEAN = "clean"
 ZERO = "zero-ablation"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from monolex.evals.table import aligned
-from monolex.features.store import Summary
+from monolex.features.evidence import Summary
 from monolex.stats import Estimate
 
 DENSE = 0.1

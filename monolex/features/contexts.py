@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from monolex import runtime
 from monolex.config import FeaturesConfig
+from monolex.features.evidence import GROUPS
 from monolex.features.ragged import Picked, ascending, drawn, largest
 from monolex.features.rows import RowTable
-from monolex.features.store import GROUPS
 
 QUANTILE, RANDOM, INACTIVE = (GROUPS.index(name) for name in ("quantile", "random", "inactive"))
 """What a draw is for."""

@@ -25,13 +25,14 @@ from torch import Tensor
 from monolex import runtime
 from monolex.config import CorpusConfig, require
 from monolex.dictionaries.listing import RunDictionary, by_site
-from monolex.features.answer import FoundFeatures, Comparison, ContrastHit
+from monolex.features.answer import Comparison, ContrastHit, FoundFeatures
 from monolex.features.known import knowledge
 from monolex.features.prompt_activations import Tokenised, activations, tokenise, tokenizer_of
 from monolex.features.query import FindConfig
 from monolex.model.language_model import LanguageModel
 from monolex.stats import Estimate, rank_sum, two_groups
-from monolex.text.documents import Report, documents
+from monolex.text.documents import documents
+from monolex.text.report import Report
 
 FEWEST = 8
 """ContrastTexts a set must have: four to choose by and four to measure on."""

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from monolex.config import FeaturesConfig
 from monolex.features.coactivation import Pairs
 from monolex.features.contexts import NAMES, Active, Chooser
+from monolex.features.evidence import BINS, TOKEN_BINS
 from monolex.features.ragged import Picked, largest
 from monolex.features.rows import RowTable
 from monolex.features.spill import Codes, Entries, blocks
-from monolex.features.store import BINS, TOKEN_BINS, Writer
+from monolex.features.store_writer import StoreWriter
 
 CODE_BYTES, PAIR_BYTES = 1024, 128
 ROUNDING = 1e-13
@@ -95,7 +96,7 @@ class Block(NamedTuple):
 
 
 def gather(
-    writer: Writer,
+    writer: StoreWriter,
     codes: Codes,
     table: RowTable,
     config: FeaturesConfig,
@@ -157,7 +158,7 @@ def _summaries(
 
 
 def _tokens(
-    writer: Writer, block: Block, table: RowTable, keep: int, referred: Bool[NDArray, "vocabulary"]
+    writer: StoreWriter, block: Block, table: RowTable, keep: int, referred: Bool[NDArray, "vocabulary"]
 ) -> tuple[Int64[NDArray, "features"], Int64[NDArray, "features"], Float64[NDArray, "features"]]:
     """Write tables ``token`` and ``before``; returns of each feature how many tokens, the first, and its mass."""
     names, width = table.vocabulary, len(table.vocabulary)
@@ -182,7 +183,9 @@ def _tokens(
     return distinct, top, top_mass
 
 
-def _before(writer: Writer, block: Block, table: RowTable, keep: int, referred: Bool[NDArray, "vocabulary"]) -> None:
+def _before(
+    writer: StoreWriter, block: Block, table: RowTable, keep: int, referred: Bool[NDArray, "vocabulary"]
+) -> None:
     width = len(table.vocabulary) + 1
     keys = block.spread(np.arange(block.features) * width) + table.before.take(block.entries.rows)
     mass = np.bincount(keys, block.values, minlength=block.features * width)
@@ -204,7 +207,7 @@ def _heaviest(mass: Num[NDArray, "pairs"], width: int, keep: int) -> tuple[Picke
 
 
 def _contexts(
-    writer: Writer, block: Block, table: RowTable, chooser: Chooser, referred: Bool[NDArray, "contexts"]
+    writer: StoreWriter, block: Block, table: RowTable, chooser: Chooser, referred: Bool[NDArray, "contexts"]
 ) -> Int64[NDArray, "features"]:
     """Write tables ``example`` and ``activation``; returns in how many contexts each feature is active."""
     rows, values, offsets = block.entries.rows, block.entries.values, block.entries.offsets
@@ -241,7 +244,7 @@ def _activations(
     return [positions[2 * a : 2 * b] for a, b in cuts], [activations[4 * a : 4 * b] for a, b in cuts]
 
 
-def _coactive(writer: Writer, pairs: Pairs, first: int, last: int, keep: int) -> None:
+def _coactive(writer: StoreWriter, pairs: Pairs, first: int, last: int, keep: int) -> None:
     partners = pairs.partners(first, last, keep)
     columns = (first + partners.picked.segment, partners.picked.rank, partners.other, partners.both, partners.jaccard)
     writer.insert("coactive", _tuples(columns), 5)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from monolex.errors import UserError
 from monolex.model.hooks import capture
 from monolex.model.language_model import LanguageModel
-from monolex.text.corpus import encode_texts, separator
+from monolex.text.encode import encode_texts, separator
 
 
 class Tokenised(NamedTuple):

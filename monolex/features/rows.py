@@ -7,7 +7,7 @@ the packed tokens stay where they are (memory-mapped, if they are stored).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import NamedTuple, Protocol, final
 
 import numpy as np
 import torch
@@ -18,11 +18,23 @@ from torch import Tensor
 from monolex.activations.forward import forward, kept
 from monolex.activations.reader import Reader
 from monolex.config import FeaturesConfig, require
-from monolex.features.rows import Fragments
 from monolex.model.language_model import LanguageModel
-from monolex.text.corpus import Rows
+from monolex.text.rows import Rows
 
 SLICE = 2**20
+
+
+class Fragments(NamedTuple):
+    """Contexts of a harvest: fragments of packed rows, each of one document."""
+
+    doc: Int32[NDArray, "fragments"]
+    """Document."""
+    row: Int32[NDArray, "fragments"]
+    """Packed row."""
+    start: Int32[NDArray, "fragments"]
+    """First position in it."""
+    length: Int32[NDArray, "fragments"]
+    """Number of tokens."""
 
 
 @dataclass(frozen=True, eq=False)

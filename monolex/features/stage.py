@@ -26,14 +26,15 @@ from monolex.dictionaries.base import WEIGHTS, Dictionary
 from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, parents, source_dictionaries
 from monolex.errors import UserError
 from monolex.features import weights
+from monolex.features.evidence import BINS, TOKEN_BINS
 from monolex.features.gather import Gathered, gather, optional
 from monolex.features.rows import ModelRows, RowSource, RowTable, StoredRows
 from monolex.features.spill import Codes, spill
-from monolex.features.store import BINS, TOKEN_BINS, Writer
+from monolex.features.store_writer import StoreWriter
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site, select
 from monolex.pieces import FILES, Piece, Work
-from monolex.text.corpus import Rows, rows_digest
+from monolex.text.rows import Rows, rows_digest
 from monolex.text.vocabulary import Texts
 
 KIND = "features"
@@ -193,7 +194,7 @@ def _store(path: Path, name: str, dictionary: Dictionary, codes: Codes, job: _Jo
         job.advance(rows * (done + features) // dictionary.d_sae - rows * done // dictionary.d_sae)
         done += features
 
-    writer = Writer(path)
+    writer = StoreWriter(path)
     try:
         gathered = gather(writer, codes, job.source.table, job.config, advance)
         reason = _write_rest(writer, dictionary, gathered, job)
@@ -207,7 +208,7 @@ def _store(path: Path, name: str, dictionary: Dictionary, codes: Codes, job: _Jo
     return gathered.alive
 
 
-def _write_rest(writer: Writer, dictionary: Dictionary, gathered: Gathered, job: _Job) -> str:
+def _write_rest(writer: StoreWriter, dictionary: Dictionary, gathered: Gathered, job: _Job) -> str:
     """What comes from weights, the contexts and the texts; returns why there are no direct logits, if so."""
     lm, site, table, config = job.lm, Site.parse(job.source.site), job.source.table, job.config
     weights.neighbours(writer, dictionary, config.neighbours)
@@ -227,7 +228,7 @@ def _write_rest(writer: Writer, dictionary: Dictionary, gathered: Gathered, job:
     return way.reason
 
 
-def _write_contexts(writer: Writer, table: RowTable, gathered: Gathered) -> set[int]:
+def _write_contexts(writer: StoreWriter, table: RowTable, gathered: Gathered) -> set[int]:
     """Write the contexts that are referred to; returns their tokens."""
     ids = np.flatnonzero(gathered.contexts)
     held = [np.ascontiguousarray(table.tokens_of(number), np.int32) for number in ids.tolist()]

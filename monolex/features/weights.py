@@ -20,7 +20,7 @@ from monolex.dictionaries.base import Dictionary
 from monolex.evals.evaluate import RESIDUAL
 from monolex.evals.similarity import BLOCK, unit_rows
 from monolex.features.ragged import largest_of_rows
-from monolex.features.store import Writer
+from monolex.features.store_writer import StoreWriter
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
 from monolex.text.vocabulary import Texts
@@ -50,7 +50,7 @@ class Closest(NamedTuple):
 
 
 @torch.no_grad()
-def neighbours(writer: Writer, dictionary: Dictionary, keep: int) -> None:
+def neighbours(writer: StoreWriter, dictionary: Dictionary, keep: int) -> None:
     """Write the table ``neighbour``: the features with the largest decoder cosine."""
     directions = unit_rows(dictionary.W_dec)
     for first, part in _blocks(directions, len(directions)):
@@ -63,7 +63,7 @@ def neighbours(writer: Writer, dictionary: Dictionary, keep: int) -> None:
 
 
 @torch.no_grad()
-def direct_logits(writer: Writer, dictionary: Dictionary, lm: LanguageModel, way: Direct, keep: int) -> set[int]:
+def direct_logits(writer: StoreWriter, dictionary: Dictionary, lm: LanguageModel, way: Direct, keep: int) -> set[int]:
     """Write the table ``direct``: the tokens that each direction promotes (side 1) and suppresses (side -1) most.
 
     Returns the tokens that are named.

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from monolex.features.store import Evidence, Neighbour, TokenShare, TokenWeight
+from monolex.features.evidence import Evidence, Neighbour, TokenShare, TokenWeight
 from monolex.interp.records import Scored
 from monolex.pages import card_explanations, html, tokens
 from monolex.pages.axis import Axis

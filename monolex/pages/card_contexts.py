@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from monolex.features.store import GROUPS, Context, Evidence
+from monolex.features.evidence import GROUPS, Context, Evidence
 from monolex.pages import tokens
 from monolex.pages.html import number
 

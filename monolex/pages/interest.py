@@ -15,7 +15,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from monolex.features.store import FeatureStore, Summary
+from monolex.features.evidence import Summary
+from monolex.features.store import FeatureStore
 
 ENOUGH = 30
 SPARSE, DENSE = 0.01, 0.1

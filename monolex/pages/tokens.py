@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from monolex.features.store import Context
+from monolex.features.evidence import Context
 from monolex.interp.records import Overlay
 from monolex.pages.html import number
 

@@ -10,7 +10,8 @@ from markupsafe import Markup
 from monolex import __version__
 from monolex.artifact import SUBJECT, Manifest, digest, write_bytes
 from monolex.dictionaries import base
-from monolex.features.store import Evidence, FeatureStore
+from monolex.features.evidence import Evidence
+from monolex.features.store import FeatureStore
 from monolex.interp.records import Scored
 from monolex.kinds import KINDS
 from monolex.pages.card import card, percent

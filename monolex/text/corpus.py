@@ -10,59 +10,26 @@ depends neither on the order of reading nor on ``max_tokens``.
 
 import hashlib
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int32
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from monolex import runtime
 from monolex.config import CorpusConfig, require
 from monolex.errors import UserError
-from monolex.text.documents import Document, Report, documents
+from monolex.text.documents import documents
+from monolex.text.encode import CHARACTERS_A_TOKEN, encode_batch, separator, special_pattern
+from monolex.text.records import Document
+from monolex.text.report import Report
+from monolex.text.rows import Rows, rows_digest
 
 log = logging.getLogger("monolex")
-
 BATCH_DOCUMENTS = 64
 BATCH_CHARACTERS = 1_000_000
-# Far above the characters of a token in any real text; a long document is first encoded only as far as this reaches.
-CHARACTERS_A_TOKEN = 16
-CLIP_MARGIN = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Packed rows of tokens; all three tensors have one shape."""
-
-    tokens: Int32[Tensor, "rows context"]
-    """Token ids."""
-    docs: Int32[Tensor, "rows context"]
-    """Document of every token, numbered over both splits in reading order; -1 at padding."""
-    keep: Bool[Tensor, "rows context"]
-    """Tokens to learn from: in the position slice, in a wanted role, no padding."""
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def context_length(self) -> int:
-        """Tokens in a row."""
-        return self.tokens.shape[1]
-
-    @property
-    def n_tokens(self) -> int:
-        """Kept tokens."""
-        return int(self.keep.sum())
-
-    @property
-    def documents(self) -> int:
-        """Documents with a kept token."""
-        return len(self.docs[self.keep].unique())
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,20 +55,6 @@ class Encoded(NamedTuple):
     """bool [tokens]: outside chats all true."""
     draw: float
     """In [0, 1), from the seed and the text; below ``held_out`` means held out."""
-
-
-def separator(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Id of the token put before every document, as in the model's training; None if the tokenizer has none.
-
-    The token that the tokenizer itself puts first (Llama's ``<s>``), else its beginning-of-sequence token, else its
-    end-of-sequence token (Pythia's ``<|endoftext|>`` is both).
-    """
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    if whole[:1] != plain[:1]:
-        return whole[0]
-    named = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    return next((token for token in named if isinstance(token, int)), None)
 
 
 def build(config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, *, max_context: int | None = None) -> Corpus:
@@ -166,11 +119,11 @@ def _encode(
     stream: Iterable[Document], config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, report: Report
 ) -> Iterator[Encoded]:
     start = separator(tokenizer)
-    special = _special_pattern(tokenizer)
+    special = special_pattern(tokenizer)
     with runtime.progress(config.max_tokens, "corpus", "tok") as bar:
         for batch in _batches(stream, min(BATCH_CHARACTERS, CHARACTERS_A_TOKEN * config.max_tokens)):
             room = _room(config, report)
-            for document, tokens, keep in _encode_batch(batch, room, start, special, config.roles, tokenizer):
+            for document, tokens, keep in encode_batch(batch, room, start, special, config.roles, tokenizer):
                 if len(tokens) == 0:
                     report.note("empty", f"{document.where}: the tokenizer makes no token of it")
                     continue
@@ -200,83 +153,6 @@ def _batches(stream: Iterable[Document], limit: int) -> Iterator[list[Document]]
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _encode_batch(
-    batch: list[Document],
-    room: int,
-    start: int | None,
-    special: re.Pattern[str] | None,
-    roles: tuple[str, ...],
-    tokenizer: PreTrainedTokenizerBase,
-) -> Iterator[tuple[Document, np.ndarray, np.ndarray]]:
-    texts = iter(encode_texts([doc.text for doc in batch if doc.spans is None], room, tokenizer))
-    for document in batch:
-        if document.spans is not None:
-            yield document, *_encode_chat(document, special, roles, tokenizer)
-            continue
-        ids = next(texts)
-        tokens = np.array(ids if start is None or not ids else [start, *ids], dtype=np.int32)
-        yield document, tokens, np.ones(len(tokens), dtype=bool)
-
-
-def encode_texts(texts: list[str], room: int, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """At least the first ``room`` ids of every text, no special token among them."""
-
-    def encode(batch: list[str]) -> list[list[int]]:
-        if not batch:
-            return []
-        return tokenizer(
-            batch,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-
-    limit = CHARACTERS_A_TOKEN * (room + CLIP_MARGIN)
-    ids = encode([text[:limit] for text in texts])
-    short = [i for i, text in enumerate(texts) if len(text) > limit and len(ids[i]) < room + CLIP_MARGIN]
-    for number, longer in zip(short, encode([texts[i] for i in short]), strict=True):
-        ids[number] = longer
-    return ids
-
-
-def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    names = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True)))) if names else None
-
-
-def _encode_chat(
-    document: Document, special: re.Pattern[str] | None, roles: tuple[str, ...], tokenizer: PreTrainedTokenizerBase
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of a rendered chat, and which of them carry a character of a wanted role's content.
-
-    The template's special strings become tokens. Those that a message quotes do not: they are encoded apart, which
-    changes nothing around them, since the tokenizer would have cut there too.
-    """
-    assert document.spans is not None, f"{document.where} is no chat"
-    text = document.text
-    quoted = [m.span() for s in document.spans for m in (special.finditer(text, s.start, s.end) if special else ())]
-    edges = [0, *(edge for span in quoted for edge in span), len(text)]
-    wanted = np.zeros(len(text) + 1, dtype=np.int64)
-    for span in document.spans:
-        wanted[span.start + 1 : span.end + 1] = span.role in roles
-    before = wanted.cumsum()
-    ids, keep = [], []
-    for number, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
-        out = tokenizer(
-            text[begin:end],
-            add_special_tokens=False,
-            split_special_tokens=number % 2 == 1,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        ids += out["input_ids"]
-        offsets = np.array(out["offset_mapping"], dtype=np.int64).reshape(-1, 2) + begin
-        keep.append(before[offsets[:, 1]] > before[offsets[:, 0]])
-    return np.array(ids, dtype=np.int32), np.concatenate(keep)
 
 
 def _draw(seed: int, text: str) -> float:
@@ -317,13 +193,3 @@ def _pack(encoded: list[Encoded], chosen: np.ndarray, filler: int, config: Corpu
     kept_positions[list(config.position_slice())] = True
     shaped = [torch.from_numpy(x[: rows * length].reshape(rows, length)) for x in (tokens, docs, keep)]
     return Rows(shaped[0], shaped[1], shaped[2] & torch.from_numpy(kept_positions))
-
-
-def rows_digest(*splits: Rows) -> str:
-    """SHA-256 of tokens, documents and kept places, in hexadecimal."""
-    digest = hashlib.sha256()
-    for rows in splits:
-        for tensor in (rows.tokens, rows.docs, rows.keep):
-            digest.update(repr(tuple(tensor.shape)).encode())
-            digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

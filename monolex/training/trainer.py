@@ -50,7 +50,7 @@ from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
 from monolex.dictionaries.listing import CHECKPOINTS
 from monolex.errors import UserError
 from monolex.model.language_model import LanguageModel
-from monolex.text.corpus import Rows
+from monolex.text.rows import Rows
 from monolex.training.members import members
 from monolex.training.sweep import Trainer
 

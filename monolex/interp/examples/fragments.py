@@ -17,7 +17,7 @@ from monolex.activations.reader import Reader
 from monolex.config import require
 from monolex.interp.config import ExplainConfig
 from monolex.model.language_model import LanguageModel
-from monolex.text.corpus import Rows
+from monolex.text.rows import Rows
 from monolex.text.vocabulary import UNREADABLE, Texts
 
 

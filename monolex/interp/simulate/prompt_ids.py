@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from monolex.errors import UserError
 from monolex.interp.llm.prompts import UNKNOWN, Part, PromptLine, simulation_end, simulation_start
 from monolex.interp.records import TOP
-from monolex.text.corpus import encode_texts, separator
+from monolex.text.encode import encode_texts, separator
 
 
 class PromptIds(NamedTuple):
