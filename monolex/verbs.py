@@ -87,7 +87,7 @@ def init(
         minutes: What the run may take on this machine, roughly.
         text_field: Field of a .jsonl line or of a dataset that holds the text.
     """
-    from monolex.new_run import new_run
+    from monolex.new_run.write import new_run
 
     for line in new_run(out, model, corpus, minutes, text_field):
         say(line)

@@ -21,8 +21,9 @@ from monolex.pipeline import demo_toml
 from monolex.plan import plan
 from monolex.run_toml import read_run
 from monolex.training.cost import sweep_cost
+from monolex.training.data import TrainingData
 from monolex.training.members import members
-from monolex.training.trainer import TrainingData, train_from
+from monolex.training.trainer import train_from
 
 
 def estimate(sweep: TrainConfig, d_in: int, rows: int) -> Cost:
@@ -40,7 +41,8 @@ def test_memory_of_training_is_near_what_it_holds(tmp_path):
         import torch
         from planted import SITE, MemoryStream
         from monolex import runtime
-        from monolex.training.trainer import TrainingData, train_from
+        from monolex.training.data import TrainingData
+        from monolex.training.trainer import train_from
         config = runpy.run_path(sys.argv[1])["BIG"]
         stream = MemoryStream({SITE: torch.randn(2048, 512)}, config.batch_size)
         before = runtime.peak_memory()

@@ -7,11 +7,13 @@ from itertools import pairwise
 import pytest
 from folders import tiny_folder
 
-from monolex import new_run
 from monolex.cli import main
 from monolex.cost import Shape
 from monolex.errors import UserError
-from monolex.new_run import LADDER, TOKENS, Sizes, Subject, Text
+from monolex.new_run import fit, write
+from monolex.new_run.fit import TOKENS
+from monolex.new_run.sizes import LADDER, Sizes, Spent, Subject, Text
+from monolex.new_run.template import learning_rate
 from monolex.run_toml import read_run
 
 SPEED = 1e11
@@ -29,8 +31,9 @@ def home(tmp_path_factory):
 @pytest.fixture
 def written(home, tmp_path, monkeypatch, capsys):
     """The file of a tiny model, written at the lowest rung, and what was printed."""
-    monkeypatch.setattr(new_run, "LADDER", LADDER[-1:])
-    monkeypatch.setattr(new_run, "gemm_speed", lambda _: SPEED)
+    for module in (fit, write):
+        monkeypatch.setattr(module, "LADDER", LADDER[-1:])
+    monkeypatch.setattr(write, "gemm_speed", lambda _: SPEED)
     path = tmp_path / "run.toml"
     assert main(["init", str(home / "model"), str(home / "text.jsonl"), "--out", str(path)]) == 0
     return path, capsys.readouterr().out
@@ -104,8 +107,8 @@ def shaped(width: int, layers: int, block: int) -> Subject:
 
 
 def chosen(subject: Subject, minutes: float, tokens: int = TOKENS[-1]) -> Sizes:
-    most = new_run.Spent(minutes, 10**12, 10**11)
-    return new_run._choose(subject, Text("t", "text", tokens, 512), most, SPEED)
+    most = Spent(minutes, 10**12, 10**11)
+    return fit.choose(subject, Text("t", "text", tokens, 512), most, SPEED)
 
 
 def test_more_minutes_give_richer_runs_and_a_small_text_is_read_again():
@@ -125,14 +128,14 @@ def test_sites_are_at_a_quarter_half_and_three_quarters(layers, sites):
 
 def test_rates_are_near_those_that_were_found_by_hand():
     # the demo's and bench/fig2.toml's
-    assert new_run.learning_rate(384, 365) == pytest.approx(0.006, rel=0.3)
-    assert new_run.learning_rate(384, 1299) == pytest.approx(0.004, rel=0.3)
+    assert learning_rate(384, 365) == pytest.approx(0.006, rel=0.3)
+    assert learning_rate(384, 1299) == pytest.approx(0.004, rel=0.3)
 
 
 def test_the_bundled_model_gets_the_prompts_that_it_practised(tmp_path):
-    new_run.new_run(tmp_path / "run.toml", "demo", "stdlib", minutes=3)
+    write.new_run(tmp_path / "run.toml", "demo", "stdlib", minutes=3)
     run = read_run(tmp_path / "run.toml")
     patch = run.tables["patch"]["ioi"]
     assert (patch.wordings, patch.names) == ("practised", "practised")
     with pytest.raises(UserError, match="exists"):
-        new_run.new_run(tmp_path / "run.toml", "demo", "stdlib")
+        write.new_run(tmp_path / "run.toml", "demo", "stdlib")

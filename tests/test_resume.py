@@ -19,7 +19,9 @@ from monolex.config import TrainConfig
 from monolex.dictionaries.base import load
 from monolex.errors import UserError
 from monolex.text.corpus import build
-from monolex.training.trainer import TrainingData, checkpoint_steps, interruptible, model_source, train, train_from
+from monolex.training.data import TrainingData, model_source
+from monolex.training.interrupt import interruptible
+from monolex.training.trainer import checkpoint_steps, train, train_from
 
 CONFIG = TrainConfig(
     kinds=("tied", "untied", "topk", "batchtopk"),

@@ -13,23 +13,18 @@ same number of threads a resumed run writes the same bytes as an uninterrupted o
 """
 
 import shutil
-import signal
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from monolex import runtime
-from monolex.activations.reader import Reader, stored_sites
-from monolex.activations.stream import ModelStream, Stream
 from monolex.artifact import (
     MANIFEST,
     FileEntry,
@@ -45,12 +40,12 @@ from monolex.artifact import (
     write_bytes,
     write_json,
 )
-from monolex.config import TrainConfig, identity, located, require
+from monolex.config import TrainConfig, identity, located
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
 from monolex.dictionaries.listing import CHECKPOINTS
 from monolex.errors import UserError
-from monolex.model.language_model import LanguageModel
-from monolex.text.rows import Rows
+from monolex.training.data import TrainingData, stored_source
+from monolex.training.interrupt import interruptible
 from monolex.training.members import members
 from monolex.training.sweep import Trainer
 
@@ -61,32 +56,6 @@ SMALL = 2**25
 """Multiplications of a matrix product below which a second thread costs more than it gains (docs/log.md)."""
 
 
-class Batches(Protocol):
-    """What training needs of a stream: batch number i is a pure function of i."""
-
-    steps_per_epoch: int
-
-    def batches(self, start_step: int = 0) -> Iterator[Mapping[str, Float[Tensor, "batch d_in"]]]: ...
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Where the activations of a sweep come from."""
-
-    stream: Batches
-    """Serves all sites in step."""
-    sites: Mapping[str, int]
-    """Every site with its d_in."""
-    content: str
-    """Content hash of what the stream reads; changes when the batches do."""
-    model: str = ""
-    """Name of the language model."""
-    fingerprint: str = ""
-    """Hash of its weights."""
-    mixing: Mapping[str, float] = field(default_factory=dict)
-    """How many documents a batch draws from beside the ideal, for the manifest."""
-
-
 def train(folder: str | Path, activations: str | Path, config: TrainConfig) -> Manifest:
     """Train ``config`` on stored activations; what is done is left alone, what was interrupted is resumed.
 
@@ -94,45 +63,7 @@ def train(folder: str | Path, activations: str | Path, config: TrainConfig) -> M
         UserError: an unknown site, fewer rows than a batch, k above d_sae, an ``init`` that does not match, a loss
             that is not finite.
     """
-    folder, activations = Path(folder), Path(activations)
-    sites = stored_sites(activations, config.sites)
-    readers = {site: Reader(activations, site, "train") for site in sites}
-    first = readers[sites[0]]
-    require(
-        first.n_rows >= config.batch_size,
-        f"batch_size = {config.batch_size} but {activations} has {first.n_rows} training rows; "
-        "lower batch_size or harvest more text",
-    )
-    stream = Stream(readers, config.batch_size, config.data_seed, config.buffer_rows)
-    widths = {site: reader.d_in for site, reader in readers.items()}
-    model = first.model
-    data = TrainingData(stream, widths, first.content, model["name"], model["fingerprint"], _mixing(stream, config))
-    return train_from(folder, data, config)
-
-
-def model_source(
-    lm: LanguageModel, rows: Rows, config: TrainConfig, *, batch_rows: int = 16, drop_bos: bool = True
-) -> TrainingData:
-    """What :func:`train_from` needs to train ``config`` straight from the model: nothing is stored.
-
-    ``config.sites`` must name sites; ``batch_rows`` packed rows are in a forward pass.
-
-    Raises:
-        UserError: no site or one that the model does not have, or fewer kept tokens than a batch.
-    """
-    shape = (config.batch_size, config.data_seed, config.buffer_rows)
-    stream = ModelStream(lm, rows, config.sites, *shape, batch_rows=batch_rows, drop_bos=drop_bos)
-    widths = {site: lm.width(site) for site in stream.sites}
-    return TrainingData(stream, widths, stream.content, lm.name, lm.fingerprint, _mixing(stream, config))
-
-
-def _mixing(stream: Stream | ModelStream, config: TrainConfig) -> dict[str, float]:
-    mixing = stream.mixing()
-    runtime.log.info(
-        "a batch of %d rows draws from %.0f documents, an ideal one from %.0f",
-        config.batch_size, mixing.distinct, mixing.ideal,
-    )  # fmt: skip
-    return mixing._asdict()
+    return train_from(folder, stored_source(Path(activations), config), config)
 
 
 def train_from(folder: str | Path, data: TrainingData, config: TrainConfig) -> Manifest:
@@ -312,23 +243,3 @@ class _Run:
         else:
             shutil.copytree(self.folder / CHECKPOINTS / str(step), target)
         return f"the dictionaries of step {max(step, in_state)} are kept in {target}, for load_dictionary and for init"
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that a step is never cut in two; a second one interrupts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(_signal: int, _frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,87 @@
+"""Where the activations of a sweep come from: stored ones, the model itself, or any stream."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from monolex import runtime
+from monolex.activations.reader import Reader, stored_sites
+from monolex.activations.stream import ModelStream, Stream
+from monolex.config import TrainConfig, require
+from monolex.model.language_model import LanguageModel
+from monolex.text.rows import Rows
+
+
+class Batches(Protocol):
+    """What training needs of a stream: batch number i is a pure function of i."""
+
+    steps_per_epoch: int
+
+    def batches(self, start_step: int = 0) -> Iterator[Mapping[str, Float[Tensor, "batch d_in"]]]: ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Where the activations of a sweep come from."""
+
+    stream: Batches
+    """Serves all sites in step."""
+    sites: Mapping[str, int]
+    """Every site with its d_in."""
+    content: str
+    """Content hash of what the stream reads; changes when the batches do."""
+    model: str = ""
+    """Name of the language model."""
+    fingerprint: str = ""
+    """Hash of its weights."""
+    mixing: Mapping[str, float] = field(default_factory=dict)
+    """How many documents a batch draws from beside the ideal, for the manifest."""
+
+
+def stored_source(activations: Path, config: TrainConfig) -> TrainingData:
+    """What :func:`~monolex.training.trainer.train_from` needs to train ``config`` on stored activations.
+
+    Raises:
+        UserError: an unknown site, or fewer rows than a batch.
+    """
+    sites = stored_sites(activations, config.sites)
+    readers = {site: Reader(activations, site, "train") for site in sites}
+    first = readers[sites[0]]
+    require(
+        first.n_rows >= config.batch_size,
+        f"batch_size = {config.batch_size} but {activations} has {first.n_rows} training rows; "
+        "lower batch_size or harvest more text",
+    )
+    stream = Stream(readers, config.batch_size, config.data_seed, config.buffer_rows)
+    widths = {site: reader.d_in for site, reader in readers.items()}
+    model = first.model
+    return TrainingData(stream, widths, first.content, model["name"], model["fingerprint"], _mixing(stream, config))
+
+
+def model_source(
+    lm: LanguageModel, rows: Rows, config: TrainConfig, *, batch_rows: int = 16, drop_bos: bool = True
+) -> TrainingData:
+    """What :func:`~monolex.training.trainer.train_from` needs to train ``config`` from the model: nothing is stored.
+
+    ``config.sites`` must name sites; ``batch_rows`` packed rows are in a forward pass.
+
+    Raises:
+        UserError: no site or one that the model does not have, or fewer kept tokens than a batch.
+    """
+    shape = (config.batch_size, config.data_seed, config.buffer_rows)
+    stream = ModelStream(lm, rows, config.sites, *shape, batch_rows=batch_rows, drop_bos=drop_bos)
+    widths = {site: lm.width(site) for site in stream.sites}
+    return TrainingData(stream, widths, stream.content, lm.name, lm.fingerprint, _mixing(stream, config))
+
+
+def _mixing(stream: Stream | ModelStream, config: TrainConfig) -> dict[str, float]:
+    mixing = stream.mixing()
+    runtime.log.info(
+        "a batch of %d rows draws from %.0f documents, an ideal one from %.0f",
+        config.batch_size, mixing.distinct, mixing.ideal,
+    )  # fmt: skip
+    return mixing._asdict()
