@@ -59,7 +59,7 @@ PUBLIC = {
 __all__ = ["PUBLIC", "__version__"]
 
 _RENAMED = {
-    "load_model": "monolex.model.load",
+    "load_model": "load",
     "load_dictionary": "load",
     "build_corpus": "build",
     "fit_baselines": "fit_folder",

@@ -11,6 +11,7 @@ import pytest
 from harvests import contents
 
 from monolex.artifact import MANIFEST, Manifest, json_bytes, open_artifact, read_json, verify, write_bytes
+from monolex.config import unhashed
 from monolex.errors import UserError
 from monolex.pieces import FILES, Piece, Work
 from monolex.show.path import show
