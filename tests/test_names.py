@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from parsed_package import ROOT, Function, agree, arguments, trees
 
-SHARED_CLASSES = 18
+SHARED_CLASSES = 0
 """Public class names that the package defines more than once (aim: 0)."""
-VAGUE_VARIABLES = 574
+VAGUE_VARIABLES = 0
 """Arguments and local variables of functions with one of the names below (aim: under 40)."""
 VAGUE = {"one", "found", "some", "made", "own", "here", "how", "given", "asked", "there"}
 

@@ -20,7 +20,7 @@ from monolex.verbs import verbs
 
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 400, 60, 8
 """Lines, lines, and arguments beside ``self``."""
-MEDIAN_FILE, MEDIAN_FUNCTION = 156, 8
+MEDIAN_FILE, MEDIAN_FUNCTION = 120, 7
 """Lines; the first may only fall (aim: 150)."""
 LONG_FUNCTIONS, LONG_SIGNATURES = 0, 0
 """Functions over the lengths above; may only fall (aim: none)."""
