@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-import browser
 import jaxtyping
 import pytest
+from helpers import browser
 from playwright.sync_api import Browser
 
 

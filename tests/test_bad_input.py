@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from folders import tiny_folder
+from helpers.model_folder import tiny_folder
 
 from monolex.artifact import read_json, verify
 from monolex.cli import main

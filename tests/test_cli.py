@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 import pytest
-from interp_run import server_model
+from helpers.interp_run import server_model
 
 import monolex
 from monolex.cli import main

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import SITE, MemoryStream, config, planted
+from helpers.planted import SITE, MemoryStream, config, planted
 
 from monolex.config import CorpusConfig, HarvestConfig, TrainConfig
 from monolex.cost import Cost, Planned, PlannedDictionary, Shape
@@ -39,7 +39,7 @@ def test_memory_of_training_is_near_what_it_holds(tmp_path):
     script = """
         import runpy, sys
         import torch
-        from planted import SITE, MemoryStream
+        from helpers.planted import SITE, MemoryStream
         from monolex import runtime
         from monolex.training.data import TrainingData
         from monolex.training.trainer import train_from

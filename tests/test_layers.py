@@ -5,7 +5,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from parsed_package import ROOT, Function, trees
+from helpers.parsed_package import ROOT, Function, trees
 
 LAYERS = (
     ("errors", "stages"),

@@ -4,7 +4,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from found_store import SITES, TRAINED, found_run
+from helpers.counted_stores import SITES, TRAINED, found_run
 
 import monolex
 from monolex.artifact import finish, write_json

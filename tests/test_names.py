@@ -4,7 +4,7 @@ import ast
 from collections import Counter
 from collections.abc import Iterator
 
-from parsed_package import ROOT, Function, agree, arguments, trees
+from helpers.parsed_package import ROOT, Function, agree, arguments, trees
 
 SHARED_CLASSES = 0
 """Public class names that the package defines more than once (aim: 0)."""

@@ -5,7 +5,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from folders import tiny_folder
+from helpers.model_folder import tiny_folder
 
 from monolex.cli import main
 from monolex.cost import Shape

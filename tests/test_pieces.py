@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
-from harvests import contents
+from helpers.tiny_harvests import contents
 
 from monolex.artifact import MANIFEST, Manifest, json_bytes, open_artifact, read_json, verify, write_bytes
 from monolex.config import unhashed

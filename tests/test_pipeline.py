@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from folders import tiny_folder
+from helpers.model_folder import tiny_folder
 
 from monolex.artifact import open_artifact, verify
 from monolex.cli import main

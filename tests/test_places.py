@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders import tiny_folder
+from helpers.model_folder import tiny_folder
 
 import monolex
 

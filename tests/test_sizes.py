@@ -9,8 +9,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from found_store import found_run, write_pairs
-from parsed_package import ROOT, agree, arguments, functions, trees
+from helpers.counted_stores import found_run, write_pairs
+from helpers.parsed_package import ROOT, agree, arguments, functions, trees
 
 from monolex import cli
 from monolex.causal.patch.measure import measure_patch

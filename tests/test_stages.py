@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from folders import tiny_folder
+from helpers.model_folder import tiny_folder
 from markupsafe import Markup
 
 from monolex import artifact, stages

@@ -1,0 +1,204 @@
+"""The three experiments as artefacts of a small run: complete, resumable, refused in one sentence."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.counted_stores import TRAINED, found_run, write_pairs
+from helpers.killed import kill_between_pieces
+from safetensors.numpy import load_file
+
+from monolex.artifact import open_artifact, read_json, verify
+from monolex.causal.ablate.stage import ablate
+from monolex.causal.chosen_features import chosen_features, parents
+from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
+from monolex.causal.patch.stage import patch
+from monolex.causal.tree.stage import below, tree
+from monolex.dictionaries.listing import chosen_dictionaries, run_dictionaries
+from monolex.errors import UserError
+from monolex.stages import of_verb
+
+ROOT = f"resid_post.2/{TRAINED}:3"
+ROOTS = (ROOT, f"resid_post.2/{TRAINED}:4", f"resid_post.2/{TRAINED}:5")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return found_run(tmp_path_factory.mktemp("causal"))
+
+
+@pytest.fixture(scope="module")
+def task(run: Path) -> str:
+    return str(write_pairs(run))
+
+
+def patch_config(task: str, **changes) -> PatchConfig:
+    settings = {"task": task, "points": 4, "thresholds": 3, "limit": 4, "resamples": 20, "patch_device": "cpu"}
+    return PatchConfig(**{**settings, "searches": ("ranking", "random", "sweep", "greedy"), **changes})
+
+
+def test_curves_of_every_dictionary_with_their_numbers(run, task, tmp_path):
+    manifest = patch(tmp_path / "patch", run, patch_config(task, exact=("topk-*",)))
+    assert verify(tmp_path / "patch").content == manifest.content
+    content = read_json(tmp_path / "patch" / "patch.json")
+    names = {(one["site"], one["name"]) for one in content["curves"]}
+    assert names == {(one.site, one.name) for one in run_dictionaries(run)}
+    assert {"pca", "neurons", TRAINED} <= {name for _, name in names}
+    assert content["pairs"] == 3
+    assert content["behaviour"]["n"] == 3
+    assert content["behaviour"]["verdict"]
+    stored = load_file(tmp_path / "patch" / "pairs.safetensors")
+    for one in content["curves"]:
+        exact = one["name"].startswith("topk")
+        assert set(one["curves"]) >= ({"ranking", "random", "sweep", "greedy"} if exact else {"ranking", "random"})
+        assert one["curves"]["ranking"][0]["size"] == 0
+        assert one["curves"]["ranking"][-1]["size"] == one["candidates"]
+        key = f"subject/{one['site']}/{one['name']}"
+        for search, points in one["curves"].items():
+            kl = stored[f"{key}/{search}.kl"]
+            assert kl.shape == (len(points), 3)
+            assert np.allclose([point["kl"]["value"] for point in points], kl.mean(1))
+        assert np.allclose(stored[f"{key}/ranking.kl"][0], stored[f"{key}/floors.none"][0])
+        assert np.allclose(stored[f"{key}/ranking.kl"][-1], stored[f"{key}/floors.all"][0], atol=1e-6)
+    pca = [one for one in content["curves"] if one["name"] == "pca"]
+    assert all(one["floors"]["all"]["kl"]["value"] < 1e-4 for one in pca)
+    statements = {one["statement"] for one in content["claims"]}
+    assert len(statements) == 4
+    assert {one["verdict"] for one in content["claims"]} <= {"confirmed", "contradicted", "undecided"}
+    assert not (tmp_path / "patch" / "partial").exists()
+
+
+def test_done_is_not_done_again_and_a_changed_file_is(run, task, tmp_path):
+    pairs_file = tmp_path / "own.jsonl"
+    shutil.copy(task, pairs_file)
+    config = patch_config(str(pairs_file), dictionaries=("pca",), searches=("ranking",))
+    first = patch(tmp_path / "patch", run, config)
+    stamp = (tmp_path / "patch" / "patch.json").stat().st_mtime_ns
+    assert patch(tmp_path / "patch", run, config).content == first.content
+    assert (tmp_path / "patch" / "patch.json").stat().st_mtime_ns == stamp
+    pairs_file.write_text("\n".join(pairs_file.read_text().splitlines()[:2]) + "\n")
+    assert patch(tmp_path / "patch", run, config).content != first.content
+    assert read_json(tmp_path / "patch" / "patch.json")["pairs"] == 2
+
+
+@pytest.mark.parametrize("stage", ["patch", "ablate", "tree"])
+def test_an_interrupted_experiment_goes_on(run, task, tmp_path, monkeypatch, stage):
+    config = {
+        "patch": patch_config(task, dictionaries=("pca", "neurons"), searches=("ranking",)),
+        "ablate": AblateConfig(features=ROOTS, occurrences=6, resamples=20, ablate_device="cpu"),
+        "tree": TreeConfig(features=ROOTS, contexts=6, depth=0, tree_device="cpu"),
+    }[stage]
+    kill_between_pieces(monkeypatch, tmp_path, lambda folder: of_verb(stage).load("run")(folder, run, config))
+
+
+def test_ablation_of_features_by_number_and_by_token(run, tmp_path):
+    config = AblateConfig(features=(ROOT,), occurrences=12, resamples=20, ablate_device="cpu")
+    ablate(tmp_path / "one", run, config)
+    (ablation,) = read_json(tmp_path / "one" / "ablate.json")["ablations"]
+    assert (ablation["site"], ablation["name"], ablation["feature"]) == ("resid_post.2", TRAINED, 3)
+    assert 0 < ablation["occurrences"] <= 12
+    assert ablation["words"]
+    assert set(ablation["measures"]) == {"probability", "logprob", "logit", "centred"}
+    token = ablation["words"].split("'")[1]
+    by_token = dataclasses.replace(config, features=(f"resid_post.2/{TRAINED}@{token}",))
+    manifest = ablate(tmp_path / "token", run, by_token)
+    assert manifest.data["features"][0].startswith(f"resid_post.2/{TRAINED}:")
+    assert "features" in manifest.parents
+
+
+def test_a_failed_request_leaves_the_answer_before_it_whole(run, tmp_path, monkeypatch):
+    config = AblateConfig(features=(ROOT,), occurrences=6, resamples=20, ablate_device="cpu")
+    first = ablate(tmp_path / "one", run, config)
+
+    def fails(*_arguments, **_options):
+        raise UserError("no")
+
+    monkeypatch.setattr("monolex.causal.ablate.stage.ablate_feature", fails)
+    with pytest.raises(UserError, match="no"):
+        ablate(tmp_path / "one", run, dataclasses.replace(config, occurrences=7))
+    assert verify(tmp_path / "one").content == first.content
+
+
+def test_a_tree_grows_through_the_sites_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.counted_stores.SITES", ("resid_post.1", "resid_post.2"))
+    run = found_run(tmp_path)
+    config = TreeConfig(features=(ROOT,), dictionaries=(TRAINED,), contexts=8, low=0.1, tree_device="cpu")
+    manifest = tree(tmp_path / "tree", run, config)
+    assert manifest.data["features"] == [ROOT]
+    (grown,) = read_json(tmp_path / "tree" / "tree.json")["trees"]
+    assert grown["root"] == ROOT
+    assert set(grown["dictionaries"]) == {"resid_post.1", "resid_post.2"}
+    sites = {node["site"] for node in grown["nodes"]}
+    assert sites == {"resid_post.1", "resid_post.2"}
+    root = grown["nodes"][0]
+    assert root["feature"] == 3
+    assert root["label"]
+    assert {"error", "rest"} <= {node["kind"] for node in grown["nodes"]}
+    assert len(grown["logits"]) == 5
+    assert tree(tmp_path / "tree", run, config).content == manifest.content
+
+
+def test_names_that_fit_nothing_are_said(run, task, tmp_path, caplog):
+    with pytest.raises(UserError, match="the run has none like it"):
+        patch(tmp_path / "patch", run, patch_config(task, dictionaries=("pca",), exact=("nonsense",)))
+    patch(tmp_path / "patch", run, patch_config(task, dictionaries=("pca",), searches=("ranking",), against="pcaa"))
+    assert "no dictionary called 'pcaa'" in caplog.text
+    assert read_json(tmp_path / "patch" / "patch.json")["claims"] == []
+
+
+def test_a_tree_of_a_run(run, tmp_path):
+    config = TreeConfig(features=(ROOT,), dictionaries=("topk-k4-*",), contexts=6, depth=1, tree_device="cpu")
+    # there is no dictionary at resid_post.1, so nothing can be grown one layer down
+    with pytest.raises(UserError, match=r"0 dictionaries at resid_post.1 fit topk-k4-\*"):
+        tree(tmp_path / "tree", run, config)
+    with pytest.raises(UserError, match="grows between residual sites"):
+        below([], chosen_features(run, (ROOT,))[0]._replace(dictionary=_elsewhere(run)), config)
+
+
+def _elsewhere(run: Path):
+    (root,) = chosen_features(run, (ROOT,))
+    return dataclasses.replace(root.dictionary, site="mlp_act.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("resid_post.2", "write SITE/NAME:NUMBER"),
+        (f"resid_post.2/{TRAINED}:x", "write SITE/NAME:NUMBER"),
+        (f"resid_post.2/{TRAINED}:" + "9" * 5000, "write SITE/NAME:NUMBER"),
+        (f"resid_post.2/{TRAINED}:9999", "has features 0 to"),
+        ("resid_post.2/nothing:1", "the run has none like it"),
+        ("*:1", "fits 8 dictionaries|fits . dictionaries"),
+        (f"resid_post.2/{TRAINED}@notatoken", "is not one token"),
+    ],
+)
+def test_features_that_cannot_be_meant(run, text, said):
+    with pytest.raises(UserError, match="features is empty"):
+        chosen_features(run, ())
+    with pytest.raises(UserError, match=said):
+        chosen_features(run, (text,))
+
+
+def test_configs_say_what_is_wrong():
+    with pytest.raises(UserError, match="features = 'a/b:1' is one text"):
+        AblateConfig(features="a/b:1")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="searches holds 'best'"):
+        PatchConfig(searches=("best",))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="low = 0.0: give a share"):
+        TreeConfig(features=("a/b:1",), low=0.0)
+    with pytest.raises(UserError, match="contexts = 1: give at least 2"):
+        TreeConfig(features=("a/b:1",), contexts=1)
+    with pytest.raises(UserError, match="patch_seed = -1: a seed cannot be negative"):
+        PatchConfig(patch_seed=-1)
+    with pytest.raises(UserError, match="pairs = 0: give at least 1"):
+        PatchConfig(pairs=0)
+    with pytest.raises(UserError, match="sites = 'resid_post.1' is one text"):
+        PatchConfig(sites="resid_post.1")  # pyright: ignore[reportArgumentType]
+
+
+def test_parents_are_what_was_read(run):
+    used = chosen_dictionaries(run, ("resid_post.2",), ("pca",), controls=True)
+    assert set(parents(run, used)) == {"activations", "subject.baselines.plain"}
+    assert parents(run, used)["activations"] == open_artifact(run / "activations").content

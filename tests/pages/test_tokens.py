@@ -1,0 +1,113 @@
+"""A context on a page: every token in its place, nothing invisible, nothing that is markup."""
+
+import html
+import re
+
+import pytest
+from helpers.fake_store import HOSTILE
+
+from monolex.features.evidence import Context
+from monolex.pages import tokens
+
+
+def context_of(texts, activations, start=0) -> Context:
+    ids = tuple(range(len(texts)))
+    return Context(0, 3, 1, start, ids, tuple(texts), tuple(map(float, activations)), "top", 0, 0)
+
+
+def words(shown: str) -> str:
+    """The text that a reader sees."""
+    return html.unescape(re.sub(r"<[^>]*>", "", shown))
+
+
+TEXTS = [f" w{i}" for i in range(64)]
+
+
+def test_plain_text_stays_as_it_is_and_only_active_tokens_are_marked():
+    shown = str(tokens.context(context_of(["def", " add", "(", "self"], [0, 2.5, 0, 0.25], 60), 10.0))
+    assert shown == 'def<mark class="a2 peak" title="2.50 @61"> add</mark>(<mark class=a0 title="0.250 @63">self</mark>'
+    assert words(shown) == "def add(self"
+
+
+def test_window_is_around_the_strongest_and_the_rest_is_a_title():
+    activations = [0.0] * 64
+    activations[40], activations[5] = 2.0, 1.0
+    shown = str(tokens.context(context_of(TEXTS, activations), 2.0, 3))
+    assert words(shown) == "…" + "".join(TEXTS[37:44]) + "…"
+    titles = re.findall(r'<i title="([^"]*)">…', shown)
+    assert titles == [tokens.plain("".join(TEXTS[:37])), tokens.plain("".join(TEXTS[44:]))]
+    assert shown.count("<mark") == 1
+    assert str(tokens.context(context_of(TEXTS, activations), 2.0, 3, cut=False)).count("title") == 1
+
+
+@pytest.mark.parametrize(("peak", "text"), [(0, TEXTS[:4]), (63, TEXTS[60:])])
+def test_window_ends_where_the_fragment_does(peak, text):
+    activations = [1.0 if i == peak else 0.0 for i in range(64)]
+    assert words(str(tokens.context(context_of(TEXTS, activations), 1.0, 3))).strip("…") == "".join(text)
+
+
+def test_whole_fragment_where_it_fits():
+    assert words(str(tokens.context(context_of(TEXTS, [0.0] * 63 + [1.0]), 1.0, 63))) == "".join(TEXTS)
+
+
+def test_silent_context_has_no_mark_and_is_cut_around_its_middle():
+    shown = str(tokens.context(context_of(TEXTS, [0.0] * 64), 3.0, 2))
+    assert "<mark" not in shown and words(shown) == "…" + "".join(TEXTS[30:35]) + "…"
+
+
+def test_levels_rise_from_zero_to_ten():
+    levels = [tokens.level(i / 100, 1.0) for i in range(101)]
+    assert levels == sorted(levels) and set(levels) == set(range(11))
+    assert tokens.level(1.0, 0.0) == 0 and tokens.level(2.0, 1.0) == 10
+
+
+@pytest.mark.parametrize("text", [HOSTILE, '"><script>alert(1)</script>', "&amp;", "' onclick='x", "--><!--"])
+def test_markup_in_tokens_is_text(text):
+    context = context_of(["a", text, text, "b"], [0, 1, 0, 0])
+    for shown in (str(tokens.context(context, 1.0)), str(tokens.context(context, 1.0, 0)), str(tokens.token(text))):
+        assert set(re.findall(r"<(/?\w+)", shown)) <= {"mark", "/mark", "i", "/i", "bdi", "/bdi"}
+        assert re.sub(r"[␣…]", "", words(shown)).replace(" ", "") in {
+            bare.replace(" ", "") for bare in (f"a{text}{text}b", text)
+        }
+        assert not re.search(r'title="[^"]*"[^>\s]', shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (" a", "␣a"),
+        ("\n", "↵"),
+        ("\n    ", "↵␣×4"),
+        ("\t", "→"),
+        ("\r\n", "␍↵"),
+        ("\x00", "␀"),
+        ("\x07", "␇"),
+        ("\x7f", "␡"),
+        ("\x85", "U+0085"),
+        ("\u200b", "U+200B"),
+        ("\u200d", "U+200D"),
+        ("\ufeff", "U+FEFF"),
+        ("\u202e", "U+202E"),
+        ("\u2028", "U+2028"),
+        ("\xa0", "⍽"),
+        ("\u3000", "␣"),
+        ("\ufffd", "\ufffd"),
+        ("  ", "␣␣"),
+        ("", "∅"),
+        ("漢字", "漢字"),
+    ],
+)
+def test_nothing_is_invisible(text, shown):
+    assert words(str(tokens.token(text))) == shown
+    assert text == "" or tokens.plain(text) == shown
+
+
+def test_accent_alone_has_a_base_and_stays_on_its_letter_in_a_run():
+    context = context_of(["e", "\u0301", "x", "\u0301"], [0, 0, 0, 1])
+    assert words(str(tokens.context(context, 1.0))) == "e\u0301x◌\u0301"
+
+
+def test_right_to_left_is_isolated():
+    shown = str(tokens.context(context_of(["a ", "שלום", " b", " עולם", " שלום", "\n1"], [0, 1, 0, 0, 0, 0]), 1.0))
+    assert shown.startswith("a <mark") and "><bdi>שלום</bdi></mark>" in shown
+    assert shown.endswith("</mark> b <bdi>עולם שלום</bdi><i>↵</i>1")
