@@ -1,4 +1,4 @@
-"""Harvest the activations of several sites in one pass over a corpus, to shards for a :class:`Reader`.
+"""Harvest the activations of several sites in one pass over a corpus, to shards on disk.
 
 What a row costs is one forward pass, one cast into a preallocated shard and one write. Which rows are dropped, the
 stored precision and where shards end depend only on the request and the recorded batch, never on when a run was killed:

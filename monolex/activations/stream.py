@@ -28,7 +28,7 @@ BLOCK = 16
 
 
 class RowReader(Protocol):
-    """What a :class:`Stream` needs of one site: a :class:`Reader`, or anything that looks like one."""
+    """What a :class:`Stream` needs of one site: a ``Reader``, or anything that looks like one."""
 
     @property
     def n_rows(self) -> int: ...

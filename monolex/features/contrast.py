@@ -35,7 +35,7 @@ from monolex.text.documents import documents
 from monolex.text.report import Report
 
 FEWEST = 8
-"""ContrastTexts a set must have: four to choose by and four to measure on."""
+"""Texts a set must have: four to choose by and four to measure on."""
 CODES = 2**24
 """Codes that are encoded at once."""
 TOKENS = 2**14

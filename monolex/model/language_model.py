@@ -25,7 +25,7 @@ _NOT_COMPUTED = ("architectures", "dtype", "torch_dtype", "transformers_version"
 @final
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A Hugging Face causal LM and where its parts are; made by :func:`load` or :func:`wrap`."""
+    """A Hugging Face causal LM and where its parts are; made by :mod:`monolex.model.load`."""
 
     hf: PreTrainedModel
     """The model itself; hooks put it into eval mode while they use it."""

@@ -15,7 +15,7 @@ class Layer(NamedTuple):
     label: str
     """Its name in titles and in the legend."""
     colour: str
-    """One of :data:`COLOURS`."""
+    """One of :data:`~monolex.pages.svg.COLOURS`."""
     counts: Sequence[int]
     """One a bin."""
 

@@ -50,7 +50,7 @@ class LocalClient:
         return collect(self, requests)
 
     def answer(self, requests: Sequence[Request], keep: Keep, more: More) -> None:
-        """As :meth:`Backend.answer`, the longest prompts first, those of like length together."""
+        """As ``Backend.answer``, the longest prompts first, those of like length together."""
         waiting = []
         for number, request in enumerate(requests):
             draw = self._draw(request)
