@@ -14,7 +14,7 @@ from monolex.artifact import MANIFEST, Manifest, json_bytes, open_artifact, read
 from monolex.config import unhashed
 from monolex.errors import UserError
 from monolex.pieces import FILES, Piece, Work
-from monolex.show.path import show
+from monolex.show.path import check, show
 
 KEYS = ("a", "b", "c")
 
@@ -90,9 +90,12 @@ def test_a_stage_killed_at_any_renaming_ends_the_same(whole, tmp_path, monkeypat
                 number += 1
         if (folder / MANIFEST).exists():
             assert verify(folder).config == {"word": "older"}
+            assert len(list(check(folder))) == 1
         else:
             with pytest.raises(UserError, match="unfinished artefact"):
                 show(folder)
+            with pytest.raises(UserError, match="no finished artefact"):
+                list(check(folder))
         stage(folder, Asked(), done)
         assert everything(folder) == whole
         # the piece that was under way is done again, and no other

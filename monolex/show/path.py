@@ -7,7 +7,7 @@ from pathlib import Path
 from monolex import stages
 from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json, verify
 from monolex.errors import UserError
-from monolex.pieces import UNANSWERED
+from monolex.pieces import FILES, PARTIAL, UNANSWERED
 from monolex.runtime import size
 from monolex.show.files import show_dictionary, show_metrics, show_store, show_tensors
 from monolex.show.text import counts
@@ -67,7 +67,11 @@ def check(path: Path) -> Iterator[str]:
 
 def _artifacts(path: Path) -> list[Path]:
     """The finished artefacts at or below a path."""
-    return sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
+    if not path.is_dir():
+        return []
+    # of a stage that was killed while it put its files in place
+    unfinished = set(path.rglob(f"{PARTIAL}/*/{FILES}/{MANIFEST}"))
+    return sorted(manifest.parent for manifest in set(path.rglob(MANIFEST)) - unfinished)
 
 
 def _head(path: Path, manifest: Manifest) -> str:
