@@ -13,7 +13,7 @@ os.environ["COLUMNS"] = "100"
 
 from monolex.cli import main
 from monolex.config import CorpusConfig, ModelConfig, plain
-from monolex.run_toml import ControlsConfig
+from monolex.run_toml import ControlsTable
 from monolex.stages import STAGES, Stage
 from monolex.verbs import verbs
 
@@ -31,7 +31,7 @@ def tables() -> dict[str, type]:
     of_models = {heading(stage): stage.load("config") for stage in STAGES if stage.of_each_model}
     others = {heading(stage): stage.load("config") for stage in STAGES if not stage.of_each_model}
     first = {"[model]": ModelConfig, "[corpus]": CorpusConfig}
-    return {**first, **of_models, "[controls]": ControlsConfig, **others}
+    return {**first, **of_models, "[controls]": ControlsTable, **others}
 
 
 RUN_TOML = """## run.toml
@@ -74,8 +74,6 @@ def run_toml() -> str:
     for table, config in tables().items():
         source, lines = _source(config), []
         for field in dataclasses.fields(config):
-            if field.default is dataclasses.MISSING:
-                continue  # tables in the table, which have their own heading
             about = source.split(f"    {field.name}: ", 1)[1].split('"""')[1]
             about = " ".join(about.split()).replace("|", "\\|")
             default = json.dumps(plain(field.default), ensure_ascii=False).replace("null", "left out")

@@ -21,13 +21,19 @@ MAIN = "main"
 
 
 @dataclass(frozen=True)
-class ControlsConfig:
-    """Control models: what the same dictionaries look like where there is nothing to find."""
+class ControlsTable:
+    """Values directly in the table ``[controls]``."""
 
     models: tuple[str, ...] = CONTROLS
     """Controls of the language model (see ``ModelConfig.control``)."""
     control_seed: int = 0
     """Seed of the control models."""
+
+
+@dataclass(frozen=True)
+class ControlsConfig(ControlsTable):
+    """Control models: what the same dictionaries look like where there is nothing to find."""
+
     tables: Tables = field(default_factory=dict)
     """Tables `[controls.train.NAME]` and `[controls.baselines.NAME]`: what is made of every control model; of the
     sweeps, where they are left out, the smallest member of each of the subject's."""
@@ -124,7 +130,8 @@ def _controls(
     tables = {stage.verb: _stage_tables(stage, table, shared[stage.verb], "controls.")[1] for stage in fitted}
     tables["train"] = tables["train"] or {name: sweep.smallest for name, sweep in sweeps.items()}
     rest = {key: value for key, value in table.items() if key not in tables}
-    return dataclasses.replace(from_table(ControlsConfig, rest, "[controls]"), tables=tables)
+    plain = from_table(ControlsTable, rest, "[controls]", others=tables)
+    return ControlsConfig(plain.models, plain.control_seed, tables)
 
 
 def _check(run: RunConfig, path: str) -> None:

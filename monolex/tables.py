@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeVar
 
 from monolex.config import located, require
@@ -13,8 +13,10 @@ from monolex.errors import UserError
 T = TypeVar("T")
 
 
-def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+def from_table(cls: type[T], table: Mapping[str, Any], where: str, others: Collection[str] = ()) -> T:
     """Build a config from a TOML table or JSON object; its paths are those from the current folder.
+
+    ``others`` are keys that are read elsewhere, for the hint.
 
     Raises:
         UserError: an unknown key (with the nearest known one) or a value of the wrong type.
@@ -24,8 +26,9 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     values = {}
     for key, value in table.items():
         if key not in fields:
-            close = difflib.get_close_matches(key, fields, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(fields)}"
+            known = (*fields, *others)
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
             raise UserError(f"{where}: unknown key {key!r}; {hint}")
         values[key] = _coerce(value, hints[key], f"{where}.{key}")
     return located(cls(**values))

@@ -308,6 +308,12 @@ def test_controls_train_without_named_tables_is_one_sweep_with_what_train_shares
     assert "train random main" in step_names(run)
 
 
+def test_a_key_that_controls_do_not_have_is_refused(tmp_path):
+    for key, hint in (("tables", "known keys: models, control_seed, train, baselines"), ("trian", "did you mean 'train'")):
+        with pytest.raises(UserError, match=rf"\[controls\]: unknown key '{key}'; {hint}"):
+            parsed(tmp_path, f"[train]\n[controls.{key}]\nks = [4]\n")
+
+
 def test_controls_with_models_alone_train_the_smallest_member_of_every_sweep(tmp_path):
     run = parsed(
         tmp_path,
