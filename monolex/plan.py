@@ -99,12 +99,7 @@ def _of_model(model: str, home: Path, inputs: Mapping[str, Any], tables: Tables)
                 continue
             sweeps = getattr(config, "match", ())
             for sweep in sweeps:
-                known = ", ".join(tables["train"])
-                shared = f" (values in [train] beside [train.{known.split(', ')[0]}] are what its tables share)"
-                require(
-                    sweep in tables["train"],
-                    f"match of [{stage.verb}.{name}] names {sweep!r}; the sweeps are {known}{shared * (sweep == MAIN)}",
-                )
+                _require_sweep(sweep, list(tables["train"]), f"[{'controls.' if model else ''}{stage.verb}.{name}]")
             matched = tuple(home / "train" / sweep for sweep in sweeps)
             if matched:
                 config = dataclasses.replace(config, match=tuple(map(str, matched)))
@@ -112,6 +107,13 @@ def _of_model(model: str, home: Path, inputs: Mapping[str, Any], tables: Tables)
                 _step(stage, (model, name), home, config, {"activations": activations}, (activations, *matched))
             )
     return steps
+
+
+def _require_sweep(sweep: str, known: Sequence[str], where: str) -> None:
+    """Refuse a ``match`` of the table ``where`` with what is not one of the sweeps of its model."""
+    beside = f" (values in [train] beside [train.{known[0]}] are what its tables share)" if known else ""
+    said = f"the sweeps are {', '.join(known) or 'none'}{beside * (sweep == MAIN)}"
+    require(sweep in known, f"match of {where} names {sweep!r}; {said}")
 
 
 def _control_sites(controls: ControlsConfig, harvested: tuple[str, ...]) -> tuple[str, ...]:

@@ -308,6 +308,15 @@ def test_controls_train_without_named_tables_is_one_sweep_with_what_train_shares
     assert "train random main" in step_names(run)
 
 
+def test_controls_baselines_have_what_baselines_share(tmp_path):
+    toml = "[train.long]\n[baselines]\nratio = 2.0\n{}[baselines.all]\n[controls.train.small]\n[controls.baselines.all]\n"
+    run = parsed(tmp_path, toml.format(""))
+    assert run.controls.tables["baselines"]["all"].ratio == run.tables["baselines"]["all"].ratio == 2.0
+    sentence = "match of [controls.baselines.all] names 'long'; the sweeps are small"
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        plan(parsed(tmp_path, toml.format("match = ['long']\n")), Path("run"))
+
+
 def test_a_key_that_controls_do_not_have_is_refused(tmp_path):
     for key, hint in (("tables", "known keys: models, control_seed, train, baselines"), ("trian", "did you mean 'train'")):
         with pytest.raises(UserError, match=rf"\[controls\]: unknown key '{key}'; {hint}"):
