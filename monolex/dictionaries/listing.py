@@ -1,6 +1,5 @@
 """The dictionaries of a run, of its model and of its control models, by site and name as the evaluation calls them."""
 
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -9,9 +8,10 @@ from pathlib import Path
 import torch
 
 from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, model_home, open_artifact
-from monolex.config import Kind, require
+from monolex.config import require
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, load, read_config
 from monolex.errors import UserError, nearest
+from monolex.kinds import KINDS
 from monolex.model.sites import select
 
 CHECKPOINTS = "checkpoints"
@@ -55,7 +55,7 @@ class RunDictionary:
     @property
     def trained(self) -> bool:
         """Whether it is of a sweep, not a baseline."""
-        return self.config.kind in typing.get_args(Kind)
+        return self.config.kind in KINDS
 
     def weights(self, device: torch.device | str = "cpu") -> Dictionary:
         """The dictionary itself."""
