@@ -1,6 +1,5 @@
 """run.toml: one table a stage, each that stage's flat config, and what they must agree on."""
 
-import dataclasses
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -309,7 +309,8 @@ def test_controls_train_without_named_tables_is_one_sweep_with_what_train_shares
 
 
 def test_controls_baselines_have_what_baselines_share(tmp_path):
-    toml = "[train.long]\n[baselines]\nratio = 2.0\n{}[baselines.all]\n[controls.train.small]\n[controls.baselines.all]\n"
+    toml = "[train.long]\n[baselines]\nratio = 2.0\n{}[baselines.all]\n"
+    toml += "[controls.train.small]\n[controls.baselines.all]\n"
     run = parsed(tmp_path, toml.format(""))
     assert run.controls.tables["baselines"]["all"].ratio == run.tables["baselines"]["all"].ratio == 2.0
     sentence = "match of [controls.baselines.all] names 'long'; the sweeps are small"
@@ -318,7 +319,8 @@ def test_controls_baselines_have_what_baselines_share(tmp_path):
 
 
 def test_a_key_that_controls_do_not_have_is_refused(tmp_path):
-    for key, hint in (("tables", "known keys: models, control_seed, train, baselines"), ("trian", "did you mean 'train'")):
+    hints = {"tables": "known keys: models, control_seed, train, baselines", "trian": "did you mean 'train'"}
+    for key, hint in hints.items():
         with pytest.raises(UserError, match=rf"\[controls\]: unknown key '{key}'; {hint}"):
             parsed(tmp_path, f"[train]\n[controls.{key}]\nks = [4]\n")
 
