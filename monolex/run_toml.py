@@ -126,7 +126,11 @@ def _controls(
 ) -> ControlsConfig:
     """``sweeps``: those of the subject, of which the smallest members are trained where the table names none."""
     fitted = [stage for stage in stages.STAGES if stage.made_of == "activations"]
-    tables = {stage.verb: _stage_tables(stage, table, shared[stage.verb], "controls.")[1] for stage in fitted}
+    tables: Tables = {}
+    for stage in fitted:
+        # `match` names sweeps of the subject; those of the controls may be called otherwise
+        common = {key: value for key, value in shared[stage.verb].items() if key != "match"}
+        tables[stage.verb] = _stage_tables(stage, table, common, "controls.")[1]
     tables["train"] = tables["train"] or {name: sweep.smallest for name, sweep in sweeps.items()}
     rest = {key: value for key, value in table.items() if key not in tables}
     plain = from_table(ControlsTable, rest, "[controls]", others=tables)

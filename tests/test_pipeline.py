@@ -309,10 +309,12 @@ def test_controls_train_without_named_tables_is_one_sweep_with_what_train_shares
 
 
 def test_controls_baselines_have_what_baselines_share(tmp_path):
-    toml = "[train.long]\n[baselines]\nratio = 2.0\n{}[baselines.all]\n"
-    toml += "[controls.train.small]\n[controls.baselines.all]\n"
+    toml = "[train.long]\n[baselines]\nratio = 2.0\nmatch = ['long']\n[baselines.all]\n"
+    toml += "[controls.train.small]\n[controls.baselines.all]\n{}"
     run = parsed(tmp_path, toml.format(""))
-    assert run.controls.tables["baselines"]["all"].ratio == run.tables["baselines"]["all"].ratio == 2.0
+    of_controls, of_subject = run.controls.tables["baselines"]["all"], run.tables["baselines"]["all"]
+    assert of_controls.ratio == of_subject.ratio == 2.0
+    assert (of_controls.match, of_subject.match) == ((), ("long",)), "sweeps of controls have names of their own"
     sentence = "match of [controls.baselines.all] names 'long'; the sweeps are small"
     with pytest.raises(UserError, match=re.escape(sentence)):
         plan(parsed(tmp_path, toml.format("match = ['long']\n")), Path("run"))
