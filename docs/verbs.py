@@ -37,16 +37,16 @@ def tables() -> dict[str, type]:
 RUN_TOML = """## run.toml
 
 One table a stage. `[harvest]` and a `[train]` or a `[baselines]` are needed. A stage whose heading has a NAME below
-may have several tables under names of your choice; written without a name, as `[train]`, it is the only one and called
-`main`. Beside named tables a value directly in `[train]` is no sweep but what every `[train.NAME]` and
-`[controls.train.NAME]` has that does not say otherwise; likewise for the others (but for
-`match`, which names sweeps of the same model). `[controls]`, if it is there, trains on every control model what `[controls.train]` or the tables `[controls.train.NAME]` say, and without them of every
-sweep of `[train]` the smallest member: one dictionary a site, with the smallest of `ratios` and the first value of
-`kinds`, `alphas`, `ks`, `seeds` and `lrs`. Only the sites that are then trained on are harvested of them. Without
-`[features]` no evidence is gathered; `[patch.NAME]`, `[ablate.NAME]` and `[tree.NAME]` are experiments on what
-features cause, `[explain.NAME]` and `[score.NAME]` explanations and their scores, as many as you like. What is left
-out has its default. Relative paths are relative to where the command is run. `monolex init` writes a first one; a
-worked example is `monolex/demo/run.toml`.
+may have several tables under names of your choice; written without a name, as `[train]`, it is the only one and
+called `main`. Beside named tables a value directly in `[train]` is no sweep but what every `[train.NAME]` and
+`[controls.train.NAME]` has that does not say otherwise; likewise for the others (but for `match`, which names sweeps
+of the same model). `[controls]`, if it is there, trains on every control model what `[controls.train]` or the tables
+`[controls.train.NAME]` say, and without them of every sweep of `[train]` the smallest member: one dictionary a site,
+with the smallest of `ratios` and the first value of `kinds`, `alphas`, `ks`, `seeds` and `lrs`. Only the sites that
+are then trained on are harvested of them. Without `[features]` no evidence is gathered; `[patch.NAME]`,
+`[ablate.NAME]` and `[tree.NAME]` are experiments on what features cause, `[explain.NAME]` and `[score.NAME]`
+explanations and their scores, as many as you like. What is left out has its default. Relative paths are relative to
+where the command is run. `monolex init` writes a first one; a worked example is `monolex/demo/run.toml`.
 """
 
 
