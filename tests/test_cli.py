@@ -44,10 +44,15 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"{monolex.__version__}\n"
 
 
-def test_sanity_writes_nothing_and_its_exit_code_says_whether_all_true_ones_are_first(tmp_path, monkeypatch, capsys):
+def test_sanity_of_rules_writes_nothing_and_finds_all_true_ones_first(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["score", "--sanity"]) == 0
-    # a model that never learned to answer, through the store of replies
+    assert "ranks first of" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow  # a local model, a token at a time, under the check of arrays: a minute
+def test_sanity_of_a_model_that_never_learned_to_answer_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     model = str(server_model(tmp_path.parent / f"{tmp_path.name}-model"))
     flags = ["--simulator", "json", "--llm", model, "--llm-device", "cpu"]
     monkeypatch.setattr(sanity.run, "__defaults__", (correlation, SUITE[:1]))
