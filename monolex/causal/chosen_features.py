@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from monolex.artifact import MANIFEST, Manifest, json_bytes
 from monolex.config import require
-from monolex.dictionaries import listing
 from monolex.dictionaries.listing import RunDictionary, choose, run_dictionaries, source_folders
 from monolex.errors import UserError
 from monolex.features.find import find
@@ -59,12 +58,12 @@ def _chosen(run: Path, listed: Sequence[RunDictionary], text: str) -> ChosenFeat
     return ChosenFeature(dictionary, hits[0].feature)
 
 
-def parents(run: Path, used: Iterable[RunDictionary], *, evidence: bool = False) -> dict[str, str]:
-    """Content hashes of the run's activations and of the artefacts that the dictionaries lie in; with ``evidence`` that
-    of the features' evidence too, if any was gathered."""
+def used_folders(run: Path, used: Iterable[RunDictionary], *, evidence: bool = False) -> dict[str, Path]:
+    """The run's activations and the artefacts that the dictionaries lie in, for
+    :func:`~monolex.dictionaries.listing.parents`; with ``evidence`` that of their features too, if any was gathered."""
     gathered = evidence and (run / "features" / MANIFEST).exists()
     folders = {"activations": run / "activations"} | ({"features": run / "features"} if gathered else {})
-    return listing.parents(folders | source_folders(used))
+    return folders | source_folders(used)
 
 
 def words(dictionary: RunDictionary, feature: int, count: int = 3) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 from monolex.activations.reader import Reader
 from monolex.artifact import SUBJECT, model_home, open_artifact
-from monolex.dictionaries import listing
 from monolex.dictionaries.baselines import mean_l0
 from monolex.dictionaries.listing import RunDictionary, checkpoints, chosen_dictionaries, source_folders
 from monolex.errors import UserError
@@ -117,8 +116,8 @@ def _with_l0(group: Sequence[Target], matched: bool) -> list[Target]:
     return kept
 
 
-def parents(wanted: Sequence[Target]) -> dict[str, str]:
-    """Content hashes of all activations, sweeps and baselines that are read."""
+def target_folders(wanted: Sequence[Target]) -> dict[str, Path]:
+    """All activations, sweeps and baselines that are read, for :func:`~monolex.dictionaries.listing.parents`."""
     folders = {f"{target.dictionary.model}.activations": target.activations for target in wanted}
     folders |= source_folders(target.dictionary for target in wanted)
-    return listing.parents(dict(sorted(folders.items())))
+    return dict(sorted(folders.items()))

@@ -12,11 +12,11 @@ from safetensors.numpy import load_file
 
 from monolex.artifact import open_artifact, read_json, verify
 from monolex.causal.ablate.stage import ablate
-from monolex.causal.chosen_features import chosen_features, parents
+from monolex.causal.chosen_features import chosen_features, used_folders
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
 from monolex.causal.patch.stage import patch
 from monolex.causal.tree.stage import below, tree
-from monolex.dictionaries.listing import chosen_dictionaries, run_dictionaries
+from monolex.dictionaries.listing import chosen_dictionaries, parents, run_dictionaries
 from monolex.errors import UserError
 from monolex.stages import of_verb
 
@@ -200,5 +200,5 @@ def test_configs_say_what_is_wrong():
 
 def test_parents_are_what_was_read(run):
     used = chosen_dictionaries(run, ("resid_post.2",), ("pca",), controls=True)
-    assert set(parents(run, used)) == {"activations", "subject.baselines.plain"}
-    assert parents(run, used)["activations"] == open_artifact(run / "activations").content
+    assert set(parents(used_folders(run, used))) == {"activations", "subject.baselines.plain"}
+    assert parents(used_folders(run, used))["activations"] == open_artifact(run / "activations").content

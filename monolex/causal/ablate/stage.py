@@ -6,10 +6,11 @@ from typing import Any
 from monolex.activations.stored import stored_model
 from monolex.artifact import Manifest
 from monolex.causal.ablate.ablation import ablate_feature
-from monolex.causal.chosen_features import ChosenFeature, chosen_features, finish, parents, token_text, words
+from monolex.causal.chosen_features import ChosenFeature, chosen_features, finish, token_text, used_folders, words
 from monolex.causal.config import AblateConfig
 from monolex.causal.occurrences import occurrences
 from monolex.config import require
+from monolex.dictionaries.listing import parents
 from monolex.pieces import Piece, Work
 
 
@@ -21,7 +22,8 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
     """
     folder, run = Path(folder), Path(run)
     chosen = chosen_features(run, config.features)
-    work = Work(folder, "ablate", config, parents(run, [target.dictionary for target in chosen], evidence=True))
+    used = [target.dictionary for target in chosen]
+    work = Work(folder, "ablate", config, parents(used_folders(run, used, evidence=True)))
     if manifest := work.answer():
         return manifest
     lm = stored_model(run / "activations", config.ablate_device)

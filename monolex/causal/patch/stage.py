@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 from monolex import artifact, runtime
 from monolex.activations.stored import stored_model
 from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
-from monolex.causal.chosen_features import parents
+from monolex.causal.chosen_features import used_folders
 from monolex.causal.config import PatchConfig
 from monolex.causal.patch import claims
 from monolex.causal.patch.claims import Claim, PatchedDictionary
@@ -23,7 +23,7 @@ from monolex.causal.patch.patch import prepare_patch
 from monolex.causal.prompts.behaviour import behaviour, by_wording, demo_table
 from monolex.causal.prompts.pairs import PromptPairs
 from monolex.causal.prompts.tasks import draw
-from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits
+from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits, parents
 from monolex.model.language_model import LanguageModel
 from monolex.pieces import Piece, Work
 from monolex.stats import Bootstrap
@@ -46,7 +46,7 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     folder, run = Path(folder), Path(run)
     used = chosen_dictionaries(run, config.sites or RESIDUAL, config.dictionaries, controls=config.controls)
     choose(used, config.exact)
-    work = Work(folder, "patch", config, parents(run, used) | _file_parent(config.task))
+    work = Work(folder, "patch", config, parents(used_folders(run, used)) | _file_parent(config.task))
     if manifest := work.answer():
         return manifest
     lm = stored_model(run / "activations", config.patch_device)

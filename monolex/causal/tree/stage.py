@@ -6,11 +6,11 @@ from typing import Any
 
 from monolex.activations.stored import stored_model
 from monolex.artifact import Manifest
-from monolex.causal.chosen_features import ChosenFeature, chosen_features, finish, parents, token_text, words
+from monolex.causal.chosen_features import ChosenFeature, chosen_features, finish, token_text, used_folders, words
 from monolex.causal.config import TreeConfig
 from monolex.causal.tree import grow
 from monolex.config import require
-from monolex.dictionaries.listing import RunDictionary, fits, run_dictionaries
+from monolex.dictionaries.listing import RunDictionary, fits, parents, run_dictionaries
 from monolex.errors import UserError
 from monolex.model.sites import Site
 from monolex.pieces import Piece, Work
@@ -27,7 +27,7 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
     listed = run_dictionaries(run)
     dictionaries = {root.key: below(listed, root, config) for root in chosen}
     used = [dictionary for path in dictionaries.values() for dictionary in path.values()]
-    work = Work(folder, "tree", config, parents(run, used, evidence=True))
+    work = Work(folder, "tree", config, parents(used_folders(run, used, evidence=True)))
     if manifest := work.answer():
         return manifest
     lm = stored_model(run / "activations", config.tree_device)

@@ -22,6 +22,7 @@ from monolex.activations.reader import Reader
 from monolex.activations.stored import packed_rows, stored_model
 from monolex.artifact import Manifest, json_bytes, write_bytes
 from monolex.dictionaries.base import Dictionary
+from monolex.dictionaries.listing import parents
 from monolex.features.weights import moved
 from monolex.interp.config import ExplainConfig
 from monolex.interp.examples.draw import draw
@@ -32,7 +33,7 @@ from monolex.interp.llm.endpoint import open_client
 from monolex.interp.llm.meter import METER
 from monolex.interp.llm.recorded import Recorded, opened_unless_found, unanswered
 from monolex.interp.records import Client, Examples, Explanation, Failure
-from monolex.interp.targets import Target, candidates, parents, targets
+from monolex.interp.targets import Target, candidates, target_folders, targets
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
 from monolex.pieces import Piece, Work
@@ -67,7 +68,7 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
         return client.backend.identity if client else ""
 
     with ExitStack() as stack:
-        work = Work(folder, KIND, config, parents(known))
+        work = Work(folder, KIND, config, parents(target_folders(known)))
         answer = opened_unless_found(stack, work, config, client, weights)
         if isinstance(answer, Manifest):
             return answer
