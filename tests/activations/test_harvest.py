@@ -280,13 +280,13 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from helpers.tiny_harvests import corpus_of, make_lm, store
-from monolex import activations
-activations._shard_batches = lambda *_: 2
-forward = activations.forward
+from monolex.activations import harvest
+harvest._shard_batches = lambda *_: 2
+forward = harvest.forward
 def slow(*args):
     time.sleep(0.1)
     return forward(*args)
-activations.forward = slow
+harvest.forward = slow
 store(Path(sys.argv[1]) / "out", make_lm(), corpus_of(Path(sys.argv[1])))
 """
 
