@@ -140,13 +140,13 @@ def _controls(
 def _check(run: RunConfig, path: str) -> None:
     """What the tables of a run must agree on."""
     if run.controls:
+        for control in run.controls.models:
+            known = f"choose from {', '.join(CONTROLS)}"
+            require(control in CONTROLS, f"{path}: [controls] models holds {control!r}; {known}")
         require(
             bool(run.controls.tables["train"]),
             f"{path}: [controls] has nothing to train; add a table [train] or [controls.train] that says what",
         )
-        for control in run.controls.models:
-            known = f"choose from {', '.join(CONTROLS)}"
-            require(control in CONTROLS, f"{path}: [controls] models holds {control!r}; {known}")
     for stage in stages.STAGES:
         for name, config in run.tables[stage.verb].items():
             for key, what in stage.needed.items():

@@ -41,13 +41,14 @@ def run(
 
     Args:
         config: Path of the run.toml, or of a run's folder.
-        out: Folder of the run; by default the run.toml's own name without its ending, beside it.
+        out: Folder of the run; by default the one that a file called run.toml lies in, and for a file of another name
+            the name without its ending, beside it.
         dry_run: Print the plan with disk, memory and rough minutes, and do nothing.
     """
     from monolex.pipeline import execute
 
     config = config / "run.toml" if config.is_dir() else config
-    folder = out or (config.parent if config.name == "run.toml" else config.with_suffix(""))
+    folder = out or _run_folder(config)
     page = execute(config, folder, dry_run=dry_run)
     if page:
         say(f"look at {page} in a browser, or try: monolex show {folder}")
@@ -91,7 +92,8 @@ def init(
 
     for line in new_run(out, model, corpus, minutes, text_field):
         say(line)
-    say(f"wrote {out}: look at it, then `monolex run {out} --dry-run`, then `monolex run {out}`")
+    say(f"wrote {out}: look at it, then `monolex run {out} --dry-run`, then `monolex run {out}`,")
+    say(f"which fills {_run_folder(out).absolute()}; `--out` chooses another folder")
 
 
 def harvest(
@@ -267,6 +269,11 @@ def of_stage(stage: Stage) -> Callable[..., Any]:
     flags = [flag for flag in function.__annotations__ if flag != "return"]
     function.__doc__ = "\n".join([stage.about, "", "Args:", *(f"    {flag}: {said[flag]}" for flag in flags)])
     return function
+
+
+def _run_folder(config: Path) -> Path:
+    """Where the run of a file goes by default: a run.toml is the run's own, any other name is that of the run."""
+    return config.parent if config.name == "run.toml" else config.with_suffix("")
 
 
 def _show_made(stage: Stage, out: Path) -> None:

@@ -34,7 +34,7 @@ def written(home, tmp_path, monkeypatch, capsys):
     for module in (fit, write):
         monkeypatch.setattr(module, "LADDER", LADDER[-1:])
     monkeypatch.setattr(write, "gemm_speed", lambda _: SPEED)
-    path = tmp_path / "run.toml"
+    path = tmp_path / "my-run" / "run.toml"  # in a folder that is not there yet
     assert main(["init", str(home / "model"), str(home / "text.jsonl"), "--out", str(path)]) == 0
     return path, capsys.readouterr().out
 
@@ -52,7 +52,7 @@ def test_the_file_fits_the_model_and_says_what_every_line_does(written, home):
     lines = path.read_text().splitlines()
     for before, line in pairwise(lines):
         assert " = " not in line or "#" in line or before.startswith("# "), f"no comment: {line}"
-    assert f"monolex run {path} --dry-run" in printed
+    assert f"monolex run {path} --dry-run" in printed and f"which fills {path.parent};" in printed
     assert re.search(r"in all: about \d+ minutes here, .* of disk, .* of memory", printed)
     assert "all that there are" in printed
 
