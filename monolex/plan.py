@@ -72,7 +72,7 @@ def plan(run: RunConfig, folder: Path) -> list[Step]:
                 inputs, needs = subject, of_subject
             elif stage.made_of == "models":
                 needs = (*of_subject, *(path for first, rest in controls.values() for path in (first, *rest)))
-                inputs = {"subject": subject["activations"], "sources": subject["sources"], "controls": controls}
+                inputs = {**subject, "controls": controls}
             elif stage.made_of == "explanations":
                 needs = (folder / "explain" / config.explanations,)
                 inputs = {"explanations": needs[0], "run": folder}

@@ -45,12 +45,12 @@ Listed = Mapping[str, Mapping[str, Sequence[RunDictionary]]]
 
 def evaluate(
     folder: Path,
-    subject: Path,
+    activations: Path,
     sources: Sequence[Path],
     controls: Mapping[str, tuple[Path, Sequence[Path]]],
     config: EvalConfig,
 ) -> Manifest:
-    """Evaluate the dictionaries in ``sources``, made from the activations ``subject``, and those of control models.
+    """Evaluate the dictionaries in ``sources``, made from ``activations``, and those of control models.
 
     ``controls`` maps a control's name (`random`, `shuffled`) to its activations and sources. Writes ``metrics.json``
     and ``densities.safetensors`` (per dictionary ``model/site/name`` the rows each feature fired in, int64).
@@ -58,7 +58,7 @@ def evaluate(
     Raises:
         UserError: an input is not finished or does not fit, or there is no held-out text.
     """
-    models = {SUBJECT: (subject, sources), **controls}
+    models = {SUBJECT: (activations, sources), **controls}
     listed = {model: by_site(source_dictionaries(*paths, model)) for model, paths in models.items()}
     folders = {k: v for model, paths in models.items() for k, v in given_folders(model, *paths).items()}
     work = Work(folder, KIND, config, parents(folders))
