@@ -24,6 +24,8 @@ log = logging.getLogger("monolex")
 MANIFEST = "manifest.json"
 TIMINGS = "timings.json"
 """Of a run: seconds that each stage took when it last did anything."""
+WARNINGS = "warnings"
+"""Entry of a manifest's data: sentences that whoever looks at the artefact, or at what is made of it, must read."""
 SUBJECT = "subject"
 """The model that a run is about; control models are called as their folders are."""
 CONTROLS = "controls"
@@ -147,10 +149,12 @@ def finish(
     files: Mapping[str, FileEntry],
     data: Mapping[str, Any],
 ) -> Manifest:
-    """Write the manifest: the artefact is done."""
+    """Write the manifest: the artefact is done. What must be read before its numbers is logged too."""
     versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
     manifest = Manifest(kind, schema(kind), dict(config), dict(parents), dict(files), dict(data), versions)
     write_json(folder / MANIFEST, {**asdict(manifest), "content": manifest.content})
+    for sentence in manifest.data.get(WARNINGS, ()):
+        log.warning("%s: %s", kind, sentence)
     return manifest
 
 

@@ -73,6 +73,11 @@ class CorpusConfig:
     """Split of a Hugging Face dataset."""
     roles: tuple[str, ...] = ("assistant",)
     """Chat: rows are kept only at tokens inside messages of these roles (the whole chat stays as context)."""
+    separator: str = "auto"
+    """Token before every document and prompt: `auto` measures which of the tokenizer's own the model expects, `none`
+    puts none there, or a token as the tokenizer spells it, such as `<|endoftext|>`."""
+    row_separator: bool = True
+    """Also begin every row with it that begins within a document; false for a model trained on rows without."""
     context_length: int = 256
     """Tokens in a packed row."""
     max_tokens: int = 2_000_000
@@ -115,11 +120,13 @@ class HarvestConfig:
     sites: tuple[str, ...] = ()
     """Sites such as `resid_post.3` or `mlp_act.2`; `resid_post.*` means every layer."""
     dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
-    """Stored precision; `auto` takes fp16 if the sampled maximum leaves room, else bf16."""
+    """Stored precision; `auto` takes for a site the first of fp16, bf16, fp32 that keeps its values. A shard that holds
+    a value which does not fit is stored in fp32."""
     drop_bos: bool = True
-    """Leave out the document separator, whose norm is often far above the rest."""
-    max_norm: float | None = None
-    """Leave out rows whose norm at any site exceeds this multiple of that site's median norm."""
+    """Leave out the separator, whose norm is often far above the rest."""
+    max_norm: float = 10.0
+    """Leave out rows whose norm at any site exceeds this multiple of that site's median norm over all rows; 0 leaves
+    none out."""
     shard_mb: int = 128
     """Size of a shard over all sites, in MB; a killed harvest loses at most one shard of work."""
     batch_rows: int = unhashed(16)
@@ -128,7 +135,7 @@ class HarvestConfig:
     def __post_init__(self) -> None:
         require(not isinstance(self.sites, str), f"sites = {self.sites!r}: give a list of sites")
         require(len(self.sites) > 0, "[harvest] sites is empty: name at least one site, for example resid_post.3")
-        require(self.max_norm is None or self.max_norm > 1, f"max_norm = {self.max_norm}: give a multiple above 1")
+        require(self.max_norm == 0 or self.max_norm > 1, f"max_norm = {self.max_norm}: give a multiple above 1, or 0")
         require(self.shard_mb >= 1, f"shard_mb = {self.shard_mb}: give at least 1")
         require(self.batch_rows >= 1, f"batch_rows = {self.batch_rows}: give at least 1")
 
@@ -169,8 +176,9 @@ class TrainConfig:
     decay: float | None = None
     """Last fraction of the steps over which the learning rate falls to 0; None takes the preset's."""
     scale: bool | None = None
-    """Train in units in which a site's mean squared entry is 1, so that an alpha and a learning rate mean the same at
-    every site; the factor is folded back into what is saved. None takes the preset's (only `modern` scales)."""
+    """Train in units in which the mean squared entry of a row of the site's median norm is 1, so that an alpha and a
+    learning rate mean the same at every site; the factor is folded back into what is saved. None takes the preset's
+    (only `modern` scales)."""
     auxk: float | None = None
     """Weight of the auxiliary loss that revives dead features of the TopK kinds; 0 is none, None is 1/32."""
     dead_after: int | None = None
@@ -253,6 +261,8 @@ class BaselineConfig:
     """Rows that PCA streams over."""
     ica_rows: int = 100_000
     """Rows that ICA is fitted on (in memory)."""
+    ica_iterations: int = 400
+    """Iterations after which an ICA that has not converged is given up: its kinds are left out, with that reason."""
     nmf_rows: int = 20_000
     """Rows that NMF is fitted on (in memory)."""
     nmf_features: int = 128
@@ -265,7 +275,7 @@ class BaselineConfig:
         _require_known(self.kinds, BASELINES)
         require(all(k >= 1 for k in self.ks or ()), f"ks = {self.ks}: at least one feature must be active")
         require(self.ratio > 0, f"ratio = {self.ratio}: must be positive")
-        for name in ("fit_rows", "ica_rows", "nmf_rows", "nmf_features"):
+        for name in ("fit_rows", "ica_rows", "ica_iterations", "nmf_rows", "nmf_features"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
 
 

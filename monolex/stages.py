@@ -92,6 +92,7 @@ STAGES: tuple[Stage, ...] = (
         made_of="text",
         show="monolex.show.stages:activations",
         cost="monolex.activations.cost:cost",
+        schema=2,
         command="monolex.verbs:harvest",
         kind="activations",
         home="activations",

@@ -10,8 +10,8 @@ from torch import Tensor
 from monolex.errors import UserError
 from monolex.model.hooks import capture
 from monolex.model.language_model import LanguageModel
-from monolex.text.encode import separator
 from monolex.text.rows import Rows
+from monolex.text.separator import separator
 
 
 class Forward(NamedTuple):

@@ -1,8 +1,8 @@
 """Harvest the activations of several sites in one pass over a corpus, to shards on disk.
 
-What a row costs is one forward pass, one cast into a preallocated shard and one write. Which rows are dropped, the
-stored precision and where shards end depend only on the request and the recorded batch, never on when a run was killed:
-a resumed harvest is byte for byte the uninterrupted one.
+What a row costs is one forward pass, one norm, one cast into a preallocated shard and one write. The stored precision
+and where shards end depend only on the request and the recorded batch, and which rows are left out only on all rows,
+never on when a run was killed: a resumed harvest is byte for byte the uninterrupted one.
 """
 
 import dataclasses
@@ -14,27 +14,40 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from monolex import artifact, runtime
+from monolex.activations import outliers
+from monolex.activations.beginning import Beginning, choose
 from monolex.activations.forward import Forward, forward, kept
-from monolex.activations.reader import KIND
-from monolex.activations.writer import CORPUS, PROGRESS, ROW_FIELDS, SPLITS, HarvestProgress, ShardWriter, resume
-from monolex.artifact import Manifest
+from monolex.activations.reader import KIND, shard_name
+from monolex.activations.writer import (
+    CORPUS,
+    PROGRESS,
+    ROW_FIELDS,
+    SPLITS,
+    HarvestProgress,
+    ShardWriter,
+    keeps,
+    resume,
+)
+from monolex.artifact import WARNINGS, Manifest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, identity, located
 from monolex.errors import UserError
-from monolex.model.language_model import LanguageModel
+from monolex.model.language_model import DTYPES, LanguageModel
 from monolex.model.load import load
 from monolex.model.sites import expand
 from monolex.runtime import log, size
 from monolex.text.corpus import Corpus, build
 from monolex.text.rows import Rows
+from monolex.text.vocabulary import Texts
 
-FP16_MAX: Final = torch.finfo(torch.float16).max
-HEADROOM: Final = 8
-"""How far the sampled maximum must stay below fp16's for `auto` to choose fp16."""
+HEADROOM: Final = 2
+"""How far the first batch's largest value must stay below a precision's for `auto` to choose it."""
+AUTOMATIC: Final = ("fp16", "bf16", "fp32")
 BYTES: Final = {"auto": 2, "fp16": 2, "bf16": 2, "fp32": 4}
 
 
@@ -46,6 +59,7 @@ class _Job:
     lm: LanguageModel
     sites: tuple[str, ...]
     corpus: Corpus
+    begins: Beginning
     rows: dict[str, Rows]
     keep: dict[str, Bool[Tensor, "rows context"]]
     config: HarvestConfig
@@ -69,17 +83,16 @@ def harvest(
 ) -> Manifest:
     """Store the activations of ``config.sites`` over a corpus in ``folder``; returns at once if that is done.
 
-    Rows are those that ``positions`` and ``roles`` keep, less document separators (``drop_bos``) and rows whose norm at
-    any site exceeds ``max_norm`` times the median norm of the first batch at that site. ``auto`` stores a site in fp16
-    if eight times the largest value of the first batch fits, else in bf16. A harvest that was killed goes on at its
-    last whole shard, with the ``batch_rows`` it began with.
+    Rows are those that ``positions`` and ``roles`` keep, less separators (``drop_bos``) and rows whose norm at any site
+    exceeds ``max_norm`` times the median norm of all training rows at that site. ``auto`` stores a site in the first of
+    fp16, bf16 and fp32 that holds the first batch, and a later shard that does not fit in fp32. A harvest that was
+    killed goes on at its last whole shard, with the ``batch_rows`` it began with.
 
     Args:
         lm: the loaded model that ``model`` names; None loads it.
 
     Raises:
-        UserError: the model, the corpus or a site cannot be had, the disk is too small, the model gives NaN, or a
-            value does not fit into the stored precision.
+        UserError: the model, the corpus or a site cannot be had, the disk is too small, or the model gives NaN.
     """
     folder, model, corpus = Path(folder), located(model), located(corpus)
     artifact.require_folder(folder)
@@ -88,6 +101,7 @@ def harvest(
         raise UserError(f"{lm.name} has no tokenizer, which a corpus needs: give it one when wrapping it")
     sites = tuple(map(str, expand(config.sites, lm.n_layers)))
     widths = [lm.width(site) for site in sites]
+    begins = choose(lm, corpus, model)
     text = build(corpus, lm.tokenizer, max_context=lm.max_context)
     wanted = {**identity(model), **identity(corpus), **identity(config)}
     parents = {"model": lm.fingerprint, "corpus": text.digest}
@@ -97,14 +111,15 @@ def harvest(
         return artifact.open_artifact(folder, KIND)
     rows = {"train": text.train, "held_out": text.held_out}
     keep = {split: kept(lm, rows[split], config.drop_bos) for split in SPLITS}
-    job = _Job(folder, lm, sites, text, rows, keep, config)
+    job = _Job(folder, lm, sites, text, begins, rows, keep, config)
     progress = resume(folder, artifact.request_hash(KIND, wanted, parents), config.batch_rows)
     _require_space(job, widths, progress)
     _run(job, progress)
-    data = _facts(job, model, progress)
+    left_out = _leave_out(job, progress)
+    data = _facts(job, model, progress, left_out)
     manifest = artifact.finish(folder, KIND, wanted, parents, progress.files, data)
     (folder / PROGRESS).unlink(missing_ok=True)
-    log.info("harvest: %s rows of %d sites in %s", data["rows"], len(sites), folder)
+    _tell(data, folder)
     return manifest
 
 
@@ -113,7 +128,7 @@ def disk_need(widths: Sequence[int], rows: int, tokens: int, dtype: str) -> int:
 
     ``dtype`` is that of :class:`~monolex.config.HarvestConfig`; both precisions that `auto` chooses take two bytes.
     """
-    row = sum(widths) * BYTES[dtype] + len(ROW_FIELDS) * 4
+    row = sum(widths) * BYTES[dtype] + (len(ROW_FIELDS) + len(widths)) * 4
     return rows * row + tokens * (4 + 4 + 1)
 
 
@@ -148,7 +163,7 @@ def _run(job: _Job, progress: HarvestProgress) -> None:
         for number, batch in enumerate(due):
             if bool(job.keep[batch.split][batch.part].any()):
                 seen = first.pop(number, None) or _forward(job, batch)
-                _store(job, writer, progress, batch, seen)
+                _store(job, writer, batch, seen)
             bar.update(len(batch.part) * job.corpus.train.context_length)
             progress.seconds = before + time.monotonic() - start
             if number + 1 == len(due) or due[number + 1][:2] != batch[:2]:
@@ -181,22 +196,19 @@ def _forward(job: _Job, batch: _Batch) -> Forward:
 
 
 def _decide(job: _Job, seen: Forward) -> dict[str, dict[str, Any]]:
-    """Stored precision and median norm of every site, from the first batch."""
+    """Stored precision of every site, from the first batch where it is not ordered."""
     facts = {}
     for site, values in seen.values.items():
-        fits = seen.peaks[site] * HEADROOM <= FP16_MAX
-        automatic = "fp16" if fits else "bf16"
-        facts[site] = {
-            "d_in": values.shape[1],
-            "dtype": automatic if job.config.dtype == "auto" else job.config.dtype,
-            "sampled_max": seen.peaks[site],
-            "median_norm": float(_norms(values).median()),
-        }
+        peak = HEADROOM * seen.peaks[site]
+        automatic = next(name for name in AUTOMATIC if name == "fp32" or keeps(values, peak, DTYPES[name]))
+        chosen = job.config.dtype == "auto"
+        dtype = automatic if chosen else job.config.dtype
+        facts[site] = {"d_in": values.shape[1], "dtype": dtype, "chosen": chosen, "peak": 0.0, "widened": []}
     return facts
 
 
-def _store(job: _Job, writer: ShardWriter, progress: HarvestProgress, batch: _Batch, seen: Forward) -> None:
-    """Hand the rows of one forward pass to the writer, less the outliers."""
+def _store(job: _Job, writer: ShardWriter, batch: _Batch, seen: Forward) -> None:
+    """Hand the rows of one forward pass to the writer."""
     keep, rows = job.keep[batch.split][batch.part], job.rows[batch.split]
     context, position = keep.nonzero(as_tuple=True)
     columns = {
@@ -205,38 +217,36 @@ def _store(job: _Job, writer: ShardWriter, progress: HarvestProgress, batch: _Ba
         "positions": position,
         "contexts": batch.part[context],
     }
-    values, outliers = seen.values, 0
-    if job.config.max_norm is not None:
-        normal = _normal(values, progress.sites, job.config.max_norm)
-        columns = {name: column[normal] for name, column in columns.items()}
-        values = {site: x[normal.to(x.device)] for site, x in values.items()}
-        outliers = int((~normal).sum())
-    for site, x in values.items():
-        if progress.sites[site]["dtype"] == "fp16" and seen.peaks[site] > FP16_MAX:
-            _require_fits(site, x)
-    writer.add(columns, values, outliers)
+    writer.add(columns, seen.values, seen.peaks)
 
 
-def _require_fits(site: str, values: Float[Tensor, "rows d_in"]) -> None:
-    # The peak may have been that of a row left out since.
-    if not bool(values.half().isfinite().all()):
-        peak = float(values.abs().max())
-        raise UserError(f'{site} reaches {peak:.4g}, beyond the {FP16_MAX:.0f} of fp16: set dtype = "bf16"')
+def _leave_out(job: _Job, progress: HarvestProgress) -> dict[str, Bool[Tensor, "rows"]]:
+    """Which of all stored rows are left out, by split; writes their list and completes the facts of every site."""
+    norms = {site: {split: _stored(job, progress, site, split, "norms") for split in SPLITS} for site in job.sites}
+    limits = {site: outliers.limit(by_split["train"], job.config.max_norm) for site, by_split in norms.items()}
+    left_out = {
+        split: torch.stack([outliers.beyond(norms[site][split], limits[site]) for site in job.sites]).any(0)
+        for split in SPLITS
+    }
+    for site in job.sites:
+        progress.sites[site] |= outliers.site_facts(norms[site]["train"], left_out["train"], limits[site])
+    numbers = {split: rows.nonzero()[:, 0] for split, rows in left_out.items()}
+    progress.files[outliers.FILE] = artifact.write_bytes(job.folder / outliers.FILE, save(numbers))
+    return left_out
 
 
-def _normal(
-    values: Mapping[str, Float[Tensor, "rows d_in"]], facts: Mapping[str, dict[str, Any]], factor: float
-) -> Bool[Tensor, "rows"]:
-    """Rows whose norm is at most ``factor`` times the median at every site."""
-    each = [(_norms(x) <= factor * facts[site]["median_norm"]).cpu() for site, x in values.items()]
-    return torch.stack(each).all(0)
+def _stored(job: _Job, progress: HarvestProgress, part: str, split: str, name: str) -> Tensor:
+    """A column of all stored rows of a split, in order."""
+    columns = []
+    for number in range(len(progress.shards[split])):
+        with safe_open(job.folder / shard_name(part, split, number), framework="pt") as shard:
+            columns.append(shard.get_tensor(name))
+    return torch.cat(columns) if columns else torch.empty(0, dtype=torch.float32 if name == "norms" else torch.int32)
 
 
-def _norms(values: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows"]:
-    return torch.linalg.vector_norm(values, dim=1, dtype=torch.float32)
-
-
-def _facts(job: _Job, model: ModelConfig, progress: HarvestProgress) -> dict[str, Any]:
+def _facts(
+    job: _Job, model: ModelConfig, progress: HarvestProgress, left_out: Mapping[str, Bool[Tensor, "rows"]]
+) -> dict[str, Any]:
     """What the manifest tells about the artefact."""
     lm = job.lm
     described = {"name": lm.name, "fingerprint": lm.fingerprint, "architecture": lm.architecture}
@@ -244,16 +254,40 @@ def _facts(job: _Job, model: ModelConfig, progress: HarvestProgress) -> dict[str
         split: {
             "bos": int((job.rows[split].keep & ~job.keep[split]).sum()),
             "position_or_role": int((~job.rows[split].keep).sum()),
-            "norm": progress.outliers[split],
+            "norm": int(left_out[split].sum()),
         }
         for split in SPLITS
     }
+    tokens = torch.cat([_stored(job, progress, "rows", split, "tokens")[left_out[split]] for split in SPLITS])
+    rows = {split: sum(progress.shards[split]) - dropped[split]["norm"] for split in SPLITS}
+    warnings = outliers.sentences(progress.sites, dropped["train"]["norm"], sum(progress.shards["train"]))
     return {
         "model": {**described, "model_config": dataclasses.asdict(model)},
-        "corpus": {"digest": job.corpus.digest, "report": job.corpus.report.to_json()},
+        "corpus": {
+            "digest": job.corpus.digest,
+            "report": job.corpus.report.to_json(),
+            "separator": job.begins.to_json(),
+        },
         "sites": progress.sites,
-        "rows": {split: sum(counts) for split, counts in progress.shards.items()},
+        "rows": rows,
         "shards": progress.shards,
         "dropped": dropped,
+        "outlier_tokens": outliers.token_counts(tokens, lambda ids: dict(Texts(lm).of(ids))),
+        WARNINGS: warnings,
         "seconds": round(progress.seconds, 1),
     }
+
+
+def _tell(data: Mapping[str, Any], folder: Path) -> None:
+    """What a harvest came to, in the log."""
+    log.info("harvest: %s rows of %d sites in %s", data["rows"], len(data["sites"]), folder)
+    for site, facts in data["sites"].items():
+        if facts["outliers"]["rows"]:
+            log.info(
+                "%s: %d training rows beyond %.4g (the median norm is %.4g) hold %.1f %% of the squared norm",
+                site, facts["outliers"]["rows"], facts["norm_limit"], facts["median_norm"],
+                100 * facts["outliers"]["share"],
+            )  # fmt: skip
+    if data["outlier_tokens"]:
+        named = ", ".join(f"{entry['text']!r} {entry['count']}" for entry in data["outlier_tokens"])
+        log.info("left out for their norm at some site: %s", named)

@@ -1,6 +1,7 @@
-"""Stored activations in document order.
+"""Stored activations in document order, without the rows that are left out for their norm.
 
-Shards are memory-mapped, so that reading costs no more memory than what is asked for.
+Shards are memory-mapped, so that reading costs no more memory than what is asked for. Rows are numbered as if those
+left out (`monolex.activations.outliers`) were not there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from monolex import artifact
+from monolex.activations import outliers
 from monolex.config import require
 from monolex.errors import UserError
 from monolex.model.sites import select
@@ -55,8 +57,13 @@ class Reader:
         self.dtype: str = stored[site]["dtype"]
         self.model: dict[str, Any] = manifest.data["model"]
         self.content: str = manifest.content
+        self.median_norm: float = stored[site]["median_norm"]
+        self.norm_limit: float | None = stored[site]["norm_limit"]
         self._bounds = torch.tensor([0, *manifest.data["shards"][split]]).cumsum(0)
-        self.n_rows = int(self._bounds[-1])
+        self._left_out = _tensors(folder / outliers.FILE)[split]
+        # How many rows that count lie before each that does not: row i stands behind those with at most i before them.
+        self._before = self._left_out - torch.arange(len(self._left_out))
+        self.n_rows = int(self._bounds[-1]) - len(self._left_out)
         require(self.n_rows > 0, f"{folder} holds no {split} rows; harvest more text or raise held_out")
         self._open: dict[tuple[str, int], dict[str, Tensor]] = {}
 
@@ -94,34 +101,55 @@ class Reader:
 
     def gather(self, index: Int[Tensor, "rows"], *, raw: bool = False) -> Float[Tensor, "rows d_in"]:
         """The rows numbered ``index`` in that order, as float32, or with ``raw`` in the stored precision."""
+        index = self._stored(index)
         shards = torch.bucketize(index, self._bounds, right=True) - 1
         used = shards.unique().tolist()
         if len(used) == 1:
             rows = self._shard(self.site, used[0])["activations"][index - self._bounds[used[0]]]
             return rows if raw else rows.float()
-        dtype = self._shard(self.site, 0)["activations"].dtype
+        dtypes = {self._shard(self.site, shard)["activations"].dtype for shard in used or [0]}
+        dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
         out = torch.empty(len(index), self.d_in, dtype=dtype if raw else torch.float32)
         for shard in used:
             where = (shards == shard).nonzero()[:, 0]
             out[where] = self._shard(self.site, shard)["activations"][index[where] - self._bounds[shard]].to(out.dtype)
         return out
 
+    def norms(self) -> Float[Tensor, "rows"]:
+        """Norm of every row."""
+        return self._range(self.site, "norms", 0, self.n_rows)
+
+    def _stored(self, index: Int[Tensor, "rows"]) -> Int[Tensor, "rows"]:
+        """Rows by their number among all that are stored."""
+        return index + torch.bucketize(index, self._before, right=True) if len(self._before) else index
+
     def _range(self, site: str, name: str, start: int, stop: int) -> Tensor:
         assert 0 <= start <= stop <= self.n_rows, (start, stop, self.n_rows)
-        first = int(torch.bucketize(start, self._bounds, right=True)) - 1
+        begin, end = self._stored(torch.tensor([start, stop])).tolist()
+        first = int(torch.bucketize(begin, self._bounds, right=True)) - 1
         parts = []
         for number in range(min(first, len(self._bounds) - 2), len(self._bounds) - 1):
             low = int(self._bounds[number])
-            parts.append(self._shard(site, number)[name][max(start - low, 0) : max(stop - low, 0)])
-            if stop <= int(self._bounds[number + 1]):
+            parts.append(self._shard(site, number)[name][max(begin - low, 0) : max(end - low, 0)])
+            if end <= int(self._bounds[number + 1]):
                 break
-        return torch.cat(parts)
+        return torch.cat(parts)[self._counting(begin, end)] if len(self._left_out) else torch.cat(parts)
+
+    def _counting(self, begin: int, end: int) -> Bool[Tensor, "stored"]:
+        """Which of the stored rows ``begin`` to ``end`` count."""
+        counting = torch.ones(end - begin, dtype=torch.bool)
+        low, high = torch.bucketize(torch.tensor([begin, end]), self._left_out).tolist()
+        counting[self._left_out[low:high] - begin] = False
+        return counting
 
     def _shard(self, site: str, number: int) -> dict[str, Tensor]:
         if (site, number) not in self._open:
-            path = self.folder / shard_name(site, self.split, number)
-            try:
-                self._open[site, number] = load_file(path)
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} is damaged ({error}); delete its manifest and harvest again") from error
+            self._open[site, number] = _tensors(self.folder / shard_name(site, self.split, number))
         return self._open[site, number]
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete its manifest and harvest again") from error

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from monolex.activations.reader import Split
+from monolex.activations.rule import RowRule
 from monolex.artifact import open_artifact
 from monolex.config import ModelConfig
 from monolex.errors import UserError
@@ -15,20 +16,31 @@ from monolex.model.language_model import LanguageModel
 from monolex.model.load import load
 from monolex.tables import from_table
 from monolex.text.rows import Rows
+from monolex.text.separator import use_separator
 
 
 def stored_model(activations: Path, device: str = "auto") -> LanguageModel:
-    """The very model that stored activations are of.
+    """The very model that stored activations are of, which encodes texts behind the separator that they were read with.
 
     Raises:
         UserError: no finished activations, or the model of that name has other weights than it had.
     """
-    facts = open_artifact(activations, "activations").data["model"]
+    data = open_artifact(activations, "activations").data
+    facts = data["model"]
     config = from_table(ModelConfig, facts["model_config"], str(activations))
     lm = load(dataclasses.replace(config, device=device))
     if lm.fingerprint != facts["fingerprint"]:
         raise UserError(f"the model {config.model!r} is no longer the one in {activations}; harvest again")
+    assert lm.tokenizer is not None, "only a model with a tokenizer can be harvested"
+    use_separator(lm.tokenizer, data["corpus"]["separator"]["token"])
     return lm
+
+
+def row_rule(activations: Path, site: str) -> RowRule:
+    """By which rule rows of a stored site count."""
+    manifest = open_artifact(activations, "activations")
+    separator = manifest.data["corpus"]["separator"]["token"] if manifest.config["drop_bos"] else None
+    return RowRule(separator, manifest.data["sites"][site]["norm_limit"])
 
 
 def packed_rows(activations: Path, split: Split) -> Rows:

@@ -8,15 +8,18 @@ of the seed and its number, so a killed training run resumes exactly without any
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Protocol, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monolex import artifact, runtime
 from monolex.activations import shuffle
 from monolex.activations.forward import forward, kept
+from monolex.activations.norms import SAMPLE_ROWS, Usual, row_norms, usual
+from monolex.activations.rule import USUAL, RowFilter
 from monolex.activations.shuffle import Loaded, Loader, Mixing, Window
 from monolex.config import require
 from monolex.model.language_model import LanguageModel
@@ -98,8 +101,10 @@ class ModelStream:
     """Shuffled batches of one or several sites in step, straight from the model: nothing is stored.
 
     A window is a forward pass over some packed rows in random order. Batches take from all of a window's packed rows
-    evenly, because a window holds far fewer of them than it holds tokens. Resuming recomputes one window. Rows are
-    not filtered by norm, as a harvest with ``max_norm`` does: how many there are must be known before the model runs.
+    evenly, because a window holds far fewer of them than it holds tokens. Resuming recomputes one window.
+
+    A row whose norm exceeds ``row_filter.max_norm`` times the median norm of a sample of rows is replaced by the next
+    of its window that does not: how many rows a window has must be known before the model runs. 0 replaces none.
 
     Raises:
         UserError: no site or an unknown one, or fewer kept tokens than one batch.
@@ -114,12 +119,13 @@ class ModelStream:
         seed: int,
         window_rows: int,
         batch_rows: int = 16,
-        drop_bos: bool = True,
+        row_filter: RowFilter = USUAL,
     ) -> None:
         self._lm, self._rows, self._batch, self._seed, self._batch_rows = lm, rows, batch_size, seed, batch_rows
+        self._max_norm = row_filter.max_norm
         self.sites = tuple(map(str, expand(sites, lm.n_layers)))
         require(len(self.sites) > 0, "sites is empty: a stream from the model needs at least one, such as resid_post.3")
-        self._keep = kept(lm, rows, drop_bos)
+        self._keep = kept(lm, rows, row_filter.drop_bos)
         self._counts = self._keep.sum(1)
         self._n = int(self._counts.sum())
         self.steps_per_epoch = shuffle.steps(self._n, batch_size, window_rows)
@@ -129,8 +135,18 @@ class ModelStream:
     def content(self) -> str:
         """Hash of all that the batches follow from: weights, tokens that are kept, sites, seed and sizes."""
         served = rows_digest(dataclasses.replace(self._rows, keep=self._keep))
-        facts = [self._lm.fingerprint, served, self.sites, self._batch, self._seed, self._n_windows]
+        facts = [self._lm.fingerprint, served, self.sites, self._batch, self._seed, self._n_windows, self._max_norm]
         return artifact.digest(facts)
+
+    @cached_property
+    def usual(self) -> dict[str, Usual]:
+        """Median norm and centre of every site, from packed rows spread over all; the first call runs the model."""
+        numbers = self._keep.any(1).nonzero()[:, 0]
+        count = min(len(numbers), -(-SAMPLE_ROWS // self._rows.context_length))
+        return {
+            site: usual(x.float())
+            for site, x in self._values(numbers[torch.arange(count) * len(numbers) // count]).items()
+        }
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, Float[Tensor, "batch d_in"]]]:
         """Endless batches by site, float32; an epoch serves each token once and drops its last partial batch."""
@@ -161,6 +177,15 @@ class ModelStream:
             skip = max(skip - size, 0)
 
     def _load(self, numbers: Int[Tensor, "contexts"]) -> dict[str, Tensor]:
+        window = self._values(numbers)
+        for site, x in window.items() if self._max_norm > 0 else ():
+            beyond = row_norms(x) > self._max_norm * self.usual[site].norm
+            if bool(beyond.any()) and not bool(beyond.all()):
+                window[site] = x[_next_not(beyond)]
+        return window
+
+    def _values(self, numbers: Int[Tensor, "contexts"]) -> dict[str, Tensor]:
+        """Kept activations of packed rows, in their order, by site."""
         size = int(self._counts[numbers].sum())
         window: dict[str, Tensor] = {}
         start = 0
@@ -175,3 +200,10 @@ class ModelStream:
             start += len(next(iter(values.values())))
         assert start == size, (start, size)
         return window
+
+
+def _next_not(beyond: Bool[Tensor, "rows"]) -> Int[Tensor, "rows"]:
+    """Every row's own number; where it is ``beyond``, that of the next that is not (after the last the first)."""
+    others = (~beyond).nonzero()[:, 0]
+    place = torch.bucketize(torch.arange(len(beyond)), others)
+    return others[place % len(others)]

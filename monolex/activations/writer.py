@@ -1,11 +1,13 @@
 """Writing an activations artefact shard by shard, so that a kill at any moment loses one shard of work.
 
-`progress.json` lists what is whole and what was decided on the way (precision, medians); files that it does not list
+`progress.json` lists what is whole and what was decided on the way (precision, peaks); files that it does not list
 are deleted on resuming. One thread hashes and writes a shard while the next one is filled: two shards are in memory.
+A shard with a value that its site's precision cannot hold is widened to float32 as a whole.
 """
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from monolex import artifact
+from monolex.activations.norms import row_norms
 from monolex.activations.reader import shard_name
 from monolex.artifact import FileEntry
 from monolex.errors import UserError
@@ -27,6 +30,10 @@ PROGRESS: Final = "progress.json"
 CORPUS: Final = "corpus.safetensors"
 SPLITS: Final = ("train", "held_out")
 ROW_FIELDS: Final = ("tokens", "docs", "positions", "contexts")
+ROUNDING: Final = 1e-4
+ROUNDING_ROWS: Final = 64
+LEAST_ROWS: Final = 8
+"""Rows below which their distance from their median says nothing."""
 _SHARD: Final = re.compile(r"\.?(train|held_out)-\d{5}\.safetensors(\.\w+\.tmp)?")
 _TEMPORARY: Final = re.compile(r"\.(corpus\.safetensors|progress\.json|manifest\.json)\.\w+\.tmp")
 
@@ -41,11 +48,10 @@ class HarvestProgress:
     batch_rows: int
     """Packed rows in a forward pass; kept on resuming, since it decides where shards end."""
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By site: `d_in`, stored `dtype`, `sampled_max` and `median_norm` of the first batch; empty before it."""
+    """By site: `d_in`, stored `dtype`, `peak` (the largest absolute value so far) and `widened` (names of the shards in
+    float32 for a value that did not fit); empty before the first batch."""
     shards: dict[str, list[int]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     """Rows of every written shard, by split."""
-    outliers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    """Rows left out for their norm, by split."""
     files: dict[str, FileEntry] = field(default_factory=dict)
     """Every written file."""
     seconds: float = 0.0
@@ -107,9 +113,10 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, progress: HarvestProgress, capacity: int) -> None:
-        self._folder, self._progress = folder, progress
-        self._spare = [self._allocate(capacity) for _ in range(2)]
-        self._rows = self._outliers = 0
+        self._folder, self._progress, self._capacity = folder, progress, capacity
+        self._spare = [self._allocate() for _ in range(2)]
+        self._rows = 0
+        self._peaks = dict.fromkeys(progress.sites, 0.0)
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
 
@@ -122,38 +129,82 @@ class ShardWriter:
             self._pending.result()
 
     def add(
-        self, columns: dict[str, Int[Tensor, "rows"]], values: dict[str, Float[Tensor, "rows d_in"]], outliers: int
+        self,
+        columns: dict[str, Int[Tensor, "rows"]],
+        values: dict[str, Float[Tensor, "rows d_in"]],
+        peaks: Mapping[str, float],
     ) -> None:
-        """Append rows: a column for each of :data:`ROW_FIELDS`, activations by site; ``outliers`` were left out."""
-        buffer, count = self._spare[0], len(columns[ROW_FIELDS[0]])
+        """Append rows: a column for each of :data:`ROW_FIELDS`, activations by site and their peaks."""
+        buffer, end = self._spare[0], self._rows + len(columns[ROW_FIELDS[0]])
+        for site, x in values.items():
+            self._peaks[site] = max(self._peaks[site], peaks[site])
+            if not self._fits(site, x, peaks[site]):
+                buffer[site] = buffer[site].float()
+            buffer[norms_of(site)][self._rows : end].copy_(row_norms(x))
         for name, rows in {**columns, **values}.items():
-            buffer[name][self._rows : self._rows + count].copy_(rows)
-        self._rows += count
-        self._outliers += outliers
+            buffer[name][self._rows : end].copy_(rows)
+        self._rows = end
 
     def flush(self, split: str) -> None:
         """End the shard: hand it to the writing thread, once that has finished the one before."""
         if self._pending is not None:
             self._pending.result()
         filled = {name: column[: self._rows] for name, column in self._spare[0].items()}
-        self._pending = self._pool.submit(self._write, split, filled, self._outliers)
+        self._pending = self._pool.submit(self._write, split, filled, self._peaks)
         self._spare.reverse()
-        self._rows = self._outliers = 0
-
-    def _allocate(self, capacity: int) -> dict[str, Tensor]:
-        columns = {name: torch.empty(capacity, dtype=torch.int32) for name in ROW_FIELDS}
         for site, facts in self._progress.sites.items():
-            columns[site] = torch.empty(capacity, facts["d_in"], dtype=DTYPES[facts["dtype"]])
+            if self._spare[0][site].dtype != DTYPES[facts["dtype"]]:
+                self._spare[0][site] = self._empty(site)
+        self._peaks = dict.fromkeys(self._progress.sites, 0.0)
+        self._rows = 0
+
+    def _fits(self, site: str, x: Float[Tensor, "rows d_in"], peak: float) -> bool:
+        """Whether the buffer holds what the site's precision was chosen, or ordered, to hold."""
+        dtype, chosen = self._spare[0][site].dtype, self._progress.sites[site]["chosen"]
+        return keeps(x, peak, dtype) if chosen else peak <= torch.finfo(dtype).max
+
+    def _allocate(self) -> dict[str, Tensor]:
+        columns = {name: torch.empty(self._capacity, dtype=torch.int32) for name in ROW_FIELDS}
+        for site in self._progress.sites:
+            columns[site] = self._empty(site)
+            columns[norms_of(site)] = torch.empty(self._capacity)
         return columns
 
-    def _write(self, split: str, filled: dict[str, Tensor], outliers: int) -> None:
+    def _empty(self, site: str) -> Tensor:
+        facts = self._progress.sites[site]
+        return torch.empty(self._capacity, facts["d_in"], dtype=DTYPES[facts["dtype"]])
+
+    def _write(self, split: str, filled: dict[str, Tensor], peaks: Mapping[str, float]) -> None:
         progress = self._progress
         number = len(progress.shards[split])
         parts = {"rows": {name: filled[name] for name in ROW_FIELDS}}
-        parts |= {site: {"activations": filled[site]} for site in progress.sites}
+        parts |= {site: {"activations": filled[site], "norms": filled[norms_of(site)]} for site in progress.sites}
         files = {shard_name(part, split, number): tensors for part, tensors in parts.items()}
         entries = {name: artifact.write_bytes(self._folder / name, save(tensors)) for name, tensors in files.items()}
         progress.files.update(entries)
         progress.shards[split].append(len(filled[ROW_FIELDS[0]]))
-        progress.outliers[split] += outliers
+        for site, facts in progress.sites.items():
+            facts["peak"] = max(facts["peak"], peaks[site])
+            if filled[site].dtype != DTYPES[facts["dtype"]]:
+                facts["widened"].append(shard_name(site, split, number))
         progress.save(self._folder)
+
+
+def norms_of(site: str) -> str:
+    """Name of a site's column of norms."""
+    return f"{site}.norms"
+
+
+def keeps(x: Float[Tensor, "rows d_in"], peak: float, dtype: torch.dtype) -> bool:
+    """Whether ``dtype`` holds ``x``: nothing overflows, and what rounding takes away is nothing beside what varies.
+
+    ``peak`` is the largest absolute value. Overflow is looked for in all rows; rounding, which underflow is a kind of,
+    in some of them: in most of these its squared error is to be at most :data:`ROUNDING` of the squared distance from
+    their median.
+    """
+    if peak > torch.finfo(dtype).max:
+        return False
+    rows = x[:: max(1, len(x) // ROUNDING_ROWS)].double()
+    error = (rows.to(dtype).double() - rows).square().sum(1)
+    spread = (rows - rows.median(0).values).square().sum(1) if len(rows) >= LEAST_ROWS else rows.square().sum(1)
+    return bool((error <= ROUNDING * spread).double().mean() >= 0.5)

@@ -19,7 +19,6 @@ from monolex.errors import UserError
 
 CHUNK = 8192
 RANK_TOLERANCE = 1e-8
-MAX_ICA_ITERATIONS = 400
 ICA_TOLERANCE = 1e-3
 
 
@@ -118,7 +117,7 @@ def pca(of: RowMoments) -> Axes:
     return Axes(of.mean, rows, rows)
 
 
-def ica(rows: Float[Tensor, "rows d_in"], seed: int) -> Ica:
+def ica(rows: Float[Tensor, "rows d_in"], seed: int, most_iterations: int) -> Ica:
     """Independent axes by FastICA (scikit-learn: logcosh, symmetric) on whitened rows, sign-fixed by :func:`orient`.
 
     Axes of less than 1e-8 of the largest variance are left out before whitening.
@@ -140,7 +139,7 @@ def ica(rows: Float[Tensor, "rows d_in"], seed: int) -> Ica:
     white = torch.cat([((chunk.double() - of.mean) @ whiten.T).float() for chunk in rows.split(CHUNK)])
     model = FastICA(
         whiten=False,  # pyright: ignore[reportArgumentType]
-        max_iter=MAX_ICA_ITERATIONS,
+        max_iter=most_iterations,
         tol=ICA_TOLERANCE,
         random_state=seed,
     )
@@ -155,7 +154,7 @@ def ica(rows: Float[Tensor, "rows d_in"], seed: int) -> Ica:
     length = mixing.norm(dim=1, keepdim=True)
     axes = orient(Axes(of.mean, rotation @ whiten * length, mixing / length), rows)
     iterations = int(model.n_iter_)
-    return Ica(axes, iterations < MAX_ICA_ITERATIONS, iterations)
+    return Ica(axes, iterations < most_iterations, iterations)
 
 
 def orient(axes: Axes, rows: Float[Tensor, "rows d_in"]) -> Axes:

@@ -13,11 +13,11 @@ from typing import Any
 
 from monolex import runtime
 from monolex.activations.reader import Reader, stored_sites
-from monolex.artifact import Manifest, open_artifact
+from monolex.artifact import WARNINGS, Manifest, open_artifact
 from monolex.config import BaselineConfig, require
 from monolex.dictionaries.axes import ActivationRows, sample
 from monolex.dictionaries.base import Dictionary, load
-from monolex.dictionaries.families import BUILDERS
+from monolex.dictionaries.families import BUILDERS, GivenUp
 from monolex.errors import UserError
 from monolex.kinds import BASELINES, FAMILIES, TOPK
 from monolex.pieces import FILES, Piece, Work
@@ -30,15 +30,29 @@ MATCH_ROWS = 8192
 def fit(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary]:
     """The dictionaries asked for, by name: the kind, and for ``-topk`` kinds one for every k, as ``pca-topk-k32``.
 
+    Those of an ICA that did not converge within its budget are left out, with a warning in the log.
+
     Raises:
         UserError: too few rows, or a number of features that the site cannot have.
     """
     config = _with_ks(reader, config, ())
     _check(reader, config)
-    fitted: dict[str, Dictionary] = {}
-    for family in dict.fromkeys(BASELINES[kind].name for kind in config.kinds):
-        fitted |= BUILDERS[family](reader, config)
+    fitted, given_up = _fit(reader, config)
+    for family, reason in given_up.items():
+        runtime.log.warning("%s of %s is left out: %s", family, reader.site, reason)
     return fitted
+
+
+def _fit(reader: ActivationRows, config: BaselineConfig) -> tuple[dict[str, Dictionary], dict[str, str]]:
+    """The dictionaries by name, and by family why it has none."""
+    fitted: dict[str, Dictionary] = {}
+    given_up: dict[str, str] = {}
+    for family in dict.fromkeys(BASELINES[kind].name for kind in config.kinds):
+        try:
+            fitted |= BUILDERS[family](reader, config)
+        except GivenUp as why:
+            given_up[family] = str(why)
+    return fitted, given_up
 
 
 def fit_folder(folder: str | Path, activations: str | Path, config: BaselineConfig) -> Manifest:
@@ -90,7 +104,7 @@ def fit_readers(
     """Fit on every reader and write ``SITE/NAME/`` dictionaries and the manifest, unless it is done.
 
     A killed run continues at the first site that it had not finished. ``manifest.data["members"]`` lists ``path``,
-    ``site``, ``kind``, ``k`` and ``d_sae`` of every dictionary.
+    ``site``, ``kind``, ``k`` and ``d_sae`` of every dictionary, ``data["given_up"]`` the families left out and why.
 
     Raises:
         UserError: as :func:`fit`, before anything is fitted.
@@ -102,7 +116,9 @@ def fit_readers(
     for site, reader in readers.items():
         _check(reader, configs[site])
     fitted = work.done({site: _fit_site(work, reader, configs[site]) for site, reader in readers.items()}, unit="site")
-    return work.finish({}, {"members": [member for entry in fitted.values() for member in entry["members"]]})
+    facts = {name: [member for entry in fitted.values() for member in entry[name]] for name in ("members", "given_up")}
+    warnings = [f"{gone['site']}/{gone['name']} is left out: {gone['reason']}" for gone in facts["given_up"]]
+    return work.finish({}, {**facts, WARNINGS: warnings})
 
 
 def _with_ks(reader: ActivationRows, config: BaselineConfig, sweeps: Sequence[Path]) -> BaselineConfig:
@@ -128,13 +144,15 @@ def _topk_features(reader: ActivationRows, config: BaselineConfig) -> dict[str, 
 def _fit_site(work: Work, reader: ActivationRows, config: BaselineConfig) -> Piece:
     def piece(_path: Path) -> dict[str, Any]:
         members, files = [], {}
-        for name, dictionary in fit(reader, config).items():
+        fitted, given_up = _fit(reader, config)
+        for name, dictionary in fitted.items():
             path = f"{reader.site}/{name}"
             for file, entry in dictionary.save(work.file(path)).items():
                 files[f"{path}/{file}"] = asdict(entry)
             c = dictionary.config
             members.append({"path": path, "site": reader.site, "kind": c.kind, "k": c.k, "d_sae": c.d_sae})
-        return {"members": members, FILES: files}
+        gone = [{"site": reader.site, "name": family, "reason": reason} for family, reason in given_up.items()]
+        return {"members": members, "given_up": gone, FILES: files}
 
     return piece
 

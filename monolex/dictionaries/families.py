@@ -83,7 +83,9 @@ def _pca(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary
 def _ica(reader: ActivationRows, config: BaselineConfig) -> dict[str, Dictionary]:
     rows = axes.sample(reader, config.ica_rows, config.baseline_seed)
     runtime.log.info("ica %s: FastICA on %d rows of width %d", reader.site, *rows.shape)
-    fit = axes.ica(rows, _sklearn_seed("ica", reader, config))
+    fit = axes.ica(rows, _sklearn_seed("ica", reader, config), config.ica_iterations)
+    if not fit.converged:
+        raise GivenUp(f"FastICA had not converged after ica_iterations = {fit.iterations} on {len(rows):,} rows")
     return _axes_kinds(reader, "ica", fit.axes, config, _iterated("ica", fit, len(rows), reader, config))
 
 
@@ -167,6 +169,10 @@ def _dictionary(
     # own memory for every weight: safetensors refuses tensors that share it
     separate = {n: w.to(torch.float32, copy=True).contiguous() for n, w in {**plain, **(weights or {})}.items()}
     return Dictionary(config, separate)
+
+
+class GivenUp(Exception):
+    """A fit that came to nothing within its budget; the message says why."""
 
 
 Builder = Callable[[ActivationRows, BaselineConfig], dict[str, Dictionary]]

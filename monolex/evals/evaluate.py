@@ -16,13 +16,13 @@ from torch import Tensor
 
 from monolex import runtime
 from monolex.activations.reader import Reader
-from monolex.activations.stored import held_out_rows, stored_model
-from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
+from monolex.activations.stored import held_out_rows, row_rule, stored_model
+from monolex.artifact import SUBJECT, WARNINGS, Manifest, json_bytes, open_artifact, write_bytes
 from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
 from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, parents, source_dictionaries
-from monolex.evals import fidelity, reconstruction, similarity
-from monolex.evals.intervals import over_seeds
+from monolex.evals import doubts, fidelity, reconstruction, similarity
+from monolex.evals.intervals import exact, over_seeds
 from monolex.evals.recipes import RECIPE, identification, neighbours, seed_groups
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
@@ -69,6 +69,7 @@ def evaluate(
     pieces, sizes = _pieces(work, {model: paths[0] for model, paths in models.items()}, listed, config)
     rows = [row for part in work.done(pieces, sizes=sizes, unit="dictionary").values() for row in part]
     rows += _missing_rows(listed, rows)
+    rows += _given_up_rows(models, rows)
     counts: dict[str, Tensor] = {}
     for key in pieces:
         counts |= load_tensors(work.place(key).with_suffix(".safetensors").read_bytes())
@@ -76,6 +77,7 @@ def evaluate(
         "models": list(listed),
         "sites": {model: list(sites) for model, sites in listed.items()},
         "dictionaries": sum(sizes.values()),
+        WARNINGS: doubts.sentences((d for sites in listed.values() for ds in sites.values() for d in ds), rows),
     }
     return work.finish({METRICS: json_bytes(rows), DENSITIES: save_tensors(counts)}, facts)
 
@@ -112,15 +114,29 @@ def _pieces(
 
 def _missing_rows(listed: Listed, rows: Sequence[Row]) -> list[Row]:
     """Cells of the control models at sites where nothing was trained on them, so that no table leaves them out."""
-    metrics = list(dict.fromkeys(row["metric"] for row in rows if row["path"] and not row["other"]))
     missing: list[Row] = []
     for model, sites in listed.items():
         for site in listed[SUBJECT]:
             if site not in sites:
                 reason = not_applicable(f"nothing was trained on the {model} model at {site}")
                 head = _nameless(model, site) | {"name": "no dictionary", "kind": "missing"}
-                missing += _rows(head, dict.fromkeys(metrics, reason))
+                missing += _rows(head, dict.fromkeys(_metrics(rows), reason))
     return missing
+
+
+def _given_up_rows(models: Mapping[str, tuple[Path, Sequence[Path]]], rows: Sequence[Row]) -> list[Row]:
+    """Cells of the baselines that came to nothing, with the reason, so that no table leaves them out."""
+    missing: list[Row] = []
+    for model, (_, sources) in models.items():
+        for gone in (gone for source in sources for gone in open_artifact(source).data.get("given_up", ())):
+            head = _nameless(model, gone["site"]) | {"name": gone["name"], "kind": gone["name"]}
+            missing += _rows(head, dict.fromkeys(_metrics(rows), not_applicable(gone["reason"])))
+    return missing
+
+
+def _metrics(rows: Sequence[Row]) -> list[str]:
+    """The metrics of dictionaries by themselves."""
+    return list(dict.fromkeys(row["metric"] for row in rows if row["path"] and not row["other"]))
 
 
 def _evaluate_site(
@@ -143,7 +159,10 @@ def _evaluate_site(
     if config.contexts:
         mean = next(iter(measured.values())).mean
         contexts = held_out_rows(activations, config.contexts)
-        faithful = fidelity.fidelity(lm, site, dictionaries, contexts, mean, batch=config.batch_contexts, advance=third)
+        faithful = fidelity.fidelity(
+            lm, site, dictionaries, contexts, mean,
+            rule=row_rule(activations, site), batch=config.batch_contexts, advance=third,
+        )  # fmt: skip
     metrics: dict[str, Metrics] = {}
     for name, dictionary in dictionaries.items():
         metrics[name] = {
@@ -205,6 +224,9 @@ def _reference_rows(model: str, site: str, result: fidelity.Fidelity | None, con
     for name in fidelity.REFERENCES if result else ():
         identification = _nameless(model, site) | {"name": name, "kind": "reference"}
         rows += _rows(identification, _fidelity_metrics(result, name, config))
+    if result:
+        spared = exact(result.spared / result.positions, result.positions, "positions", "a share of the positions")
+        rows += _rows(_nameless(model, site) | {"name": fidelity.CLEAN, "kind": "reference"}, {"spared": spared})
     return rows
 
 

@@ -1,10 +1,10 @@
 """What a model loses when a site is replaced by a dictionary's reconstruction of it.
 
 At every position but the first (whose activations are far from all others in most models) the activation becomes x̂, or
-zero, or the mean: the two ablations are the scale on which a loss means something. Predictions made at the first
-position cannot change and are not counted, nor are those at positions the corpus leaves out. Document separators
-inside a row are replaced like any other position, though `drop_bos` keeps them out of training. The forward resumes at
-the site's block, so that earlier layers are computed once for all dictionaries.
+zero, or the mean: the two ablations are the scale on which a loss means something. Tokens that a harvest leaves out,
+separators and those of an extreme norm, are left as they are as well, for no dictionary has learned them; how many is
+said. Predictions made at the first position cannot change and are not counted, nor are those at positions the corpus
+leaves out. The forward resumes at the site's block, so that earlier layers are computed once for all dictionaries.
 """
 
 import math
@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from monolex.activations.rule import EVERY_ROW, RowRule
 from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
 from monolex.evals.intervals import over_documents
@@ -35,6 +36,7 @@ METRICS = ("ce", "ce_added", "kl", "perplexity", "loss_recovered_zero", "loss_re
 LEAST_EFFECT = 0.01
 
 Replace = Callable[[Tensor], Tensor]
+"""From rows of activations to what is put in their place."""
 
 
 class Fidelity(NamedTuple):
@@ -46,6 +48,10 @@ class Fidelity(NamedTuple):
     """Σ cross-entropy in nats, by dictionary and for :data:`REFERENCES`."""
     divergence: dict[str, Float[Tensor, "docs"]]
     """Σ KL(clean ‖ replaced) in nats, by the same names."""
+    positions: int
+    """Positions behind the first ones."""
+    spared: int
+    """Those of them that were left as they are."""
 
 
 @torch.no_grad()
@@ -56,13 +62,15 @@ def fidelity(
     rows: Rows,
     mean: Float[Tensor, "d_in"],
     *,
+    rule: RowRule = EVERY_ROW,
     batch: int = 16,
     advance: Advance = lambda _: None,
 ) -> Fidelity:
     """Loss and divergence of every dictionary and reference over packed ``rows``.
 
-    ``mean`` is the activation that the mean-ablation puts in; ``advance`` is told the share of the rows done. One
-    clean forward a batch serves all; the largest tensors are two sets of logits ``[batch, context, vocab]``.
+    Tokens that do not count by ``rule`` are not replaced. ``mean`` is the activation that the mean-ablation puts in;
+    ``advance`` is told the share of the rows done. One clean forward a batch serves all; the largest tensors are two
+    sets of logits ``[batch, context, vocab]``.
     """
     site = Site.parse(site)
     assert not set(dictionaries) & set(REFERENCES), f"a dictionary is called like a reference: {list(dictionaries)}"
@@ -74,17 +82,19 @@ def fidelity(
     documents, index = rows.docs.long().unique(return_inverse=True)
     counted = (rows.keep[:, :-1] & (rows.docs[:, 1:] >= 0))[:, 1:]
     sums = {name: torch.zeros(2, len(documents), dtype=torch.float64) for name in (CLEAN, *replacements)}
+    spared = 0
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
         where = index[part, 1:-1][counted[part]]
-        for name, losses in _losses(lm, site, replacements, rows.tokens[part].long()):
+        clean = _clean(lm, site, rows.tokens[part].long(), rule)
+        spared += int((~clean.replaceable[:, 1:]).sum())
+        for name, losses in _losses(lm, site, replacements, clean):
             sums[name].index_add_(1, where, losses[:, counted[part]])
         advance(len(rows.tokens[part]) / len(rows))
     predictions = torch.bincount(index[:, 1:-1][counted], minlength=len(documents)).double()
     used = predictions > 0
-    return Fidelity(
-        predictions[used], {n: s[0, used] for n, s in sums.items()}, {n: s[1, used] for n, s in sums.items()}
-    )
+    loss, divergence = ({name: both[number, used] for name, both in sums.items()} for number in (0, 1))
+    return Fidelity(predictions[used], loss, divergence, rows.tokens[:, 1:].numel(), spared)
 
 
 def metrics(result: Fidelity, name: str, config: EvalConfig) -> dict[str, Estimate]:
@@ -154,27 +164,46 @@ def replaced_logits(
     return logits
 
 
-def _losses(
-    lm: LanguageModel, site: Site, replacements: Mapping[str, Replace], tokens: Tensor
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield, for the clean forward and every replacement, cross-entropy and KL ``[2, batch, context − 2]``."""
+class _Clean(NamedTuple):
+    """A batch of rows in the whole model."""
+
+    tokens: Int[Tensor, "batch tokens"]
+    """On the model's device."""
+    before: Float[Tensor, "batch tokens d_model"]
+    """The residual stream in front of the site's block."""
+    x: Float[Tensor, "batch tokens width"]
+    """The site's activation."""
+    log_p: Float[Tensor, "batch tokens vocab"]
+    """Log-probabilities, float32."""
+    replaceable: Bool[Tensor, "batch tokens"]
+    """Where the activation is replaced."""
+
+
+def _clean(lm: LanguageModel, site: Site, tokens: Int[Tensor, "batch tokens"], rule: RowRule) -> _Clean:
     tokens = tokens.to(lm.device)
     before = Site("resid_pre", site.layer)
     captured = hooks.capture(lm, tokens, list(dict.fromkeys((before, site))), logits=True)
-    x, logits = captured.activations[str(site)], captured.logits
-    assert logits is not None, "logits were asked for"
-    clean = logits.float()
-    for row in clean:
+    assert captured.logits is not None, "logits were asked for"
+    log_p = captured.logits.float()
+    for row in log_p:
         row.copy_(F.log_softmax(row, -1))
-    loss = -clean[:, 1:-1].gather(2, tokens[:, 2:, None])[..., 0]
+    x = captured.activations[str(site)]
+    replaceable = rule.counts(tokens, x)
+    replaceable[:, 0] = False
+    return _Clean(tokens, captured.activations[str(before)], x, log_p, replaceable)
+
+
+def _losses(
+    lm: LanguageModel, site: Site, replacements: Mapping[str, Replace], clean: _Clean
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield, for the clean forward and every replacement, cross-entropy and KL ``[2, batch, context − 2]``."""
+    loss = -clean.log_p[:, 1:-1].gather(2, clean.tokens[:, 2:, None])[..., 0]
     yield CLEAN, torch.stack([loss, torch.zeros_like(loss)]).double().cpu()
     for name, replace in replacements.items():
-        replaced = x.clone()
-        replaced[:, 1:] = replace(x[:, 1:])
-        yield (
-            name,
-            _compare(clean, replaced_logits(lm, site, tokens, replaced, captured.activations[str(before)]), tokens),
-        )
+        replaced = clean.x.clone()
+        replaced[clean.replaceable] = replace(clean.x[clean.replaceable])
+        logits = replaced_logits(lm, site, clean.tokens, replaced, clean.before)
+        yield name, _compare(clean.log_p, logits, clean.tokens)
 
 
 def _compare(clean: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
@@ -189,8 +218,8 @@ def _compare(clean: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
 
 def _reconstructor(dictionary: Dictionary) -> Replace:
     def reconstruct(x: Tensor) -> Tensor:
-        flat = x.flatten(0, -2).to(dictionary.W_enc.device)
-        parts = [dictionary.reconstruct(flat[part]) for part in row_slices(len(flat), dictionary.d_sae)]
-        return torch.cat(parts).view_as(x).to(x)
+        rows = x.to(dictionary.W_enc.device)
+        parts = [dictionary.reconstruct(rows[part]) for part in row_slices(len(rows), dictionary.d_sae)]
+        return torch.cat(parts).to(x) if parts else x
 
     return reconstruct

@@ -16,6 +16,7 @@ from torch import Tensor
 from monolex.activations.reader import Reader
 from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
+from monolex.evals.doubts import marked
 from monolex.evals.intervals import exact, over_documents, over_features
 from monolex.runtime import log
 from monolex.stats import Estimate, not_applicable
@@ -124,7 +125,7 @@ def metrics(result: Reconstruction, config: EvalConfig) -> dict[str, Estimate]:
     """
     return {
         "rows": exact(result.rows, len(result.doc_rows), "documents", "a count"),
-        "fvu": over_documents(result.error, result.spread, config),
+        "fvu": marked(over_documents(result.error, result.spread, config)),
         "l0": over_documents(result.nonzero, result.doc_rows, config),
         "norm_ratio": over_documents(result.norm_ratio, result.measured, config),
         "cosine": over_documents(result.cosine, result.measured, config),

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from monolex.errors import UserError
 from monolex.model.hooks import capture
 from monolex.model.language_model import LanguageModel
-from monolex.text.encode import encode_texts, separator
+from monolex.text.encode import encode_texts
+from monolex.text.separator import separator
 
 
 class Tokenised(NamedTuple):

@@ -15,8 +15,11 @@ from jaxtyping import Bool, Float, Int32, UInt16
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monolex.activations import outliers
 from monolex.activations.forward import forward, kept
+from monolex.activations.norms import row_norms
 from monolex.activations.reader import Reader
+from monolex.activations.rule import USUAL, RowFilter
 from monolex.config import FeaturesConfig, require
 from monolex.model.language_model import LanguageModel
 from monolex.text.rows import Rows
@@ -105,7 +108,10 @@ class StoredRows:
 
 @final
 class ModelRows:
-    """Rows straight from a model; nothing is stored. Those of a norm that a harvest would drop are not dropped.
+    """Rows straight from a model; nothing is stored.
+
+    Those beyond ``row_filter.max_norm`` times their median norm are left out, for which the model runs over all rows
+    once more (0 leaves none out and saves that).
 
     Raises:
         UserError: no such site, or no kept token.
@@ -118,12 +124,14 @@ class ModelRows:
         site: str,
         config: FeaturesConfig,
         batch_rows: int = 16,
-        drop_bos: bool = True,
+        row_filter: RowFilter = USUAL,
     ) -> None:
         self._lm, self._packed, self._batch = lm, packed, batch_rows
         lm.place(site)
         self.site = site
-        self._keep = kept(lm, packed, drop_bos)
+        self._keep = kept(lm, packed, row_filter.drop_bos)
+        if row_filter.max_norm > 0:
+            self._leave_out(row_filter.max_norm)
         contexts, positions = (index.int().numpy() for index in self._keep.nonzero(as_tuple=True))
         require(len(contexts) > 0, "no row is left to read: drop_bos, positions and roles leave nothing of the corpus")
         self._n = min(config.feature_rows or len(contexts), len(contexts))
@@ -132,11 +140,23 @@ class ModelRows:
     def chunks(self, size: int) -> Iterator[Float[Tensor, "rows d_in"]]:
         """All rows in order, at most ``size`` at a time, float32."""
         left = self._n
+        for x in self._batches():
+            yield from x[:left].float().split(size)
+            left -= len(x)
+            if left <= 0:
+                return
+
+    def _batches(self) -> Iterator[Float[Tensor, "rows d_in"]]:
+        """All kept rows in order."""
         for part in torch.arange(len(self._packed)).split(self._batch):
-            if left > 0 and bool(self._keep[part].any()):
-                x = forward(self._lm, self._packed, self._keep, part, [self.site]).values[self.site][:left]
-                left -= len(x)
-                yield from x.float().split(size)
+            if bool(self._keep[part].any()):
+                yield forward(self._lm, self._packed, self._keep, part, [self.site]).values[self.site]
+
+    def _leave_out(self, max_norm: float) -> None:
+        norms = [row_norms(x).cpu() for x in self._batches()]
+        if norms:
+            every = torch.cat(norms)
+            self._keep[self._keep.clone()] = ~outliers.beyond(every, outliers.limit(every, max_norm))
 
 
 def tabulate(

@@ -19,6 +19,7 @@ import numpy as np
 
 from monolex import artifact, runtime
 from monolex.activations.reader import Reader
+from monolex.activations.rule import USUAL, RowFilter
 from monolex.activations.stored import packed_rows, stored_model
 from monolex.artifact import SUBJECT, FileEntry, Manifest
 from monolex.config import FeaturesConfig, identity, require
@@ -94,18 +95,18 @@ def features_from(
     dictionaries: Mapping[str, Dictionary],
     config: FeaturesConfig,
     *,
-    drop_bos: bool = True,
+    row_filter: RowFilter = USUAL,
 ) -> dict[str, Path]:
     """Gather the evidence of dictionaries of one site straight from the model; returns their stores ``NAME.sqlite``.
 
-    The rows are the kept tokens of ``rows``, without document separators if ``drop_bos``, up to ``feature_rows``.
+    The rows are the kept tokens of ``rows`` that count by ``row_filter``, up to ``feature_rows``.
 
     Raises:
         UserError: no dictionary, dictionaries of different sites, no kept token, or too little disk.
     """
     sites = sorted({dictionary.config.site for dictionary in dictionaries.values()})
     require(len(sites) == 1, f"dictionaries of {len(sites)} sites ({', '.join(sites)}): give those of one site")
-    source = ModelRows(lm, rows, sites[0], config, drop_bos=drop_bos)
+    source = ModelRows(lm, rows, sites[0], config, row_filter=row_filter)
     return from_source(Path(folder), source, lm, dictionaries, config, rows_digest(rows))
 
 

@@ -29,12 +29,12 @@ def histogram(
     width: int = 250,
     height: int = 150,
 ) -> Markup:
-    """Bars of equal width over ``x``; ``apart`` (count, tick, title) is drawn left of the axis."""
+    """Bars of equal width over ``x`` (on paper); ``apart`` (count, tick, title) is drawn left of the axis."""
     count, tick, title = apart
     y = axis("", [max([*counts, count, 1])], low=0)
     frame = Frame(x, y, width, height, left=LEFT + APART, bottom=40.0)
     wide = (frame.right - frame.left) / max(len(counts), 1)
-    edges = [x.low + (x.high - x.low) * i / max(len(counts), 1) for i in range(len(counts) + 1)]
+    edges = [_edge(x, i / max(len(counts), 1)) for i in range(len(counts) + 1)]
     bars = [
         _bar(frame, frame.left + i * wide, wide, n, f"c-{colour}", f"{n:,} from {edges[i]:.3g} to {edges[i + 1]:.3g}")
         for i, n in enumerate(counts)
@@ -59,7 +59,7 @@ def stacked(
     frame = Frame(x, y, width, height, left=40.0, bottom=40.0)
     bins = max(len(totals), 1)
     wide = (frame.right - frame.left) / bins
-    edges = [x.low + (x.high - x.low) * i / bins for i in range(bins + 1)]
+    edges = [_edge(x, i / bins) for i in range(bins + 1)]
     paths, hovers, below = [], [], [0] * len(totals)
     for layer in layers:
         path = "".join(
@@ -82,6 +82,11 @@ def swatches(layers: Iterable[tuple[Markup, str]]) -> Markup:
     box = head + '<path class="layer c-{}" d="M0 0h12v12H0z"/></svg>'
     entries = [f"<li>{box.format(colour)}{name}</li>" for name, colour in layers]
     return Markup('<ul class="legend">' + "".join(entries) + "</ul>")
+
+
+def _edge(x: Axis, part: float) -> float:
+    """The value at a part of an axis, from 0 (start) to 1 (end)."""
+    return x.low * (x.high / x.low) ** part if x.log else x.low + (x.high - x.low) * part
 
 
 def _bar(frame: Frame, left: float, width: float, count: int, style: str, title: str) -> str:

@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from monolex import stages
-from monolex.artifact import CONTROLS, MANIFEST, TIMINGS, Manifest, open_artifact, read_json, write_bytes
+from monolex.artifact import CONTROLS, MANIFEST, TIMINGS, WARNINGS, Manifest, open_artifact, read_json, write_bytes
 from monolex.errors import UserError
 from monolex.interp.score import cards as results
 from monolex.pages import html
 from monolex.pages.eval_charts import EvaluatedDictionary, Looks, entries
 from monolex.report import eval_section, features_section, run_facts
 from monolex.report.gallery import CARDS
+from monolex.report.norms_section import norms
 from monolex.report.section import chapters
 
 PAGE = "report.html"
@@ -54,16 +55,19 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
         features_section.write_galleries(run, features, cards, scored)
         seen = features_section.section(run, features, cards, scored)
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
+    of_norms = norms(manifests.get("activations"))
     content = html.page(
         "report.html",
         run=run.resolve().name,
         overview=eval_section.overview(everything, looks),
         sites=[
-            eval_section.section(i, site, everything, looks, counts) | {"features": seen.get(site)}
+            eval_section.section(i, site, everything, looks, counts)
+            | {"features": seen.get(site), "norms": of_norms.get(site)}
             for i, site in enumerate(names, 1)
         ],
         **run_facts.subject(manifests.get("activations"), everything),
         chapters=chapters(run, manifests, listed),
+        warnings=[(name, text) for name, manifest in manifests.items() for text in manifest.data.get(WARNINGS, ())],
         notice=_notice(evaluation, measured, manifests, listed),
         facts=[*run_facts.facts(manifests.get("activations")), *run_facts.measured(evaluation, everything)],
         problems=run_facts.problems(manifests.get("activations")),

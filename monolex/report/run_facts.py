@@ -60,8 +60,13 @@ def measured(evaluation: Manifest, everything: Sequence[EvaluatedDictionary]) ->
     config = evaluation.config
     rows = {int(value) for e in everything if (value := e.value("rows"))}
     seen = f"{number(max(rows))} held-out activations a site" if rows else "no held-out activations"
+    seen += f"; losses on {config['contexts']:,} contexts"
+    spared = [value for e in everything if (value := e.value("spared")) is not None]
+    if spared:
+        left = "first positions, separators and tokens of an extreme norm"
+        seen += f"; {left} ({max(spared):.2%} of the others at most) are left as they are"
     intervals = f"{config['level']:.0%} bootstrap, {config['resamples']:,} resamples, seed {config['eval_seed']}"
-    return [("Measured on", f"{seen}; losses on {config['contexts']:,} contexts"), ("Intervals", intervals)]
+    return [("Measured on", seen), ("Intervals", intervals)]
 
 
 def problems(activations: Manifest | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from monolex import stages
-from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json, verify
+from monolex.artifact import MANIFEST, WARNINGS, Manifest, open_artifact, read_json, verify
 from monolex.errors import UserError
 from monolex.pieces import FILES, PARTIAL, UNANSWERED
 from monolex.runtime import size
@@ -35,7 +35,8 @@ def show(path: Path) -> str:
         manifest = open_artifact(path)
         left = manifest.data.get(UNANSWERED)
         again = [f"calls went unanswered: {counts(left)}; the command that made this tries them again"] if left else []
-        return "\n".join([_head(path, manifest), *again, *_of_stage(path, manifest)])
+        warnings = [f"WARNING  {sentence}" for sentence in manifest.data.get(WARNINGS, ())]
+        return "\n".join([_head(path, manifest), *again, *warnings, *_of_stage(path, manifest)])
     if (path / "weights.safetensors").exists():
         return show_dictionary(path)
     for name, what in UNFINISHED.items():

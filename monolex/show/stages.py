@@ -1,7 +1,9 @@
 """What is said of activations, dictionaries, an evaluation and evidence."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from monolex.artifact import Manifest, read_json
 from monolex.show.text import columns, records
@@ -13,16 +15,46 @@ TABLES = (
 
 
 def activations(_path: Path, manifest: Manifest) -> list[str]:
-    """Sites, rows and what was dropped."""
+    """Sites, rows, what was dropped, and the norms."""
     data = manifest.data
-    sites = [[s, str(v["d_in"]), v["dtype"], f"{v['sampled_max']:.3g}"] for s, v in data["sites"].items()]
-    model = data["model"]
+    model, begins, tokens = data["model"], data["corpus"]["separator"], data["outlier_tokens"]
+    losses = "".join(f", {text} {loss:.3f}" for text, loss in begins["losses"].items())
+    named = ", ".join(f"{entry['text']!r} {entry['count']:,}" for entry in tokens)
+    head = [
+        "site",
+        "d_in",
+        "stored as",
+        "peak",
+        "median norm",
+        "largest",
+        "outliers",
+        "hold",
+        "top 1 % of the rest hold",
+    ]
     return [
         f"model    {model['name']} ({model['architecture']}), fingerprint {model['fingerprint'][:12]}",
         f"rows     {', '.join(f'{split} {rows:,}' for split, rows in data['rows'].items())}",
         f"dropped  {json.dumps(data['dropped'])}",
+        *([f"outliers {named}"] if named else []),
+        f"begins   {begins['text'] or 'nothing'} before every document and row ({begins['reason']}{losses})",
         f"corpus   {json.dumps(data['corpus']['report'])[:400]}",
-        columns([["site", "d_in", "stored as", "sampled maximum"], *sites]),
+        columns([head, *(_site(site, facts) for site, facts in data["sites"].items())]),
+    ]
+
+
+def _site(site: str, facts: Mapping[str, Any]) -> list[str]:
+    widened = f", fp32 in {len(facts['widened'])}" if facts["widened"] else ""
+    numbers = (facts["peak"], facts["median_norm"], facts["largest_norm"])
+    shares = (facts["outliers"]["share"], facts["top_percent_share"])
+    outliers = f"{facts['outliers']['rows']:,}"
+    values = [f"{number:.4g}" for number in numbers]
+    return [
+        site,
+        str(facts["d_in"]),
+        facts["dtype"] + widened,
+        *values,
+        outliers,
+        *(f"{share:.1%}" for share in shares),
     ]
 
 
@@ -36,7 +68,10 @@ def evaluation(path: Path, _manifest: Manifest) -> list[str]:
     from monolex.evals.table import table
 
     rows = read_json(path / "metrics.json")
-    return [f"\n{title}\n{table(rows, metrics)}" for title, metrics in TABLES]
+    spared = [f"{r['model']} {r['site']} {r['value']:.2%}" for r in rows if r["metric"] == "spared"]
+    left = "fidelity leaves as they are: first positions, and of the others (separators, extreme norms)"
+    tables = [f"\n{title}\n{table(rows, metrics)}" for title, metrics in TABLES]
+    return [*tables, *([f"\n{left} {', '.join(spared)}"] if spared else [])]
 
 
 def stores(_path: Path, manifest: Manifest) -> list[str]:

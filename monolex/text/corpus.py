@@ -1,8 +1,9 @@
 """Text -> packed rows of token ids with the document of every token.
 
-Documents are joined as the model was trained: the separator (the tokenizer's beginning-of-sequence token, else its
-end-of-sequence token) before each, then cut into rows of one length, so that rows cross documents and nothing is
-padded. A chat is joined as its template writes it, with no separator but the template's own.
+Documents are joined as the model was trained: the separator (`monolex.text.separator`) before each, then cut into rows
+of one length, so that rows cross documents and nothing is padded. A row that begins within a document gets a separator
+of its own in front: many models gather their attention at a row's first position, whose activations are then far from
+all others, and it should be this token's and no word's. A chat is joined as its template writes it.
 
 A document is held out by a hash of the seed and its text: copies of one text never lie on both sides, and the choice
 depends neither on the order of reading nor on ``max_tokens``.
@@ -22,10 +23,11 @@ from monolex import runtime
 from monolex.config import CorpusConfig, require
 from monolex.errors import UserError
 from monolex.text.documents import documents
-from monolex.text.encode import CHARACTERS_A_TOKEN, encode_batch, separator, special_pattern
+from monolex.text.encode import CHARACTERS_A_TOKEN, encode_batch, special_pattern
 from monolex.text.records import Document
 from monolex.text.report import Report
 from monolex.text.rows import Rows, rows_digest
+from monolex.text.separator import named, separator, use_separator
 
 log = logging.getLogger("monolex")
 BATCH_DOCUMENTS = 64
@@ -60,6 +62,9 @@ class Encoded(NamedTuple):
 def build(config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, *, max_context: int | None = None) -> Corpus:
     """Read, encode, split and pack the corpus that ``config`` names; log one line about it.
 
+    Documents stand behind ``config.separator``; for `auto` behind the tokenizer's own, or the one measured before
+    (:mod:`monolex.activations.beginning`).
+
     A string such as ``<|endoftext|>`` within a text is encoded as ordinary characters, never as the special token
     (added tokens that the tokenizer does not call special, such as Pythia's runs of spaces, stay what they are).
 
@@ -67,21 +72,23 @@ def build(config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, *, max_conte
         max_context: positions that the model has.
 
     Raises:
-        UserError: ``context_length`` beyond ``max_context``, nothing to read, no token kept in a split, or fewer than
-            two different documents where some are to be held out.
+        UserError: an unknown separator, ``context_length`` beyond ``max_context``, nothing to read, no token kept in a
+            split, or fewer than two different documents where some are to be held out.
     """
     require(
         max_context is None or config.context_length <= max_context,
         f"context_length = {config.context_length} is beyond the model's {max_context} positions; lower it",
     )
+    if config.separator != "auto":
+        use_separator(tokenizer, named(tokenizer, config.separator))
     report = Report()
     encoded = list(_encode(documents(config, tokenizer, report), config, tokenizer, report))
     if not encoded:
         raise _nothing_read(config, report)
     held = _held_out(np.array([document.draw for document in encoded]), config)
-    filler = separator(tokenizer) or 0
-    train = _pack(encoded, np.flatnonzero(~held), filler, config, report)
-    held_out = _pack(encoded, np.flatnonzero(held), filler, config, report)
+    start = separator(tokenizer)
+    train = _pack(encoded, np.flatnonzero(~held), start, config, report)
+    held_out = _pack(encoded, np.flatnonzero(held), start, config, report)
     for split in (train, held_out):
         _require_kept(split, config, report)
     log.info("corpus %s: %s; %d rows to train on, %d held out", config.corpus, report, len(train), len(held_out))
@@ -175,17 +182,27 @@ def _held_out(draws: np.ndarray, config: CorpusConfig) -> np.ndarray:
     return draws < draws.max() if held.all() else held
 
 
-def _pack(encoded: list[Encoded], chosen: np.ndarray, filler: int, config: CorpusConfig, report: Report) -> Rows:
-    """Rows of the documents numbered ``chosen``; a last partial row is dropped, or padded where it is the only one."""
+def _pack(encoded: list[Encoded], chosen: np.ndarray, start: int | None, config: CorpusConfig, report: Report) -> Rows:
+    """Rows of the documents numbered ``chosen``; a last partial row is dropped, or padded where it is the only one.
+
+    A separator in front of a row is of the document that goes on there, and never kept.
+    """
     length = config.context_length
     empty = [np.empty(0, np.int32)]
     tokens = np.concatenate([encoded[i].tokens for i in chosen] or empty)
     keep = np.concatenate([encoded[i].keep for i in chosen] or [np.empty(0, bool)])
     docs = np.concatenate([np.full(len(encoded[i].tokens), i, dtype=np.int32) for i in chosen] or empty)
+    if start is not None and config.row_separator:
+        inside = _fronts(tokens == start, length)
+        tokens, keep, docs = (
+            np.insert(tokens, inside, start),
+            np.insert(keep, inside, False),
+            np.insert(docs, inside, docs[inside]),
+        )
     rows = len(tokens) // length
     if rows == 0 and len(tokens) > 0:
         rows, missing = 1, (0, length - len(tokens))
-        tokens = np.pad(tokens, missing, constant_values=filler)
+        tokens = np.pad(tokens, missing, constant_values=start or 0)
         keep = np.pad(keep, missing, constant_values=False)
         docs = np.pad(docs, missing, constant_values=-1)
     report.dropped_tokens += len(tokens) - rows * length
@@ -193,3 +210,15 @@ def _pack(encoded: list[Encoded], chosen: np.ndarray, filler: int, config: Corpu
     kept_positions[list(config.position_slice())] = True
     shaped = [torch.from_numpy(x[: rows * length].reshape(rows, length)) for x in (tokens, docs, keep)]
     return Rows(shaped[0], shaped[1], shaped[2] & torch.from_numpy(kept_positions))
+
+
+def _fronts(begins: np.ndarray, length: int) -> np.ndarray:
+    """Where a separator goes in, so that each row of ``length`` begins with one: places in the tokens without them."""
+    inside, at = [], 0
+    while at < len(begins):
+        if begins[at]:
+            at += length
+        else:
+            inside.append(at)
+            at += length - 1
+    return np.array(inside, dtype=np.int64)

@@ -16,20 +16,6 @@ CHARACTERS_A_TOKEN = 16
 CLIP_MARGIN = 256
 
 
-def separator(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Id of the token put before every document, as in the model's training; None if the tokenizer has none.
-
-    The token that the tokenizer itself puts first (Llama's ``<s>``), else its beginning-of-sequence token, else its
-    end-of-sequence token (Pythia's ``<|endoftext|>`` is both).
-    """
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    if whole[:1] != plain[:1]:
-        return whole[0]
-    named = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    return next((token for token in named if isinstance(token, int)), None)
-
-
 def encode_batch(
     batch: list[Document],
     room: int,

@@ -9,9 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monolex import runtime
+from monolex.activations.norms import SAMPLE_ROWS, Usual, centre
 from monolex.activations.reader import Reader, stored_sites
+from monolex.activations.rule import USUAL, RowFilter
 from monolex.activations.stream import ModelStream, Stream
 from monolex.config import TrainConfig, require
+from monolex.dictionaries.axes import sample
 from monolex.model.language_model import LanguageModel
 from monolex.text.rows import Rows
 
@@ -38,6 +41,8 @@ class TrainingData:
     """Name of the language model."""
     fingerprint: str = ""
     """Hash of its weights."""
+    usual: Mapping[str, Usual] = field(default_factory=dict)
+    """What is usual of every site: the unit and the centre that training begins with; none: the first batch's."""
     mixing: Mapping[str, float] = field(default_factory=dict)
     """How many documents a batch draws from beside the ideal, for the manifest."""
 
@@ -59,23 +64,33 @@ def stored_source(activations: Path, config: TrainConfig) -> TrainingData:
     stream = Stream(readers, config.batch_size, config.data_seed, config.buffer_rows)
     widths = {site: reader.d_in for site, reader in readers.items()}
     model = first.model
-    return TrainingData(stream, widths, first.content, model["name"], model["fingerprint"], _mixing(stream, config))
+    samples = {site: sample(reader, SAMPLE_ROWS, config.data_seed) for site, reader in readers.items()}
+    usual = {site: Usual(readers[site].median_norm, centre(rows)) for site, rows in samples.items()}
+    mixing = _mixing(stream, config)
+    return TrainingData(stream, widths, first.content, model["name"], model["fingerprint"], usual, mixing)
 
 
 def model_source(
-    lm: LanguageModel, rows: Rows, config: TrainConfig, *, batch_rows: int = 16, drop_bos: bool = True
+    lm: LanguageModel,
+    rows: Rows,
+    config: TrainConfig,
+    *,
+    batch_rows: int = 16,
+    row_filter: RowFilter = USUAL,
 ) -> TrainingData:
     """What :func:`~monolex.training.trainer.train_from` needs to train ``config`` from the model: nothing is stored.
 
-    ``config.sites`` must name sites; ``batch_rows`` packed rows are in a forward pass.
+    ``config.sites`` must name sites; ``batch_rows`` packed rows are in a forward pass, of which those that
+    ``row_filter`` says do not count are left out.
 
     Raises:
         UserError: no site or one that the model does not have, or fewer kept tokens than a batch.
     """
     shape = (config.batch_size, config.data_seed, config.buffer_rows)
-    stream = ModelStream(lm, rows, config.sites, *shape, batch_rows=batch_rows, drop_bos=drop_bos)
+    stream = ModelStream(lm, rows, config.sites, *shape, batch_rows=batch_rows, row_filter=row_filter)
     widths = {site: lm.width(site) for site in stream.sites}
-    return TrainingData(stream, widths, stream.content, lm.name, lm.fingerprint, _mixing(stream, config))
+    mixing = _mixing(stream, config)
+    return TrainingData(stream, widths, stream.content, lm.name, lm.fingerprint, stream.usual, mixing)
 
 
 def _mixing(stream: Stream | ModelStream, config: TrainConfig) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monolex.activations.norms import Usual, usual
 from monolex.config import TrainConfig
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.errors import UserError
@@ -31,7 +32,8 @@ class Trainer:
     """Trains ``members`` on batches of activations by site.
 
     Numbers are what each member would have alone. ``dtype`` is float32 but in tests, ``start`` a dictionary that every
-    member continues from, read from ``config.init``.
+    member continues from, read from ``config.init``. ``usual`` says by site in which unit and around which centre
+    training begins; what it leaves out is taken from the first batch.
 
     Raises:
         UserError: ``start`` does not match a member.
@@ -46,7 +48,9 @@ class Trainer:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         start: Dictionary | None = None,
+        usual: Mapping[str, Usual] | None = None,
     ) -> None:
+        self._usual = usual or {}
         self.members, self.config, self.steps, self.done = tuple(members), config, steps, 0
         self._device, self._dtype, self._started = torch.device(device), dtype, start is not None
         self._recipes = [recipe(config, member.kind) for member in members]
@@ -78,10 +82,8 @@ class Trainer:
         """One optimiser step of every member."""
         inputs = {site: batch[site].to(self._device, self._dtype, non_blocking=True) for site in self._sites}
         if self.done == 0:
-            self._measure(inputs)
+            self._begin(inputs)
         inputs = {site: inputs[site] * self._scale[number] for number, site in enumerate(self._sites)}
-        if self.done == 0 and not self._started:
-            self._centre(inputs)
         for number, member in enumerate(self.members):
             x = inputs[member.site]
             loss = member_loss(self.params[number], x, member, self._revival(number))
@@ -182,25 +184,19 @@ class Trainer:
         return {n: t.to(self._device, self._dtype, copy=True).requires_grad_() for n, t in params.items()}
 
     @torch.no_grad()
-    def _measure(self, inputs: Mapping[str, Tensor]) -> None:
-        """Fix the units by the first batch, and bring what a dictionary to continue from has into them."""
-        if not self._recipes[0].scale:
-            return
-        squares = torch.stack([inputs[site].square().mean() for site in self._sites])
-        self._scale.copy_(torch.where(squares > 0, squares.rsqrt(), 1.0))
-        place = {site: number for number, site in enumerate(self._sites)}
+    def _begin(self, inputs: Mapping[str, Tensor]) -> None:
+        """Fix the units, bring what a dictionary to continue from has into them, and centre what begins anew."""
+        known = {site: self._usual[site] if site in self._usual else usual(inputs[site]) for site in self._sites}
+        if self._recipes[0].scale:
+            self._scale.copy_(torch.tensor([known[site].scale for site in self._sites]))
+        scales = dict(zip(self._sites, self._scale, strict=True))
         for number, (member, params) in enumerate(zip(self.members, self.params, strict=True)):
-            factor = self._scale[place[member.site]]
-            self._threshold[number] *= factor
+            self._threshold[number] *= scales[member.site]
             for name in BIASES:
                 if name in params:
-                    params[name] *= factor
-
-    @torch.no_grad()
-    def _centre(self, inputs: Mapping[str, Tensor]) -> None:
-        for member, params in zip(self.members, self.params, strict=True):
-            if "b_dec" in params:
-                params["b_dec"].copy_(inputs[member.site].mean(0))
+                    params[name] *= scales[member.site]
+            if "b_dec" in params and not self._started:
+                params["b_dec"].copy_(known[member.site].centre * scales[member.site])
 
     def _revival(self, number: int) -> Revival | None:
         weight, after = self._recipes[number].auxk, self._dead_after

@@ -13,7 +13,7 @@ same number of threads a resumed run writes the same bytes as an uninterrupted o
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch import Tensor
 from monolex import runtime
 from monolex.artifact import (
     MANIFEST,
+    WARNINGS,
     FileEntry,
     Manifest,
     digest,
@@ -42,6 +43,7 @@ from monolex.artifact import (
 )
 from monolex.config import TrainConfig, identity, located
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
+from monolex.dictionaries.doubts import doubts
 from monolex.dictionaries.listing import CHECKPOINTS
 from monolex.errors import UserError
 from monolex.training.data import TrainingData, stored_source
@@ -98,7 +100,7 @@ class _Run:
         self.kept = checkpoint_steps(self.steps, config.keep_checkpoints)
         self.members = members(config, data.sites)
         device = runtime.device(config.train_device)
-        self.trainer = Trainer(self.members, config, self.steps, device=device, start=start)
+        self.trainer = Trainer(self.members, config, self.steps, device=device, start=start, usual=data.usual)
 
     def train(self) -> Manifest:
         saved = self._saved_state()
@@ -216,6 +218,7 @@ class _Run:
             "parameters": self.trainer.n_parameters,
             "checkpoints": self.kept,
             "mixing": dict(self.data.mixing),
+            WARNINGS: [f"{row['path']}: {sentence}" for row in table for sentence in _doubts(row)],
         }
         manifest = finish(self.folder, KIND, identity(self.config), self.parents, files, facts)
         shutil.rmtree(self.folder / STATE.parent, ignore_errors=True)
@@ -243,3 +246,9 @@ class _Run:
         else:
             shutil.copytree(self.folder / CHECKPOINTS / str(step), target)
         return f"the dictionaries of step {max(step, in_state)} are kept in {target}, for load_dictionary and for init"
+
+
+def _doubts(row: Mapping[str, Any]) -> Iterator[str]:
+    """What is doubtful of a member at the end of its training."""
+    dead = None if row["dead"] is None else row["dead"] / row["d_sae"]
+    return doubts(fvu=row["fvu"], l0=row["l0"], dead=dead, k=row["k"])

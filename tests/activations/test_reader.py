@@ -10,6 +10,7 @@ from helpers.tiny_harvests import SITES, corpus_of, make_lm, numbered, small_sha
 from torch import Tensor
 
 from monolex.activations.reader import Reader
+from monolex.activations.rule import RowFilter
 from monolex.activations.shuffle import Mixing
 from monolex.activations.stream import ModelStream, Stream
 from monolex.errors import UserError
@@ -222,8 +223,9 @@ def rows(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Rows:
     return build(corpus, lm.tokenizer).train  # pyright: ignore[reportArgumentType]
 
 
-def model_stream(lm: LanguageModel, rows: Rows, window: int, seed: int = 0, **changes: bool) -> ModelStream:
-    return ModelStream(lm, rows, ["resid_post.0", "mlp_act.2"], 32, seed, window, batch_rows=4, **changes)
+def model_stream(lm: LanguageModel, rows: Rows, window: int, seed: int = 0, drop_bos: bool = True) -> ModelStream:
+    filtered = RowFilter(drop_bos)
+    return ModelStream(lm, rows, ["resid_post.0", "mlp_act.2"], 32, seed, window, batch_rows=4, row_filter=filtered)
 
 
 @pytest.mark.parametrize("window", [100, 333, 10_000])
@@ -258,9 +260,9 @@ def test_a_batch_from_the_model_follows_from_seed_and_number(window: int, lm: La
 def test_the_content_of_a_stream_from_the_model_follows_what_it_serves(lm: LanguageModel, rows: Rows) -> None:
     def content(
         sites: tuple[str, ...] = ("resid_post.0",), batch: int = 32, seed: int = 0, window: int = 100,
-        *, of: Rows = rows, lm: LanguageModel = lm, batch_rows: int = 16, drop_bos: bool = True,
+        *, of: Rows = rows, lm: LanguageModel = lm, batch_rows: int = 16, drop_bos: bool = True, max_norm: float = 10,
     ) -> str:  # fmt: skip
-        return ModelStream(lm, of, sites, batch, seed, window, batch_rows, drop_bos).content
+        return ModelStream(lm, of, sites, batch, seed, window, batch_rows, RowFilter(drop_bos, max_norm)).content
 
     changed = [
         content(("resid_post.1",)),
@@ -268,8 +270,9 @@ def test_the_content_of_a_stream_from_the_model_follows_what_it_serves(lm: Langu
         content(seed=1),
         content(window=200),
         content(drop_bos=False),
+        content(max_norm=9),
         content(of=Rows(rows.tokens.flip(0), rows.docs.flip(0), rows.keep.flip(0))),
-        content(of=Rows(rows.tokens, rows.docs, rows.keep & (torch.arange(16) > 0))),
+        content(of=Rows(rows.tokens, rows.docs, rows.keep & (torch.arange(16) > 1))),
         content(lm=make_lm("llama")),
     ]
     assert len({content(), *changed}) == 1 + len(changed)

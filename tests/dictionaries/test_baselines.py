@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.memory_rows import MemoryRows, gaussian_rows, skewed_sources
+from helpers.memory_rows import MemoryRows, gaussian_rows, skewed_rows, skewed_sources
+from helpers.site_facts import site_facts
 from safetensors.torch import save_file
 from scipy.optimize import nnls
 from torch import Tensor
 
+from monolex.activations import outliers
 from monolex.activations.reader import Reader
 from monolex.artifact import FileEntry, file_hash, finish, open_artifact, verify
 from monolex.config import BaselineConfig
@@ -20,7 +22,7 @@ from monolex.dictionaries.base import Dictionary, DictionaryConfig, load
 from monolex.errors import UserError
 
 D_IN = 6
-DATA = gaussian_rows(400, D_IN)
+DATA = skewed_rows(400, D_IN)
 FRESH = gaussian_rows(60, D_IN, seed=3)
 
 
@@ -148,10 +150,17 @@ def test_fewer_rows_than_dimensions():
         torch.testing.assert_close(found[name].reconstruct(rows), rows, atol=1e-4, rtol=1e-4)
 
 
-def test_ica_says_when_it_did_not_converge(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(axes, "MAX_ICA_ITERATIONS", 1)
-    one = fitted("ica", rows=skewed_sources(300, 5).float())["ica"]
-    assert one.config.recipe["converged"] is False
+def test_an_ica_that_does_not_converge_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = skewed_sources(300, 5).float()
+    config = BaselineConfig(kinds=("pca", "ica", "ica-topk"), ica_iterations=1, ks=(2,))
+    assert set(baselines.fit(MemoryRows(rows), config)) == {"pca"}
+    assert "had not converged after ica_iterations = 1 on 300 rows" in caplog.text
+    manifest = baselines.fit_readers(tmp_path, {"resid_post.0": MemoryRows(rows)}, {}, config)
+    assert [member["path"] for member in manifest.data["members"]] == ["resid_post.0/pca"]
+    (gone,) = manifest.data["given_up"]
+    assert (gone["site"], gone["name"]) == ("resid_post.0", "ica") and "had not converged" in gone["reason"]
+    assert manifest.data["warnings"] == [f"resid_post.0/ica is left out: {gone['reason']}"]
+    assert manifest.data["warnings"][0] in caplog.text
 
 
 def test_ica_refuses_rows_that_do_not_vary():
@@ -342,13 +351,15 @@ def activations(folder: Path) -> Path:
     for seed, site in enumerate(SITES):
         path = folder / site / "train-00000.safetensors"
         path.parent.mkdir(parents=True)
-        save_file({"activations": gaussian_rows(50, D_IN, seed)}, path)
+        rows = gaussian_rows(50, D_IN, seed)
+        save_file({"activations": rows, "norms": rows.norm(dim=1)}, path)
         files[f"{site}/{path.name}"] = FileEntry(path.stat().st_size, file_hash(path))
     data = {
         "model": {"name": "tiny", "fingerprint": "f" * 64},
-        "sites": {site: {"d_in": D_IN, "dtype": "fp32"} for site in SITES},
+        "sites": {site: site_facts(D_IN, "fp32") for site in SITES},
         "shards": {"train": [50], "held_out": []},
     }
+    save_file({split: torch.empty(0, dtype=torch.int64) for split in ("train", "held_out")}, folder / outliers.FILE)
     finish(folder, "activations", {}, {}, files, data)
     return folder
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.memory_rows import MemoryRows, gaussian_rows
+from helpers.memory_rows import MemoryRows, gaussian_rows, skewed_rows
 from torch import Tensor
 
 from monolex.config import BaselineConfig
@@ -35,7 +35,7 @@ def trained(kind: str, d_in: int = D_IN, d_sae: int = 20, k: int = 3) -> Diction
 
 def every_kind(d_in: int = D_IN, k: int = 3) -> dict[str, Dictionary]:
     config = BaselineConfig(kinds=tuple(BASELINES), ks=(k,), nmf_features=min(5, 2 * d_in))
-    fitted = baselines.fit(MemoryRows(gaussian_rows(500, d_in)), config)
+    fitted = baselines.fit(MemoryRows(skewed_rows(500, d_in)), config)
     return {**fitted, **{kind: trained(kind, d_in, k=k) for kind in KINDS}}
 
 

@@ -209,7 +209,7 @@ def test_other_architectures(architecture):
 
 def sums(**loss: float) -> Fidelity:
     """Two documents of ten predictions with these mean losses."""
-    return Fidelity(torch.full((2,), 10.0), {n: torch.full((2,), 10 * v) for n, v in loss.items()}, {})
+    return Fidelity(torch.full((2,), 10.0), {n: torch.full((2,), 10 * v) for n, v in loss.items()}, {}, 20, 0)
 
 
 def test_loss_recovered():

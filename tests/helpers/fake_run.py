@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers.site_facts import site_facts
 from safetensors.torch import save
 
 from monolex.artifact import TIMINGS, finish, write_bytes, write_json
@@ -61,10 +62,15 @@ def _activations(folder: Path, model: str) -> str:
     report["problems"] = ["notes.jsonl:17: not JSON", "<script>alert(1)</script>.txt: no text"]
     data = {
         "model": {"name": model, "fingerprint": "ab12" * 16, "architecture": "GPTNeoXForCausalLM", "model_config": {}},
-        "corpus": {"digest": "cd34" * 16, "report": report},
-        "sites": {site: {"d_in": D_IN, "dtype": "fp16", "sampled_max": 31.5} for site in SITES},
+        "corpus": {
+            "digest": "cd34" * 16,
+            "report": report,
+            "separator": {"token": 0, "text": "<s>", "reason": "the tokenizer has no other", "losses": {}},
+        },
+        "sites": {site: site_facts(D_IN) for site in SITES},
+        "outlier_tokens": [{"token": 5, "text": "\n", "count": 12}],
         "rows": {"train": 190_000, "held_out": ROWS},
-        "dropped": {"train": {"bos": 741, "norm": 0}, "held_out": {"bos": 71, "norm": 0}},
+        "dropped": {"train": {"bos": 741, "norm": 12}, "held_out": {"bos": 71, "norm": 0}},
     }
     config = {**identity(ModelConfig()), **identity(CorpusConfig()), **identity(HarvestConfig(sites=SITES))}
     return finish(folder, "activations", config, {"model": "ab12" * 16}, {}, data).content

@@ -40,3 +40,10 @@ def skewed_sources(n_rows: int, count: int, seed: int = 0) -> Tensor:
     """Independent sources of unit variance with one heavy tail, the positive one."""
     uniform = torch.rand(n_rows, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return -torch.log1p(-uniform) - 1
+
+
+def skewed_rows(n_rows: int, d_in: int, seed: int = 0) -> Tensor:
+    """Mixed sources with a mean away from zero: rows that have independent axes, as those of a normal law have not."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(d_in, d_in, generator=generator)
+    return skewed_sources(n_rows, d_in, seed).float() @ mixing + torch.randn(d_in, generator=generator)

@@ -69,8 +69,9 @@ def write_chats(path: Path, *conversations: list[tuple[str, str]]) -> Path:
 
 
 def config(path: Path | str, **changes: object) -> CorpusConfig:
-    """Short rows, nothing held out unless told."""
-    return CorpusConfig(**{"corpus": str(path), "context_length": 8, "held_out": 0.0, **changes})  # pyright: ignore
+    """Short rows of nothing but the documents, nothing held out unless told."""
+    plain = {"context_length": 8, "held_out": 0.0, "row_separator": False}
+    return CorpusConfig(**{"corpus": str(path), **plain, **changes})  # pyright: ignore
 
 
 def kept_text(rows: corpus.Rows, tokenizer: PreTrainedTokenizerFast) -> str:

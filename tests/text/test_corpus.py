@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from monolex.config import CorpusConfig
 from monolex.text import corpus
+from monolex.text.separator import separator
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_text_survives_byte_for_byte(text: str, tmp_path: Path, tokenizer: PreTr
 
 def test_document_tokens_takes_the_beginning_of_each(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [sentence(n) * 9 for n in range(30)])
-    settings = {"corpus": str(path), "context_length": 8, "held_out": 0.0}
+    settings = {"corpus": str(path), "context_length": 8, "held_out": 0.0, "row_separator": False}
     whole = corpus.build(CorpusConfig(**settings), tokenizer)
     clipped = corpus.build(CorpusConfig(**settings, document_tokens=10), tokenizer)
     assert whole.report.documents == clipped.report.documents == 30
@@ -85,7 +86,7 @@ def test_a_single_short_row_is_padded(tmp_path: Path, tokenizer: PreTrainedToken
 def test_separator(bos: bool, eos: bool, first: str | None, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(bos=bos, eos=eos)
     expected = None if first is None else tokenizer.get_vocab()[first]
-    assert corpus.separator(tokenizer) == expected
+    assert separator(tokenizer) == expected
     built = corpus.build(config(write_jsonl(tmp_path / "a.jsonl", [sentence(i) for i in range(9)])), tokenizer)
     starts = {tokens[0] for tokens in by_document(built.train).values()}
     digits = {tokenizer.get_vocab()[digit] for digit in "012345678"}
@@ -96,7 +97,7 @@ def test_separator_is_what_the_tokenizer_puts_first() -> None:
     tokenizer = make_tokenizer(bos=False, eos=True)
     template = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])
     tokenizer.backend_tokenizer.post_processor = template  # pyright: ignore[reportAttributeAccessIssue]
-    assert corpus.separator(tokenizer) == 0
+    assert separator(tokenizer) == 0
 
 
 def test_special_strings_in_text_stay_text(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

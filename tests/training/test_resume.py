@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.planted import MemoryStream, planted
+from helpers.site_facts import site_facts
 from helpers.tiny_harvests import corpus_of, make_lm
 from safetensors import safe_open
 from safetensors.torch import save
 
+from monolex.activations import outliers
 from monolex.artifact import MANIFEST, finish, open_artifact, verify, write_bytes
 from monolex.config import TrainConfig
 from monolex.dictionaries.base import load
@@ -300,7 +302,8 @@ def test_epochs_set_the_steps(tmp_path):
 def stored(folder: Path, rows: int) -> Path:
     """An activations artefact of one site, as the harvest writes it."""
     folder.mkdir()
-    tensors = {"resid_post.0/train-00000.safetensors": {"activations": planted(rows, d_in=8).x.half()}}
+    x = planted(rows, d_in=8).x
+    tensors = {"resid_post.0/train-00000.safetensors": {"activations": x.half(), "norms": x.norm(dim=1)}}
     ids, part = torch.arange(rows, dtype=torch.int32), "rows/train-00000.safetensors"
     tensors[part] = {
         "tokens": ids,
@@ -310,10 +313,11 @@ def stored(folder: Path, rows: int) -> Path:
     }
     data = {
         "model": {"name": "toy", "fingerprint": "f"},
-        "sites": {"resid_post.0": {"d_in": 8, "dtype": "fp16", "sampled_max": 1.0}},
+        "sites": {"resid_post.0": {**site_facts(8), "median_norm": float(x.norm(dim=1).median())}},
         "rows": {"train": rows, "held_out": 0},
         "shards": {"train": [rows], "held_out": []},
     }
+    tensors[outliers.FILE] = {split: torch.empty(0, dtype=torch.int64) for split in ("train", "held_out")}
     files = {name: write_bytes(folder / name, save(values)) for name, values in tensors.items()}
     finish(folder, "activations", {}, {}, files, data)
     return folder

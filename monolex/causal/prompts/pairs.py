@@ -13,7 +13,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from monolex.text.encode import encode_texts, separator
+from monolex.text.encode import encode_texts
+from monolex.text.separator import separator
 
 END = "END"
 """Role of the last token of a prompt, where the answer is predicted."""

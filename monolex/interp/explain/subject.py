@@ -13,7 +13,7 @@ from torch import Tensor
 from monolex.dictionaries.base import Dictionary
 from monolex.model import hooks
 from monolex.model.language_model import LanguageModel
-from monolex.text.encode import separator
+from monolex.text.separator import separator
 
 
 class ActivationQuery(NamedTuple):

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from monolex.errors import UserError
 from monolex.interp.llm.prompts import UNKNOWN, Part, PromptLine, simulation_end, simulation_start
 from monolex.interp.records import TOP
-from monolex.text.encode import encode_texts, separator
+from monolex.text.encode import encode_texts
+from monolex.text.separator import separator
 
 
 class PromptIds(NamedTuple):

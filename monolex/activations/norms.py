@@ -1,0 +1,55 @@
+"""What is usual of a site's activations, told by statistics that a few extreme rows cannot move.
+
+Real models have rows of a hundred times the usual norm: the first position of a row and single delimiters on which
+attention rests while it has nothing to do ("massive activations", Sun et al. 2024; "attention sinks", Xiao et al.
+2023). A mean square, a mean and a maximum are theirs and nobody else's, so nothing here is one.
+"""
+
+from typing import Final, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SAMPLE_ROWS: Final = 8192
+"""Rows from which a centre is taken where there are more."""
+CENTRE_STEPS: Final = 32
+LEAST_DISTANCE: Final = 1e-100
+
+
+class Usual(NamedTuple):
+    """What is usual of a site."""
+
+    norm: float
+    """Median of the rows' norms; 0 if most rows are zero."""
+    centre: Float[Tensor, "d_in"]
+    """Geometric median of the rows, float32."""
+
+    @property
+    def scale(self) -> float:
+        """Factor that brings the mean squared entry of a row of the median norm to 1; 1 where that norm is 0."""
+        return len(self.centre) ** 0.5 / self.norm if self.norm > 0 else 1.0
+
+
+def row_norms(x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows"]:
+    """Euclidean norm of every row, float32."""
+    return torch.linalg.vector_norm(x.float(), dim=1)
+
+
+def usual(rows: Float[Tensor, "rows d_in"]) -> Usual:
+    """Median norm and centre of at least one row."""
+    return Usual(float(row_norms(rows).median()), centre(rows))
+
+
+def centre(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "d_in"]:
+    """The geometric median: the point of the least summed distance to the rows (Weiszfeld's iteration).
+
+    Half of the rows would have to be elsewhere to take it away, while one row can take a mean anywhere.
+    """
+    rows = rows.double()
+    point = rows.mean(0)
+    least = torch.linalg.vector_norm(rows - point, dim=1).median() * 1e-6 + LEAST_DISTANCE
+    for _ in range(CENTRE_STEPS):
+        near = 1 / torch.linalg.vector_norm(rows - point, dim=1).clamp_min(least)
+        point = near @ rows / near.sum()
+    return point.float()

@@ -1,0 +1,53 @@
+"""What in an evaluation cannot be read like any other number, as sentences."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from monolex.artifact import SUBJECT, open_artifact
+from monolex.dictionaries.doubts import ABOVE_MEAN, doubts
+from monolex.dictionaries.listing import RunDictionary
+from monolex.stats import Estimate
+
+APART, LEAST_APART = 1.5, 0.05
+"""Held-out FVU over training FVU, and their difference, from which on they are far apart."""
+
+
+def marked(fvu: Estimate) -> Estimate:
+    """A fraction of variance unexplained that says so where it is above 1."""
+    if fvu.value is None or fvu.value <= 1:
+        return fvu
+    return fvu._replace(reason="; ".join(filter(None, (fvu.reason, ABOVE_MEAN))))
+
+
+def sentences(listed: Iterable[RunDictionary], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is doubtful of every dictionary, in order.
+
+    Args:
+        rows: of the evaluation.
+    """
+    measured = {(r["model"], r["site"], r["name"], r["metric"]): r["value"] for r in rows if not r["other"]}
+    said = []
+    for dictionary in listed:
+        names = (dictionary.model, dictionary.site, dictionary.name)
+        value = {metric: measured.get((*names, metric)) for metric in ("fvu", "l0", "dead")}
+        head = dictionary.title if dictionary.model == SUBJECT else dictionary.key
+        said += [f"{head}: {doubt}" for doubt in _doubts(dictionary, value, training_fvu(dictionary))]
+    return said
+
+
+def training_fvu(dictionary: RunDictionary) -> float | None:
+    """Over the last steps of its training; None where it was not trained, or nothing was logged."""
+    if not dictionary.trained or dictionary.step is not None:
+        return None
+    members = open_artifact(dictionary.source).data["members"]
+    paths = {str(dictionary.source / member["path"]): member for member in members}
+    return paths[str(dictionary.folder)].get("fvu")
+
+
+def _doubts(dictionary: RunDictionary, value: Mapping[str, float | None], training: float | None) -> Iterator[str]:
+    fvu, dead = value["fvu"], value["dead"] if dictionary.trained else None
+    yield from doubts(fvu=fvu, l0=value["l0"], dead=dead, k=dictionary.config.k)
+    if fvu is not None and training is not None and fvu > APART * training and fvu - training > LEAST_APART:
+        yield f"FVU is {fvu:.3g} on held-out rows and {training:.3g} on training rows"
+    if dictionary.config.recipe.get("converged") is False:
+        yield f"its fit stopped unconverged after {dictionary.config.recipe['iterations']} iterations"

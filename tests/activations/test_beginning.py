@@ -1,0 +1,64 @@
+"""The separator is the token behind which a model loses least, and what is encoded later stands behind the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tiny import tiny_hf
+from helpers.tiny_harvests import corpus_of, store
+from helpers.tiny_texts import make_tokenizer
+
+from monolex.activations.beginning import choose, losses
+from monolex.activations.reader import Reader
+from monolex.config import ModelConfig
+from monolex.features.prompt_activations import tokenise
+from monolex.model.hooks import logits
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
+from monolex.text.separator import separator
+
+
+def confused_by(token: int, seed: int = 0) -> LanguageModel:
+    """A model that predicts anything else behind ``token``, whose embedding drowns all others there."""
+    lm = wrap(tiny_hf("gpt_neox", vocab_size=330), make_tokenizer(eos=True), "tiny")
+    with torch.no_grad():
+        lm.unembedding[:] *= 30
+        lm.embedding[token] = 50 * torch.randn(lm.d_model, generator=torch.Generator().manual_seed(seed))
+    return lm
+
+
+@pytest.mark.parametrize("confusing", [0, 1])
+def test_the_lowest_loss_decides(confusing: int, tmp_path: Path) -> None:
+    lm = confused_by(confusing)
+    by_option = losses(lm, [0, 1], ["the cat sat", "on a mat"])
+    best = by_option.index(min(by_option))
+    texts = [lm.tokenizer(text, add_special_tokens=False).input_ids for text in ("the cat sat", "on a mat")]  # pyright: ignore
+    for option, loss in enumerate(by_option):
+        total = 0.0
+        for ids in texts:
+            log_p = logits(lm, torch.tensor([[option, *ids]])).float().log_softmax(-1)[0]
+            total -= sum(float(log_p[at, token]) for at, token in enumerate(ids))
+        assert loss == pytest.approx(total / sum(map(len, texts)), rel=1e-5)
+    manifest = store(tmp_path / "out", lm, corpus_of(tmp_path))
+    chosen = manifest.data["corpus"]["separator"]
+    assert set(chosen["losses"]) == {"<s>", "</s>"} and chosen["losses"]["<s>"] != chosen["losses"]["</s>"]
+    best = min(chosen["losses"], key=chosen["losses"].__getitem__)
+    assert chosen["text"] == best and chosen["token"] == ["<s>", "</s>"].index(best)
+    assert separator(lm.tokenizer) == chosen["token"] == tokenise(lm, ["the cat"]).separator  # pyright: ignore
+    reader = Reader(tmp_path / "out", "resid_post.0")
+    assert chosen["token"] not in reader.tokens(0, reader.n_rows)
+
+
+def test_both_can_win(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, 8)
+    winners = {choose(confused_by(0, seed), corpus, ModelConfig()).text for seed in range(8)}
+    assert winners == {"<s>", "</s>"}
+
+
+def test_one_candidate_is_not_measured(tmp_path: Path) -> None:
+    lm = wrap(tiny_hf("gpt_neox", vocab_size=330), make_tokenizer(), "tiny")
+    beginning = choose(lm, corpus_of(tmp_path), ModelConfig())
+    assert beginning.token == 0 and beginning.losses == {} and "no other" in beginning.reason
+    ordered = choose(lm, corpus_of(tmp_path, separator="<|im_start|>"), ModelConfig())
+    assert ordered == (2, "<|im_start|>", "as ordered", {})
+    assert choose(lm, corpus_of(tmp_path, separator="none"), ModelConfig()).token is None
