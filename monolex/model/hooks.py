@@ -9,7 +9,7 @@ a silent no-op is the worst result an edit can have.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -140,8 +140,36 @@ def edit(lm: "LanguageModel", edits: Edits) -> Iterator[None]:
         yield
 
 
-def watch(place: Place, fn: EditFn, *, prepend: bool = False) -> torch.utils.hooks.RemovableHandle:
+class Handles(NamedTuple):
+    """Hooks that belong together."""
+
+    several: tuple[torch.utils.hooks.RemovableHandle, ...]
+    """Each of them."""
+
+    def remove(self) -> None:
+        """Take all of them off."""
+        for handle in self.several:
+            handle.remove()
+
+
+def watch(place: Place, fn: EditFn, *, prepend: bool = False) -> Handles:
     """Call ``fn`` on the activation at ``place`` in every forward and put its result there, if it is another tensor."""
+    if place.flat is None:
+        return Handles((_hook(place, fn, prepend),))
+    shape: list[int] = []
+
+    def count(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        shape[:] = (args[0] if args else kwargs["hidden_states"]).shape[:2]
+
+    def unflattened(x: Tensor) -> Tensor:
+        # what fn saw goes on even where it is unchanged: a gradient is asked of that tensor
+        return fn(x.unflatten(0, shape)).flatten(0, 1) if x.ndim == 2 else fn(x)
+
+    counter = place.flat.register_forward_pre_hook(count, with_kwargs=True)
+    return Handles((counter, _hook(place, unflattened, prepend)))
+
+
+def _hook(place: Place, fn: EditFn, prepend: bool) -> torch.utils.hooks.RemovableHandle:
 
     def before(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         x = args[0] if args else kwargs["hidden_states"]
@@ -203,7 +231,7 @@ def _require_tokens(lm: "LanguageModel", tokens: Tensor) -> None:
         raise UserError(f"tokens have {tokens.shape[1]} positions: {lm.name} takes at most {lm.max_context}")
 
 
-def _install(lm: "LanguageModel", site: Site, fn: EditFn) -> list[torch.utils.hooks.RemovableHandle]:
+def _install(lm: "LanguageModel", site: Site, fn: EditFn) -> list[Handles]:
     if site.kind != "resid_mid":
         return [watch(lm.place(site), fn)]
     # The norm that reads resid_mid is only one of its two readers; the other is the skip connection around the MLP,

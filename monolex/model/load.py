@@ -38,6 +38,10 @@ def wrap(
     except LookupError as error:
         raise unreadable(hf_model.config.model_type, str(error)) from error
     lm = LanguageModel(hf_model, tokenizer, name, structure)
+    for part, width in (("embedding", lm.embedding.shape[1]), ("unembedding", lm.unembedding.shape[1])):
+        if width != config.hidden_size:
+            why = f"its {part} is {width} wide and its residual stream {config.hidden_size}"
+            raise unreadable(hf_model.config.model_type, why)
     verify(lm)
     return lm
 

@@ -1,17 +1,17 @@
 """Sites: where activations are read and edited, and which module of a Hugging Face model each of them is.
 
 A site is found by the *structure* of a decoder block rather than by a table of architectures: the blocks are the
-``ModuleList`` as long as the configuration says the model is deep, a block has one attention and one MLP, and the
-output projection of each is its last matrix. What a name cannot prove, :func:`monolex.model.verify.verify`
-proves with numbers.
+``ModuleList`` as long as the configuration says the model is deep, a block has one attention and one MLP (or, in OPT,
+the MLP's two matrices), and the output projection of each is its last matrix that writes into the residual stream.
+What a name cannot prove, :func:`monolex.model.verify.verify` proves with numbers.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from monolex.errors import UserError
 
@@ -129,6 +129,10 @@ class Place:
     """Whether the site is the module's first argument or its (first) result."""
     width: int
     """Size of the last dimension."""
+    through: tuple[nn.Module, ...] = ()
+    """Inside attention and MLP: the modules that make the part's contribution of the activation, one after another."""
+    flat: nn.Module | None = None
+    """Where the module sees ``[batch * tokens, width]`` (OPT): the block around it, whose input says how many tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,17 +145,31 @@ class Structure:
     """The norm between the last block and the unembedding."""
     places: tuple[Mapping[str, Place], ...]
     """Of every layer, the place of each kind of site that exists there."""
+    refused: Mapping[Site, str] = field(default_factory=dict)
+    """Sites that cannot be read in this model, and why."""
 
     def place(self, site: Site) -> Place:
         """The place of ``site``.
 
         Raises:
-            UserError: a layer that does not exist, or ``resid_mid`` in a parallel architecture.
+            UserError: a layer that does not exist, ``resid_mid`` in a parallel architecture, or a site whose place was
+                not found or not proved.
         """
         _require_layer(str(site), site.layer, len(self.places))
+        if site in self.refused:
+            raise UserError(f"site {site} cannot be read in this model: {self.refused[site]}; choose another site")
         if site.kind not in self.places[site.layer]:
             raise UserError(_PARALLEL)
         return self.places[site.layer][site.kind]
+
+    def without(self, refused: Mapping[Site, str]) -> "Structure":
+        """The same without some sites, of which is said why."""
+        gone = {**self.refused, **refused}
+        places = tuple(
+            {kind: place for kind, place in layer.items() if Site(kind, index) not in gone}
+            for index, layer in enumerate(self.places)
+        )
+        return replace(self, places=places, refused=gone)
 
 
 def resolve(model: nn.Module, n_layers: int, d_model: int) -> Structure:
@@ -167,17 +185,22 @@ def resolve(model: nn.Module, n_layers: int, d_model: int) -> Structure:
     assert isinstance(blocks, nn.ModuleList)
     norms = [child for child in parent.children() if _weight_ndim(child) == 1]
     final_norm = _only(norms, "final norm")
-    return Structure(blocks, final_norm, tuple(_block_places(block, d_model) for block in blocks))
+    layers = [_block_places(block, d_model) for block in blocks]
+    unknown = {Site(kind, n): why for n, (_, missing) in enumerate(layers) for kind, why in missing.items()}
+    return Structure(blocks, final_norm, tuple(places for places, _ in layers), unknown)
 
 
 def _is_stack(module: nn.Module, n_layers: int) -> bool:
     if not isinstance(module, nn.ModuleList) or len(module) != n_layers:
         return False
-    return bool(_attentions(module[0])) and hasattr(module[0], "mlp")
+    return bool(_attentions(module[0])) and (hasattr(module[0], "mlp") or _is_opt_mlp(module[0]))
 
 
-def _block_places(block: nn.Module, d_model: int) -> dict[str, Place]:
+def _block_places(block: nn.Module, d_model: int) -> tuple[dict[str, Place], dict[str, str]]:
+    """Places by kind, and of kinds that have none the reason."""
     attention = _only(_attentions(block), f"attention in {type(block).__name__}")
+    if _is_opt_mlp(block):
+        return _opt_places(block, attention, d_model)
     mlp = _only([child for name, child in block.named_children() if name == "mlp"], "mlp")
     post_norm = _child(block, "post_feedforward_layernorm")
     # Gemma and OLMo-2 normalise what attention and MLP give before adding it: the contribution is the norm's output.
@@ -185,20 +208,48 @@ def _block_places(block: nn.Module, d_model: int) -> dict[str, Place]:
     attn_out = attention if post_norm is None else _child(block, "post_attention_layernorm")
     if attn_out is None:
         raise LookupError(f"{type(block).__name__} has a post-MLP norm but no post_attention_layernorm")
-    neurons, heads = _projection(mlp), _projection(attention)
+    after_mlp, after_attention = ((),) * 2 if post_norm is None else ((mlp_out,), (attn_out,))
     places = {
         "resid_pre": Place(block, "input", d_model),
         "resid_post": Place(block, "output", d_model),
-        "mlp_in": Place(mlp, "input", d_model),
-        "mlp_act": Place(neurons, "input", _width_in(neurons)),
+        "mlp_in": Place(mlp, "input", d_model, (mlp, *after_mlp)),
         "mlp_out": Place(mlp_out, "output", d_model),
         "attn_out": Place(attn_out, "output", d_model),
-        "attn_z": Place(heads, "input", _width_in(heads)),
     }
+    missing = {}
+    for kind, part, after in (("mlp_act", mlp, after_mlp), ("attn_z", attention, after_attention)):
+        try:
+            projection = _projection(part, d_model)
+            places[kind] = Place(projection, "input", _sizes(projection)[0], (projection, *after))
+        except LookupError as error:
+            missing[kind] = str(error)
     middle = _after_attention(block, mlp, attn_out)
     if middle is not None:
         places["resid_mid"] = Place(middle, "input", d_model)
-    return places
+    return places, missing
+
+
+def _is_opt_mlp(block: nn.Module) -> bool:
+    """OPT's MLP is no module of its own."""
+    return all(_child(block, name) is not None for name in ("fc1", "activation_fn", "fc2", "final_layer_norm"))
+
+
+def _opt_places(block: nn.Module, attention: nn.Module, d_model: int) -> tuple[dict[str, Place], dict[str, str]]:
+    norm, first, neurons, second = (
+        block.get_submodule(name) for name in ("final_layer_norm", "fc1", "activation_fn", "fc2")
+    )
+    heads = _projection(attention, d_model)
+    places = {
+        "resid_pre": Place(block, "input", d_model),
+        "resid_post": Place(block, "output", d_model),
+        "resid_mid": Place(norm, "input", d_model, flat=block),
+        "mlp_in": Place(first, "input", d_model, (first, neurons, second), block),
+        "mlp_act": Place(second, "input", _sizes(second)[0], (second,), block),
+        "mlp_out": Place(second, "output", d_model, flat=block),
+        "attn_out": Place(attention, "output", d_model),
+        "attn_z": Place(heads, "input", _sizes(heads)[0], (heads,)),
+    }
+    return places, {}
 
 
 def _after_attention(block: nn.Module, mlp: nn.Module, attn_out: nn.Module) -> nn.Module | None:
@@ -222,25 +273,30 @@ def _child(module: nn.Module, name: str) -> nn.Module | None:
     return dict(module.named_children()).get(name)
 
 
-def _projection(module: nn.Module) -> nn.Module:
-    """The last child with a matrix: how every supported family writes an attention's or MLP's output projection."""
-    matrices = [child for child in module.children() if _weight_ndim(child) == 2]
+def _projection(module: nn.Module, d_model: int) -> nn.Module:
+    """The last child with a matrix that writes ``d_model`` wide: how every supported family writes an output
+    projection. Phi-3's is the first child, but its other one writes queries, keys and values at once."""
+    matrices = [child for child in module.children() if _weight_ndim(child) == 2 and _sizes(child)[1] == d_model]
     if not matrices:
         raise LookupError(f"no output projection in {type(module).__name__}")
     return matrices[-1]
 
 
 def _weight_ndim(module: nn.Module) -> int:
-    weight = module._parameters.get("weight")
-    return 0 if weight is None else weight.ndim
+    """Dimensions of a module's weight, also where it is another's that the module wraps (an adapter); 0 without one."""
+    weight = getattr(module, "weight", None)
+    return weight.ndim if isinstance(weight, Tensor) else 0
 
 
-def _width_in(projection: nn.Module) -> int:
-    """Input width of a Linear, or of GPT-2's Conv1D (`nx`)."""
-    width = getattr(projection, "in_features", getattr(projection, "nx", None))
-    if not isinstance(width, int):
-        raise LookupError(f"{type(projection).__name__} is not a linear map of known input width")
-    return width
+def _sizes(matrix: nn.Module) -> tuple[int, int]:
+    """Input and output width of a Linear (or of what wraps one), or of GPT-2's Conv1D (`nx`, `nf`)."""
+    sizes = (
+        getattr(matrix, "in_features", getattr(matrix, "nx", None)),
+        getattr(matrix, "out_features", getattr(matrix, "nf", None)),
+    )
+    if not all(isinstance(size, int) for size in sizes):
+        raise LookupError(f"{type(matrix).__name__} is not a linear map of known width")
+    return sizes  # pyright: ignore[reportReturnType]
 
 
 def _only(candidates: Sequence[T], what: str) -> T:

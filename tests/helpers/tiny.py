@@ -14,8 +14,14 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -41,9 +47,12 @@ _FAMILIES: dict[str, tuple[type, type[PreTrainedModel], dict[str, Any]]] = {
         {**_GROUPED, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     ),
     "olmo2": (Olmo2Config, Olmo2ForCausalLM, _GROUPED),
+    "phi3": (Phi3Config, Phi3ForCausalLM, {**_NO_SPECIAL, "num_key_value_heads": 2}),
+    "mistral": (MistralConfig, MistralForCausalLM, {**_GROUPED, "sliding_window": 4}),
+    "opt": (OPTConfig, OPTForCausalLM, {**_NO_SPECIAL, "ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.2}),
 }
 ARCHITECTURES = tuple(_FAMILIES)
-EDITED = ("gpt_neox", "gpt_neox-serial", "gpt2", "llama", "gemma3_text", "qwen3")
+EDITED = ("gpt_neox", "gpt_neox-serial", "gpt2", "llama", "gemma3_text", "qwen3", "opt")
 """What the tests of edits run over."""
 
 
@@ -59,7 +68,7 @@ def tiny_hf(architecture: str, **overrides: Any) -> PreTrainedModel:
         "max_position_embeddings": 64,
         "initializer_range": 0.2,
     }
-    if architecture == "gpt2":
+    if architecture in ("gpt2", "opt"):  # called otherwise there: what `extra` says
         del shape["intermediate_size"]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

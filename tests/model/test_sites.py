@@ -3,7 +3,7 @@
 import pytest
 from helpers.tiny import ARCHITECTURES, tiny, tiny_hf
 from torch import nn
-from transformers import GraniteConfig, GraniteForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from monolex.errors import UserError
 from monolex.model.load import wrap
@@ -57,6 +57,9 @@ def test_every_kind_exists_in_every_architecture_but_resid_mid_in_parallel_ones(
 @pytest.mark.parametrize(
     ("architecture", "mlp_out", "attn_out", "resid_mid"),
     [
+        ("phi3", "mlp", "self_attn", "post_attention_layernorm"),
+        ("mistral", "mlp", "self_attn", "post_attention_layernorm"),
+        ("opt", "fc2", "self_attn", "final_layer_norm"),
         ("gpt_neox", "mlp", "attention", None),
         ("gpt_neox-serial", "mlp", "attention", "post_attention_layernorm"),
         ("gpt2", "mlp", "attn", "ln_2"),
@@ -96,10 +99,21 @@ def test_resolve_says_what_it_did_not_find() -> None:
         resolve(model, 3, 32)
 
 
-def test_blocks_without_an_mlp_module_are_refused() -> None:
-    config = OPTConfig(vocab_size=50, hidden_size=16, ffn_dim=16, num_hidden_layers=2, num_attention_heads=2)
+def test_blocks_without_an_mlp_are_refused() -> None:
+    hf = tiny_hf("opt")
+    del hf.model.decoder.layers[0].fc2
+    with pytest.raises(UserError, match="architecture opt is not one monolex can read: expected one stack of 3 blocks"):
+        wrap(hf)
+
+
+def test_an_embedding_of_another_width_than_the_stream_is_refused() -> None:
+    with pytest.raises(UserError, match="opt .* its embedding is 16 wide and its residual stream 32"):
+        tiny("opt", word_embed_proj_dim=16)
+
+
+def test_blocks_that_normalise_the_stream_itself_are_refused() -> None:
     with pytest.raises(UserError, match="architecture opt is not one monolex can read"):
-        wrap(OPTForCausalLM(config))
+        tiny("opt", do_layer_norm_before=False)
 
 
 def test_a_residual_stream_that_does_not_add_up_is_refused() -> None:
