@@ -37,7 +37,8 @@ def forward(
     Raises:
         UserError: the model gives NaN or infinity.
     """
-    seen = capture(lm, rows.tokens[part].long(), sites).activations
+    tokens = rows.tokens[part].long()
+    seen = capture(lm, tokens, sites, mask=torch.ones_like(tokens)).activations  # rows are packed, never padded
     index = keep[part].flatten().nonzero()[:, 0]
     values, peaks = {}, {}
     for site, x in seen.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monolex.model import hooks
@@ -38,34 +38,35 @@ class Suffix:
     """What enters that block where the site lies inside it; None where the activation itself does."""
 
     def forward(
-        self, x: Float[Tensor, "versions prompts tokens d_in"], sites: tuple[Site, ...] = (), *, grad: bool = False
+        self, x: Float[Tensor, "versions prompts tokens d_in"], sites: tuple[Site, ...] = ()
     ) -> dict[str, Float[Tensor, "all tokens width"]]:
         """Activations at ``sites``, none before the site, with ``x`` in its place; versions folded into the batch."""
-        return self._forward(x.flatten(0, 1), self._rows(len(x)), sites, grad)
+        return self._forward(x.flatten(0, 1), self._rows(len(x)), sites)
 
-    def end_logits(
-        self, x: Float[Tensor, "versions prompts tokens d_in"], *, grad: bool = False
-    ) -> Float[Tensor, "versions prompts vocab"]:
+    def end_logits(self, x: Float[Tensor, "versions prompts tokens d_in"]) -> Float[Tensor, "versions prompts vocab"]:
         """Logits of what follows every prompt with ``x`` at the site, at least in float32."""
-        return self.end_logits_of(x.flatten(0, 1), self._rows(len(x)), grad=grad).unflatten(0, x.shape[:2])
+        return self.end_logits_of(x.flatten(0, 1), self._rows(len(x))).unflatten(0, x.shape[:2])
 
     def end_logits_of(
-        self, x: Float[Tensor, "rows tokens d_in"], prompts: Int[Tensor, "rows"], *, grad: bool = False
+        self, x: Float[Tensor, "rows tokens d_in"], prompts: Int[Tensor, "rows"]
     ) -> Float[Tensor, "rows vocab"]:
         """The same of single versions of single prompts: row i of ``x`` is one of prompt ``prompts[i]``."""
         last = Site("resid_post", self.lm.n_layers - 1)
-        final = x if self._final else self._forward(x, prompts, (last,), grad)[str(last)]
-        return unembed(self.lm, at_end(final, self.end[prompts]), grad=grad)
+        final = x if self._final else self._forward(x, prompts, (last,))[str(last)]
+        return unembed(self.lm, at_end(final, self.end[prompts]))
 
     def _rows(self, versions: int) -> Int[Tensor, "rows"]:
         return torch.arange(len(self.end), device=self.end.device).repeat(versions)
 
-    def _forward(self, x: Tensor, prompts: Tensor, sites: tuple[Site, ...], grad: bool) -> dict[str, Tensor]:
+    def _forward(self, x: Tensor, prompts: Tensor, sites: tuple[Site, ...]) -> dict[str, Tensor]:
         tokens = self.tokens[prompts.to(self.tokens.device)]
         entering, edits = x, None
         if self.before is not None:
-            entering, edits = self.before[prompts], {self.site: lambda _: x}
-        run = hooks.run_from(self.lm, self.resume, entering, tokens, edits=edits, sites=sites, logits=False, grad=grad)
+            # a forward keeps gradients where what enters it requires them
+            entering = self.before[prompts].requires_grad_(x.requires_grad and torch.is_grad_enabled())
+            edits = {self.site: lambda _: x}
+        mask = until_end(tokens, self.end[prompts])
+        run = hooks.run_from(self.lm, self.resume, entering, tokens, edits=edits, sites=sites, mask=mask, logits=False)
         return run.activations
 
     @property
@@ -86,12 +87,18 @@ def prepare(
     """
     site = Site.parse(site)
     end = end.to(lm.device)
+    mask = until_end(tokens, end)
     if site.kind in ("resid_pre", "resid_post"):
-        x = hooks.capture(lm, tokens, [site]).activations[str(site)]
+        x = hooks.capture(lm, tokens, [site], mask=mask).activations[str(site)]
         return Suffix(lm, site, tokens, end, x, site.layer + (site.kind == "resid_post"), None)
     entry = Site("resid_pre", site.layer)
-    seen = hooks.capture(lm, tokens, [entry, site]).activations
+    seen = hooks.capture(lm, tokens, [entry, site], mask=mask).activations
     return Suffix(lm, site, tokens, end, seen[str(site)], site.layer, seen[str(entry)])
+
+
+def until_end(tokens: Int[Tensor, "rows tokens"], end: Int[Tensor, "rows"]) -> Bool[Tensor, "rows tokens"]:
+    """Which tokens are of the text, in rows that are padded on the right."""
+    return torch.arange(tokens.shape[1], device=tokens.device) <= end.to(tokens.device)[:, None]
 
 
 def at_end(x: Float[Tensor, "rows tokens *width"], end: Int[Tensor, "rows"]) -> Float[Tensor, "rows *width"]:
@@ -99,9 +106,9 @@ def at_end(x: Float[Tensor, "rows tokens *width"], end: Int[Tensor, "rows"]) -> 
     return x[torch.arange(len(x), device=x.device), end.to(x.device)]
 
 
-def unembed(lm: LanguageModel, x: Float[Tensor, "rows d_model"], *, grad: bool = False) -> Float[Tensor, "rows vocab"]:
+def unembed(lm: LanguageModel, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
     """Final norm and unembedding of residual streams that left the last block, at least in float32."""
     tokens = torch.zeros(len(x), 1, dtype=torch.int64)
-    logits = hooks.run_from(lm, lm.n_layers, x[:, None], tokens, grad=grad).logits
+    logits = hooks.run_from(lm, lm.n_layers, x[:, None], tokens).logits
     assert logits is not None, "asked for"
     return logits[:, 0] if logits.dtype == torch.float64 else logits[:, 0].float()

@@ -156,10 +156,11 @@ def replaced_logits(
 
     ``before`` is the residual stream in front of the site's block.
     """
+    mask = torch.ones_like(tokens)  # rows are packed, never padded
     if site.kind == "resid_post":
-        logits = hooks.run_from(lm, site.layer + 1, x, tokens).logits
+        logits = hooks.run_from(lm, site.layer + 1, x, tokens, mask=mask).logits
     else:
-        logits = hooks.run_from(lm, site.layer, before, tokens, edits={site: lambda _: x}).logits
+        logits = hooks.run_from(lm, site.layer, before, tokens, edits={site: lambda _: x}, mask=mask).logits
     assert logits is not None, "run_from gives logits"
     return logits
 
@@ -182,7 +183,8 @@ class _Clean(NamedTuple):
 def _clean(lm: LanguageModel, site: Site, tokens: Int[Tensor, "batch tokens"], rule: RowRule) -> _Clean:
     tokens = tokens.to(lm.device)
     before = Site("resid_pre", site.layer)
-    captured = hooks.capture(lm, tokens, list(dict.fromkeys((before, site))), logits=True)
+    wanted = list(dict.fromkeys((before, site)))
+    captured = hooks.capture(lm, tokens, wanted, mask=torch.ones_like(tokens), logits=True)
     assert captured.logits is not None, "logits were asked for"
     log_p = captured.logits.float()
     for row in log_p:

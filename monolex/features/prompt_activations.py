@@ -69,8 +69,9 @@ def activations(lm: LanguageModel, texts: Tokenised, sites: Sequence[str], batch
         numbers = [order.pop() for _ in range(min(len(order), max(1, batch_tokens // (longest + len(start)))))]
         lengths = torch.tensor([len(texts.tokens[number]) for number in numbers])
         ids = torch.tensor([start + _filled(texts.tokens[number], longest) for number in numbers])
-        seen = capture(lm, ids, sites).activations
         real = torch.arange(longest) < lengths[:, None]
+        mask = torch.cat([real.new_ones(len(real), len(start)), real], 1)
+        seen = capture(lm, ids, sites, mask=mask).activations
         yield Batch(numbers, {site: x[:, len(start) :] for site, x in seen.items()}, real)
 
 

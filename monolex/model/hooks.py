@@ -3,13 +3,17 @@
 Every hook here is owned by a ``with`` block that removes exactly the handles it made, also when something raises. The
 model is put into eval mode inside (dropout would make equal prompts differ) and gets each module's own flag back after.
 A site that does not fire in a completed forward, fires twice or has another shape than its structure says is an error:
-a silent no-op is the worst result an edit can have.
+a silent no-op is the worst result an edit can have. A plain function may return what it was given, to the last bit; an
+edit that says why it would do nothing (:class:`ActingEdit`: all edits of features) has to change something.
+
+Padding is hidden by a mask, ``1`` for tokens; without one :mod:`monolex.model.padding` says what becomes of it. What
+activations and logits hold at padding means nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -17,10 +21,24 @@ from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from monolex.errors import UserError
+from monolex.model.padding import Mask, forward_inputs
 from monolex.model.sites import Place, Site, SiteError
 
 if TYPE_CHECKING:
     from monolex.model.language_model import LanguageModel
+
+
+class ActingEdit(Protocol):
+    """An edit that is an error where it changes no activation at all."""
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """The replacement of an activation, of the same shape and dtype."""
+        ...
+
+    def idle(self, x: Tensor, /) -> str:
+        """Why it leaves ``x`` as it is."""
+        ...
+
 
 EditFn = Callable[[Tensor], Tensor]
 """A pure function of an activation ``[batch, tokens, width]`` to its replacement of the same shape and dtype."""
@@ -54,6 +72,7 @@ def capture(
     tokens: Int[Tensor, "batch tokens"],
     sites: Sequence[Site | str],
     *,
+    mask: Mask = None,
     logits: bool = False,
     grad: bool = False,
 ) -> Captured:
@@ -63,10 +82,10 @@ def capture(
     autograd graph; otherwise they are free of it. No copy is made: change a captured tensor only after cloning it.
 
     Raises:
-        UserError: an unknown site, no site, or tokens the model cannot take.
+        UserError: an unknown site, no site, tokens the model cannot take, or padding that no ``mask`` tells from text.
         SiteError: a site did not fire exactly once, or had another shape.
     """
-    return _forward(lm, tokens, sites, logits=logits, grad=grad)
+    return _forward(lm, tokens, sites, mask=mask, logits=logits, grad=grad)
 
 
 def logits(
@@ -74,11 +93,12 @@ def logits(
     tokens: Int[Tensor, "batch tokens"],
     edits: Edits | None = None,
     *,
+    mask: Mask = None,
     grad: bool = False,
 ) -> Float[Tensor, "batch tokens vocab"]:
     """Logits of a full forward, with ``edits`` (see :func:`edit`) if there are any."""
     with edit(lm, edits or {}):
-        result = _forward(lm, tokens, (), logits=True, grad=grad).logits
+        result = _forward(lm, tokens, (), mask=mask, logits=True, grad=grad).logits
     assert result is not None, "a full forward gives logits"
     return result
 
@@ -91,13 +111,13 @@ def run_from(
     *,
     edits: Edits | None = None,
     sites: Sequence[Site | str] = (),
+    mask: Mask = None,
     logits: bool = True,
-    grad: bool = False,
 ) -> Captured:
     """Resume a forward of ``tokens`` with ``x`` as ``resid_pre`` of block ``layer``; earlier blocks are not computed.
 
     ``layer == n_layers`` applies only the final norm and the unembedding. Edits and captures see ``x`` at
-    ``resid_pre.layer``. With ``grad`` gradients flow through ``x``. Works because positions and masks are made outside
+    ``resid_pre.layer``. Gradients flow where ``x`` requires them. Works because positions and masks are made outside
     the blocks, which :func:`monolex.model.verify.verify` checks for every model.
 
     Raises:
@@ -113,8 +133,11 @@ def run_from(
     expected = (*tokens.shape, lm.d_model)
     if x.shape != expected or x.dtype != lm.dtype:
         raise UserError(f"x is {_describe(x)}: give resid_pre.{layer} as {lm.dtype} {list(expected)}")
+    if layer == lm.n_layers:  # no token sees another there
+        mask = torch.ones_like(tokens)
+    grad = x.requires_grad and torch.is_grad_enabled()
     with _resumed(lm, layer, x), edit(lm, edits):
-        return _forward(lm, tokens, sites, logits=logits, grad=grad)
+        return _forward(lm, tokens, sites, mask=mask, logits=logits, grad=grad)
 
 
 @contextmanager
@@ -125,19 +148,23 @@ def edit(lm: "LanguageModel", edits: Edits) -> Iterator[None]:
     result. An edit of ``resid_mid`` changes both what the MLP reads and what the block passes on.
 
     Raises:
-        UserError: an unknown site, or a ``fn`` whose result has another shape, dtype or device.
+        UserError: an unknown site, a ``fn`` whose result has another shape, dtype or device, or an
+            :class:`ActingEdit` that has changed nothing when the block ends.
         SiteError: a forward completed in which an edited site did not fire exactly once.
     """
     counts = {Site.parse(name): 0 for name in edits}
+    idle = {Site.parse(name): "no forward inside reached it" for name, fn in edits.items() if hasattr(fn, "idle")}
     with _evaluating(lm.hf), ExitStack() as stack:
         for name, fn in edits.items():
             site = Site.parse(name)
-            for handle in _install(lm, site, _checked(lm, site, fn, counts)):
+            for handle in _install(lm, site, _checked(lm, site, fn, counts, idle)):
                 stack.callback(handle.remove)
         if counts:
             stack.callback(lm.hf.register_forward_pre_hook(_reset(counts)).remove)
             stack.callback(lm.hf.register_forward_hook(_require_once(counts)).remove)
         yield
+    for site, why in idle.items():
+        raise UserError(f"the edit of {site} changes nothing: {why}")
 
 
 class Handles(NamedTuple):
@@ -179,17 +206,20 @@ def _hook(place: Place, fn: EditFn, prepend: bool) -> torch.utils.hooks.Removabl
         return ((y, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": y})
 
     def after(_module: nn.Module, _args: tuple, output: Any) -> Any:
-        x = _primary(output)
+        x = primary(output)
         y = fn(x)
-        return None if y is x else _with_primary(output, y)
+        return None if y is x else _withprimary(output, y)
 
     if place.side == "input":
         return place.module.register_forward_pre_hook(before, with_kwargs=True, prepend=prepend)
     return place.module.register_forward_hook(after, prepend=prepend)
 
 
-def _forward(lm: "LanguageModel", tokens: Tensor, sites: Sequence[Site | str], *, logits: bool, grad: bool) -> Captured:
-    _require_tokens(lm, tokens)
+def _forward(
+    lm: "LanguageModel", tokens: Tensor, sites: Sequence[Site | str], *, mask: Mask, logits: bool, grad: bool
+) -> Captured:
+    require_tokens(lm, tokens)
+    inputs = forward_inputs(lm, tokens, mask)
     wanted = list(dict.fromkeys(map(Site.parse, sites)))
     if not wanted and not logits:
         raise UserError("sites is empty: name at least one site to capture, for example resid_post.3")
@@ -200,7 +230,7 @@ def _forward(lm: "LanguageModel", tokens: Tensor, sites: Sequence[Site | str], *
             keep = _keeper(lm, site, tokens, seen, None if logits else len(wanted))
             stack.callback(watch(lm.place(site), keep).remove)
         with suppress(_Stop):
-            output = lm.hf(tokens.to(lm.device), use_cache=False).logits
+            output = lm.hf(tokens.to(lm.device), use_cache=False, **inputs).logits
     missing = [str(site) for site in wanted if site not in seen]
     if missing:
         raise SiteError(f"{', '.join(missing)} did not fire in a forward of {lm.name}")
@@ -224,11 +254,20 @@ def _keeper(lm: "LanguageModel", site: Site, tokens: Tensor, seen: dict[Site, Te
     return keep
 
 
-def _require_tokens(lm: "LanguageModel", tokens: Tensor) -> None:
+def require_tokens(lm: "LanguageModel", tokens: Tensor) -> None:
+    """Refuse what is no batch of token ids of this model.
+
+    Raises:
+        UserError: another shape or dtype, more positions than the model has, or an id without an embedding row.
+    """
     if tokens.ndim != 2 or tokens.is_floating_point() or tokens.numel() == 0:
         raise UserError(f"tokens are {_describe(tokens)}: give token ids as integers [batch, tokens]")
     if tokens.shape[1] > lm.max_context:
         raise UserError(f"tokens have {tokens.shape[1]} positions: {lm.name} takes at most {lm.max_context}")
+    rows = lm.embedding.shape[0]
+    wrong = tokens[(tokens < 0) | (tokens >= rows)]
+    if len(wrong):
+        raise UserError(f"token id {int(wrong[0])} has no row in the embedding of {lm.name}, which has 0 to {rows - 1}")
 
 
 def _install(lm: "LanguageModel", site: Site, fn: EditFn) -> list[Handles]:
@@ -250,7 +289,10 @@ def _install(lm: "LanguageModel", site: Site, fn: EditFn) -> list[Handles]:
     return [watch(lm.place(site), replace), watch(end, pass_on, prepend=True)]
 
 
-def _checked(lm: "LanguageModel", site: Site, fn: EditFn, counts: dict[Site, int]) -> EditFn:
+def _checked(
+    lm: "LanguageModel", site: Site, fn: EditFn | ActingEdit, counts: dict[Site, int], idle: dict[Site, str]
+) -> EditFn:
+    """``fn`` with its result checked; a forward that it changes takes its site out of ``idle``."""
     width = lm.place(site).width
 
     def apply(x: Tensor) -> Tensor:
@@ -260,6 +302,11 @@ def _checked(lm: "LanguageModel", site: Site, fn: EditFn, counts: dict[Site, int
         y = fn(x)
         if not isinstance(y, Tensor) or (y.shape, y.dtype, y.device) != (x.shape, x.dtype, x.device):
             raise UserError(f"the edit of {site} returned {_describe(y)}: return {_describe(x)} like its argument")
+        if site in idle:
+            if torch.equal(x, y):
+                idle[site] = fn.idle(x)  # pyright: ignore[reportFunctionMemberAccess]
+            else:
+                del idle[site]
         return y
 
     return apply
@@ -311,7 +358,8 @@ def _resumed(lm: "LanguageModel", layer: int, x: Tensor) -> Iterator[None]:
             blocks[index] = block
 
 
-def _primary(output: Any) -> Tensor:
+def primary(output: Any) -> Tensor:
+    """The activation that a module returned, alone or as the first of several."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, ModelOutput | tuple):
@@ -319,7 +367,7 @@ def _primary(output: Any) -> Tensor:
     raise SiteError(f"a module returned {type(output).__name__}, expected a Tensor, tuple or ModelOutput")
 
 
-def _with_primary(output: Any, value: Tensor) -> Any:
+def _withprimary(output: Any, value: Tensor) -> Any:
     if isinstance(output, Tensor):
         return value
     if isinstance(output, ModelOutput):

@@ -6,6 +6,7 @@ Controls (random weights, shuffled weights) are made here so that every later st
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ def wrap(
 ) -> LanguageModel:
     """The caller's own model, verified; its weights, hooks, flags and training mode stay as they are.
 
+    A site whose place cannot be proved (:func:`monolex.model.verify.verify`) is refused by whatever asks for it.
+
     Raises:
         UserError: its architecture is not one monolex can read.
     """
@@ -42,8 +45,7 @@ def wrap(
         if width != config.hidden_size:
             why = f"its {part} is {width} wide and its residual stream {config.hidden_size}"
             raise unreadable(hf_model.config.model_type, why)
-    verify(lm)
-    return lm
+    return replace(lm, structure=verify(lm))
 
 
 def load(config: ModelConfig | str) -> LanguageModel:

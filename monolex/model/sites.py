@@ -132,7 +132,7 @@ class Place:
     through: tuple[nn.Module, ...] = ()
     """Inside attention and MLP: the modules that make the part's contribution of the activation, one after another."""
     flat: nn.Module | None = None
-    """Where the module sees ``[batch * tokens, width]`` (OPT): the block around it, whose input says how many tokens."""
+    """Where the module sees ``[batch * tokens, width]`` (OPT): the block around it, whose input has both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +147,8 @@ class Structure:
     """Of every layer, the place of each kind of site that exists there."""
     refused: Mapping[Site, str] = field(default_factory=dict)
     """Sites that cannot be read in this model, and why."""
+    unpadded: str = ""
+    """Why rows cannot be padded on the left; empty where they can."""
 
     def place(self, site: Site) -> Place:
         """The place of ``site``.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from monolex.errors import UserError
-from monolex.model.hooks import capture, logits, watch
+from monolex.model.hooks import capture, logits, run_from, watch
 from monolex.model.sites import Place, SiteError
 
 # Sites that do not do what they promise
@@ -122,3 +122,15 @@ def test_inputs_are_edited_whether_given_by_position_or_by_name() -> None:
     watch(Place(module, "input", 3), lambda x: x + 1)
     assert torch.equal(module(x), x + 1)
     assert torch.equal(module(hidden_states=x), x + 1)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt"])
+@pytest.mark.parametrize("wrong", [101, -1])
+def test_a_token_without_an_embedding_row_is_refused(architecture: str, wrong: int) -> None:
+    lm = model(architecture)
+    with pytest.raises(
+        UserError, match=rf"token id {wrong} has no row in the embedding of tiny-.*, which has 0 to 100"
+    ):
+        capture(lm, torch.tensor([[5, wrong, 7]]), ["resid_post.0"])
+    with pytest.raises(UserError, match=f"token id {wrong} has no row"):
+        run_from(lm, 1, torch.zeros(1, 3, 32, dtype=torch.float64), torch.tensor([[5, wrong, 7]]))

@@ -223,13 +223,34 @@ def test_nested_edits_of_resid_mid_compose() -> None:
     assert close(seen["resid_post.1"], seen["resid_mid.1"] + seen["mlp_out.1"])
 
 
+@pytest.mark.parametrize("inner", ["resid_post", "mlp_out", "attn_out", "resid_pre"])
+@pytest.mark.parametrize("architecture", SERIAL)
+def test_two_edits_at_one_layer_do_not_depend_on_their_order(architecture: str, inner: str) -> None:
+    """What an edit of resid_mid adds has reached the block's end when an edit there reads it."""
+    lm, ids, v = model(architecture), tokens(), torch.linspace(-1, 1, 32, dtype=torch.float64)
+    one, other = {"resid_mid.1": lambda x: x + v}, {f"{inner}.1": lambda x: x * x}
+    orders = []
+    for edits in ({**one, **other}, {**other, **one}):
+        with edit(lm, edits):
+            orders.append(capture(lm, ids, all_sites(lm), logits=True))
+    for name, x in orders[0].activations.items():
+        assert torch.equal(x, orders[1].activations[name])
+    assert torch.equal(full(orders[0]), full(orders[1]))
+    if inner == "resid_post":
+        seen = capture(lm, ids, ["resid_pre.1", "attn_out.1"]).activations
+        middle = seen["resid_pre.1"] + seen["attn_out.1"] + v
+        with edit(lm, one):
+            end = middle + read(lm, "mlp_out.1", ids)
+        assert close(orders[0].activations["resid_post.1"], end * end, 1e-9)
+
+
 def test_an_edit_is_seen_by_forwards_and_by_gradients_of_the_callers_own(lm: LanguageModel) -> None:
     ids, v = tokens(), torch.zeros(32, dtype=torch.float64, requires_grad=True)
     with edit(lm, {"resid_post.1": lambda x: x + v}):
         out = lm.hf(ids, use_cache=False).logits
     (through_edit,) = torch.autograd.grad(out.logsumexp(-1).sum(), v)
     x = read(lm, "resid_pre.2", ids).requires_grad_()
-    resumed = full(run_from(lm, 2, x, ids, grad=True))
+    resumed = full(run_from(lm, 2, x, ids))
     (through_x,) = torch.autograd.grad(resumed.logsumexp(-1).sum(), x)
     assert close(through_edit, through_x.sum((0, 1)))
 
@@ -376,6 +397,6 @@ def test_frozen_parameters_stay_frozen() -> None:
     flags = [p.requires_grad for p in hf.parameters()]
     lm, ids = wrap(hf), tokens()
     x = read(lm, "resid_pre.1", ids).requires_grad_()
-    torch.autograd.grad(full(run_from(lm, 1, x, ids, grad=True)).sum(), x)
+    torch.autograd.grad(full(run_from(lm, 1, x, ids)).sum(), x)
     assert [p.requires_grad for p in hf.parameters()] == flags
     assert all(p.grad is None for p in hf.parameters())

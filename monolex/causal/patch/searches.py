@@ -49,7 +49,7 @@ def attribution(patch: Patch, points: int = 5) -> Float[Tensor, "candidates"]:
 def _slopes(patch: Patch, edit: Float[Tensor, "prompts tokens d_in"]) -> Float[Tensor, "candidates"]:
     """What each candidate would add to the mean KL at ``edit``, were that linear from there on."""
     x = (patch.base + edit.to(patch.base.dtype)).detach().requires_grad_()
-    log_p = patch.suffix.end_logits(x[None], grad=True)[0].log_softmax(-1)
+    log_p = patch.suffix.end_logits(x[None])[0].log_softmax(-1)
     (gradient,) = torch.autograd.grad(kl(log_p, patch.donor_log_p).mean(), x)
     along = torch.einsum("ptd,cd->cpt", gradient.to(patch.directions), patch.directions)
     return (along * patch.difference).sum((1, 2))

@@ -16,7 +16,7 @@ from torch import Tensor
 from monolex.causal.prompts import wordings as words
 from monolex.causal.prompts.pairs import PromptPairs
 from monolex.causal.prompts.tasks import ioi
-from monolex.causal.suffix import at_end, unembed
+from monolex.causal.suffix import at_end, unembed, until_end
 from monolex.errors import UserError
 from monolex.features.prompt_activations import tokenizer_of
 from monolex.model import hooks
@@ -146,7 +146,8 @@ def end_log_probabilities(
 ) -> Float[Tensor, "pairs vocab"]:
     """Log-probabilities of what follows position ``end`` of each row, in float32 or the model's wider precision."""
     last = f"resid_post.{lm.n_layers - 1}"
-    return unembed(lm, at_end(hooks.capture(lm, tokens, [last]).activations[last], end)).log_softmax(-1)
+    seen = hooks.capture(lm, tokens, [last], mask=until_end(tokens, end)).activations[last]
+    return unembed(lm, at_end(seen, end)).log_softmax(-1)
 
 
 def log_probability(

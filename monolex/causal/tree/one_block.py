@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monolex.causal.occurrences import Occurrences
-from monolex.causal.suffix import at_end, prepare
+from monolex.causal.suffix import at_end, prepare, until_end
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary
 from monolex.evals.reconstruction import row_slices
@@ -62,13 +62,12 @@ class BlockTexts:
     batch_tokens: int
     """Tokens of a forward."""
 
-    def rerun(
-        self, texts: Int[Tensor, "versions"], x: Float[Tensor, "versions tokens d_model"], *, grad: bool = False
-    ) -> Readings:
+    def rerun(self, texts: Int[Tensor, "versions"], x: Float[Tensor, "versions tokens d_model"]) -> Readings:
         """:class:`Readings` of ``versions`` of ``texts`` (numbers, repeated at will) with ``x`` entering the block."""
         after = f"resid_post.{self.block}"
         tokens = self.tokens[texts, : x.shape[1]]
-        run = hooks.run_from(self.lm, self.block, x, tokens, sites=[after], logits=False, grad=grad)
+        mask = until_end(tokens, self.end[texts])
+        run = hooks.run_from(self.lm, self.block, x, tokens, sites=[after], mask=mask, logits=False)
         return read(self.target, self.feature, at_end(run.activations[after], self.end[texts]))
 
 
@@ -98,7 +97,8 @@ def block_texts(
     readings = torch.zeros(2, len(end), dtype=torch.float64)
     for part in folds(end, batch_tokens):
         width = int(end[part[-1]]) + 1
-        seen = hooks.capture(lm, tokens[part, :width], [entering, site]).activations
+        mask = until_end(tokens[part, :width], end[part])
+        seen = hooks.capture(lm, tokens[part, :width], [entering, site], mask=mask).activations
         x[part, :width] = seen[entering]
         readings[:, part] = torch.stack(read(target, feature, at_end(seen[site], end[part]))).double().cpu()
     return BlockTexts(lm, target, feature, block, tokens, end, x, Readings(*readings), batch_tokens)
@@ -152,7 +152,7 @@ def attribute(texts: BlockTexts, source: Dictionary) -> Attribution:
     for part in folds(texts.end, texts.batch_tokens):
         x = texts.x[part, : int(texts.end[part[-1]]) + 1].detach().requires_grad_()
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(texts.rerun(part, x, grad=True).pre.sum(), x)
+            (gradient,) = torch.autograd.grad(texts.rerun(part, x).pre.sum(), x)
         for text, slope in zip(part.tolist(), gradient, strict=True):
             text_codes = codes(texts, source, text)
             along = slope[: len(text_codes)].to(text_codes.dtype) @ source.W_dec.T

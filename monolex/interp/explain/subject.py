@@ -76,7 +76,7 @@ def _codes(
     features: Sequence[int],
 ) -> Float64[NDArray, "queries"]:
     """Codes of ``features`` at the ends of the texts numbered ``rows``."""
-    x = hooks.capture(lm, ids, [site]).activations[site][:, -1]
+    x = hooks.capture(lm, ids, [site], mask=torch.ones_like(ids)).activations[site][:, -1]
     columns, column = np.unique(features, return_inverse=True)
     device = dictionary.W_enc.device
     codes = dictionary.encode_some(x.to(device), torch.from_numpy(columns).to(device))

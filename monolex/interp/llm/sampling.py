@@ -68,6 +68,7 @@ def run(lm: LanguageModel, draws: Sequence[Draw]) -> None:
     """Fill in what becomes of each of ``draws``, all in one batch."""
     width = max(len(draw.ids) for draw in draws)
     ids = torch.tensor([[0] * (width - len(draw.ids)) + draw.ids for draw in draws], device=lm.device)
+    hooks.require_tokens(lm, ids)
     lengths = torch.tensor([len(draw.ids) for draw in draws], device=lm.device)
     mask = (torch.arange(width, device=lm.device) >= width - lengths[:, None]).long()
     inputs: dict[str, Any] = {"input_ids": ids, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}

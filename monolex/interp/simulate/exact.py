@@ -156,6 +156,7 @@ def _forward(lm: LanguageModel, rows: Sequence[list[int]], shared: SharedPrefix 
     before = shared.length if shared else 0
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    hooks.require_tokens(lm, ids)
     lengths = torch.tensor([before + len(row) for row in rows])
     # a copy, because layers append to their cache
     cache = copy.deepcopy(shared.cache) if shared else None
