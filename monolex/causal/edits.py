@@ -7,13 +7,18 @@ the direction. Only the difference is added, in the activation's own precision: 
 bit-exact.
 
 Every edit is a function of an activation, so it goes into :func:`monolex.model.hooks.edit` and ``run_from``;
-:func:`applied` adds what generation needs, the number of tokens that a key-value cache already holds.
+:func:`applied` adds what generation needs, the number of tokens that a key-value cache already holds, the copies of a
+prompt that beams make, and what is padding.
+
+Called on an activation, an edit may well do nothing. Applied to a model it may not: where it has changed no activation
+when the ``with`` block, the forward or the generation ends, that is an error that says why (the features are active
+nowhere, the positions fit no token, the codes are what they were). Whoever wants such an edit to pass, as a test of
+identities does, gives the hook a plain function: ``lambda x: edit(x)``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,6 +29,7 @@ from monolex.config import require
 from monolex.dictionaries.base import Dictionary
 from monolex.model import hooks
 from monolex.model.language_model import LanguageModel
+from monolex.model.padding import Mask, continued_tokens
 from monolex.model.sites import Site
 
 Error = Literal["keep", "zero", "mean", "donor"]
@@ -75,6 +81,21 @@ class FeatureEdit:
         """``x'``; ``start`` is the position of the first token of ``x``."""
         return _where(self.positions, x, start, lambda part: self.delta(part, start).to(x.dtype))
 
+    def idle(self, x: Float[Tensor, "batch tokens d_in"], start: int = 0) -> str:
+        """Why ``x`` is left as it is."""
+        if why := _nowhere(self.positions, x, start):
+            return why
+        assert isinstance(self.features, Tensor), "made a tensor at construction"
+        if not len(self.features):
+            return "it names no feature"
+        codes = self.dictionary.encode_some(x, self.features)
+        named = "none of its features is" if len(self.features) > 1 else f"feature {int(self.features[0])} is not"
+        if not codes.any():
+            return f"{named} active on any of these tokens"
+        if torch.equal(self.change(codes, start), codes) and self.error == "keep":
+            return "the codes are already what they are to become"
+        return f"what it adds is lost in the rounding of {x.dtype}"
+
     def delta(self, x: Float[Tensor, "batch tokens d_in"], start: int = 0) -> Float[Tensor, "batch tokens d_in"]:
         """What is added at every position, before ``positions`` is looked at, in the dictionary's precision."""
         assert isinstance(self.features, Tensor), "made a tensor at construction"
@@ -85,7 +106,7 @@ class FeatureEdit:
         error = reconstruction_error(self.dictionary, x)
         if self.error_value is None:
             return delta - error
-        return delta + _from(self.error_value, start, x.shape[1], "error_value").to(error) - error
+        return delta + _from(self.error_value, x.shape[:2], start, "error_value").to(error) - error
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +134,53 @@ class Projection:
 
         def delta(part: Tensor) -> Tensor:
             now = part.to(basis.dtype)
-            other = 0 if self.donor is None else _from(self.donor, start, part.shape[1], "donor").to(now)
+            other = 0 if self.donor is None else _from(self.donor, part.shape[:2], start, "donor").to(now)
             return ((other - now) @ basis.T @ basis).to(x.dtype)
 
         return _where(self.positions, x, start, delta)
 
+    def idle(self, x: Float[Tensor, "batch tokens d_in"], start: int = 0) -> str:
+        """Why ``x`` is left as it is."""
+        if why := _nowhere(self.positions, x, start):
+            return why
+        if not len(self.features):
+            return "it names no feature"
+        return "along these directions the activation is already what it is to become"
+
 
 Edit = FeatureEdit | Projection
+
+
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """An edit inside forwards that go on from a cache, hold copies of a prompt, and padding."""
+
+    edit: Edit
+    start: Callable[[], int]
+    mask: Bool[Tensor, "prompts tokens"] | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.mask is None:
+            return self.edit(x, self.start())
+        edited = torch.stack([self.edit(part, self.start()) for part in self._copies(x)], 1).flatten(0, 1)
+        return torch.where(self._real(x)[..., None], edited, x)
+
+    def idle(self, x: Tensor) -> str:
+        return self.edit.idle(self._copies(x)[0], self.start())
+
+    def _copies(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The first copy of every prompt, the second, ...; the copies of a prompt (beams) lie together."""
+        if self.mask is None:
+            return (x,)
+        copies, rest = divmod(len(x), len(self.mask))
+        require(rest == 0, f"an edit of {len(self.mask)} prompts ran on {len(x)} rows: run each prompt equally often")
+        return x.unflatten(0, (-1, copies)).unbind(1)
+
+    def _real(self, x: Tensor) -> Bool[Tensor, "rows tokens"]:
+        assert self.mask is not None, "asked for where there is one"
+        after = self.mask.new_ones(len(self.mask), self.start() + x.shape[1])
+        after[:, : self.mask.shape[1]] = self.mask[:, : after.shape[1]]
+        return after[:, self.start() :].repeat_interleave(len(x) // len(self.mask), 0).to(x.device)
 
 
 def set_to(value: float | Float[Tensor, "*rows features"]) -> Change:
@@ -129,7 +190,7 @@ def set_to(value: float | Float[Tensor, "*rows features"]) -> Change:
     def change(codes: Tensor, start: int) -> Tensor:
         if not isinstance(value, Tensor):
             return torch.full_like(codes, value)
-        return _from(value, start, codes.shape[1], "value").to(codes).expand_as(codes)
+        return _from(value, codes.shape[:2], start, "value").to(codes).expand_as(codes)
 
     return change
 
@@ -201,28 +262,29 @@ def reconstruction_error(dictionary: Dictionary, x: Float[Tensor, "*rows d_in"])
 
 
 @contextmanager
-def applied(lm: LanguageModel, edits: Mapping[str, Edit] | Mapping[Site, Edit]) -> Iterator[None]:
+def applied(lm: LanguageModel, edits: Mapping[str, Edit] | Mapping[Site, Edit], *, mask: Mask = None) -> Iterator[None]:
     """While active, every forward of ``lm.hf`` and ``generate``, with or without a key-value cache, is edited.
 
     A step of generation with a cache runs on the newest token only; its position is counted from the cache, so that
-    ``positions`` mean the same tokens either way.
+    ``positions`` mean the same tokens either way. ``mask`` is that of the prompts, 1 for their tokens: with it padding
+    stays unedited, and a forward may hold every prompt several times, copies side by side, as beams do.
 
     Raises:
-        UserError, SiteError: as :func:`monolex.model.hooks.edit`.
+        UserError: an edit that has changed nothing when the block ends; values or masks of fewer prompts than a forward
+            has rows; and as :func:`monolex.model.hooks.edit`.
+        SiteError: as :func:`monolex.model.hooks.edit`.
     """
-    start = 0
+    held = 0
 
     def count(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        nonlocal start
+        nonlocal held
         cache = kwargs.get("past_key_values")
-        start = 0 if cache is None else int(cache.get_seq_length())
+        held = 0 if cache is None else int(cache.get_seq_length())
 
-    def run(edit: Edit, x: Tensor) -> Tensor:
-        return edit(x, start)
-
+    real = None if mask is None else mask.bool()
     handle = lm.hf.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        with hooks.edit(lm, {str(site): partial(run, edit) for site, edit in edits.items()}):
+        with hooks.edit(lm, {str(site): _Running(edit, lambda: held, real) for site, edit in edits.items()}):
             yield
     finally:
         handle.remove()
@@ -234,23 +296,31 @@ def generate(
     edits: Mapping[str, Edit] | Mapping[Site, Edit],
     max_new_tokens: int,
     *,
+    mask: Mask = None,
     cache: bool = True,
     **options: Any,
-) -> Int[Tensor, "batch more"]:
+) -> Int[Tensor, "rows more"]:
     """``lm.hf.generate`` under ``edits``, greedy unless ``options`` (as transformers takes them) say otherwise.
 
-    To steer only what is generated give the edit ``positions=slice(tokens.shape[1] - 1, None)``: the last token of
-    the prompt is where the first new one comes from.
+    Prompts of different lengths are padded on the left; ``mask`` says where (see :mod:`monolex.model.padding`), and
+    ``positions`` of an edit count columns, padding included. With beams, or several sequences a prompt, the edit of a
+    prompt is that of all its rows. To steer only what is generated give the edit
+    ``positions=slice(tokens.shape[1] - 1, None)``: the last token of the prompt is where the first new one comes from.
+
+    Raises:
+        UserError: padding on the right, or that no mask tells from text, and as :func:`applied`.
     """
-    tokens = tokens.to(lm.device)
-    settings = {"do_sample": False, "use_cache": cache, "attention_mask": torch.ones_like(tokens), **options}
-    with applied(lm, edits), torch.no_grad():
-        return lm.hf.generate(tokens, max_new_tokens=max_new_tokens, **settings)  # pyright: ignore
+    hooks.require_tokens(lm, tokens)
+    require("attention_mask" not in options, "attention_mask: give it as mask=")
+    real = continued_tokens(lm, tokens, mask).to(lm.device)
+    settings = {"do_sample": False, "use_cache": cache, "attention_mask": real.long(), **options}
+    with applied(lm, edits, mask=real), torch.no_grad():
+        return lm.hf.generate(tokens.to(lm.device), max_new_tokens=max_new_tokens, **settings)  # pyright: ignore
 
 
 def positions_mask(
     positions: Positions, start: int, length: int, device: torch.device
-) -> Bool[Tensor, "*batch tokens"] | None:
+) -> Bool[Tensor, "*batch length"] | None:
     """Which of ``length`` tokens from ``start`` on are meant; None means all.
 
     Raises:
@@ -259,7 +329,8 @@ def positions_mask(
     if positions is None:
         return None
     if isinstance(positions, Tensor) and positions.dtype == torch.bool:
-        return _from(positions[..., None], start, length, "positions")[..., 0].to(device)
+        shape = len(positions) if positions.ndim == 2 else 1, length
+        return _from(positions[..., None], shape, start, "positions")[..., 0].to(device)
     tokens = torch.arange(start, start + length, device=device)
     if isinstance(positions, slice):
         require(
@@ -274,6 +345,14 @@ def positions_mask(
     return torch.isin(tokens, chosen)
 
 
+def _nowhere(positions: Positions, x: Tensor, start: int) -> str:
+    """Why no token of ``x`` is meant; empty if one is."""
+    where = positions_mask(positions, start, x.shape[1], x.device)
+    if where is None or bool(where.any()):
+        return ""
+    return f"its positions fit none of the {start + x.shape[1]} tokens"
+
+
 def _where(
     positions: Positions, x: Tensor, start: int, delta: Callable[[Float[Tensor, "batch tokens d_in"]], Tensor]
 ) -> Tensor:
@@ -282,6 +361,11 @@ def _where(
     where = positions_mask(positions, start, x.shape[1], x.device)
     if where is None:
         return x + delta(x)
+    prompts = len(where) if where.ndim == 2 else 1
+    require(
+        prompts in (1, len(x)),
+        f"positions are of {prompts} prompts and the forward has {len(x)} rows: give a mask for each",
+    )
     meant = where.reshape(-1, where.shape[-1]).any(0).nonzero()
     if not len(meant):
         return x
@@ -291,12 +375,18 @@ def _where(
     return torch.cat([edited, x[:, last:]], 1)
 
 
-def _from(value: Tensor, start: int, length: int, name: str) -> Tensor:
-    """The part of ``[*batch, tokens, width]`` that belongs to the tokens at hand; what has one row only serves all."""
+def _from(value: Tensor, shape: Sequence[int], start: int, name: str) -> Tensor:
+    """The part of ``[*batch, tokens, width]`` that belongs to the tokens at hand, of so many rows and tokens; what has
+    one row only serves all."""
+    rows, text = shape[0], start + shape[1]
+    require(
+        value.ndim < 3 or len(value) in (1, rows),
+        f"{name} is of {len(value)} prompts and the forward has {rows} rows: give one for each of them",
+    )
     if value.ndim < 2 or value.shape[-2] == 1:
         return value
     require(
-        value.shape[-2] >= start + length,
-        f"{name} is of {value.shape[-2]} tokens and the text has {start + length}: give one value for all tokens",
+        value.shape[-2] >= text,
+        f"{name} is of {value.shape[-2]} tokens and the text has {text}: give one value for all tokens",
     )
-    return value[..., start : start + length, :]
+    return value[..., start:text, :]

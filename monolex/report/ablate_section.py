@@ -121,6 +121,7 @@ def _setting(ablation: Facts) -> str:
     said = f"Its activation is set to {ablation['to']} {where}, on {on}"
     alone = ablation["without_control"]
     said += f", on {alone:,} of which no other feature is active" if alone else ""
+    said += f" (which changes nothing on {ablation['unmoved']:,} of them)" if ablation["unmoved"] else ""
     ratio = ablation["size_ratio"]
     return said + (
         "." if ratio is None else f"; the control's own size was {number(ratio)} of its, and is scaled to it."

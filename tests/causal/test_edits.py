@@ -1,5 +1,7 @@
 """Edits of features: no-ops to the last bit, what each one adds, generation, and a model left as it was."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from helpers import random_pairs, tiny
@@ -27,6 +29,11 @@ SITE = "resid_post.1"
 KINDS = ("relu", "linear", "topk", "threshold")
 
 
+def unchecked(edit: edits.Edit) -> Callable[[Tensor], Tensor]:
+    """The edit as a plain function, which may change nothing."""
+    return lambda x: edit(x)
+
+
 @pytest.fixture
 def x() -> Tensor:
     return torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -50,8 +57,8 @@ def test_no_feature_is_no_edit_to_the_last_bit(architecture):
     dictionary = random_pairs.dictionary(32, 48)
     other = tiny.read(lm, SITE, tiny.tokens(seed=1))
     plain = hooks.logits(lm, ids)
-    assert torch.equal(hooks.logits(lm, ids, {SITE: swap(dictionary, other, [])}), plain)
-    assert torch.equal(hooks.logits(lm, ids, {SITE: ablate(dictionary, [])}), plain)
+    assert torch.equal(hooks.logits(lm, ids, {SITE: unchecked(swap(dictionary, other, []))}), plain)
+    assert torch.equal(hooks.logits(lm, ids, {SITE: unchecked(ablate(dictionary, []))}), plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -66,7 +73,7 @@ def test_equal_base_and_donor_are_no_edit_to_the_last_bit(architecture, dtype, a
     same = tiny.read(lm, SITE, ids)
     plain = hooks.logits(lm, ids)
     for features in (None, [3], [3, 40, 7]):
-        assert torch.equal(hooks.logits(lm, ids, {SITE: swap(dictionary, same, features)}), plain)
+        assert torch.equal(hooks.logits(lm, ids, {SITE: unchecked(swap(dictionary, same, features))}), plain)
 
 
 @pytest.mark.parametrize("architecture", tiny.EDITED)
@@ -77,7 +84,7 @@ def test_a_model_in_training_mode_is_no_noise(architecture):
     lm = wrap(hf)
     ids, dictionary = tiny.tokens(), random_pairs.dictionary(32, 48)
     same = tiny.read(lm, SITE, ids)
-    assert torch.equal(hooks.logits(lm, ids, {SITE: swap(dictionary, same)}), hooks.logits(lm, ids))
+    assert torch.equal(hooks.logits(lm, ids, {SITE: unchecked(swap(dictionary, same))}), hooks.logits(lm, ids))
     assert hf.training
 
 
@@ -232,6 +239,184 @@ def test_a_patch_of_the_prompt_alone_generates(cache):
     with hooks.edit(lm, {SITE: lambda x: torch.cat([donor, x[:, 7:]], 1)}):
         expected = lm.hf.generate(prompt, max_new_tokens=5, do_sample=False, use_cache=False, pad_token_id=0)
     assert torch.equal(made, expected)
+
+
+# Padding, beams and several sequences
+
+
+def padded_prompts(pad: int = 3) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Prompts of 7 and 4 tokens, padded on the left; their mask; the prompts."""
+    rows = [tiny.tokens(1, length, seed=length) for length in (7, 4)]
+    fill = torch.full((1, 3), pad)
+    mask = torch.ones(2, 7, dtype=torch.long)
+    mask[1, :3] = 0
+    return torch.cat([rows[0], torch.cat([fill, rows[1]], 1)]), mask, rows
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_padded_prompts_are_continued_as_each_alone(architecture, cache):
+    lm, (prompts, mask, rows) = tiny.model(architecture), padded_prompts()
+    steered = {SITE: FeatureEdit(random_pairs.dictionary(32, 48), [3, 8], added(4.0))}
+    together = generate(lm, prompts, steered, 5, mask=mask, cache=cache)
+    for number, row in enumerate(rows):
+        alone = generate(lm, row, steered, 5, cache=cache)
+        assert together[number, -5:].tolist() == alone[0, -5:].tolist()
+
+
+def test_padding_is_not_edited():
+    lm, (prompts, mask, _) = tiny.model("llama"), padded_prompts()
+    with applied(lm, {SITE: FeatureEdit(random_pairs.dictionary(32, 48), [2], added(1.0))}, mask=mask):
+        edited = hooks.capture(lm, prompts, [SITE], mask=mask).activations[SITE]
+    plain = hooks.capture(lm, prompts, [SITE], mask=mask).activations[SITE]
+    assert torch.equal((edited != plain).any(-1), mask.bool())
+
+
+def test_prompts_padded_on_the_right_are_not_continued():
+    lm, prompts = tiny.model("llama"), tiny.tokens(2, 5)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
+    with pytest.raises(UserError, match="row 1 of the tokens ends in padding"):
+        generate(lm, prompts, {}, 2, mask=mask)
+    padded = tiny.tiny("llama", pad_token_id=3, eos_token_id=2)
+    with pytest.raises(UserError, match="row 1 of the tokens ends in padding"):
+        generate(padded, torch.tensor([[5, 6], [7, 3]]), {}, 2)
+    shared = tiny.tiny("llama", pad_token_id=2, eos_token_id=2, bos_token_id=2)
+    assert generate(shared, torch.tensor([[5, 2]]), {}, 2).shape[0] == 1
+    assert generate(shared, torch.tensor([[2], [2]]), {}, 2).shape[0] == 2
+    for ambiguous in ([[5, 2], [6, 7]], [[5, 2, 2]]):
+        with pytest.raises(UserError, match="row 0 of the tokens ends in padding"):
+            generate(shared, torch.tensor(ambiguous), {}, 2)
+    with pytest.raises(UserError, match="token id 101 has no row"):
+        generate(lm, torch.tensor([[101]]), {}, 2)
+    with pytest.raises(UserError, match="attention_mask: give it as mask="):
+        generate(lm, prompts, {}, 2, attention_mask=mask)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}])
+def test_beams_of_a_prompt_have_its_edit(options, cache):
+    """Values, masks and padding of a prompt go with all of its rows: as if each prompt were generated alone."""
+    lm, (prompts, mask, _) = tiny.model("llama"), padded_prompts()
+    dictionary = random_pairs.dictionary(32, 48)
+    values = 6 * torch.rand(2, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    where = torch.ones(2, 11, dtype=torch.bool)
+    where[0, 2] = where[1, 5] = False
+    steered = {SITE: FeatureEdit(dictionary, [3, 8], set_to(values), where)}
+    together = generate(lm, prompts, steered, 4, mask=mask, cache=cache, **options)
+    assert len(together) == 2 * options.get("num_return_sequences", 1)
+    alone = []
+    for row in range(2):
+        one = {SITE: FeatureEdit(dictionary, [3, 8], set_to(values[row : row + 1]), where[row])}
+        alone.append(generate(lm, prompts[row : row + 1], one, 4, mask=mask[row : row + 1], cache=cache, **options))
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_several_sampled_sequences_have_the_edit_of_their_prompt():
+    lm, (prompts, mask, _) = tiny.model("llama"), padded_prompts()
+    donor = hooks.capture(lm, prompts, [SITE], mask=mask).activations[SITE] + 1.0
+    patched = {SITE: swap(random_pairs.dictionary(32, 48), donor, positions=slice(0, 7), error="donor")}
+    seen = []
+    with hooks.edit(lm, {"resid_pre.2": lambda x: seen.append(x) or x}):
+        made = generate(lm, prompts, patched, 1, mask=mask, do_sample=True, num_return_sequences=3)
+    assert made.shape == (6, 8)
+    real = mask.repeat_interleave(3, 0).bool()
+    assert tiny.close(seen[0][real], donor.repeat_interleave(3, 0)[real])
+
+
+def test_values_of_other_prompts_than_a_forward_has_are_refused(x, donor):
+    dictionary = random_pairs.dictionary(32, 48)
+    more = torch.cat([x, x])
+    with pytest.raises(UserError, match="value is of 2 prompts and the forward has 4 rows"):
+        swap(dictionary, donor)(more)
+    with pytest.raises(UserError, match="error_value is of 2 prompts and the forward has 4 rows"):
+        FeatureEdit(dictionary, [1], added(1.0), error="donor", error_value=donor)(more)
+    with pytest.raises(UserError, match="donor is of 2 prompts and the forward has 4 rows"):
+        Projection(dictionary, [1], donor)(more)
+    with pytest.raises(UserError, match="positions are of 2 prompts and the forward has 4 rows"):
+        FeatureEdit(dictionary, [1], added(1.0), torch.ones(2, 6, dtype=torch.bool))(more)
+    lm, edit = tiny.model("llama"), FeatureEdit(dictionary, [1], added(1.0))
+    with (
+        pytest.raises(UserError, match="an edit of 2 prompts ran on 3 rows"),
+        applied(lm, {SITE: edit}, mask=torch.ones(2, 6, dtype=torch.bool)),
+    ):
+        hooks.logits(lm, tiny.tokens(3, 6))
+
+
+# An edit that does nothing
+
+
+def silent(dictionary: Dictionary, feature: int) -> Dictionary:
+    b_enc = dictionary.weights["b_enc"].clone()
+    b_enc[feature] = -1e6
+    return Dictionary(dictionary.config, {**dictionary.weights, "b_enc": b_enc})
+
+
+def idle_edits() -> dict[str, tuple[edits.Edit, str]]:
+    """By name an edit that changes nothing of two tiny prompts, and what is said of it."""
+    lm, ids, dictionary = tiny.model("llama"), tiny.tokens(), random_pairs.dictionary(32, 48)
+    x = tiny.read(lm, SITE, ids)
+    codes = dictionary.encode_some(x, torch.tensor([3]))
+    nowhere = torch.zeros(2, 10, dtype=torch.bool)
+    return {
+        "silent": (ablate(silent(dictionary, 3), [3]), "feature 3 is not active on any of these tokens"),
+        "scaled": (FeatureEdit(dictionary, [3], scaled(1.0)), "the codes are already what they are to become"),
+        "clamped": (FeatureEdit(dictionary, [3], set_to(codes)), "the codes are already what they are to become"),
+        "beyond": (
+            FeatureEdit(dictionary, [3], added(1.0), slice(10, None)),
+            "its positions fit none of the 10 tokens",
+        ),
+        "list": (FeatureEdit(dictionary, [3], added(1.0), [40]), "its positions fit none of the 10 tokens"),
+        "mask": (FeatureEdit(dictionary, [3], added(1.0), nowhere), "its positions fit none of the 10 tokens"),
+        "empty": (ablate(dictionary, []), "it names no feature"),
+        "donor": (swap(dictionary, x), "the codes are already what they are to become"),
+        "lost": (FeatureEdit(dictionary, [3], added(1e-30)), "what it adds is lost in the rounding of torch.float64"),
+        "projection": (Projection(dictionary, [3], x), "along these directions the activation is already"),
+        "directions": (Projection(dictionary, []), "it names no feature"),
+        "unmeant": (Projection(dictionary, [3], None, [40]), "its positions fit none of the 10 tokens"),
+    }
+
+
+@pytest.mark.parametrize("name", idle_edits())
+def test_an_edit_that_changes_nothing_is_an_error(name):
+    lm, ids, (edit, why) = tiny.model("llama"), tiny.tokens(), idle_edits()[name]
+    message = f"the edit of {SITE} changes nothing: .*{why}"
+    assert torch.equal(hooks.logits(lm, ids, {SITE: unchecked(edit)}), hooks.logits(lm, ids))
+    with pytest.raises(UserError, match=message):
+        hooks.logits(lm, ids, {SITE: edit})
+    with pytest.raises(UserError, match=message), applied(lm, {SITE: edit}):
+        hooks.logits(lm, ids)
+    with pytest.raises(UserError, match=message):
+        hooks.run_from(lm, 1, tiny.read(lm, "resid_pre.1", ids), ids, edits={SITE: edit})
+    if name not in ("beyond", "list", "unmeant", "clamped", "mask", "donor", "projection"):  # else of the prompt alone
+        with pytest.raises(UserError, match=f"the edit of {SITE} changes nothing"):
+            generate(lm, ids, {SITE: edit}, 2)
+
+
+def test_positions_that_generation_never_reaches_are_an_error():
+    lm, edit = tiny.model("llama"), FeatureEdit(random_pairs.dictionary(32, 48), [3], added(4.0), [12])
+    with pytest.raises(UserError, match="its positions fit none of the 11 tokens"):
+        generate(lm, tiny.tokens(), {SITE: edit}, 2)
+    assert generate(lm, tiny.tokens(), {SITE: edit}, 4).shape == (2, 14)
+
+
+def test_an_edit_of_padding_alone_is_an_error():
+    lm, (prompts, mask, _) = tiny.model("llama"), padded_prompts()
+    edit = FeatureEdit(random_pairs.dictionary(32, 48), [3], added(4.0), (1 - mask).bool())
+    with pytest.raises(UserError, match="changes nothing"), applied(lm, {SITE: edit}, mask=mask):
+        hooks.logits(lm, prompts, mask=mask)
+
+
+def test_an_edit_that_no_forward_reaches_is_an_error():
+    lm, edit = tiny.model("llama"), FeatureEdit(random_pairs.dictionary(32, 48), [3], added(4.0))
+    with pytest.raises(UserError, match="no forward inside reached it"), applied(lm, {SITE: edit}):
+        hooks.capture(lm, tiny.tokens(), ["resid_pre.0"])
+
+
+def test_one_edit_of_several_that_changes_nothing_is_an_error():
+    lm, dictionary = tiny.model("llama"), random_pairs.dictionary(32, 48)
+    both = {"resid_post.0": FeatureEdit(dictionary, [3], added(1.0)), SITE: FeatureEdit(dictionary, [3], scaled(1.0))}
+    with pytest.raises(UserError, match=f"the edit of {SITE} changes nothing"):
+        hooks.logits(lm, tiny.tokens(), both)
 
 
 def test_steering_changes_what_is_generated():

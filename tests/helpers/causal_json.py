@@ -119,7 +119,13 @@ def _curves(site: str, *, exact: bool) -> list[dict[str, Any]]:
         whole = {"kl": estimate(0.0, reason="exact"), "metric": estimate(-3.1), "edit": estimate(9.0)}
         floors = {"none": _floor(4.1, 0.0), "all": _floor(floor, 8.0), "whole": whole}
         known = {"model": model, "site": site, "name": name, "kind": kind, "alpha": alpha, "d_sae": 512}
-        known |= {"candidates": sizes[-1], "attributed": -3.2, "floors": floors, "donor_metric": estimate(-3.1)}
+        known |= {
+            "candidates": sizes[-1],
+            "attributed": -3.2,
+            "unmoved": 0,
+            "floors": floors,
+            "donor_metric": estimate(-3.1),
+        }
         found.append({**known, "curves": curves, "areas": areas})
     return found
 
@@ -201,6 +207,7 @@ def _ablation(feature: int, control: bool) -> dict[str, Any]:
         "occurrences": 200,
         "documents": 143,
         "without_control": 0 if control else 200,
+        "unmoved": 0,
         "size_ratio": 0.93 if control else None,
         "maximum": 5.5,
         "contexts": contexts,

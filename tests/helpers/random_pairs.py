@@ -82,7 +82,8 @@ def naive_kl(lm: LanguageModel, prompts: PromptPairs, site: str, dictionary: Dic
     for number, length in enumerate(prompts.lengths.tolist()):
         base, donor = prompts.base[number : number + 1, :length], prompts.donor[number : number + 1, :length]
         edit = swap(dictionary, tiny.read(lm, site, donor), features)
-        patched = hooks.logits(lm, base, {site: edit})[0, -1].log_softmax(-1)
+        # as a plain function: a set of features may change nothing of a prompt
+        patched = hooks.logits(lm, base, {site: edit.__call__})[0, -1].log_softmax(-1)
         target = hooks.logits(lm, donor)[0, -1].log_softmax(-1)
         values.append((patched.exp() * (patched - target)).sum())
     return torch.stack(values)

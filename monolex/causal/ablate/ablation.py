@@ -60,6 +60,9 @@ class Effects:
     together: Float[Tensor, "d_sae"] | float = 0.0
     """Sum of ``‖c_j f_j‖`` over the occurrences."""
 
+    unmoved: int = 0
+    """Occurrences at which nothing was changed."""
+
     @property
     def number(self) -> NDArray[np.int64]:
         """Every occurrence's document, counted from 0."""
@@ -83,13 +86,15 @@ def ablate_feature(
     occurrences of one document the mean is taken first. Tokens are those of the tokenizer.
 
     Raises:
-        UserError: a dictionary that does not fit its site, a feature that does not exist or has no occurrences.
+        UserError: a dictionary that does not fit its site, a feature that does not exist or has no occurrences, or an
+            ablation that changes none of them.
     """
     _require_fitting(lm, dictionary, feature, occurrences)
     dictionary = dictionary.to(lm.device)
     bootstrap = Bootstrap(config.resamples, config.level, config.ablate_seed)
     drawn = draws(occurrences, dictionary, config)
     ablated = measure_effects(lm, dictionary, feature, occurrences, drawn, config)
+    _require_changed(dictionary, feature, ablated, config)
     measures = {name: measure(ablated.changes, name, config, text) for name in MEASURES}
     total = ablated.changes.mean("feature", "probability")
     assert total is not None, "there are occurrences"
@@ -112,6 +117,7 @@ def ablate_feature(
         active=occurrences.active,
         maximum=occurrences.maximum,
         without_control=int(ratio.isnan().sum()),
+        unmoved=ablated.unmoved,
         size_ratio=None if ratio.isnan().all() else float(ratio.nanmedian()),
         metric_token="" if metric else text(worst),
         kl=_divergence(ablated, bootstrap),
@@ -141,6 +147,7 @@ def measure_effects(
         ways = torch.stack([batch.way.expand_as(control.way), control.way, drawn.direction[batch.rows]])
         logits = batch.logits(ways)
         effects.rows.append(batch.rows)
+        effects.unmoved += batch.unmoved()
         effects.ratio.append(control.ratio.cpu())
         effects.together = effects.together + (batch.codes * norms).sum(0).double().cpu()
         effects.divergence.append(_compared(batch, logits, control.ratio.isnan(), effects.changes))
@@ -255,6 +262,14 @@ def _require_fitting(lm: LanguageModel, dictionary: Dictionary, feature: int, oc
     )
     require(0 <= feature < config.d_sae, f"feature {feature}: {dictionary} has features 0 to {config.d_sae - 1}")
     require(len(occurrences.end) > 0, f"feature {feature} has no occurrences: there is nothing to ablate")
+
+
+def _require_changed(dictionary: Dictionary, feature: int, ablated: Effects, config: AblateConfig) -> None:
+    require(
+        ablated.unmoved < sum(map(len, ablated.rows)),
+        f"feature {feature} of {dictionary}: to = {config.to!r} changes its site on none of {ablated.unmoved} "
+        "occurrences: choose another feature or another to",
+    )
 
 
 def _examples(occurrences: Occurrences, text: Callable[[int], str]) -> list[Example]:

@@ -54,6 +54,12 @@ class AblationBatch(NamedTuple):
         """The ablation's lengths along other directions."""
         return self.lengths[..., None] * ways[:, :, None]
 
+    def unmoved(self) -> int:
+        """Occurrences whose activation the ablation leaves as it is."""
+        x = self.suffix.x
+        edited = x + self.edits(self.way.expand(1, len(self.rows), -1))[0].to(x.dtype)
+        return int((edited == x).all(-1).all(-1).sum())
+
     def logits(self, ways: Float[Tensor, "versions rows d_in"]) -> Float[Tensor, "versions_and_base rows vocab"]:
         """Logits of the next token: first those of the base, then those with the lengths along each of ``ways``."""
         x = self.suffix.x

@@ -69,6 +69,8 @@ class Ablation(NamedTuple):
     """Its largest activation."""
     without_control: int
     """Occurrences on which no other feature was active."""
+    unmoved: int
+    """Occurrences whose activation was the same after the ablation (`to` is what it was, or lost in rounding)."""
     size_ratio: float | None
     """Median length of the control feature's own contribution over the ablated one's, before it is scaled to it."""
     metric_token: str

@@ -43,6 +43,8 @@ class Result(NamedTuple):
     """Of the sweep's points."""
     attributed: float
     """Sum of the attributions: near KL(all) − KL(none) where integrated gradients can be trusted."""
+    unmoved: int
+    """Pairs whose activation not even all candidates together change."""
 
 
 def measure_patch(patch: Patch, config: PatchConfig, exact: bool) -> Result:
@@ -69,7 +71,7 @@ def measure_patch(patch: Patch, config: PatchConfig, exact: bool) -> Result:
         if ratio is not None and ratio > WORTH_SWAPS:
             curves["swaps"] = measure(patch, find["swaps"]())
     swept = tuple(features.threshold for features in sets.get("sweep", ()))
-    return Result(len(order), ends, curves, swept, float(scores.sum()))
+    return Result(len(order), ends, curves, swept, float(scores.sum()), int(patch.unmoved().sum()))
 
 
 def as_json(result: Result, limit: int, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def as_json(result: Result, limit: int, bootstrap: Bootstrap) -> dict[str, Any]:
     return {
         "candidates": result.candidates,
         "attributed": result.attributed,
+        "unmoved": result.unmoved,
         "floors": {name: _reference(getattr(ends, name), bootstrap) for name in ("none", "all", "whole")},
         "donor_metric": _mean(ends.donor_metric, bootstrap),
         "curves": curves,

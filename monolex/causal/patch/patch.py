@@ -159,6 +159,12 @@ class Patch:
         """Of every candidate the pairs in which its codes differ."""
         return [row.nonzero()[:, 0] for row in (self.difference != 0).any(-1)]
 
+    def unmoved(self) -> Bool[Tensor, "prompts"]:
+        """Pairs whose activation all candidates together leave as it is: their codes do not differ, or what they add is
+        lost in rounding."""
+        added = self.edit(self.all()).to(self.base.dtype)
+        return (self.base + added == self.base).all(-1).all(-1)
+
     def whole(self) -> Outcome:
         """The donor's activation at every token: 0 at a site of the residual stream, what the site can do at others."""
         return self.run((self.donor - self.base).masked_fill(~self.real[..., None], 0)[None])[0]
@@ -186,7 +192,7 @@ def prepare_patch(
     """Run base and donor and encode both.
 
     Raises:
-        UserError: no pairs, or a dictionary that does not fit the site.
+        UserError: no pairs, a dictionary that does not fit the site, or a site at which every donor is its base.
     """
     require(len(pairs) > 0, "there are no prompt pairs; give at least one")
     width = lm.width(site)
@@ -197,6 +203,11 @@ def prepare_patch(
     suffix = prepare(lm, site, pairs.base, pairs.end)
     donor = prepare(lm, site, pairs.donor, pairs.end)
     real = pairs.real.to(suffix.x.device)
+    require(
+        bool(((suffix.x != donor.x).any(-1) & real).any()),
+        f"base and donor are the same at {site} in all {len(pairs)} pairs, so a patch there does nothing: choose a "
+        "later site, or pairs that differ",
+    )
     dictionary = dictionary.to(suffix.x.device)
     candidates, difference = _differences(dictionary, suffix.x, donor.x, real)
     log_p = donor.end_logits(donor.x[None])[0].log_softmax(-1)

@@ -58,6 +58,11 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
             weights = dictionary.weights(lm.device)
             ready = prepare_patch(lm, pairs, dictionary.site, weights, batch_tokens=config.batch_tokens)
             result = measure_patch(ready, config, _fits(dictionary, config.exact))
+            if result.unmoved:
+                said = (
+                    f"{dictionary.key} changes nothing in {result.unmoved} of {len(pairs)} pairs, with all its features"
+                )
+                runtime.log.warning("patch: %s", said)
             write_bytes(path.with_suffix(".safetensors"), save(arrays(result)))
             facts = {"model": dictionary.model, "site": dictionary.site, "name": dictionary.name}
             known = {"d_sae": weights.d_sae, "kind": weights.config.kind, "alpha": weights.config.recipe.get("alpha")}

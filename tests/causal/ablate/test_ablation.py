@@ -87,7 +87,7 @@ def naive(setup: Case, to: str = "zero", positions: str = "token") -> Naive:
         edit = edits.ablate(
             dictionary, [feature], to=target[row, : end + 1, None], positions=where.nonzero()[:, 0].tolist()
         )
-        base, after = hooks.logits(lm, tokens)[0, -1], hooks.logits(lm, tokens, {site: edit})[0, -1]
+        base, after = hooks.logits(lm, tokens)[0, -1], hooks.logits(lm, tokens, {site: edit.__call__})[0, -1]
         total.append(torch.stack([base, after]))
         p, q = base.log_softmax(-1), after.log_softmax(-1)
         divergence.append((p.exp() * (p - q)).sum())
@@ -251,17 +251,16 @@ def test_nothing_changes_where_the_feature_is_silent(dtype, positions, to):
         assert (base[~silent] != after[~silent]).any(1).all()
 
 
-def test_a_feature_that_is_silent_everywhere_changes_exactly_nothing():
+def test_a_feature_that_is_silent_everywhere_changes_exactly_nothing_which_is_an_error():
     setup = case(tiny.model("gpt2"), "resid_post.0")
     setup.dictionary.weights["b_enc"][setup.feature] = -1e6
-    ablation = setup.run()
-    assert (ablation.kl.feature.value, ablation.kl.control_direction.value) == (0, 0)
-    assert ablation.without_control == ablation.occurrences
-    for one in ablation.measures.values():
-        assert (one.suppressed, one.promoted, one.significant) == ([], [], None)
-        assert one.direct is not None and sum(one.direct.counts) == tiny.VOCAB
-    assert ablation.rescue[0].own.reason == "no data"
-    json.dumps(ablation.to_json(), allow_nan=False)
+    config = AblateConfig()
+    drawn = draws(setup.occurrences, setup.dictionary, config)
+    effects = measure_effects(*setup, drawn, config)
+    assert not torch.cat(effects.divergence, 1)[[0, 2]].any()
+    assert effects.unmoved == len(setup.occurrences.end) and not torch.cat(effects.lost).any()
+    with pytest.raises(UserError, match=rf"to = 'zero' changes its site on none of {effects.unmoved} occurrences"):
+        setup.run()
 
 
 @pytest.mark.parametrize("site", ["resid_post.0", "resid_pre.1", "resid_mid.1", "resid_post.2"])
@@ -394,7 +393,7 @@ def test_interactions_are_with_the_most_active_features_and_where_both_are_activ
             read = []
             for chosen in ([], [feature], [one.feature], [feature, one.feature]):
                 edit = edits.ablate(dictionary, chosen, positions=[end])
-                read.append(hooks.logits(lm, tokens, {"resid_post.1": edit})[0, -1].log_softmax(-1)[token])
+                read.append(hooks.logits(lm, tokens, {"resid_post.1": edit.__call__})[0, -1].log_softmax(-1)[token])
             none, own, other, both = read
             values.append(torch.stack([other - none, both - none, both - own - other + none]))
         by = over_documents(torch.stack(values), occurrences.doc[rows])
@@ -495,12 +494,34 @@ def test_without_another_active_feature_there_is_no_control():
     json.dumps(ablation.to_json(), allow_nan=False)
 
 
+def test_occurrences_that_an_ablation_leaves_as_they_are_are_counted():
+    setup = case(tiny.model("gpt_neox"), "resid_post.0")
+    assert setup.run().unmoved == 0
+    x = tiny.read(setup.lm, "resid_post.0", setup.occurrences.tokens)
+    silent = setup.dictionary.encode(x)[..., setup.feature] <= 0
+    silent &= torch.arange(x.shape[1]) < setup.occurrences.end[:, None]
+    row, position = silent.nonzero()[0].tolist()
+    end = setup.occurrences.end.clone()
+    end[row] = position
+    assert setup._replace(occurrences=setup.occurrences._replace(end=end)).run().unmoved == 1
+
+
 def test_json_has_the_fields_and_as_many_tokens_as_asked_for():
     setup = case(tiny.model("gpt_neox"), "resid_post.0")
     ablation = json.loads(json.dumps(setup.run(top=3).to_json(), allow_nan=False))
     assert set(ablation) == {
         *("site", "kind", "feature", "to", "positions", "occurrences", "documents", "active", "maximum"),
-        *("without_control", "size_ratio", "metric_token", "kl", "measures", "rescue", "interactions", "contexts"),
+        *(
+            "without_control",
+            "unmoved",
+            "size_ratio",
+            "metric_token",
+            "kl",
+            "measures",
+            "rescue",
+            "interactions",
+            "contexts",
+        ),
         "reasons",
     }
     assert set(ablation["kl"]) == {"feature", "control_feature", "control_direction", "p_feature", "p_direction"}

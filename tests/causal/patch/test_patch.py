@@ -5,7 +5,9 @@ import torch
 from helpers import random_pairs, tiny
 from torch import Tensor
 
+from monolex.causal.config import PatchConfig
 from monolex.causal.patch import curves, searches, sweep
+from monolex.causal.patch.measure import measure_patch
 from monolex.causal.patch.patch import Patch, prepare_patch
 from monolex.causal.patch.searches import FeatureSet
 from monolex.causal.prompts.pairs import PromptPairs
@@ -80,14 +82,40 @@ def test_float32_agrees():
 
 
 @pytest.mark.parametrize("architecture", tiny.EDITED)
-def test_equal_prompts_have_no_candidates(architecture):
+def test_a_patch_between_equal_activations_is_refused(architecture):
     lm, prompts = tiny.model(architecture), random_pairs.pairs()
     same = PromptPairs(**{**vars(prompts), "donor": prompts.base})
-    patch = prepare_patch(lm, same, "resid_post.1", random_pairs.dictionary(32, 48))
-    assert len(patch.candidates) == 0
+    with pytest.raises(UserError, match="base and donor are the same at resid_post.1 in all 5 pairs"):
+        prepare_patch(lm, same, "resid_post.1", random_pairs.dictionary(32, 48))
+
+
+def test_a_donor_that_differs_in_its_padding_alone_is_refused():
+    lm, prompts = tiny.model("llama"), random_pairs.pairs()
+    padded = torch.where(prompts.real, prompts.base, prompts.base + 1)
+    assert not torch.equal(padded, prompts.base)
+    same = PromptPairs(**{**vars(prompts), "donor": padded})
+    with pytest.raises(UserError, match="base and donor are the same"):
+        prepare_patch(lm, same, "resid_post.1", random_pairs.dictionary(32, 48))
+
+
+def test_pairs_that_no_feature_changes_are_counted():
+    lm, prompts = tiny.model("gpt_neox"), random_pairs.pairs()
+    donor = prompts.donor.clone()
+    donor[[1, 3]] = prompts.base[[1, 3]]
+    some = PromptPairs(**{**vars(prompts), "donor": donor})
+    patch = prepare_patch(lm, some, "resid_post.1", random_pairs.dictionary(32, 48))
+    assert patch.unmoved().tolist() == [False, True, False, True, False]
+    assert measure_patch(patch, PatchConfig(task="ioi", searches=("ranking",)), False).unmoved == 2
+
+
+def test_a_dictionary_without_a_difference_patches_nothing_in_any_pair():
+    lm, prompts = tiny.model("gpt_neox"), random_pairs.pairs()
+    dictionary = random_pairs.dictionary(32, 48)
+    dictionary.weights["b_enc"][:] = -1e6
+    patch = prepare_patch(lm, prompts, "resid_post.1", dictionary)
+    assert len(patch.candidates) == 0 and patch.unmoved().all()
     curve = curves.measure(patch, searches.prefixes(searches.ranking(searches.attribution(patch)), [0]))
     assert curve.sizes.tolist() == [0]
-    assert abs(curve.kl).max() < 1e-12
     assert sweep.threshold_sweep(patch, [0.1])[0].chosen.shape == (0,)
 
 
