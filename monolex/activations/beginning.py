@@ -80,7 +80,7 @@ def losses(lm: LanguageModel, options: Sequence[int], texts: Sequence[str]) -> l
     for ids in encoded:
         if ids:
             batch = torch.tensor([[option, *ids] for option in options])
-            logit = logits(lm, batch)[:, :-1].float()
+            logit = logits(lm, batch, mask=torch.ones_like(batch))[:, :-1].float()
             loss = F.cross_entropy(logit.transpose(1, 2), batch[:, 1:].to(logit.device), reduction="none").sum(1)
             sums = [total + value for total, value in zip(sums, loss.tolist(), strict=True)]
     return [total / max(count, 1) for total in sums]
