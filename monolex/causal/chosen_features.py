@@ -14,6 +14,7 @@ from monolex.features.known import open_store
 from monolex.features.query import FindConfig
 from monolex.model.language_model import LanguageModel
 from monolex.pieces import Piece, Work
+from monolex.text.characters import quoted
 from monolex.text.vocabulary import Texts
 
 DIGITS = 12
@@ -72,7 +73,7 @@ def words(dictionary: RunDictionary, feature: int, count: int = 3) -> str:
         return ""
     with closing(open_store(dictionary)) as store:
         query = "SELECT text FROM token JOIN vocabulary USING (token) WHERE feature = ? ORDER BY rank LIMIT ?"
-        return " ".join(repr(text) for (text,) in store.rows(query, (feature, count)))
+        return " ".join(quoted(text) for (text,) in store.rows(query, (feature, count)))
 
 
 def token_text(lm: LanguageModel) -> Callable[[int], str]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from monolex.evals.table import aligned
 from monolex.features.evidence import Summary
 from monolex.stats import Estimate
+from monolex.text.characters import quoted
 
 DENSE = 0.1
 """Density above which a feature is flagged: it is active on everything, so also on what was looked for."""
@@ -165,14 +166,14 @@ def _cells(row: Hit | Comparison) -> dict[str, str]:
     for name, value in row._asdict().items():
         if isinstance(value, Known):
             cells["density"] = _number(value.density) + (" dense" if value.dense else "")
-            cells["top token"] = "–" if value.top_token is None else repr(value.top_token)
+            cells["top token"] = "–" if value.top_token is None else quoted(value.top_token)
         elif isinstance(value, Summary):
             shown = ("n_active", "max", "mean_active", "skew", "kurtosis", "distinct_tokens", "top_share")
             cells |= {column: _number(getattr(value, column)) for column in shown}
         elif isinstance(value, Estimate):
             cells[name] = _estimate(value)
         else:
-            cells[name] = repr(value) if name == "token" else _number(value)
+            cells[name] = quoted(value) if name == "token" else _number(value)
     return cells
 
 

@@ -1,10 +1,10 @@
 """A rule's strongest lines in words."""
 
-import json
 from collections.abc import Sequence
 
 from monolex.interp.rules import ANY, CLASS, NOTHING, Line, Rule, Slot, covers, ways_to_fit
 from monolex.interp.token_classes import class_of
+from monolex.text.characters import json_quoted
 
 SHOWN = 6
 """Lines that a text names, at most."""
@@ -50,6 +50,6 @@ def _line(slots: Sequence[Slot]) -> str:
 
 
 def _words(slot: Slot, article: str) -> str:
-    tokens = [json.dumps(text, ensure_ascii=False) for text in sorted(slot.tokens)]
+    tokens = [json_quoted(text) for text in sorted(slot.tokens)]
     named = [article + tokens[0] if len(tokens) == 1 else " or ".join(tokens)] if tokens else []
     return " or ".join([*named, *sorted(slot.classes)])

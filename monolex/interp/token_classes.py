@@ -4,7 +4,10 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
+from monolex.text.characters import BYTE
+
 CLASSES: Mapping[str, str] = {
+    "parts of characters": rf"(?s:.*)(?:{BYTE.pattern})(?s:.*)",
     "line breaks": r"\s*\n\s*",
     "blanks": r"[^\S\n]+",
     "digits": r"\s?\d+",

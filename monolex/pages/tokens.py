@@ -2,17 +2,19 @@
 
 A context costs little more than its text: silent tokens are plain text, only an active one is a ``<mark>`` with its
 value. Colour never stands alone: the strongest token of a context is bold and underlined, and every value is a title.
+A character that is cut over several tokens stands once, over a ``<mark>`` for each of them.
 """
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from markupsafe import Markup, escape
 
 from monolex.features.evidence import Context
 from monolex.interp.records import Overlay
 from monolex.pages.html import number
+from monolex.text.characters import BYTE, Piece, joined, pieces
 
 WINDOW = 24
 """Tokens shown on each side of the strongest."""
@@ -51,21 +53,21 @@ def context(shown: Context, maximum: float, window: int = WINDOW, *, cut: bool =
     peak = max(range(len(values)), key=lambda i: values[i])
     silent = values[peak] <= 0
     peak = len(values) // 2 if silent else peak
-    start, stop = max(0, peak - window), min(len(values), peak + window + 1)
-    parts = [_ellipsis(texts[:start], cut)] if start else []
-    # silent neighbours are joined first: pictures of runs of spaces, and text from right to left, reach over tokens
-    quiet: list[str] = []
-    for i in range(start, stop):
-        if values[i] <= 0:
-            quiet.append(texts[i])
-            continue
-        parts.append(_run("".join(quiet)))
-        quiet = []
-        parts.append(_mark(texts[i], values[i], maximum, shown.start + i, i == peak))
-    parts.append(_run("".join(quiet)))
-    if stop < len(values):
-        parts.append(_ellipsis(texts[stop:], cut))
-    return Markup("".join(parts))
+    # no character is cut at the edges
+    inside = [piece for piece in pieces(texts) if piece.stop > peak - window and piece.start <= peak + window]
+    start, stop = inside[0].start, inside[-1].stop
+
+    def drawn(piece: Piece) -> str | None:
+        if max(values[piece.start : piece.stop]) <= 0:
+            return None
+        marks = [
+            _mark(texts[i], values[i], maximum, shown.start + i, i == peak) for i in range(piece.start, piece.stop)
+        ]
+        return _over(piece, marks)
+
+    before = [_ellipsis(texts[:start], cut)] if start else []
+    after = [_ellipsis(texts[stop:], cut)] if stop < len(values) else []
+    return Markup("".join([*before, *_runs(inside, drawn), *after]))
 
 
 def ending(texts: Sequence[str], activation: float, maximum: float) -> Markup:
@@ -74,9 +76,9 @@ def ending(texts: Sequence[str], activation: float, maximum: float) -> Markup:
     >>> str(ending([" of", "."], 2.0, 4.0))
     ' of<mark class="a5 peak" title="2.00">.</mark>'
     """
-    *before, last = texts
-    head = f'<mark class="a{level(activation, maximum)} peak" title="{number(activation)}">'
-    return Markup(f"{_run(''.join(before))}{head}{_run(last, alone=True)}</mark>")
+    *before, last = pieces(texts)
+    head = f'<mark class="a{level(activation, maximum)} peak" title="{_bytes(texts[-1])}{number(activation)}">'
+    return Markup(f"{_run(''.join(piece.text for piece in before))}{head}{_run(last.text, alone=True)}</mark>")
 
 
 def overlaid(fragment: Overlay, actual: float, predicted: float) -> Markup:
@@ -86,21 +88,23 @@ def overlaid(fragment: Overlay, actual: float, predicted: float) -> Markup:
     """
     said = fragment.predicted or (0.0,) * len(fragment.actual)
     peak = max(range(len(fragment.actual)), key=lambda i: fragment.actual[i], default=0)
-    parts: list[str] = [] if fragment.predicted else ["<i>the simulator failed here</i> "]
-    quiet: list[str] = []
-    for i, (text, real, simulated) in enumerate(zip(fragment.texts, fragment.actual, said, strict=True)):
+    failed = "" if fragment.predicted else "<i>the simulator failed here</i> "
+
+    def drawn(piece: Piece) -> str | None:
+        numbers = range(piece.start, piece.stop)
+        if all(fragment.actual[i] <= 0 and not level(said[i], predicted) for i in numbers):
+            return None
+        return _over(piece, [mark(i) for i in numbers])
+
+    def mark(i: int) -> str:
+        real, simulated = fragment.actual[i], said[i]
         above, below = level(real, actual), level(simulated, predicted)
-        if real <= 0 and not below:
-            quiet.append(text)
-            continue
-        parts.append(_run("".join(quiet)))
-        quiet = []
         strongest = " peak" if i == peak and real > 0 else ""
         title = f"real {number(real)}" + (f", simulated {number(simulated)}" if fragment.predicted else "")
         style = " ".join([f"r{above}"] * (real > 0) + [f"s{below}"] * (below > 0)) + strongest
-        parts.append(f'<mark class="{style}" title="{title}">{_run(text, alone=True) or EMPTY}</mark>')
-    parts.append(_run("".join(quiet)))
-    return Markup("".join(parts))
+        return f'<mark class="{style}" title="{_bytes(fragment.texts[i])}{title}">'
+
+    return Markup("".join([failed, *_runs(pieces(fragment.texts), drawn)]))
 
 
 def line(text: str) -> Markup:
@@ -129,10 +133,39 @@ def plain(text: str) -> str:
     return ends[0] + ATOM.sub(lambda m: _picture(m[0]) or m[0], bare) + ends[1]
 
 
+def _runs(shown: Iterable[Piece], drawn: Callable[[Piece], str | None]) -> Iterator[str]:
+    """Pieces of text as they are drawn; those that are silent are plain text."""
+    # silent neighbours are joined first: pictures of runs of spaces, and text from right to left, reach over tokens
+    quiet: list[str] = []
+    for piece in shown:
+        mark = drawn(piece)
+        if mark is None:
+            quiet.append(piece.text)
+            continue
+        yield _run("".join(quiet))
+        quiet = []
+        yield mark
+    yield _run("".join(quiet))
+
+
+def _over(piece: Piece, marks: Sequence[str]) -> str:
+    """A piece of text within its mark; one of several tokens over theirs, side by side, so that each has its title."""
+    text = _run(piece.text, alone=True) or EMPTY
+    if len(marks) == 1:
+        return f"{marks[0]}{text}</mark>"
+    return f"<span class=cut>{text}<u>{''.join(f'{mark}</mark>' for mark in marks)}</u></span>"
+
+
 def _mark(text: str, value: float, maximum: float, position: int, strongest: bool) -> str:
+    """The beginning of a token's mark."""
     style = f"a{level(value, maximum)}"
-    head = f'class="{style} peak"' if strongest else f"class={style}"
-    return f'<mark {head} title="{number(value)} @{position}">{_run(text, alone=True)}</mark>'
+    head = f' class="{style} peak"' if strongest else f" class={style}" if value > 0 else ""
+    return f'<mark{head} title="{_bytes(text)}{number(value)} @{position}">'
+
+
+def _bytes(text: str) -> str:
+    """Begins the title of a token that holds a part of a character: which one."""
+    return f"{escape(plain(text))}: " if BYTE.search(text) else ""
 
 
 def _run(text: str, *, alone: bool = False) -> str:
@@ -174,5 +207,5 @@ def _blank(spaces: int) -> str:
 
 
 def _ellipsis(texts: Sequence[str], cut: bool) -> str:
-    title = f' title="{escape(plain("".join(texts)))}"' if cut else ""
+    title = f' title="{escape(plain(joined(texts)))}"' if cut else ""
     return f"<i{title}>…</i>"

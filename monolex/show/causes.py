@@ -1,11 +1,11 @@
 """What is said of patches, ablations and trees."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from monolex.artifact import Manifest, read_json
 from monolex.show.text import cell, columns, estimate
+from monolex.text.characters import json_quoted
 
 
 def patch(path: Path, _manifest: Manifest) -> list[str]:
@@ -51,7 +51,7 @@ def ablate(path: Path, _manifest: Manifest) -> list[str]:
         for token in ablation["measures"]["probability"]["suppressed"][:10]:
             change = estimate({**token, "value": token["change"], "reason": ""})
             rest = [cell(token[key]) for key in ("direct", "control", "p")]
-            rows.append([json.dumps(token["text"], ensure_ascii=False), change, *rest])
+            rows.append([json_quoted(token["text"]), change, *rest])
         where = f"{ablation['site']}/{ablation['name']} {ablation['words']}"
         extent = f"{ablation['occurrences']} tokens of {ablation['documents']} documents"
         lines += [f"\nfeature {ablation['feature']} of {where}, {extent}", columns(effects), columns(rows)]
@@ -73,6 +73,6 @@ def tree(path: Path, _manifest: Manifest) -> list[str]:
     for grown in read_json(path / "tree.json")["trees"]:
         lines.append(f"\n{grown['root']}")
         grow(grown["nodes"], None, 0)
-        falls = [f"{json.dumps(t['text'], ensure_ascii=False)} {estimate(t['effect'])}" for t in grown["logits"]]
+        falls = [f"{json_quoted(t['text'])} {estimate(t['effect'])}" for t in grown["logits"]]
         lines.append(f"without it tokens lose, in nats: {', '.join(falls)}" if falls else "no token loses without it")
     return lines

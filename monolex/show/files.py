@@ -8,6 +8,7 @@ from monolex.artifact import read_json
 from monolex.errors import UserError
 from monolex.runtime import read_jsonl, size
 from monolex.show.text import cell, columns, records
+from monolex.text.characters import json_quoted, pieces
 
 
 def show_dictionary(path: Path) -> str:
@@ -33,7 +34,7 @@ def show_store(path: Path) -> str:
 
     with closing(FeatureStore(path)) as store:
         summaries = store.summaries("top_share IS NOT NULL", order="top_share DESC, id", limit=20)
-        texts = [json.dumps(store.text(summary.top_token), ensure_ascii=False) for summary in summaries]
+        texts = [json_quoted(store.text(summary.top_token)) for summary in summaries]
         meta = "\n".join(f"{key}  {json.dumps(value, ensure_ascii=False)}" for key, value in store.meta.items())
     keys = ("id", "n_active", "density", "max", "kurtosis", "distinct_tokens", "top_share")
     rows = [[*(cell(getattr(o, key)) for key in keys), text] for o, text in zip(summaries, texts, strict=True)]
@@ -52,19 +53,17 @@ def show_feature(path: Path, number: int) -> str:
         evidence, name = store.feature(number), store.meta["name"]
     lines = [f"feature {number} of {name}", *(f"{k}  {cell(v)}" for k, v in evidence.summary._asdict().items())]
     for title, shares in (("on", evidence.tokens), ("after", evidence.before)):
-        lines.append(
-            f"{title}  " + ", ".join(f"{json.dumps(t.text, ensure_ascii=False)} {t.share:.1%}" for t in shares)
-        )
+        lines.append(f"{title}  " + ", ".join(f"{json_quoted(t.text)} {t.share:.1%}" for t in shares))
     for title, side in (("promotes", evidence.promoted), ("suppresses", evidence.suppressed)):
-        texts = (f"{json.dumps(t.text, ensure_ascii=False)} {t.weight:.3g}" for t in side)
+        texts = (f"{json_quoted(t.text)} {t.weight:.3g}" for t in side)
         lines.append(f"{title} directly  " + ", ".join(texts))
     for title, others in (("similar", evidence.neighbours), ("active together", evidence.coactive)):
         lines.append(f"{title}  " + ", ".join(f"{n.feature} ({n.value:.3g})" for n in others))
     for group, contexts in evidence.examples.items():
         for context in contexts:
             peak = max(context.activations)
-            pairs = zip(context.texts, context.activations, strict=True)
-            marked = "".join(f"«{text}»" if activation == peak > 0 else text for text, activation in pairs)
+            shown = ((max(context.activations[p.start : p.stop]), p.text) for p in pieces(context.texts))
+            marked = "".join(f"«{text}»" if activation == peak > 0 else text for activation, text in shown)
             part = f" {context.part}" if group == "quantile" else ""
             lines.append(f"{group}{part}  {peak:.4g}  {json.dumps(marked, ensure_ascii=False)}")
     return "\n".join(lines)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.fake_store import fake_store
@@ -23,6 +25,7 @@ from monolex.features.stage import features, features_from
 from monolex.features.store import FeatureStore
 from monolex.show.files import show_feature
 from monolex.show.path import show
+from monolex.text.characters import alone
 from monolex.text.rows import Rows
 from monolex.training.trainer import train
 
@@ -212,6 +215,18 @@ def test_show_prints_one_feature(tmp_path):
     assert text.count("\ntop  ") == len(evidence.examples["top"]) and "«" in text
     with pytest.raises(UserError, match="has features 0 to"):
         show_feature(tmp_path / "site" / "one.sqlite", len(found))
+
+
+def test_show_prints_characters_whole_and_parts_of_them_as_bytes(tmp_path):
+    texts = tuple(alone(bytes([byte])) for byte in "京".encode())
+    tokens = np.tile(np.arange(3, dtype=np.int32), 32)
+    codes = np.where(tokens == 2, np.linspace(1, 2, 96), 0)[:, None].astype(np.float32)
+    fake_store(tmp_path / "site" / "cut.sqlite", codes, tokens, texts, fragment=32).close()
+    text = show_feature(tmp_path / "site" / "cut.sqlite", 0)
+    assert r'on  "\xac" 100.0%' in text
+    # fragments of 32 tokens begin or end within a character
+    top = re.findall(r"^top  \S+  (.*)$", text, re.M)
+    assert json.loads(top[0]) == r"\xba\xac" + "京" * 9 + "«京»"
 
 
 def test_a_damaged_page_of_a_store_is_named(tmp_path):

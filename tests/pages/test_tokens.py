@@ -7,7 +7,9 @@ import pytest
 from helpers.fake_store import HOSTILE
 
 from monolex.features.evidence import Context
+from monolex.interp.records import Overlay
 from monolex.pages import tokens
+from monolex.text.characters import alone
 
 
 def context_of(texts, activations, start=0) -> Context:
@@ -111,3 +113,44 @@ def test_right_to_left_is_isolated():
     shown = str(tokens.context(context_of(["a ", "שלום", " b", " עולם", " שלום", "\n1"], [0, 1, 0, 0, 0, 0]), 1.0))
     assert shown.startswith("a <mark") and "><bdi>שלום</bdi></mark>" in shown
     assert shown.endswith("</mark> b <bdi>עולם שלום</bdi><i>↵</i>1")
+
+
+PEKING = ["in ", *(alone(bytes([byte])) for byte in "北京".encode()), "."]
+
+
+def test_a_cut_character_stands_once_over_a_mark_for_each_of_its_tokens():
+    shown = str(tokens.context(context_of(PEKING, [0, 1, 0, 4, 0, 0, 0, 0], 7), 4.0))
+    assert words(shown) == "in 北京."
+    marks = (
+        '<mark class=a2 title="\\xe5: 1.00 @8"></mark><mark title="\\x8c: 0 @9"></mark>'
+        '<mark class="a10 peak" title="\\x97: 4.00 @10"></mark>'
+    )
+    assert shown == f"in <span class=cut>北<u>{marks}</u></span>京."
+
+
+def test_characters_are_whole_at_the_edges_of_the_window_and_in_what_is_beyond_it():
+    shown = str(tokens.context(context_of(PEKING, [0, 0, 3, 0, 0, 0, 0, 0]), 3.0, 0))
+    assert words(shown) == "…北…"
+    assert 'title="京."' in shown
+    # silent: around the middle, which is within the second character
+    assert words(str(tokens.context(context_of(PEKING, [0] * 8), 3.0, 0))) == "…京…"
+
+
+def test_a_part_of_a_character_that_lacks_the_rest_is_its_bytes():
+    shown = str(tokens.context(context_of(PEKING[2:5], [0, 1, 0]), 1.0))
+    assert words(shown) == r"\x8c\x97\xe4"
+    assert r'title="\x97: 1.00 @1"' in shown
+    assert words(str(tokens.token(PEKING[1]))) == tokens.plain(PEKING[1]) == r"\xe5"
+
+
+def test_cut_characters_in_endings_and_overlays():
+    shown = str(tokens.ending(PEKING[:4], 2.0, 4.0))
+    assert shown == r'in <mark class="a5 peak" title="\x97: 2.00">北</mark>'
+    overlay = Overlay("top", 0, tuple(PEKING), (0, 1.0, 0, 0, 0, 0, 0, 0), (0, 0, 0, 2.0, 0, 0, 0, 0))
+    shown = str(tokens.overlaid(overlay, 1.0, 2.0))
+    assert words(shown) == "in 北京."
+    assert re.findall('title="([^"]*)"', shown) == [
+        r"\xe5: real 1.00, simulated 0",
+        r"\x8c: real 0, simulated 0",
+        r"\x97: real 0, simulated 2.00",
+    ]

@@ -18,7 +18,7 @@ from monolex.config import require
 from monolex.interp.config import ExplainConfig
 from monolex.model.language_model import LanguageModel
 from monolex.text.rows import Rows
-from monolex.text.vocabulary import UNREADABLE, Texts
+from monolex.text.vocabulary import Texts
 
 
 class CorpusFragments(NamedTuple):
@@ -43,11 +43,11 @@ class CorpusFragments(NamedTuple):
         return torch.from_numpy(self.start[numbers][:, None] + np.arange(self.length))
 
 
-def cut_fragments(reader: Reader, packed: Rows, lm: LanguageModel, config: ExplainConfig) -> CorpusFragments:
+def cut_fragments(reader: Reader, packed: Rows, config: ExplainConfig) -> CorpusFragments:
     """Cut the rows of ``reader`` into fragments as ``config`` says; beyond its limit, those kept are drawn at random.
 
-    Fragments that do not decode to whole characters are left out, as in the released code; so are documents in which
-    fewer tokens than a fragment has were kept in one packed row.
+    Documents in which fewer tokens than a fragment has were kept in one packed row are left out. Fragments that begin
+    or end within a character are not, as they were in the released code: of a text in Chinese that leaves few.
 
     Raises:
         UserError: there is no fragment.
@@ -66,9 +66,6 @@ def cut_fragments(reader: Reader, packed: Rows, lm: LanguageModel, config: Expla
     documents = len(np.unique(doc))
     left_out = {f"documents without {length} kept tokens in a row": documents - len(np.unique(doc[start]))}
     tokens = packed.tokens.numpy()[context[start][:, None], position[start][:, None] + np.arange(length)]
-    readable = _readable(tokens, lm)
-    left_out["fragments with broken characters"] = int((~readable).sum())
-    start, tokens = start[readable], tokens[readable]
     if len(start) > limit:
         kept = np.sort(rng.permutation(len(start))[:limit])
         left_out["fragments beyond the limit"] = len(start) - limit
@@ -99,18 +96,6 @@ def _side_by_side(first: NDArray, doc: NDArray, context: NDArray, length: int) -
     opens[1:] = (np.diff(first) != 1) | (np.diff(doc[first]) != 0) | (np.diff(context[first]) != 0)
     stretch_start = first[np.flatnonzero(opens)][opens.cumsum() - 1]
     return first[(first - stretch_start) % length == 0]
-
-
-def _readable(tokens: NDArray, lm: LanguageModel) -> NDArray:
-    """Fragments whose text has no broken character; only those with a token that is none alone are decoded."""
-    if lm.tokenizer is None:
-        return np.ones(len(tokens), bool)
-    decode = lm.tokenizer.decode
-    broken = [token for token in np.unique(tokens).tolist() if UNREADABLE in str(decode([token]))]
-    readable = np.ones(len(tokens), bool)
-    for number in np.flatnonzero(np.isin(tokens, broken).any(1)).tolist():
-        readable[number] = UNREADABLE not in str(decode(tokens[number].tolist()))
-    return readable
 
 
 def texts_of(tokens: NDArray, lm: LanguageModel) -> dict[int, str]:

@@ -1,12 +1,12 @@
 """Lines of a rule in words."""
 
-import json
 from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from monolex.interp.protocol import normalise
 from monolex.interp.records import TOP
 from monolex.interp.rules import ANY, Line, Slot
+from monolex.text.characters import json_quoted
 
 NAMED = 6
 """Tokens of a place that are written out."""
@@ -39,7 +39,7 @@ def _line(line: Line, seen: Collection[str]) -> str:
 
 def _slot(slot: Slot, seen: Collection[str]) -> str:
     tokens = sorted(slot.tokens, key=lambda text: (text not in seen, len(text), text))
-    names = [json.dumps(text, ensure_ascii=False) for text in tokens]
+    names = [json_quoted(text) for text in tokens]
     if len(names) > NAMED:
         names = [*names[:NAMED], f"{len(names) - NAMED} more like these"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

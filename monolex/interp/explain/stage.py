@@ -133,7 +133,7 @@ class _Cuts:
         config = self._config
         lm = stored_model(target.activations, config.explain_device)
         reader = Reader(target.activations, target.dictionary.site, config.split)
-        fragments = cut_fragments(reader, packed_rows(target.activations, config.split), lm, config)
+        fragments = cut_fragments(reader, packed_rows(target.activations, config.split), config)
         return ModelFragments(lm, fragments, texts_of(fragments.tokens, lm))
 
 

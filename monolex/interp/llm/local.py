@@ -15,6 +15,7 @@ from monolex.interp.llm.identity import precision
 from monolex.interp.llm.sampling import Draw, RankedToken, decoded, pieces, run
 from monolex.interp.records import Failure, Reply, Request
 from monolex.model.language_model import LanguageModel
+from monolex.text.characters import raw_bytes
 from monolex.text.vocabulary import Texts
 
 KNOWN = frozenset({"max_tokens", "temperature", "top_p", "stop", "echo", "logprobs", "top_logprobs", "seed"})
@@ -149,7 +150,7 @@ class LocalClient:
         names = dict(self._texts.of([ranked.token, *(token for token, _ in ranked.top)]))
 
         def said(token: int, logprob: float) -> dict[str, Any]:
-            return {"token": names[token], "logprob": logprob, "bytes": list(names[token].encode())}
+            return {"token": names[token], "logprob": logprob, "bytes": list(raw_bytes(names[token]))}
 
         return said(ranked.token, ranked.logprob) | {"top_logprobs": [said(*entry) for entry in ranked.top]}
 

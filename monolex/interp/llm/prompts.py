@@ -3,6 +3,8 @@
 The prompts for explaining and for simulating all at once have the structure of OpenAI's protocol (Bills et al. 2023):
 a line a token, worked examples, and, for simulators, the word `unknown` where a number is wanted, so that a single
 reading of the prompt gives the odds of every number at every token. All sentences and examples are our own.
+
+Tokens that are parts of one character are shown as that character, with the largest of their activations.
 """
 
 import json
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from monolex.interp import protocol
 from monolex.interp.llm.few_shots import SHOTS, Record
 from monolex.interp.records import TOP, Examples, Fragment
+from monolex.text.characters import joined, pieces
 
 Chat = tuple[tuple[str, str], ...]
 """Role and content of every message."""
@@ -114,7 +117,7 @@ def explanation_chat(fragments: Sequence[Fragment]) -> Chat:
     for number, shot in enumerate(SHOTS, 1):
         messages.append(("user", _evidence(number, shot.records)))
         messages.append(("assistant", f" {shot.explanation}."))
-    shown = [Record(fragment.texts, tuple(fragment.activations.tolist())) for fragment in fragments]
+    shown = [_whole(fragment) for fragment in fragments]
     return *messages, ("user", _evidence(len(SHOTS) + 1, shown))
 
 
@@ -123,12 +126,13 @@ def examples_chat(examples: Examples) -> Chat:
     parts = ["Fragments on which the feature is active:"]
     for number, fragment in enumerate(examples.explain, 1):
         strong = fragment.activations > STRONG * examples.maximum
-        numbers = protocol.normalise(fragment.activations, examples.maximum).tolist()
-        pairs = [f"({_quoted(text)}, {n})" for text, n in zip(fragment.texts, numbers, strict=True) if n]
+        texts, activations = _whole(fragment)
+        numbers = protocol.normalise(activations, examples.maximum).tolist()
+        pairs = [f"({_quoted(text)}, {n})" for text, n in zip(texts, numbers, strict=True) if n]
         parts.append(f"{number}. {_quoted(marked(fragment.texts, strong))}\n   {', '.join(pairs)}")
     if examples.explain_silent:
         parts.append("\nFragments on which it is silent:")
-        silent = ("".join(fragment.texts) for fragment in examples.explain_silent)
+        silent = (joined(fragment.texts) for fragment in examples.explain_silent)
         parts += [f"{number}. {_quoted(text)}" for number, text in enumerate(silent, 1)]
     return ("system", _EXAMPLES.format(*MARKS, top=TOP, answer=ANSWER)), ("user", "\n".join(parts))
 
@@ -148,15 +152,24 @@ def judge_chat(explanation: str, fragments: Sequence[str], *, marks: bool) -> Ch
 
 
 def marked(texts: Sequence[str], which: Bool[NDArray, "tokens"]) -> str:
-    """The text with marks around every run of chosen tokens.
+    """The text with marks around every run of chosen tokens, and around the whole of a character that they are part of.
 
     >>> marked(["a", " b", " c", " d"], np.array([False, True, True, False]))
     'a« b c» d'
     """
-    edges = np.diff(np.concatenate([[False], which, [False]]).astype(int)).tolist()
+    shown = pieces(texts)
+    chosen = [bool(which[piece.start : piece.stop].any()) for piece in shown]
+    edges = np.diff([0, *chosen, 0]).tolist()
     begin, end = MARKS
-    pieces = zip([*texts, ""], edges, strict=True)
-    return "".join({1: begin, -1: end, 0: ""}[edge] + text for text, edge in pieces)
+    parts = zip([*(piece.text for piece in shown), ""], edges, strict=True)
+    return "".join({1: begin, -1: end, 0: ""}[edge] + text for text, edge in parts)
+
+
+def _whole(fragment: Fragment) -> Record:
+    """A fragment in whole characters."""
+    shown = pieces(fragment.texts)
+    largest = (float(fragment.activations[piece.start : piece.stop].max()) for piece in shown)
+    return Record(tuple(piece.text for piece in shown), tuple(largest))
 
 
 def _quoted(text: str) -> str:

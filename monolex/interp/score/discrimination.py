@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from monolex.interp.protocol import Correlation
 from monolex.interp.records import Failure, Fragment
 from monolex.interp.simulate.batch import Guess
+from monolex.text.characters import pieces
 
 Marks = tuple[Int64[NDArray, "_active"], Int64[NDArray, "_silent"]]
 """Tokens of a fragment: active ones and as many others."""
@@ -78,8 +79,14 @@ def peaks(guesses: Sequence[Guess]) -> list[Reading]:
 
 
 def fuzz_marks(fragment: Fragment, rng: np.random.Generator) -> Marks:
-    """Active tokens of a fragment and as many silent ones: counting marks must not tell them apart."""
-    active, quiet = np.flatnonzero(active_tokens(fragment)), np.flatnonzero(fragment.activations <= 0)
+    """Active tokens of a fragment and as many silent ones: counting marks must not tell them apart.
+
+    A silent token that is part of a character with an active one is neither: marks stand around whole characters.
+    """
+    silent = np.zeros(len(fragment.texts), bool)
+    for piece in pieces(fragment.texts):
+        silent[piece.start : piece.stop] = (fragment.activations[piece.start : piece.stop] <= 0).all()
+    active, quiet = np.flatnonzero(active_tokens(fragment)), np.flatnonzero(silent)
     count = min(len(active), len(quiet))
     return np.sort(rng.permutation(active)[:count]), np.sort(rng.permutation(quiet)[:count])
 

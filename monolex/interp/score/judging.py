@@ -15,6 +15,7 @@ from monolex.interp.records import Client, Examples, Explanation, Failure, Fragm
 from monolex.interp.score.discrimination import Discrimination, fuzz_marks, told_apart
 from monolex.interp.score.scorers import FeatureScore
 from monolex.interp.simulate.chat import Question, Verdict, judge
+from monolex.text.characters import joined
 
 SHOWN = 5
 """Fragments in a call."""
@@ -71,8 +72,8 @@ def judged(
 
 
 def _plain(example: Examples, _rng: np.random.Generator) -> tuple[list[ShownFragment], ...]:
-    active = [ShownFragment("".join(fragment.texts), True) for fragment in (*example.top, *example.random)]
-    return (active + [ShownFragment("".join(fragment.texts), False) for fragment in example.silent],)
+    active = [ShownFragment(joined(fragment.texts), True) for fragment in (*example.top, *example.random)]
+    return (active + [ShownFragment(joined(fragment.texts), False) for fragment in example.silent],)
 
 
 def _marks(example: Examples, rng: np.random.Generator) -> tuple[list[ShownFragment], ...]:

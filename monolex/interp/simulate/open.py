@@ -12,6 +12,7 @@ from monolex.interp.records import Client, Simulator
 from monolex.interp.simulate import sanity
 from monolex.interp.simulate.by_rule import RulesSimulator
 from monolex.interp.simulate.sanity import SanityResult
+from monolex.interp.simulate.whole_characters import WholeCharacters
 
 
 class OpenSimulator(NamedTuple):
@@ -44,7 +45,7 @@ def open_simulator(config: ScoreConfig, run: Path) -> Iterator[OpenSimulator]:
         from monolex.interp.simulate.exact import local
 
         simulator = local(config)
-        yield OpenSimulator(simulator, weights=simulator.weights)
+        yield OpenSimulator(WholeCharacters(simulator), weights=simulator.weights)
         return
     from monolex.interp.llm.endpoint import open_client
     from monolex.interp.simulate.chat import JsonSimulator, gives_logprobs
@@ -54,9 +55,10 @@ def open_simulator(config: ScoreConfig, run: Path) -> Iterator[OpenSimulator]:
         weights = "" if config.base_url else client.backend.identity
         if config.simulator == "json":
             judges = set(config.scorers) - {"correlation"}
-            yield OpenSimulator(JsonSimulator(client), client, client, bool(judges) and gives_logprobs(client), weights)
+            simulator = WholeCharacters(JsonSimulator(client))
+            yield OpenSimulator(simulator, client, client, bool(judges) and gives_logprobs(client), weights)
         else:
-            yield OpenSimulator(connect(client), client, weights=weights)
+            yield OpenSimulator(WholeCharacters(connect(client)), client, weights=weights)
 
 
 def sanity_result(config: ScoreConfig) -> SanityResult:

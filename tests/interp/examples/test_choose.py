@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_harvests import corpus_of, make_lm, store
+from helpers.tiny_texts import write_jsonl
 
 from monolex.activations.reader import Reader
 from monolex.activations.stored import packed_rows
@@ -23,6 +24,7 @@ from monolex.interp.examples.choose import (
 from monolex.interp.examples.draw import draw
 from monolex.interp.examples.fragments import CorpusFragments, cut_fragments, texts_of
 from monolex.interp.records import Failure
+from monolex.text.characters import joined
 
 
 def peaks(maximum, varies=None, docs=None) -> FeaturePeaks:
@@ -115,8 +117,8 @@ def stored(tmp_path_factory):
 
 
 def cut(stored, **changes) -> CorpusFragments:
-    lm, reader, packed = stored
-    return cut_fragments(reader, packed, lm, ExplainConfig(**{"fragment_tokens": 6, "fragments": 10**6, **changes}))
+    _, reader, packed = stored
+    return cut_fragments(reader, packed, ExplainConfig(**{"fragment_tokens": 6, "fragments": 10**6, **changes}))
 
 
 @pytest.mark.parametrize("mode", ["paper", "modern"])
@@ -144,6 +146,19 @@ def test_one_fragment_a_document_at_a_random_place(stored):
     few = cut(stored, fragments=7)
     assert len(few.start) == 7
     assert few.left_out["fragments beyond the limit"] == len(starts[0]) - 7
+
+
+@pytest.mark.parametrize("mode", ["paper", "modern"])
+def test_text_whose_characters_are_cut_is_explained_too(mode, tmp_path):
+    lm = make_lm()
+    path = write_jsonl(tmp_path / "corpus.jsonl", [f"{number} 北京 “上海” 😀 " * 6 for number in range(12)])
+    store(tmp_path / "acts", lm, corpus_of(tmp_path / "unused", corpus=str(path), context_length=64))
+    fragments = cut((lm, Reader(tmp_path / "acts", "resid_post.0"), packed_rows(tmp_path / "acts", "train")), mode=mode)
+    assert not [reason for reason in fragments.left_out if "character" in reason]
+    assert len(fragments.doc) >= len(np.unique(fragments.doc)) >= 8
+    texts = texts_of(fragments.tokens, lm)
+    shown = [joined(texts[token] for token in tokens) for tokens in fragments.tokens.tolist()]
+    assert "京" in "".join(shown) and "\ufffd" not in "".join(shown)
 
 
 def test_no_fragment_is_refused(stored):

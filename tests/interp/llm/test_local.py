@@ -21,6 +21,7 @@ from monolex.interp.records import Explanation, Failure, Job, Reply, Request
 from monolex.interp.simulate.open import open_simulator
 from monolex.model.language_model import LanguageModel
 from monolex.model.load import load
+from monolex.text.characters import alone
 
 PROMPT = "def add(self, x):\n\treturn café ☃ + x\n"
 TEMPLATE = """{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system') }}\
@@ -215,7 +216,7 @@ def test_a_chat_s_log_probabilities_are_laid_out_as_openai_does():
     assert len(entries) == 3
     for entry in entries:
         assert entry["top_logprobs"][0] == {key: entry[key] for key in ("token", "logprob", "bytes")}
-        assert len(entry["top_logprobs"]) == 2 and bytes(entry["bytes"]).decode() == entry["token"]
+        assert len(entry["top_logprobs"]) == 2 and alone(bytes(entry["bytes"])) == entry["token"]
     assert "".join(entry["token"] for entry in entries).strip() == reply.text
 
 

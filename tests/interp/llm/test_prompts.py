@@ -9,6 +9,7 @@ from helpers.scripted import examples, fragment
 from monolex.interp.llm import prompts
 from monolex.interp.llm.few_shots import SHOTS
 from monolex.interp.llm.prompts import UNKNOWN, PromptLine
+from monolex.text.characters import alone
 
 DENSE = fragment((" the", 0.0), (" Rhine", 3.0), ("\n", 0.29), ("\t", 2.9999))
 SPARSE = fragment(*[("x", -1.0)] * 11, (" Elbe", 6.0))
@@ -124,3 +125,15 @@ def test_marks_stand_around_runs():
     assert mark(True, True, True) == "«abc»"
     assert mark(True, False, True) == "«a»b«c»"
     assert mark(False, True, False) == "a«b»c"
+
+
+def test_characters_of_several_tokens_are_shown_whole():
+    first, second, third = (alone(bytes([byte])) for byte in "京".encode())
+    cut = fragment(("in ", 0.0), (first, 0.5), (second, 4.0), (third, 0.0), (".", 2.0))
+    chat = prompts.explanation_chat([cut])
+    assert chat[-1][1].startswith(shown("\n\nFeature 4\nActivations:", ["in \t0", "京\t10", ".\t5"]))
+    _, fragment_line, pairs, _, _, quiet = prompts.examples_chat(examples([cut], [cut]))[1][1].split("\n")
+    assert json.loads(fragment_line.removeprefix("1. ")) == "in «京.»"
+    assert pairs.strip() == '("京", 10), (".", 5)'
+    assert json.loads(quiet.removeprefix("1. ")) == "in 京."
+    assert prompts.marked([first, second, third], np.array([False, False, True])) == "«京»"

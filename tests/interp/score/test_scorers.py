@@ -17,6 +17,8 @@ from monolex.interp.score.discrimination import active_tokens, fuzz_marks, told_
 from monolex.interp.score.judging import judged
 from monolex.interp.score.scorers import Scoring, correlated, score_features
 from monolex.interp.simulate.by_rule import RulesSimulator
+from monolex.interp.simulate.whole_characters import WholeCharacters
+from monolex.text.characters import alone
 
 ALL = Scoring(("correlation", "detection", "fuzz"), shuffles=2, calibrated=True)
 
@@ -312,6 +314,12 @@ def test_fuzzing_cannot_be_solved_by_counting():
     right, wrong = fuzz_marks(fragment(list("abc"), [0.0, 2.0, -1.0]), np.random.default_rng(0))
     assert right.tolist() == [1] and len(wrong) == 1
 
+    # the other parts of a character with an active one are no silent tokens: marks stand around the whole of it
+    cut = [alone(bytes([byte])) for byte in "京".encode()]
+    for seed in range(9):
+        right, wrong = fuzz_marks(fragment([*cut, "."], [0.0, 0.0, 2.0, 0.0]), np.random.default_rng(seed))
+        assert right.tolist() == [2] and wrong.tolist() == [3]
+
 
 def test_chance_is_measured_for_every_score():
     examples = features(30)
@@ -335,3 +343,16 @@ def test_differences_are_paired_by_document():
     assert gap.n == 7
     none = bootstrap.Mean(bootstrap.Estimate(None, reason="dead"), np.zeros(0), {})
     assert difference(a, none, 0.95).reason == "dead"
+
+
+def test_what_is_said_of_a_character_goes_to_all_of_its_tokens():
+    cut = tuple(alone(bytes([byte])) for byte in "京".encode())
+    inner = Fixed(lambda job: np.arange(1.0, len(job.texts) + 1))
+    jobs = [Job(Explanation("test", "x"), ("a", *cut, "b")), Job(Explanation("test", "x"), ("a", "b"))]
+    first, second = WholeCharacters(inner).simulate(jobs)
+    assert [job.texts for job in inner.asked] == [("a", "京", "b"), ("a", "b")]
+    assert list(first) == [1, 2, 2, 2, 3] and list(second) == [1, 2]
+    assert WholeCharacters(inner).kind == "fixed"
+    short = WholeCharacters(Fixed(lambda _: np.zeros(1))).simulate(jobs[:1])
+    assert len(short[0]) == 1, "refused where predictions are checked"
+    assert WholeCharacters(Fixed(lambda _: Failure("no"))).simulate(jobs[:1]) == [Failure("no")]
