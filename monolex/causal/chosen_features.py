@@ -35,7 +35,7 @@ class ChosenFeature(NamedTuple):
 
 
 def chosen_features(run: Path, features: Sequence[str]) -> list[ChosenFeature]:
-    """Features by ``SITE/NAME:NUMBER`` or ``SITE/NAME@TOKEN``, the one with the largest share on that token.
+    """Features by ``SITE/NAME:NUMBER`` or ``SITE/NAME@TOKEN``, the one with the largest share on the token shown so.
 
     Raises:
         UserError: none, not of this form, no such dictionary or feature, or none that is active on the token.
@@ -54,7 +54,10 @@ def _chosen(run: Path, listed: Sequence[RunDictionary], text: str) -> ChosenFeat
     if mark == ":":
         require(int(what) < d_sae, f"features = {text!r}: {dictionary.title} has features 0 to {d_sae - 1}")
         return ChosenFeature(dictionary, int(what))
-    hits = find(run, FindConfig(on=what, dictionary=(dictionary.title,), limit=1)).rows
+    try:
+        hits = find(run, FindConfig(on=what, dictionary=(dictionary.title,), limit=1)).rows
+    except UserError as error:
+        raise UserError(f"features = {text!r}: {error}") from error
     require(bool(hits), f"features = {text!r}: no feature of {dictionary.title} is mostly active on {what!r}")
     return ChosenFeature(dictionary, hits[0].feature)
 

@@ -129,7 +129,8 @@ def read(paths: tuple[str | Path, str | Path], lm: LanguageModel, config: FindCo
         require(
             len(texts) >= FEWEST, f"contrast: {path} has {len(texts)} different texts; at least {FEWEST} are needed"
         )
-    tokens = tokenise(lm, [text for texts in ordered for text in texts])
+    tokens = tokenise(lm, [text for texts in ordered for text in texts], literal=config.literal)
+    notes += tokens.notes
     require(all(tokens.tokens), "contrast: the tokenizer makes no token of one of the texts; leave it out")
     half = [len(texts) // 2 for texts in ordered]
     choosing = np.concatenate([np.arange(len(texts)) < count for texts, count in zip(ordered, half, strict=True)])

@@ -12,17 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from monolex.activations.stored import stored_model
-from monolex.artifact import open_artifact
-from monolex.config import ModelConfig, require
+from monolex.config import require
 from monolex.dictionaries.listing import RunDictionary, choose, run_dictionaries
-from monolex.errors import UserError
 from monolex.features.answer import FoundFeatures, Known, NumberHit, PromptHit, TokenHit
+from monolex.features.displayed import displayed_token
 from monolex.features.known import gathered, knowledge, open_store
 from monolex.features.prompt_activations import activations, tokenise
 from monolex.features.query import FindConfig, as_sql
 from monolex.model.language_model import LanguageModel
-from monolex.model.load import load_tokenizer
-from monolex.tables import from_table
+from monolex.text.characters import quoted
 from monolex.text.vocabulary import Texts
 
 GetModel = Callable[[], LanguageModel]
@@ -42,18 +40,18 @@ def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> 
     # a prompt needs no evidence, but ten features of each of a hundred baselines answer nobody's question
     if config.on is not None or config.sort or config.where or (config.prompt and evidence and not config.dictionary):
         chosen = gathered(chosen)
-    answer = _answer(run, chosen, config, lm or (lambda: stored_model(run / "activations", config.find_device)))
+    answer = _answer(chosen, config, lm or (lambda: stored_model(run / "activations", config.find_device)))
     if len(chosen) == named:
         return answer
     note = f"nothing was gathered of {named - len(chosen)} of the {named} dictionaries; they are left out"
     return replace(answer, notes=(*answer.notes, note))
 
 
-def _answer(run: Path, chosen: Sequence[RunDictionary], config: FindConfig, get: GetModel) -> FoundFeatures:
+def _answer(chosen: Sequence[RunDictionary], config: FindConfig, get: GetModel) -> FoundFeatures:
     if config.prompt is not None:
         return by_prompt(chosen, get(), config.prompt, config)
     if config.on is not None:
-        return by_token(run, chosen, config.on, config)
+        return by_token(chosen, config.on, config)
     if config.contrast is not None:
         from monolex.features.contrast import by_contrast  # its scikit-learn takes a second that no other mode needs
 
@@ -66,7 +64,7 @@ def by_prompt(chosen: Sequence[RunDictionary], lm: LanguageModel, prompt: str, c
 
     The separator before the text, with which documents begin in the corpus, is not one of its tokens.
     """
-    texts = tokenise(lm, [prompt])
+    texts = tokenise(lm, [prompt], literal=config.literal)
     (tokens,) = texts.tokens
     require(texts.truncated == 0, f"prompt has more tokens than the {lm.max_context} that {lm.name} takes; shorten it")
     require(len(tokens) > 0, f"prompt = {prompt!r}: the tokenizer makes no token of it; give another text")
@@ -87,17 +85,17 @@ def by_prompt(chosen: Sequence[RunDictionary], lm: LanguageModel, prompt: str, c
                 place = (dictionary.site, dictionary.name, feature)
                 rows.append(PromptHit(*place, value, of_max, at, names[at], known.of(feature)))
     where = "the last" if config.token == "last" else "any"
-    note = f"active on {where} of the prompt's {len(tokens)} tokens, {' '.join(map(repr, names))}"
-    return FoundFeatures(tuple(rows), (note,))
+    note = f"active on {where} of the prompt's {len(tokens)} tokens, {' '.join(map(quoted, names))}"
+    return FoundFeatures(tuple(rows), (note, *texts.notes))
 
 
-def by_token(run: Path, chosen: Sequence[RunDictionary], text: str, config: FindConfig) -> FoundFeatures:
-    """The ``limit`` features with the largest share of their activation on the token ``text``; ties by count.
+def by_token(chosen: Sequence[RunDictionary], text: str, config: FindConfig) -> FoundFeatures:
+    """The ``limit`` features with the largest share of their activation on the token shown as ``text``; ties by count.
 
     A store keeps the tokens with the largest share of every feature, so features to which this token is a trifle are
     not seen.
     """
-    token = token_id(run, text)
+    token, shown = displayed_token(chosen, text)
     hits = []
     for dictionary in chosen:
         known = knowledge(dictionary, config.conditions)
@@ -112,7 +110,8 @@ def by_token(run: Path, chosen: Sequence[RunDictionary], text: str, config: Find
                 numbers = (share, mass, on_token, everywhere, known.of(feature))
                 hits.append(TokenHit(dictionary.site, dictionary.name, feature, *numbers))
     hits.sort(key=lambda hit: (hit.share, hit.n_active), reverse=True)
-    return FoundFeatures(tuple(hits[: config.limit]), (f"share of a feature's activation on token {token}, {text!r}",))
+    note = f"share of a feature's activation on token {token}, {quoted(shown)}"
+    return FoundFeatures(tuple(hits[: config.limit]), (note,))
 
 
 def by_number(chosen: Sequence[RunDictionary], config: FindConfig) -> FoundFeatures:
@@ -133,18 +132,3 @@ def by_number(chosen: Sequence[RunDictionary], config: FindConfig) -> FoundFeatu
                 hits.append(NumberHit(dictionary.site, dictionary.name, summary.id, summary, known))
     hits.sort(key=lambda hit: getattr(hit.summary, column), reverse=descending)
     return FoundFeatures(tuple(hits[: config.limit]))
-
-
-def token_id(run: Path, text: str) -> int:
-    """The token of the run's model that is written ``text``.
-
-    Raises:
-        UserError: it is none, or several.
-    """
-    stored = open_artifact(run / "activations", "activations").data["model"]
-    tokenizer = load_tokenizer(from_table(ModelConfig, stored["model_config"], str(run / "activations")))
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(ids) == 1:
-        return int(ids[0])
-    parts = " + ".join(repr(tokenizer.decode([token])) for token in ids)
-    raise UserError(f"on = {text!r} is not one token of {stored['name']} but {len(ids)}, {parts}; give one of them")

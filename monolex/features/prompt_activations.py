@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from monolex.errors import UserError
 from monolex.model.hooks import capture
 from monolex.model.language_model import LanguageModel
-from monolex.text.encode import encode_texts
+from monolex.text.encode import encode_texts, special_ids
 from monolex.text.separator import separator
 
 
@@ -19,11 +19,13 @@ class Tokenised(NamedTuple):
     """Texts as tokens."""
 
     tokens: list[list[int]]
-    """Ids of every text, without the separator that is put before it."""
+    """Ids of every text, without the separator that is put before it (once, where a text begins with it already)."""
     separator: int | None
     """That separator, as the corpus has it before every document; None if the tokenizer knows none."""
     truncated: int
     """Texts cut at the model's last position."""
+    notes: tuple[str, ...] = ()
+    """What was read as special tokens, in sentences."""
 
 
 class Batch(NamedTuple):
@@ -48,13 +50,24 @@ def tokenizer_of(lm: LanguageModel) -> PreTrainedTokenizerBase:
     return lm.tokenizer
 
 
-def tokenise(lm: LanguageModel, texts: Sequence[str]) -> Tokenised:
-    """Texts as the corpus would encode them, cut at the model's last position."""
+def tokenise(lm: LanguageModel, texts: Sequence[str], *, literal: bool = False) -> Tokenised:
+    """Texts as prompts: a special token's name, such as ``<|im_start|>``, is that token; cut at the last position.
+
+    ``literal``: it is ordinary characters, as within the texts of a corpus.
+    """
     tokenizer = tokenizer_of(lm)
     first = separator(tokenizer)
     room = lm.max_context - (first is not None)
-    ids = encode_texts(list(texts), room, tokenizer)
-    return Tokenised([tokens[:room] for tokens in ids], first, sum(len(tokens) > room for tokens in ids))
+    ids = encode_texts(list(texts), room + 1, tokenizer, special=not literal)
+    led = [first is not None and tokens[:1] == [first] for tokens in ids]
+    ids = [tokens[1:] if begins else tokens for tokens, begins in zip(ids, led, strict=True)]
+    tokens = [of_text[:room] for of_text in ids]
+    special = special_ids(tokenizer)
+    count = sum(token in special for of_text in tokens for token in of_text)
+    said = [f"{count} of the tokens are special ones; with literal their names are ordinary text"] if count else []
+    if any(led):
+        said.append(f"{sum(led)} of the texts begin with the separator, which is put before a text once, not twice")
+    return Tokenised(tokens, first, sum(len(of_text) > room for of_text in ids), tuple(said))
 
 
 def activations(lm: LanguageModel, texts: Tokenised, sites: Sequence[str], batch_tokens: int) -> Iterator[Batch]:

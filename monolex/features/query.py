@@ -42,8 +42,10 @@ class FindConfig:
     """Features that are active on this text, the most active first."""
     token: Literal["last", "any"] = "last"
     """Where in the prompt: on its last token, or on any."""
+    literal: bool = False
+    """Prompt and contrast: names of special tokens, such as <|im_start|>, are ordinary characters, as in a corpus."""
     on: str | None = None
-    """Features by the share of their activation that lies on this token, such as ' def'."""
+    """Features by the share of their activation that lies on this token, as pages show it, such as ' def'."""
     contrast: tuple[Path, Path] | None = None
     """Two JSONL files of texts: features that tell the first from the second, ranked on one half of the texts and
     measured on the other."""

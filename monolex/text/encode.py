@@ -1,6 +1,7 @@
 """Texts and chats to token ids.
 
-A string such as ``<|endoftext|>`` within a text is encoded as ordinary characters, never as the special token.
+A string such as ``<|endoftext|>`` within a text is encoded as ordinary characters, never as the special token; in a
+prompt, which a person writes to the model itself, it is that token.
 """
 
 import re
@@ -35,8 +36,10 @@ def encode_batch(
         yield document, tokens, np.ones(len(tokens), dtype=bool)
 
 
-def encode_texts(texts: list[str], room: int, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """At least the first ``room`` ids of every text, no special token among them."""
+def encode_texts(
+    texts: list[str], room: int, tokenizer: PreTrainedTokenizerBase, *, special: bool = False
+) -> list[list[int]]:
+    """At least the first ``room`` ids of every text; with ``special`` names of special tokens become those tokens."""
 
     def encode(batch: list[str]) -> list[list[int]]:
         if not batch:
@@ -44,7 +47,7 @@ def encode_texts(texts: list[str], room: int, tokenizer: PreTrainedTokenizerBase
         return tokenizer(
             batch,
             add_special_tokens=False,
-            split_special_tokens=True,
+            split_special_tokens=not special,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
@@ -56,6 +59,11 @@ def encode_texts(texts: list[str], room: int, tokenizer: PreTrainedTokenizerBase
     for number, longer in zip(short, encode([texts[i] for i in short]), strict=True):
         ids[number] = longer
     return ids
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokenizer's special tokens."""
+    return {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:

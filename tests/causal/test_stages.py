@@ -171,7 +171,7 @@ def _elsewhere(run: Path):
         (f"resid_post.2/{TRAINED}:9999", "has features 0 to"),
         ("resid_post.2/nothing:1", "the run has none like it"),
         ("*:1", "fits 8 dictionaries|fits . dictionaries"),
-        (f"resid_post.2/{TRAINED}@notatoken", "is not one token"),
+        (f"resid_post.2/{TRAINED}@notatoken", r"features = .*@notatoken.: on = .notatoken. is how no token"),
     ],
 )
 def test_features_that_cannot_be_meant(run, text, said):

@@ -2,19 +2,26 @@ import json
 import shutil
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from helpers.counted_stores import SITES, dense_codes, found_run, gather
+from helpers.fake_store import fake_store
 from helpers.tiny_texts import make_tokenizer
 
 from monolex.activations.stored import stored_model
 from monolex.cli import main
-from monolex.dictionaries.listing import choose, run_dictionaries
+from monolex.dictionaries.base import DictionaryConfig
+from monolex.dictionaries.listing import RunDictionary, choose, run_dictionaries
 from monolex.errors import UserError
 from monolex.features.answer import Known, NumberHit, PromptHit, TokenHit
-from monolex.features.find import find
+from monolex.features.displayed import displayed_token
+from monolex.features.find import by_token, find
 from monolex.features.known import open_store
+from monolex.features.prompt_activations import tokenise
 from monolex.features.query import COLUMNS, OPERATORS, FindConfig, condition
 from monolex.model.hooks import capture
+from monolex.text.characters import alone
 
 PROMPT = "the cat sat on a mat"
 
@@ -26,8 +33,6 @@ def run(tmp_path_factory):
 
 def prompt_codes(run, member):
     """Codes on every token of the prompt, from one plain forward: the separator, then the text."""
-    import torch
-
     lm = stored_model(run / "activations")
     ids = make_tokenizer()(PROMPT, add_special_tokens=False)["input_ids"]
     x = capture(lm, torch.tensor([[0, *ids]]), [member.site]).activations[member.site][0, 1:]
@@ -54,6 +59,35 @@ def test_a_prompt_finds_what_dense_codes_say(run, token):
             assert hit.known.dense == (summary.density > 0.1)
             assert hit.known.top_token == (None if summary.top_token is None else with_store.text(summary.top_token))
             assert hit.of_max == (pytest.approx(hit.activation / summary.max) if summary.max else None)
+
+
+MARKUP = "<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>"
+
+
+@pytest.mark.parametrize("text", [MARKUP, f"<s>{MARKUP}"])
+def test_a_prompt_s_markup_is_special_tokens(run, text):
+    """A chat's markup reaches the model as in its training, behind one separator."""
+    lm, spelled = stored_model(run / "activations"), make_tokenizer()
+    ids = spelled(MARKUP, add_special_tokens=False)["input_ids"]
+    assert [ids[0], ids[-1], ids.count(3)] == [2, 2, 1]
+    member = run_dictionaries(run)[0]
+    x = capture(lm, torch.tensor([[0, *ids]]), [member.site]).activations[member.site][0, -1]
+    codes = member.weights().encode(x).clamp_min(0)
+    answer = find(run, FindConfig(prompt=text, dictionary=(member.title,), limit=1))
+    assert [hit.activation for hit in answer.rows if isinstance(hit, PromptHit)] == [pytest.approx(float(codes.max()))]
+    assert [hit.token for hit in answer.rows if isinstance(hit, PromptHit)] == ["<|im_start|>"]
+    assert f"{len(ids)} tokens, '<|im_start|>' " in answer.notes[0]
+    assert answer.notes[1] == "3 of the tokens are special ones; with literal their names are ordinary text"
+    assert ("begin with the separator" in answer.notes[-1]) == text.startswith("<s>")
+
+
+def test_a_literal_prompt_spells_markup_out(run):
+    texts = tokenise(stored_model(run / "activations"), [MARKUP, "<s>a"], literal=True)
+    expected = make_tokenizer()([MARKUP, "<s>a"], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert texts.tokens == expected and not {0, 2, 3} & {token for of_text in expected for token in of_text}
+    assert texts.notes == ()
+    literal = find(run, FindConfig(prompt=MARKUP, literal=True))
+    assert f"{len(expected[0])} tokens, '<' '|' " in literal.notes[0] and len(literal.notes) == 1
 
 
 def test_conditions_filter_a_prompt(run):
@@ -88,9 +122,47 @@ def test_a_token_finds_what_dense_codes_say(run):
     assert find(run, FindConfig(on=text, limit=3)).rows == found.rows[:3]
 
 
-def test_a_text_that_is_no_token_says_how_it_splits(run):
-    with pytest.raises(UserError, match=r"on = .cat cat. is not one token of .* but \d+, .* \+ . cat.; give one"):
+def test_a_text_that_no_token_shows_is_answered_by_the_nearest(run):
+    with pytest.raises(UserError, match=r"on = .cat cat. is how no token .* is shown; the nearest are .*' cat'"):
         find(run, FindConfig(on="cat cat"))
+
+
+SHOWN = (" was", "was", ".", " s", "s", "  ", "\n", "\\n", alone("é".encode()[:1]), " ", " ", "#3", "Was ")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory) -> list[RunDictionary]:
+    """A dictionary whose store has a feature for every token of :data:`SHOWN`."""
+    path = tmp_path_factory.mktemp("shown") / "resid_post.0" / "main.sqlite"
+    tokens = np.arange(len(SHOWN), dtype=np.int32).repeat(8)
+    fake_store(path, np.eye(len(SHOWN), dtype=np.float32)[tokens], tokens, SHOWN).close()
+    config = DictionaryConfig("tied", "relu", 12, 12, len(SHOWN), site="resid_post.0")
+    return [RunDictionary("subject", "resid_post.0", "main", path.parent, config, path)]
+
+
+@pytest.mark.parametrize(
+    ("text", "token"),
+    [
+        (" was", 0), ("was", 1), (".", 2), (" s", 3), ("s", 4), ("  ", 5), ("\n", 6), ("\\n", 7), (r"\xc3", 8),
+        ("␣was", 0), ("␣␣", 5), ("␣×2", 5), ("↵", 6), ("#3", 11), ("#5", 5), (r"Was\u0020", 12), ("#10", 10),
+    ],
+)  # fmt: skip
+def test_a_token_is_what_is_shown(shown, text, token):
+    answer = by_token(shown, text, FindConfig(on=text))
+    assert answer.notes[0].startswith(f"share of a feature's activation on token {token}, ")
+    assert [(hit.feature, hit.share) for hit in answer.rows if isinstance(hit, TokenHit)] == [(token, pytest.approx(1))]
+
+
+def test_tokens_that_look_the_same_are_told_apart_by_their_numbers(shown):
+    with pytest.raises(UserError, match=r"on = ' ' is how 2 tokens are shown: say which by its number, #9 or #10"):
+        displayed_token(shown, " ")
+    with pytest.raises(
+        UserError,
+        match=r"on = 'WAS' is how no token of what was gathered is shown; the nearest are ' was', 'Was ', 'was', ",
+    ):
+        displayed_token(shown, "WAS")
+    with pytest.raises(UserError, match=r"on = '#99' is how no token"):
+        displayed_token(shown, "#99")
 
 
 @pytest.mark.parametrize("ascending", [False, True])
