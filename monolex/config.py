@@ -64,7 +64,8 @@ class CorpusConfig:
     corpus: str = place("stdlib")
     """`stdlib` (the running Python's documentation and source), a text file, a folder, a .jsonl file, or `hf:NAME`."""
     corpus_format: Literal["auto", "text", "jsonl", "chat"] = "auto"
-    """How files are read; `auto` goes by the ending and, for .jsonl, by whether the first line has `messages`."""
+    """How files are read; `auto` goes by the ending (JSON lines under any but a text's by content), and lines are chats
+    if the first has `messages`."""
     text_field: str = "text"
     """Field of a JSONL line or of a dataset that holds the text."""
     subset: str | None = None

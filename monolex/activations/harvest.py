@@ -273,7 +273,7 @@ def _facts(
         "shards": progress.shards,
         "dropped": dropped,
         "outlier_tokens": outliers.token_counts(tokens, lambda ids: dict(Texts(lm).of(ids))),
-        WARNINGS: warnings,
+        WARNINGS: [*job.corpus.report.warnings, *warnings],
         "seconds": round(progress.seconds, 1),
     }
 

@@ -32,6 +32,8 @@ from monolex.text.separator import named, separator, use_separator
 log = logging.getLogger("monolex")
 BATCH_DOCUMENTS = 64
 BATCH_CHARACTERS = 1_000_000
+SHORT = 0.9
+"""Share of the tokens of ``max_tokens`` below which a corpus is said to end early."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,12 @@ def build(config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, *, max_conte
     for split in (train, held_out):
         _require_kept(split, config, report)
     log.info("corpus %s: %s; %d rows to train on, %d held out", config.corpus, report, len(train), len(held_out))
+    if report.tokens < SHORT * config.max_tokens:
+        part = "" if config.document_tokens is None else f" (the first {config.document_tokens:,} of every document)"
+        report.warn(
+            f"corpus = {config.corpus!r} ends at {report.tokens:,} of max_tokens = {config.max_tokens:,}{part}: "
+            "whatever is made of it saw no more text"
+        )
     share = held_out.n_tokens / (train.n_tokens + held_out.n_tokens)
     if config.held_out > 0 and not 0.5 <= share / config.held_out <= 2:
         log.warning(

@@ -1,9 +1,11 @@
 """What reading a corpus met: what cannot be read is counted and named, never fatal."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+log = logging.getLogger("monolex")
 Fault = Literal["empty", "bad_lines", "undecodable"]
 NAMED_PROBLEMS = 20
 
@@ -32,12 +34,19 @@ class Report:
     """Fields of the records that lack the text field, with their counts."""
     roles: dict[str, int] = field(default_factory=dict)
     """Messages with text by role (chats only)."""
+    warnings: list[str] = field(default_factory=list)
+    """What whoever looks at a result must know of its text, a sentence each."""
 
     def note(self, fault: Fault, what: str) -> None:
         """Count ``fault`` and keep its name if it is among the first."""
         setattr(self, fault, getattr(self, fault) + 1)
         if len(self.problems) < NAMED_PROBLEMS:
             self.problems.append(what)
+
+    def warn(self, sentence: str) -> None:
+        """Keep a warning, and log it."""
+        log.warning("%s", sentence)
+        self.warnings.append(sentence)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -98,6 +98,7 @@ def test_the_manifest_tells_what_is_there(stored: Stored) -> None:
         assert dropped["bos"] == int((rows.keep & (rows.tokens == 0)).sum()) > 0
         assert data["rows"][split] + sum(dropped.values()) == rows.tokens.numel()
     assert manifest.parents["corpus"] == built.digest == data["corpus"]["digest"]
+    assert data["warnings"] == built.report.warnings and " of max_tokens = 2,000,000" in data["warnings"][0]
     present = {str(path.relative_to(stored.folder)) for path in stored.folder.rglob("*") if path.is_file()}
     assert present == {*manifest.files, "manifest.json"}
 

@@ -191,6 +191,17 @@ def test_paths_may_be_texts(lm, tmp_path):
     assert read(texts, lm, config).tokens == read(paths, lm, config).tokens
 
 
+def test_texts_in_markup_hold_special_tokens(lm, tmp_path):
+    paths = (tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    for path, word in zip(paths, ("cat", "dog"), strict=True):
+        write_jsonl(path, [f"<|im_start|>user {word} {number}<|im_end|>" for number in range(8)])
+    texts = read(paths, lm, FindConfig(contrast=paths))
+    assert all(tokens[0] == 2 and tokens[-1] == 3 for tokens in texts.tokens.tokens)
+    assert any(note.startswith("32 of the tokens are special ones") for note in texts.notes)
+    literal = read(paths, lm, FindConfig(contrast=paths, literal=True))
+    assert not {2, 3} & {token for tokens in literal.tokens.tokens for token in tokens}
+
+
 def test_what_is_left_out_is_counted(lm, tmp_path):
     paths = (written(tmp_path / "a.jsonl", 20, 1), written(tmp_path / "b.jsonl", 20, 2))
     first = paths[0].read_text().splitlines()
