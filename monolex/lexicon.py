@@ -63,7 +63,9 @@ class Feature:
         if self.dictionary.record.evidence is None:
             return f"Feature {self.number} of {self.dictionary.record.title}: nothing gathered"
         top = self.dictionary.store.text(self.summary.top_token)
-        what = f"active in {self.summary.density:.3%} of rows, most on {quoted(top)}" if self.summary.n_active else "dead"
+        what = (
+            f"active in {self.summary.density:.3%} of rows, most on {quoted(top)}" if self.summary.n_active else "dead"
+        )
         return f"Feature {self.number} of {self.dictionary.record.title}: {what}"
 
     def _repr_html_(self) -> str | None:

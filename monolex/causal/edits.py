@@ -27,6 +27,7 @@ from torch import Tensor
 
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary
+from monolex.errors import UserError
 from monolex.model import hooks
 from monolex.model.language_model import LanguageModel
 from monolex.model.padding import Mask, continued_tokens
@@ -324,10 +325,12 @@ def positions_mask(
     """Which of ``length`` tokens from ``start`` on are meant; None means all.
 
     Raises:
-        UserError: a mask that is shorter than the tokens.
+        UserError: a mask that is shorter than the tokens, or numbers that may be meant as a mask.
     """
     if positions is None:
         return None
+    if not isinstance(positions, slice):
+        positions = _numbers_or_mask(positions, start + length)
     if isinstance(positions, Tensor) and positions.dtype == torch.bool:
         shape = len(positions) if positions.ndim == 2 else 1, length
         return _from(positions[..., None], shape, start, "positions")[..., 0].to(device)
@@ -351,6 +354,33 @@ def _nowhere(positions: Positions, x: Tensor, start: int) -> str:
     if where is None or bool(where.any()):
         return ""
     return f"its positions fit none of the {start + x.shape[1]} tokens"
+
+
+def _numbers_or_mask(
+    positions: Sequence[int] | Tensor, tokens: int
+) -> Int[Tensor, "positions"] | Bool[Tensor, "*batch mask"]:
+    """``positions`` as a tensor; what could be read as either, or as neither, is refused."""
+    try:
+        read = torch.as_tensor(positions)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            "positions are lists of different lengths: give a mask of booleans, [prompts, tokens]"
+        ) from error
+    if not read.numel():
+        return read.flatten().long()
+    if read.dtype != torch.bool:
+        require(
+            read.ndim == 1 and not read.is_floating_point(),
+            f"positions are numbers of shape {list(read.shape)}: give whole numbers that hold for all prompts, or a "
+            "mask of booleans, [prompts, tokens]",
+        )
+        return read
+    require(
+        read.ndim <= 2 and read.shape[-1] >= tokens,
+        f"positions are a mask of shape {list(read.shape)} and the text has {tokens} tokens: give [tokens] or "
+        "[prompts, tokens]",
+    )
+    return read
 
 
 def _where(

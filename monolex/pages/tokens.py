@@ -86,21 +86,22 @@ def overlaid(fragment: Overlay, actual: float, predicted: float) -> Markup:
 
     ``actual`` and ``predicted`` are the largest of each, which the classes r0 to r10 and s0 to s10 are relative to.
     """
-    said = fragment.predicted or (0.0,) * len(fragment.actual)
+    said = fragment.predicted or (None,) * len(fragment.actual)
     peak = max(range(len(fragment.actual)), key=lambda i: fragment.actual[i], default=0)
     failed = "" if fragment.predicted else "<i>the simulator failed here</i> "
 
     def drawn(piece: Piece) -> str | None:
         numbers = range(piece.start, piece.stop)
-        if all(fragment.actual[i] <= 0 and not level(said[i], predicted) for i in numbers):
+        if all(fragment.actual[i] <= 0 and not level(said[i] or 0.0, predicted) for i in numbers):
             return None
         return _over(piece, [mark(i) for i in numbers])
 
     def mark(i: int) -> str:
         real, simulated = fragment.actual[i], said[i]
-        above, below = level(real, actual), level(simulated, predicted)
+        above, below = level(real, actual), level(simulated or 0.0, predicted)
         strongest = " peak" if i == peak and real > 0 else ""
-        title = f"real {number(real)}" + (f", simulated {number(simulated)}" if fragment.predicted else "")
+        guess = "nothing" if simulated is None else number(simulated)
+        title = f"real {number(real)}" + (f", simulated {guess}" if fragment.predicted else "")
         style = " ".join([f"r{above}"] * (real > 0) + [f"s{below}"] * (below > 0)) + strongest
         return f'<mark class="{style}" title="{_bytes(fragment.texts[i])}{title}">'
 

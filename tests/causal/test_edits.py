@@ -188,11 +188,32 @@ def test_positions(positions, meant, x):
     assert (y != x).any(-1)[0].nonzero()[:, 0].tolist() == meant
 
 
+@pytest.mark.usefixtures("unchecked_arrays")
 def test_a_mask_may_differ_between_prompts(x):
     mask = torch.zeros(2, 6, dtype=torch.bool)
     mask[0, 1] = mask[1, 4] = True
     y = FeatureEdit(random_pairs.dictionary(32, 48), [2], added(1.0), mask)(x)
     assert torch.equal((y != x).any(-1), mask)
+    listed = FeatureEdit(random_pairs.dictionary(32, 48), [2], added(1.0), mask.tolist())(x)
+    assert torch.equal(listed, y), "lists of booleans were read as the positions 0 and 1"
+
+
+@pytest.mark.parametrize(
+    ("positions", "said"),
+    [
+        (torch.eye(2, 6, dtype=torch.int64), r"positions are numbers of shape \[2, 6\]: .* a mask of booleans"),
+        ([[1], [4]], r"positions are numbers of shape \[2, 1\]: .* hold for all prompts"),
+        ([[1], [4, 5]], "positions are lists of different lengths: give a mask"),
+        ([0.5], r"positions are numbers of shape \[1\]: give whole numbers"),
+        (torch.ones(2, 1, dtype=torch.bool), r"a mask of shape \[2, 1\] and the text has 6 tokens"),
+        (torch.ones(1, 2, 6, dtype=torch.bool), r"a mask of shape \[1, 2, 6\] and the text"),
+        (torch.ones(2, 5, dtype=torch.bool), r"a mask of shape \[2, 5\] and the text has 6 tokens"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_arrays")
+def test_positions_that_may_be_misread_are_refused(positions, said, x):
+    with pytest.raises(UserError, match=said):
+        FeatureEdit(random_pairs.dictionary(32, 48), [2], added(1.0), positions)(x)
 
 
 @pytest.mark.parametrize("architecture", tiny.EDITED)

@@ -193,7 +193,7 @@ def test_paths_may_be_texts(lm, tmp_path):
 
 def test_texts_in_markup_hold_special_tokens(lm, tmp_path):
     paths = (tmp_path / "a.jsonl", tmp_path / "b.jsonl")
-    for path, word in zip(paths, ("cat", "dog"), strict=True):
+    for path, word in zip(paths, ("cat", "dogs"), strict=True):
         write_jsonl(path, [f"<|im_start|>user {word} {number}<|im_end|>" for number in range(8)])
     texts = read(paths, lm, FindConfig(contrast=paths))
     assert all(tokens[0] == 2 and tokens[-1] == 3 for tokens in texts.tokens.tokens)
