@@ -8,6 +8,7 @@ from helpers.fake_store import HOSTILE
 
 from monolex.features.evidence import Context
 from monolex.interp.records import Overlay
+from monolex.pages import html as page
 from monolex.pages import tokens
 from monolex.text.characters import alone
 
@@ -126,6 +127,20 @@ def test_a_cut_character_stands_once_over_a_mark_for_each_of_its_tokens():
         '<mark class="a10 peak" title="\\x97: 4.00 @10"></mark>'
     )
     assert shown == f"in <span class=cut>北<u>{marks}</u></span>京."
+
+
+def test_every_token_of_a_cut_character_can_be_pointed_at(browser_page, tmp_path):
+    shown = tokens.context(context_of(PEKING, [0, 1, 0, 4, 0, 0, 2, 0]), 4.0)
+    style = f"<meta charset=utf-8><style>{page.style()}</style>"
+    (tmp_path / "page.html").write_text(f'{style}<div class=monolex><p class=feature>{shown}</p></div>', encoding="utf-8")
+    browser_page.page.goto((tmp_path / "page.html").as_uri())
+    pointed = browser_page.page.evaluate(
+        """() => [...document.querySelectorAll('.cut mark')].map(mark => {
+            const box = mark.getBoundingClientRect();
+            return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2) === mark && box.width > 2;
+        })"""
+    )
+    assert pointed == [True] * 6
 
 
 def test_characters_are_whole_at_the_edges_of_the_window_and_in_what_is_beyond_it():

@@ -61,7 +61,7 @@ def is_ascii_byte(tokenizer, token: int) -> bool:
     ("piece", "text"), [("▁was", " was"), ("▁", " "), ("▁▁", "  "), ("▁▁▁▁", "    "), ("ing", "ing")]
 )
 def test_pieces_keep_all_their_spaces(piece, text):
-    tokenizer = sentence_pieces()
+    tokenizer: Any = sentence_pieces()
     assert texts_of(tokenizer).of([tokenizer.convert_tokens_to_ids(piece)])[0][1] == text
 
 
