@@ -132,7 +132,9 @@ def test_a_cut_character_stands_once_over_a_mark_for_each_of_its_tokens():
 def test_every_token_of_a_cut_character_can_be_pointed_at(browser_page, tmp_path):
     shown = tokens.context(context_of(PEKING, [0, 1, 0, 4, 0, 0, 2, 0]), 4.0)
     style = f"<meta charset=utf-8><style>{page.style()}</style>"
-    (tmp_path / "page.html").write_text(f'{style}<div class=monolex><p class=feature>{shown}</p></div>', encoding="utf-8")
+    (tmp_path / "page.html").write_text(
+        f"{style}<div class=monolex><p class=feature>{shown}</p></div>", encoding="utf-8"
+    )
     browser_page.page.goto((tmp_path / "page.html").as_uri())
     pointed = browser_page.page.evaluate(
         """() => [...document.querySelectorAll('.cut mark')].map(mark => {

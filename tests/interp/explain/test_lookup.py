@@ -64,6 +64,7 @@ def test_rules_survive_json():
 
 
 def test_every_token_has_one_class():
+    assert class_of(r" \xe5") == class_of(r"\xac") == "parts of characters" != class_of("xe5")
     classes_of = {text: class_of(text) for text in (*WORDS, "", "  ", "\t", "été", "a_b", "  \n", '"', "—", "<!--")}
     assert classes_of["42"] == "digits"
     assert classes_of[" HTTP"] == "capitals"

@@ -270,16 +270,18 @@ def test_no_batch_holds_more_tokens_than_it_may(monkeypatch):
 
 def test_a_local_model_serves_the_simulators_of_endpoints(tmp_path):
     model = str(server_model(tmp_path / "model"))
-    jobs = [Job(Explanation("token", "the word file"), ("a", " file", "."))]
+    cut = tuple(alone(bytes([byte])) for byte in "京".encode())
+    jobs = [Job(Explanation("token", "the word file"), texts) for texts in (("a", " file", "."), ("a", *cut, "."))]
     exact = ScoreConfig(simulator="exact", llm=model, llm_device="cpu")
     with open_simulator(exact, tmp_path) as opened:
         assert opened.weights and opened.client is None
-        weights, (wanted,) = opened.weights, opened.simulator.simulate(jobs)
+        weights, (wanted, whole) = opened.weights, opened.simulator.simulate(jobs)
+    assert not isinstance(whole, Failure) and len(whole) == 5 and len(set(whole[1:4].tolist())) == 1
     kinds = set()
     for simulator in ("completions", "json"):
         with open_simulator(replace(exact, simulator=simulator), tmp_path) as opened:
             assert opened.client is not None and opened.weights == opened.client.backend.identity != weights
-            (predicted,) = opened.simulator.simulate(jobs)
+            predicted, whole = opened.simulator.simulate(jobs)
             kinds.add(opened.simulator.kind)
         if simulator == "completions":
             assert (
@@ -288,11 +290,12 @@ def test_a_local_model_serves_the_simulators_of_endpoints(tmp_path):
                 and len(predicted) == len(wanted) == 3
             )
             assert all(0 <= value <= 10 for value in predicted)
+            assert not isinstance(whole, Failure) and len(whole) == 5 and len(set(whole[1:4].tolist())) == 1
         else:  # it never learned to answer
             assert isinstance(predicted, Failure)
         with open_simulator(replace(exact, simulator=simulator, offline=True), tmp_path) as opened:
             assert opened.simulator.kind in kinds
-            (again,) = opened.simulator.simulate(jobs)
+            again, _ = opened.simulator.simulate(jobs)
         assert repr(again) == repr(predicted)
     with open_simulator(replace(exact, simulator="json", llm_dtype="bf16"), tmp_path) as opened:
         assert opened.simulator.kind not in kinds and " (bf16, " in opened.simulator.kind

@@ -11,7 +11,7 @@ from monolex.interp.explain.lookup import ngram
 from monolex.interp.llm.client import ScriptedClient
 from monolex.interp.protocol import correlation
 from monolex.interp.records import Examples, Explanation, Failure, Job
-from monolex.interp.score import bootstrap
+from monolex.interp.score import bootstrap, judging
 from monolex.interp.score.bootstrap import Documents, ResampledScore, correlations, difference, interval, mean, sums
 from monolex.interp.score.discrimination import active_tokens, fuzz_marks, told_apart
 from monolex.interp.score.judging import judged
@@ -356,3 +356,13 @@ def test_what_is_said_of_a_character_goes_to_all_of_its_tokens():
     short = WholeCharacters(Fixed(lambda _: np.zeros(1))).simulate(jobs[:1])
     assert len(short[0]) == 1, "refused where predictions are checked"
     assert WholeCharacters(Fixed(lambda _: Failure("no"))).simulate(jobs[:1]) == [Failure("no")]
+
+
+def test_judges_are_shown_whole_characters():
+    cut = [alone(bytes([byte])) for byte in "京".encode()]
+    active, silent = fragment([*cut, "."], [0.0, 2.0, 0.0, 0.0]), fragment(["a", *cut], [0.0] * 4)
+    example = Examples(0, (active,), (), (active,), (), (silent,), 2.0)
+    (shown,) = judging._plain(example, np.random.default_rng(0))
+    assert [item.text for item in shown] == ["京.", "a京"]
+    shown = [item.text for half in judging._marks(example, np.random.default_rng(0)) for item in half]
+    assert sorted(shown) == ["«京».", "京«.»"]
