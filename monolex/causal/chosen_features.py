@@ -85,9 +85,9 @@ def token_text(lm: LanguageModel) -> Callable[[int], str]:
     return lambda token: texts.of([token])[0][1]
 
 
-def finish(work: Work, name: str, pieces: Mapping[str, Piece]) -> Manifest:
-    """Do a piece a feature; they are the list ``name`` of ``KIND.json``."""
-    entry = {name: list(work.done(pieces).values())}
+def finish(work: Work, name: str, pieces: Mapping[str, Piece], size: int = 1, unit: str = "feature") -> Manifest:
+    """Do a piece a feature, of ``size`` ``unit`` on the progress bar; they are the list ``name`` of ``KIND.json``."""
+    entry = {name: list(work.done(pieces, sizes=dict.fromkeys(pieces, size), unit=unit).values())}
     return work.finish({f"{work.kind}.json": json_bytes(entry)}, {"features": list(pieces)})
 
 

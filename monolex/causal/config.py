@@ -80,8 +80,7 @@ class PatchConfig:
             require(search in SEARCHES, f"searches holds {search!r}: choose from {', '.join(SEARCHES)}")
         require(len(self.searches) > 0, "searches is empty: give at least one, such as ranking")
         for name in ("sites", "dictionaries", "exact", "searches"):
-            said = getattr(self, name)
-            require(not isinstance(said, str), f"{name} = {said!r} is one text: give a list, [{said!r}]")
+            _require_list(getattr(self, name), name)
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,9 @@ class AblateConfig:
     """What its activation becomes: `zero`, its `mean` over the corpus, or that of another token (`resample`)."""
     positions: Positions = "token"
     """At the token alone, or at every token before it too."""
+    rescue: Many = ()
+    """Sites of later layers where it is added back, as `resid_post.20`, repeatable; `resid_post.*` means all; left out:
+    five of them, evenly spread up to the last."""
     top: int = 20
     """Tokens listed that lose and that gain most."""
     ablate_seed: int = 0
@@ -118,6 +120,7 @@ class AblateConfig:
 
     def __post_init__(self) -> None:
         _require_list(self.features)
+        _require_list(self.rescue, "rescue")
         _require_seeds(self)
         for name in ("occurrences", "top", "resamples", "batch_tokens"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
@@ -178,8 +181,8 @@ def _called(features: tuple[str, ...]) -> str:
     return (first or "features") + (f"-and-{len(features) - 1}" if len(features) > 1 else "")
 
 
-def _require_list(features: tuple[str, ...]) -> None:
-    require(not isinstance(features, str), f"features = {features!r} is one text: give a list, [{features!r}]")
+def _require_list(said: tuple[str, ...], name: str = "features") -> None:
+    require(not isinstance(said, str), f"{name} = {said!r} is one text: give a list, [{said!r}]")
 
 
 def _require_seeds(config: "PatchConfig | AblateConfig | TreeConfig") -> None:

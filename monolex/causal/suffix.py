@@ -5,13 +5,14 @@ answer is unembedded. Against one full forward a candidate this saves the blocks
 all other positions, and the overhead of a call.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monolex.causal.past import Past, after, remember
 from monolex.model import hooks
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
@@ -20,7 +21,7 @@ from monolex.model.sites import Site
 @final
 @dataclass(frozen=True, eq=False)
 class Suffix:
-    """Some prompts, run up to a site; made by :func:`prepare`."""
+    """Some prompts, run up to a site; made by :func:`prepare` or, of one token alone, by :func:`prepare_last`."""
 
     lm: LanguageModel
     """The model."""
@@ -36,6 +37,17 @@ class Suffix:
     """Block from which the forward goes on."""
     before: Float[Tensor, "prompts tokens d_model"] | None
     """What enters that block where the site lies inside it; None where the activation itself does."""
+    past: Past | None = None
+    """What the model keeps of the tokens before, where ``tokens`` are the last ones alone."""
+
+    @property
+    def states(self) -> int:
+        """Tokens whose states a version of all prompts holds, those that are kept included."""
+        return self.tokens.numel() + (0 if self.past is None else self.past.length * len(self.tokens))
+
+    def later(self, site: Site, x: Float[Tensor, "prompts tokens d_model"]) -> "Suffix":
+        """The same prompts at a later boundary of blocks, ``resid_post``, with ``x`` as their activation there."""
+        return replace(self, site=site, x=x, resume=site.layer + 1, before=None)
 
     def forward(
         self, x: Float[Tensor, "versions prompts tokens d_in"], sites: tuple[Site, ...] = ()
@@ -66,7 +78,10 @@ class Suffix:
             entering = self.before[prompts].requires_grad_(x.requires_grad and torch.is_grad_enabled())
             edits = {self.site: lambda _: x}
         mask = until_end(tokens, self.end[prompts])
-        run = hooks.run_from(self.lm, self.resume, entering, tokens, edits=edits, sites=sites, mask=mask, logits=False)
+        with after(self.lm, self.past, prompts):
+            run = hooks.run_from(
+                self.lm, self.resume, entering, tokens, edits=edits, sites=sites, mask=mask, logits=False
+            )
         return run.activations
 
     @property
@@ -99,6 +114,20 @@ def prepare(
 def until_end(tokens: Int[Tensor, "rows tokens"], end: Int[Tensor, "rows"]) -> Bool[Tensor, "rows tokens"]:
     """Which tokens are of the text, in rows that are padded on the right."""
     return torch.arange(tokens.shape[1], device=tokens.device) <= end.to(tokens.device)[:, None]
+
+
+def prepare_last(lm: LanguageModel, site: Site | str, tokens: Int[Tensor, "prompts tokens"]) -> Suffix:
+    """Run prompts of one length up to ``site``, of which only the last token is edited: versions are of it alone.
+
+    For a model that :func:`monolex.causal.past.continues`.
+
+    Raises:
+        UserError: the model has no such site.
+    """
+    past = remember(lm, tokens[:, :-1]) if tokens.shape[1] > 1 else None
+    with after(lm, past, torch.arange(len(tokens))):
+        last = prepare(lm, site, tokens[:, -1:], torch.zeros(len(tokens), dtype=torch.int64))
+    return replace(last, past=past)
 
 
 def at_end(x: Float[Tensor, "rows tokens *width"], end: Int[Tensor, "rows"]) -> Float[Tensor, "rows *width"]:

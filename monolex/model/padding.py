@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from monolex.errors import UserError
-from monolex.text.encode import separator
+from monolex.text.separator import separator
 
 if TYPE_CHECKING:
     from monolex.model.language_model import LanguageModel

@@ -97,7 +97,8 @@ def _ablation(key: str, ablation: Facts) -> dict[str, Any]:
     tables.append(_tokens(f"{key}-up", "Tokens that gain most", measure["promoted"]))
     tables.append(_measures(f"{key}-measures", ablation["measures"]))
     rescue = [(row["site"], row.get) for row in ablation["rescue"]]
-    tables += [table(f"{key}-rescue", "Adding it back", "At", RESCUE, [("", rescue)])] if rescue else []
+    title = f"Adding it back, at {len(rescue) - 1} of the {ablation['later']} later layers"
+    tables += [table(f"{key}-rescue", title, "At", RESCUE, [("", rescue)])] if rescue else []
     tables += [_interactions(f"{key}-pairs", ablation)] if ablation["interactions"] else []
     return {
         "title": f"feature {ablation['feature']} of {ablation['name']} at {ablation['site']}",

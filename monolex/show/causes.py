@@ -55,6 +55,13 @@ def ablate(path: Path, _manifest: Manifest) -> list[str]:
         where = f"{ablation['site']}/{ablation['name']} {ablation['words']}"
         extent = f"{ablation['occurrences']} tokens of {ablation['documents']} documents"
         lines += [f"\nfeature {ablation['feature']} of {where}, {extent}", columns(effects), columns(rows)]
+        if ablation["rescue"]:
+            rescue = [["added back at", "undone", "by a random direction"]]
+            rescue += [[at["site"], estimate(at["own"]), estimate(at["control"])] for at in ablation["rescue"]]
+            lines += [
+                f"added back at {len(ablation['rescue']) - 1} of {ablation['later']} later layers",
+                columns(rescue),
+            ]
     return lines
 
 

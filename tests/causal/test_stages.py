@@ -108,6 +108,13 @@ def test_ablation_of_features_by_number_and_by_token(run, tmp_path):
     assert "features" in manifest.parents
 
 
+def test_a_rescue_that_cannot_be_is_refused_before_anything_runs(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("monolex.causal.ablate.stage.ablate_feature", None)
+    config = AblateConfig(features=(ROOT,), rescue=("resid_post.2",), ablate_device="cpu")
+    with pytest.raises(UserError, match="no residual stream after resid_post.2 holds its features"):
+        ablate(tmp_path / "one", run, config)
+
+
 def test_a_failed_request_leaves_the_answer_before_it_whole(run, tmp_path, monkeypatch):
     config = AblateConfig(features=(ROOT,), occurrences=6, resamples=20, ablate_device="cpu")
     first = ablate(tmp_path / "one", run, config)
@@ -184,6 +191,8 @@ def test_features_that_cannot_be_meant(run, text, said):
 def test_configs_say_what_is_wrong():
     with pytest.raises(UserError, match="features = 'a/b:1' is one text"):
         AblateConfig(features="a/b:1")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="rescue = 'resid_post.1' is one text"):
+        AblateConfig(rescue="resid_post.1")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="searches holds 'best'"):
         PatchConfig(searches=("best",))  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="low = 0.0: give a share"):

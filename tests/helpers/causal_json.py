@@ -219,6 +219,7 @@ def _ablation(feature: int, control: bool) -> dict[str, Any]:
         ]
         if control
         else [],
+        "later": 3 if control else 0,
         "interactions": [
             {"feature": 40, "alone": estimate(-0.2), "both": estimate(-1.9), "interaction": estimate(-0.3), "p": 0.02},
             {"feature": 41, "alone": estimate(0.1), "both": estimate(-1.2), "interaction": estimate(0.0), "p": None},

@@ -175,7 +175,7 @@ def test_verdict_without_a_control_says_so():
     assert "loses most" not in verdict(ablation) and "tokens change" not in verdict(ablation)
 
 
-def test_ablation_tables_equal_the_artefact(page):
+def test_ablation_tables_equal_the_artefact(page, text):
     ablation = causal_json.ablate()["ablations"][0]
     rows = page.rows["ablate-1-1-kl"]
     assert rows["this feature"][0] == shown(ablation["kl"]["feature"])
@@ -185,6 +185,7 @@ def test_ablation_tables_equal_the_artefact(page):
     wanted = [f"{number(first['change'])} {span}", *(number(first[key]) for key in ("direct", "control", "p"))]
     assert page.rows["ablate-1-1-down"]["␣self"] == wanted
     assert page.rows["ablate-1-1-rescue"]["resid_post.2"] == [shown(ablation["rescue"][1]["own"]), "n/a"]
+    assert "Adding it back, at 1 of the 3 later layers" in text
     assert page.rows["ablate-1-1-pairs"]["with feature 40"][2:] == [
         shown(ablation["interactions"][0]["interaction"]),
         "0.0200",
@@ -270,6 +271,7 @@ def test_null_estimates_break_neither_page_nor_text(kind, tmp_path):
             ],
         ),
         ("ablate", causal_json.ablate(), ["a matched feature   0.1 [0.09, 0.11]", '" self"', "-3.5 [-3.7, -3.3]"]),
+        ("ablate", causal_json.ablate(), ["added back at 1 of 3 later layers", "resid_post.2   0.7 [0.63, 0.77]"]),
         ("ablate", causal_json.ablate(control=False), [f"n/a: {NO_CONTROL}"]),
         ("tree", causal_json.tree(), ["\n  1.344 '.' ').' '?'  2.40 ± 0.100 (60 %)\n    0.7 ", '" self" 2 [1.8, 2.2]']),
         ("tree", causal_json.tree(deep=False), ["mean activation 4.00\n"]),

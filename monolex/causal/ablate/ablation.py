@@ -19,25 +19,25 @@ from torch import Tensor
 
 from monolex.causal.ablate.controls import AblationBatch, Draws, batches, draws, matched
 from monolex.causal.ablate.interactions import Metric, tested, with_partners
-from monolex.causal.ablate.measures import DOCUMENTS, Measure, measure, over_documents, p_value
-from monolex.causal.ablate.records import Ablation, Divergence, Example, Rescue
+from monolex.causal.ablate.measures import Measure, measure, over_documents, p_value
+from monolex.causal.ablate.records import Ablation, Divergence, Example
+from monolex.causal.ablate.rescue import RESIDUAL, Undone, add_back, later_sites, measured, rescue_sites
 from monolex.causal.ablate.vocabulary_changes import MEASURES, Changes, change
 from monolex.causal.config import AblateConfig
 from monolex.causal.occurrences import Occurrences
 from monolex.causal.prompts.behaviour import kl
-from monolex.causal.suffix import Suffix, at_end, unembed
+from monolex.causal.suffix import at_end, unembed
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
-from monolex.stats import Bootstrap, Estimate
+from monolex.stats import Bootstrap
 
 PARTNERS = 8
 """Features whose interaction with the ablated one is measured."""
 SHOWN = 5
 SHOWN_TOKENS = 24
 LEAST_DOCUMENTS = 3
-RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 
 
 @final
@@ -53,10 +53,8 @@ class Effects:
     """KL(base ‖ ablated) of the ablation and both controls, NaN where there is no control feature."""
     ratio: list[Float[Tensor, "rows"]] = field(default_factory=list)
     """As in :class:`monolex.causal.ablate.controls.Control`."""
-    lost: list[Float[Tensor, "rows"]] = field(default_factory=list)
-    """Squared length of the change of the log-probabilities."""
-    undone: dict[str, list[Float[Tensor, "versions rows"]]] = field(default_factory=dict)
-    """By later site, how much shorter that is with the feature added back, and with the random direction."""
+    undone: list[Undone] = field(default_factory=list)
+    """What adding the feature back undoes; none outside the residual stream."""
     together: Float[Tensor, "d_sae"] | float = 0.0
     """Sum of ``‖c_j f_j‖`` over the occurrences."""
 
@@ -78,33 +76,34 @@ def ablate_feature(
     *,
     text: Callable[[int], str],
     metric: Metric | None = None,
+    advance: Callable[[int], None] = lambda _count: None,
 ) -> Ablation:
     """Ablate ``feature`` at every occurrence and compare what is predicted after it.
 
     ``config`` says how; which features and occurrences it names is not read. Interactions are of ``metric``, by default
     the log-probability of the token that loses most probability. Units of all intervals and tests are documents; of
-    occurrences of one document the mean is taken first. Tokens are those of the tokenizer.
+    occurrences of one document the mean is taken first. Tokens are those of the tokenizer. ``advance`` is told every
+    occurrence twice: as the ablation was run, and as its interactions were.
 
     Raises:
-        UserError: a dictionary that does not fit its site, a feature that does not exist or has no occurrences, or an
-            ablation that changes none of them.
+        UserError: a dictionary that does not fit its site, a feature that does not exist or has no occurrences, a site
+            in ``rescue`` that is not a later one, or an ablation that changes none of the occurrences.
     """
     _require_fitting(lm, dictionary, feature, occurrences)
     dictionary = dictionary.to(lm.device)
     bootstrap = Bootstrap(config.resamples, config.level, config.ablate_seed)
     drawn = draws(occurrences, dictionary, config)
-    ablated = measure_effects(lm, dictionary, feature, occurrences, drawn, config)
+    ablated = measure_effects(lm, dictionary, feature, occurrences, drawn, config, advance)
     _require_changed(dictionary, feature, ablated, config)
     measures = {name: measure(ablated.changes, name, config, text) for name in MEASURES}
     total = ablated.changes.mean("feature", "probability")
     assert total is not None, "there are occurrences"
     worst = int(total.argmin())
     partners = _partners(ablated, feature)
-    between = [
-        with_partners(batch, dictionary, partners, metric or _log_probability(worst), config).cpu()
-        for batch in batches(lm, dictionary, feature, occurrences, drawn.target, config)
-        if partners
-    ]
+    between = []
+    for batch in batches(lm, dictionary, feature, occurrences, drawn.target, config) if partners else ():
+        between.append(with_partners(batch, dictionary, partners, metric or _log_probability(worst), config).cpu())
+        advance(len(batch.rows))
     ratio = torch.cat(ablated.ratio)
     return Ablation(
         site=dictionary.config.site,
@@ -122,7 +121,8 @@ def ablate_feature(
         metric_token="" if metric else text(worst),
         kl=_divergence(ablated, bootstrap),
         measures=measures,
-        rescue=_rescue(ablated, bootstrap) if ablated.undone else [],
+        rescue=measured(ablated.undone, ablated.number, bootstrap) if ablated.undone else [],
+        later=len(later_sites(dictionary.config.site, lm.n_layers)),
         interactions=tested(partners, torch.cat(between, 2), ablated.number, bootstrap) if partners else [],
         contexts=_examples(occurrences, text),
         reasons=_reasons(measures["logprob"], dictionary.config.site, ablated),
@@ -137,8 +137,13 @@ def measure_effects(
     occurrences: Occurrences,
     drawn: Draws,
     config: AblateConfig,
+    advance: Callable[[int], None] = lambda _count: None,
 ) -> Effects:
-    """Run every occurrence as it is, ablated, and with both controls, and in the residual stream rescued."""
+    """Run every occurrence as it is, ablated, and with both controls, and in the residual stream rescued.
+
+    ``advance`` is told of occurrences as they are done.
+    """
+    sites = rescue_sites(dictionary.config.site, lm.n_layers, config.rescue)
     vocab = lm.vocab_size if lm.tokenizer is None else min(lm.vocab_size, len(lm.tokenizer))
     effects = Effects(Changes(occurrences.doc, vocab, torch.promote_types(lm.dtype, torch.float32)))
     norms = dictionary.W_dec.norm(dim=1)
@@ -153,8 +158,14 @@ def measure_effects(
         effects.divergence.append(_compared(batch, logits, control.ratio.isnan(), effects.changes))
         if batch.suffix.site.kind in RESIDUAL:
             effects.changes.add("direct", batch.rows, change(logits[0], _direct(batch), vocab))
-            _rescued(batch, logits, ways[[0, 2]], effects)
+            effects.undone.append(add_back(batch, ways[[0, 2]], logits[1], sites, _squared(logits[0], vocab)))
+        advance(len(batch.rows))
     return effects
+
+
+def _squared(base: Float[Tensor, "rows logits"], vocab: int) -> Callable[[Tensor], Float[Tensor, "rows"]]:
+    """What gives the squared length of the change of the log-probabilities to other logits."""
+    return lambda logits: change(base, logits, vocab).logprob().double().square().sum(1).cpu()
 
 
 def _compared(
@@ -179,42 +190,6 @@ def _direct(batch: AblationBatch) -> Float[Tensor, "rows logits"]:
     final = suffix.x if suffix.site == last else suffix.forward(suffix.x[None], (last,))[str(last)]
     added = at_end(batch.lengths, suffix.end)[:, None] * batch.way
     return unembed(suffix.lm, at_end(final, suffix.end) + added.to(final.dtype))
-
-
-def _rescued(
-    batch: AblationBatch,
-    logits: Float[Tensor, "versions rows logits"],
-    ways: Float[Tensor, "2 rows d_in"],
-    effects: Effects,
-) -> None:
-    """Add back what was taken, at the site and after every later block; ``ways`` are its own and a random one."""
-    suffix, vocab = batch.suffix, effects.changes.vocab
-    lm, site, back = suffix.lm, suffix.site, -batch.edits(ways)
-
-    def lost(after: Tensor) -> Tensor:
-        return change(logits[0], after, vocab).logprob().double().square().sum(1).cpu()
-
-    before = lost(logits[1])
-    effects.lost.append(before)
-    ablated = suffix.x - back[0].to(suffix.x.dtype)
-    later = [Site("resid_post", at) for at in range(site.layer + (site.kind == "resid_post"), lm.n_layers)]
-    streams = suffix.forward(ablated[None], tuple(later)) if later else {}
-    rest = {site: suffix} | {
-        at: Suffix(lm, at, suffix.tokens, suffix.end, streams[str(at)], at.layer + 1, None) for at in later
-    }
-    for at, after in rest.items():
-        x = ablated if at == site else after.x
-        undone = [before - lost(restored) for restored in after.end_logits(x + back.to(x.dtype))]
-        effects.undone.setdefault(str(at), []).append(torch.stack(undone))
-
-
-def _rescue(effects: Effects, bootstrap: Bootstrap) -> list[Rescue]:
-    _, lost = over_documents(torch.cat(effects.lost), effects.number, bootstrap)
-
-    def share(values: Tensor) -> Estimate:
-        return bootstrap.ratio(over_documents(values, effects.number, bootstrap)[1], lost, DOCUMENTS)
-
-    return [Rescue(site, *map(share, torch.cat(parts, 1))) for site, parts in effects.undone.items()]
 
 
 def _divergence(effects: Effects, bootstrap: Bootstrap) -> Divergence:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from monolex.causal.config import AblateConfig, Positions
 from monolex.causal.occurrences import Occurrences
-from monolex.causal.suffix import Suffix, at_end, prepare
+from monolex.causal.past import continues
+from monolex.causal.suffix import Suffix, at_end, prepare, prepare_last
 from monolex.dictionaries.base import Dictionary
 from monolex.model.language_model import LanguageModel
 
@@ -46,7 +47,8 @@ class AblationBatch(NamedTuple):
     codes: Float[Tensor, "rows d_sae"]
     """All features on the token itself, their positive side."""
     lengths: Float[Tensor, "rows tokens"]
-    """What the ablation adds along the feature's direction, negative where it takes away; 0 where it is silent."""
+    """What the ablation adds along the direction at each of the suffix's tokens, negative where it takes away; 0 where
+    the feature is silent."""
     way: Float[Tensor, "d_in"]
     """The feature's direction, of length 1."""
 
@@ -98,19 +100,35 @@ def batches(
     target: Float[Tensor, "occurrences tokens"],
     config: AblateConfig,
 ) -> Iterator[AblationBatch]:
-    """The occurrences, longest contexts first, so many at a time that four versions of them fill a forward pass."""
+    """The occurrences, longest contexts first, so many at a time that four versions of them fill a forward pass.
+
+    Where the token alone is edited those of one length go together, after what the model keeps of the tokens before.
+    """
     norm = dictionary.W_dec[feature].norm()
     wanted = torch.tensor([feature], device=dictionary.W_dec.device)
-    order = occurrences.end.argsort(descending=True, stable=True)
-    while len(order):
-        width = int(occurrences.end[order[0]]) + 1
-        together = max(1, config.batch_tokens // (RUN_TOGETHER * width))
-        rows, order = order[:together], order[together:]
-        suffix = prepare(lm, dictionary.config.site, occurrences.tokens[rows, :width], occurrences.end[rows])
+    for rows, suffix in _prepared(lm, dictionary.config.site, occurrences, config):
         code = active_codes(dictionary, suffix, wanted, config.positions)[..., 0]
-        lengths = (target[rows, :width].to(code.device) - code) * (code > 0) * norm
+        stop = int(occurrences.end[rows[0]]) + 1
+        lengths = (target[rows, stop - code.shape[1] : stop].to(code.device) - code) * (code > 0) * norm
         codes = dictionary.encode(at_end(suffix.x, suffix.end)).clamp_min(0)
         yield AblationBatch(rows, suffix, codes, lengths, unit(dictionary.W_dec[feature]))
+
+
+def _prepared(
+    lm: LanguageModel, site: str, occurrences: Occurrences, config: AblateConfig
+) -> Iterator[tuple[Int[Tensor, "rows"], Suffix]]:
+    """Occurrences that are run together, the longest context first, and their suffix."""
+    end = occurrences.end
+    order = end.argsort(descending=True, stable=True)
+    alone = config.positions == "token" and continues(lm, occurrences.tokens[order[:1], : int(end[order[0]]) + 1])
+    while len(order):
+        width = int(end[order[0]]) + 1
+        together = max(1, config.batch_tokens // (RUN_TOGETHER * width))
+        if alone:
+            together = min(together, int((end[order] == end[order[0]]).sum()))
+        rows, order = order[:together], order[together:]
+        tokens = occurrences.tokens[rows, :width]
+        yield rows, prepare_last(lm, site, tokens) if alone else prepare(lm, site, tokens, end[rows])
 
 
 def active_codes(

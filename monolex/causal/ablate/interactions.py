@@ -58,7 +58,7 @@ def interactions(
     count = len(deltas)
     pairs = [pair for pair in combinations(range(count), 2) if of is None or of in pair]
     sets = [(), *((single,) for single in range(count)), *pairs]
-    fold = max(1, batch_tokens // suffix.tokens.numel())
+    fold = max(1, batch_tokens // suffix.states)
     values = []
     for start in range(0, len(sets), fold):
         edits = torch.stack([deltas[list(members)].sum(0) for members in sets[start : start + fold]])

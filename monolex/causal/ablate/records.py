@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from monolex.causal.ablate.interactions import Interaction
 from monolex.causal.ablate.measures import Measure
+from monolex.causal.ablate.rescue import Rescue
 from monolex.causal.config import Positions, To
 from monolex.stats import Estimate
 
@@ -24,17 +25,6 @@ class Divergence(NamedTuple):
     """Paired t-test over documents that the ablation does as much as the first control."""
     p_direction: float | None
     """The same of the second."""
-
-
-class Rescue(NamedTuple):
-    """Share of the squared change of the log-probabilities undone by adding the feature back at a later site."""
-
-    site: str
-    """Where it is added back."""
-    own: Estimate
-    """``c_i f_i`` itself: 1 at the site of the ablation; later, what the layers between did not mediate."""
-    control: Estimate
-    """The random direction of the same length."""
 
 
 class Example(NamedTuple):
@@ -81,7 +71,9 @@ class Ablation(NamedTuple):
     measures: dict[str, Measure]
     """By :data:`monolex.causal.ablate.vocabulary_changes.MEASURES`."""
     rescue: list[Rescue]
-    """By later site; empty outside the residual stream."""
+    """At the feature's site and at those later ones that were asked for; empty outside the residual stream."""
+    later: int
+    """Later layers at which it could be added back."""
     interactions: list[Interaction]
     """With the features most active beside it."""
     contexts: list[Example]

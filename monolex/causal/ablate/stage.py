@@ -6,6 +6,7 @@ from typing import Any
 from monolex.activations.stored import stored_model
 from monolex.artifact import Manifest
 from monolex.causal.ablate.ablation import ablate_feature
+from monolex.causal.ablate.rescue import rescue_sites
 from monolex.causal.chosen_features import ChosenFeature, chosen_features, finish, token_text, used_folders, words
 from monolex.causal.config import AblateConfig
 from monolex.causal.occurrences import occurrences
@@ -18,7 +19,7 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
     """Ablation histograms of some features of a run; writes ``ablate.json``.
 
     Raises:
-        UserError: no run, or a feature that does not exist or is never active.
+        UserError: no run, a feature that does not exist or is never active, or a ``rescue`` that is not behind all.
     """
     folder, run = Path(folder), Path(run)
     chosen = chosen_features(run, config.features)
@@ -27,6 +28,8 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
     if manifest := work.answer():
         return manifest
     lm = stored_model(run / "activations", config.ablate_device)
+    for target in chosen:
+        rescue_sites(target.dictionary.site, lm.n_layers, config.rescue)
 
     def piece(target: ChosenFeature) -> Piece:
         def ablated(_path: Path) -> dict[str, Any]:
@@ -34,10 +37,13 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
             drawn = {"count": config.occurrences, "low": config.low, "seed": config.ablate_seed}
             tokens = occurrences(run / "activations", weights, [target.feature], **drawn)[target.feature]
             require(len(tokens.end) > 0, f"feature {target.key} is never active: there is nothing to ablate")
-            ablation = ablate_feature(lm, weights, target.feature, tokens, config, text=token_text(lm))
+            described = {"text": token_text(lm), "advance": work.advance}
+            ablation = ablate_feature(lm, weights, target.feature, tokens, config, **described)
             known = {"name": target.dictionary.name, "words": words(target.dictionary, target.feature)}
             return known | ablation.to_json()
 
         return ablated
 
-    return finish(work, "ablations", {target.key: piece(target) for target in chosen})
+    # occurrences are run twice: beside their controls, and with every partner
+    pieces = {target.key: piece(target) for target in chosen}
+    return finish(work, "ablations", pieces, 2 * config.occurrences, "occurrence")

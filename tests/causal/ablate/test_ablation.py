@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_pairs, tiny
+from helpers.ablations import IDS, MEAN, Case, add, case, occurring, over_documents, same_numbers
 from helpers.tiny_harvests import make_lm
 from helpers.wired import directions, wired
 from scipy.stats import kstest
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from monolex import stats
 from monolex.causal import edits
-from monolex.causal.ablate.ablation import ablate_feature, measure_effects
+from monolex.causal.ablate.ablation import measure_effects
 from monolex.causal.ablate.controls import batches, draws
 from monolex.causal.ablate.interactions import interactions
 from monolex.causal.ablate.records import Ablation
@@ -28,39 +29,6 @@ from monolex.model import hooks
 from monolex.model.language_model import LanguageModel
 
 SITES = ("resid_post.0", "resid_post.2", "resid_pre.1", "mlp_out.1")
-IDS = tiny.tokens(14, 9, seed=3)
-MEAN = 0.11
-
-
-class Case(NamedTuple):
-    lm: LanguageModel
-    dictionary: Dictionary
-    feature: int
-    occurrences: Occurrences
-
-    def run(self, **options) -> Ablation:
-        metric = options.pop("metric", None)
-        config = AblateConfig(**{"top": self.lm.vocab_size, "resamples": 50, **options})
-        return ablate_feature(self.lm, self.dictionary, self.feature, self.occurrences, config, text=str, metric=metric)
-
-
-def case(lm: LanguageModel, site: str, activation: str = "relu", ids: Tensor = IDS) -> Case:
-    """The feature that is active most often, at the last token of each row where it is; two rows are a document."""
-    dictionary = random_pairs.dictionary(lm.width(site), 40, activation, site=site).to(lm.dtype)
-    codes = dictionary.encode(tiny.read(lm, site, ids)).clamp_min(0)
-    feature = int((codes > 0).any(1).sum(0).argmax())
-    return Case(lm, dictionary, feature, occurring(codes[..., feature], ids))
-
-
-def occurring(code: Tensor, ids: Tensor) -> Occurrences:
-    rows = (code > 0).any(1).nonzero()[:, 0]
-    # different lengths, so that contexts are padded
-    end = torch.stack([(code[row] > 0).nonzero()[:, 0][-1 - int(row) % 2 :][0] for row in rows])
-    width = int(end.max()) + 1
-    tokens = ids[rows, :width] * (torch.arange(width) <= end[:, None])
-    return Occurrences(
-        tokens, end, code[rows, end], rows // 2, float(code.max()), int((code > 0).sum()), MEAN, code.flatten()
-    )
 
 
 def at_rows(occurrences: Occurrences, rows: slice) -> Occurrences:
@@ -107,10 +75,6 @@ def changed(logits: Tensor, measure: str) -> Tensor:
         "probability": logits.softmax(-1),
     }[measure]
     return read[:, 1] - read[:, 0]
-
-
-def over_documents(values: Tensor, doc: Tensor) -> Tensor:
-    return torch.stack([values[doc == one].mean(0) for one in doc.unique()])
 
 
 def by_token(ablation: Ablation, measure: str, field: str) -> Tensor:
@@ -186,10 +150,6 @@ def test_controls_are_matched_features_and_random_directions(to):
     assert np.allclose(by_token(ablation, "logprob", "p").numpy(), p, rtol=1e-6)
 
 
-def add(edit: Tensor | float):
-    return lambda x: torch.cat([x[:, :-1], x[:, -1:] + edit], 1)
-
-
 @pytest.mark.parametrize("to", ["zero", "resample"])
 @pytest.mark.parametrize("positions", ["token", "all"])
 def test_how_much_is_run_together_does_not_matter(to, positions):
@@ -198,19 +158,6 @@ def test_how_much_is_run_together_does_not_matter(to, positions):
     flat_one, flat_all = json.dumps(one), json.dumps(all_)
     assert len(one["rescue"]) == 3 and len(one["interactions"]) == 8
     same_numbers(json.loads(flat_one), json.loads(flat_all))
-
-
-def same_numbers(a, b) -> None:
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for name in a:
-            same_numbers(a[name], b[name])
-    elif isinstance(a, list):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            same_numbers(x, y)
-    else:
-        assert a == (pytest.approx(b, rel=1e-5, abs=1e-9) if isinstance(a, float) else b)
 
 
 def test_an_occurrence_alone_is_what_it_is_in_a_batch():
@@ -224,7 +171,7 @@ def test_an_occurrence_alone_is_what_it_is_in_a_batch():
         there = type(drawn)(*(one[part] for one in drawn))
         alone = measure_effects(lm, dictionary, feature, at_rows(occurrences, part), there, AblateConfig())
         assert tiny.close(alone.divergence[0], torch.cat(together.divergence, 1)[:, order][:, part])
-        assert tiny.close(alone.lost[0], torch.cat(together.lost)[order][part])
+        assert tiny.close(alone.undone[0].lost, torch.cat([batch.lost for batch in together.undone])[order][part])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -235,20 +182,21 @@ def test_nothing_changes_where_the_feature_is_silent(dtype, positions, to):
     lm, dictionary, feature, occurrences = case(lm, "resid_post.0")
     codes = dictionary.encode(tiny.read(lm, "resid_post.0", occurrences.tokens))[..., feature]
     for row, end in enumerate(occurrences.end.tolist()):
-        quiet = (codes[row, : end + 1] <= 0).nonzero()[:, 0]
-        if row % 2 and len(quiet):
-            occurrences.end[row] = quiet[0]
+        off = (codes[row, : end + 1] <= 0).nonzero()[:, 0]
+        if row % 2 and len(off):
+            occurrences.end[row] = off[0]
     config = AblateConfig(to=to, positions=positions, batch_tokens=10**6)
-    target = draws(occurrences, dictionary, config).target
+    target, quiet = draws(occurrences, dictionary, config).target, []
     for batch in batches(lm, dictionary, feature, occurrences, target, config):
         active = dictionary.encode_some(batch.suffix.x, torch.tensor([feature]))[..., 0] > 0
         assert not (batch.lengths[~active] != 0).any()
         assert not (batch.lengths[torch.arange(active.shape[1]) > batch.suffix.end[:, None]] != 0).any()
         base, after = batch.logits(batch.way.expand(1, len(batch.rows), -1))
         silent = ~(batch.lengths != 0).any(1)
-        assert silent.any() and not silent.all()
+        quiet += silent.tolist()
         assert torch.equal(base[silent], after[silent])
         assert (base[~silent] != after[~silent]).any(1).all()
+    assert any(quiet) and not all(quiet)
 
 
 def test_a_feature_that_is_silent_everywhere_changes_exactly_nothing_which_is_an_error():
@@ -261,39 +209,6 @@ def test_a_feature_that_is_silent_everywhere_changes_exactly_nothing_which_is_an
     assert effects.unmoved == len(setup.occurrences.end) and not torch.cat(effects.lost).any()
     with pytest.raises(UserError, match=rf"to = 'zero' changes its site on none of {effects.unmoved} occurrences"):
         setup.run()
-
-
-@pytest.mark.parametrize("site", ["resid_post.0", "resid_pre.1", "resid_mid.1", "resid_post.2"])
-def test_rescue_is_whole_at_the_own_site_and_the_naive_one_later(site):
-    setup = case(tiny.model("llama"), site)
-    lm, dictionary, feature, occurrences = setup
-    ablation = setup.run()
-    layer = int(site[-1])
-    later = [f"resid_post.{at}" for at in range(layer + ("post" in site), 3)]
-    assert [one.site for one in ablation.rescue] == [site, *later]
-    assert ablation.rescue[0].own.value == 1
-    way = draws(occurrences, dictionary, AblateConfig()).direction
-    for one in ablation.rescue:
-        lost, left = [], []
-        for row, end in enumerate(occurrences.end.tolist()):
-            tokens = occurrences.tokens[row : row + 1, : end + 1]
-            x = tiny.read(lm, site, tokens)
-            edit = edits.ablate(dictionary, [feature], positions=[end])
-            taken = (x - edit(x))[0, -1]
-            base = hooks.logits(lm, tokens)[0, -1].log_softmax(-1)
-            lost.append(distance(base, hooks.logits(lm, tokens, {site: edit})).expand(2))
-            with hooks.edit(lm, {site: edit}):
-                back = (taken, taken.norm() * way[row])
-                left.append(torch.stack([distance(base, hooks.logits(lm, tokens, {one.site: add(v)})) for v in back]))
-        before, after = (over_documents(torch.stack(at_rows), occurrences.doc).sum(0) for at_rows in (lost, left))
-        own, control = (1 - after / before).tolist()
-        assert one.own.value == pytest.approx(own, abs=1e-9)
-        assert one.control.value == pytest.approx(control, abs=1e-9)
-        assert one.control.value < 0.5
-
-
-def distance(base: Tensor, logits: Tensor) -> Tensor:
-    return (logits[0, -1].log_softmax(-1) - base).square().sum()
 
 
 def test_direct_is_total_where_no_layer_follows():
@@ -511,18 +426,8 @@ def test_json_has_the_fields_and_as_many_tokens_as_asked_for():
     ablation = json.loads(json.dumps(setup.run(top=3).to_json(), allow_nan=False))
     assert set(ablation) == {
         *("site", "kind", "feature", "to", "positions", "occurrences", "documents", "active", "maximum"),
-        *(
-            "without_control",
-            "unmoved",
-            "size_ratio",
-            "metric_token",
-            "kl",
-            "measures",
-            "rescue",
-            "interactions",
-            "contexts",
-        ),
-        "reasons",
+        *("without_control", "unmoved", "size_ratio", "metric_token", "kl", "measures", "rescue", "later"),
+        *("interactions", "contexts", "reasons"),
     }
     assert set(ablation["kl"]) == {"feature", "control_feature", "control_direction", "p_feature", "p_direction"}
     assert set(ablation["kl"]["feature"]) == {"value", "low", "high", "n", "over", "reason"}

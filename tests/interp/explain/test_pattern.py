@@ -25,7 +25,7 @@ from monolex.interp.rules import ANY, Line, Rule, Slot
 from monolex.model.hooks import capture
 from monolex.model.language_model import LanguageModel
 from monolex.model.load import wrap
-from monolex.text.encode import separator
+from monolex.text.separator import separator
 from monolex.text.vocabulary import Texts
 
 A, B, C, D, E = range(5)
