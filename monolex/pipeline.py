@@ -33,6 +33,9 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
     """
     config = read_run(path)
     steps = plan(config, folder)
+    for step in steps:
+        if check := step.stage.load("check"):
+            check(step.config, config.model, config.harvest.sites)
     if dry_run:
         from monolex.estimate import describe
 

@@ -33,6 +33,9 @@ class Stage:
     """Dotted: what ``monolex show`` prints of it below the first line, ``(folder, manifest) -> list[str]``."""
     cost: str = ""
     """Dotted: what it will take, ``(planned) -> Cost`` (:mod:`monolex.cost`); left out: nothing worth a number."""
+    check: str = ""
+    """Dotted: refuses what no run of this model and these sites can answer, before anything of it is done:
+    ``(config, model, sites) -> None``, of the configurations of the stage, the model, and the names of [harvest]."""
     draw: str = ""
     """Dotted: pictures of the content of its ``KIND.json``, ``(content) -> pictures``."""
     section: str = ""
@@ -63,7 +66,7 @@ class Stage:
         for name in ("kind", "home"):
             object.__setattr__(self, name, getattr(self, name) or self.verb)
 
-    def load(self, what: Literal["config", "run", "show", "cost", "draw", "section", "command"]) -> Any:
+    def load(self, what: Literal["config", "run", "show", "cost", "check", "draw", "section", "command"]) -> Any:
         """What a dotted name stands for; None where there is none."""
         dotted = getattr(self, what)
         return loaded(dotted) if dotted else None
@@ -157,6 +160,7 @@ STAGES: tuple[Stage, ...] = (
         made_of="run",
         show="monolex.show.causes:patch",
         cost="monolex.causal.cost:patch",
+        check="monolex.causal.prompts.tasks:check",
         draw="monolex.pages.patch_charts:pictures",
         section="monolex.report.patch_section:section",
         default_out="by default RUN/patch/TASK",
@@ -170,6 +174,7 @@ STAGES: tuple[Stage, ...] = (
         made_of="run",
         show="monolex.show.causes:ablate",
         cost="monolex.causal.cost:ablate",
+        check="monolex.causal.ablate.stage:check",
         draw="monolex.pages.ablate_charts:pictures",
         section="monolex.report.ablate_section:section",
         needed=_FEATURES,
@@ -184,6 +189,7 @@ STAGES: tuple[Stage, ...] = (
         made_of="run",
         show="monolex.show.causes:tree",
         cost="monolex.causal.cost:tree",
+        check="monolex.causal.tree.stage:check",
         draw="monolex.pages.tree_diagram:diagrams",
         section="monolex.report.tree_section:section",
         needed=_FEATURES,

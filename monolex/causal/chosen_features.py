@@ -13,6 +13,7 @@ from monolex.features.find import find
 from monolex.features.known import open_store
 from monolex.features.query import FindConfig
 from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site
 from monolex.pieces import Piece, Work
 from monolex.text.characters import quoted
 from monolex.text.vocabulary import Texts
@@ -60,6 +61,20 @@ def _chosen(run: Path, listed: Sequence[RunDictionary], text: str) -> ChosenFeat
         raise UserError(f"features = {text!r}: {error}") from error
     require(bool(hits), f"features = {text!r}: no feature of {dictionary.title} is mostly active on {what!r}")
     return ChosenFeature(dictionary, hits[0].feature)
+
+
+def named_sites(features: Sequence[str], harvested: Sequence[str]) -> dict[str, str]:
+    """The site of every feature that is asked for by one, not by a pattern or by its dictionary's name alone.
+
+    Raises:
+        UserError: not of the form that :func:`chosen_features` reads, or a site that is not among the ``harvested``.
+    """
+    sites = {text: _parts(text)[0].rpartition("/")[0] for text in features}
+    sites = {text: site for text, site in sites.items() if site and not set(site) & set("*?[")}
+    for text, site in sites.items():
+        stored = site in harvested or f"{Site.parse(site).kind}.*" in harvested
+        require(stored, f"features = {text!r}: the harvest stores no {site}; it stores {', '.join(harvested)}")
+    return sites
 
 
 def used_folders(run: Path, used: Iterable[RunDictionary], *, evidence: bool = False) -> dict[str, Path]:

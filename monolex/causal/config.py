@@ -25,9 +25,9 @@ class PatchConfig:
     task: str = place("ioi")
     """`ioi`, `greater-than`, `pronoun`, or a .jsonl file of own pairs (`base`, `donor`, `right`, `wrong`)."""
     wordings: Literal["standard", "practised", "held-out"] = "standard"
-    """IOI: sentences for any English model, or those that the bundled model practised, or never saw."""
+    """IOI: sentences for any English model, or, of the bundled model alone, those that it practised or never saw."""
     names: Literal["common", "practised", "held-out"] = "common"
-    """IOI: the people in them."""
+    """IOI: the people in them, in the same way."""
     corruption: Literal["io_swap", "p_abc", "s2_io"] = "io_swap"
     """IOI: the donor has another indirect object (the paper), three other names, or its second subject swapped."""
     pairs: int = 50
@@ -133,19 +133,19 @@ class AblateConfig:
 
 @dataclass(frozen=True)
 class TreeConfig:
-    """Which features of earlier layers cause a feature, layer by layer."""
+    """Which features of earlier layers cause a feature, site by site."""
 
     features: Many = ()
     """Roots: SITE/NAME:NUMBER, or SITE/NAME@TOKEN for the feature with the largest share on that token; repeatable."""
     dictionaries: Many = ()
-    """Names of the dictionaries of the earlier sites, or patterns, repeatable: one that fits a site is needed; left
-    out: those called as the root's."""
+    """Names of the dictionaries of the earlier sites, or patterns, repeatable: sites with one that fits are gone
+    through, however many blocks apart; left out: those called as the root's."""
     contexts: int = 20
     """Contexts of a node, one a document."""
     low: float = 0.5
     """Its activation in them is at least this share of its largest (the paper: a half)."""
     depth: int = 3
-    """Layers below the root; 0 leaves the tokens that it raises."""
+    """Sites below the root; 0 leaves the tokens that it raises."""
     children: int = 3
     """Features kept below a node."""
     confirm: int = 64
@@ -157,7 +157,7 @@ class TreeConfig:
     level: float = 0.95
     """Coverage of the intervals."""
     batch_tokens: int = unhashed(16384)
-    """Tokens in a forward pass of one block."""
+    """Tokens in a forward pass of the blocks between two sites."""
     tree_device: str = unhashed("auto")
     """Where the model runs."""
 

@@ -14,6 +14,11 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
+def is_demo(folder: str) -> bool:
+    """Whether a model's name or folder is the bundled model's."""
+    return folder == "demo" or Path(folder).expanduser().resolve() == DEMO.resolve()
+
+
 def source(config: ModelConfig) -> str:
     """The folder or hub name to load from.
 

@@ -74,6 +74,17 @@ def load(config: ModelConfig | str) -> LanguageModel:
     return wrap(model.eval(), tokenizer, config.model + suffix)
 
 
+def n_layers(config: ModelConfig) -> int:
+    """Number of blocks of the model that a configuration says; no weights are read.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    with _quiet(), _explained(config):
+        shape = AutoConfig.from_pretrained(source(config), revision=config.revision, trust_remote_code=False)
+    return shape.get_text_config().num_hidden_layers
+
+
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer alone of the model that a configuration says.
 

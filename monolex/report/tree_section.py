@@ -16,7 +16,7 @@ NODES = (
     Column("share", "Share", "the effect over the parent's mean activation"),
     Column("pre_effect", "Before the activation", "what the parent's pre-activation loses"),
     Column("activation", "Activation", "its own mean, in its own contexts"),
-    Column("active", "Candidates", "features one block earlier that are active in its contexts", whole=True),
+    Column("active", "Candidates", "features of the site before that are active in its contexts", whole=True),
     Column("confirmed", "Ablated", "those of them that were ablated one by one", whole=True),
     Column("correlation", "Rank correlation", "of the attribution with the effect, among those"),
 )
@@ -60,7 +60,7 @@ def _tree_said(tree: Facts) -> str:
     features = [node for node in below if node["kind"] == "feature"]
     said = f"Its mean activation in {root['contexts']:,} contexts is {number(root['activation'])}."
     if not features:
-        return f"{said} No feature one block earlier moves it for certain."
+        return f"{said} No feature of the site before moves it for certain."
     first = max(features, key=lambda node: abs(node["effect"]["value"]))
     said += f" Most of what a single feature does to it is done by {tree_diagram.called(first)}"
     said += f" {tokens.plain(first['label'])}".rstrip() + f": {estimate(first['effect'])}"

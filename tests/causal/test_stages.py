@@ -8,16 +8,23 @@ import numpy as np
 import pytest
 from helpers.counted_stores import TRAINED, found_run, write_pairs
 from helpers.killed import kill_between_pieces
+from helpers.tiny import tiny
 from safetensors.numpy import load_file
 
 from monolex.artifact import open_artifact, read_json, verify
 from monolex.causal.ablate.stage import ablate
 from monolex.causal.chosen_features import chosen_features, used_folders
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
-from monolex.causal.patch.stage import patch
+from monolex.causal.patch.stage import _prompts, patch
+from monolex.causal.prompts.tasks import draw
 from monolex.causal.tree.stage import below, tree
+from monolex.config import ModelConfig
 from monolex.dictionaries.listing import chosen_dictionaries, parents, run_dictionaries
 from monolex.errors import UserError
+from monolex.model.language_model import LanguageModel
+from monolex.model.load import load as load_model
+from monolex.model.load import load_tokenizer
+from monolex.pipeline import execute
 from monolex.stages import of_verb
 
 ROOT = f"resid_post.2/{TRAINED}:3"
@@ -155,13 +162,71 @@ def test_names_that_fit_nothing_are_said(run, task, tmp_path, caplog):
     assert read_json(tmp_path / "patch" / "patch.json")["claims"] == []
 
 
-def test_a_tree_of_a_run(run, tmp_path):
-    config = TreeConfig(features=(ROOT,), dictionaries=("topk-k4-*",), contexts=6, depth=1, tree_device="cpu")
-    # there is no dictionary at resid_post.1, so nothing can be grown one layer down
-    with pytest.raises(UserError, match=r"0 dictionaries at resid_post.1 fit topk-k4-\*"):
-        tree(tmp_path / "tree", run, config)
+def test_a_tree_of_a_run_spans_the_blocks_between_its_sites(run, tmp_path):
+    config = TreeConfig(features=(ROOT,), contexts=6, low=0.1, tree_device="cpu")
+    with pytest.raises(UserError, match=r"nothing before resid_post.2 fits topk-k9-\*; the run has resid_post.0/"):
+        tree(tmp_path / "tree", run, dataclasses.replace(config, dictionaries=("topk-k9-*",)))
+    with pytest.raises(UserError, match="dictionaries at resid_post.0 fit .*: give --dictionaries that fit one"):
+        tree(tmp_path / "tree", run, dataclasses.replace(config, dictionaries=("topk-*",)))
     with pytest.raises(UserError, match="grows between residual sites"):
         below([], chosen_features(run, (ROOT,))[0]._replace(dictionary=_elsewhere(run)), config)
+    tree(tmp_path / "tree", run, dataclasses.replace(config, dictionaries=("pca",)))
+    (grown,) = read_json(tmp_path / "tree" / "tree.json")["trees"]
+    assert grown["dictionaries"] == {"resid_post.2": TRAINED, "resid_post.0": "pca"}
+    assert {node["site"] for node in grown["nodes"]} == {"resid_post.2", "resid_post.0"}
+    # nothing is earlier than the first site
+    with pytest.raises(UserError, match="nothing before resid_post.0 fits .*; the run has no dictionary there at all"):
+        tree(tmp_path / "tree", run, dataclasses.replace(config, features=("resid_post.0/pca:1",)))
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('[tree.a]\nfeatures = ["resid_post.2/x:1"]', "harvest stores none before resid_post.2; add such a site"),
+        ('[tree.a]\nfeatures = ["mlp_out.3/x:1"]', "a tree grows between residual sites"),
+        (
+            '[tree.a]\nfeatures = ["resid_post.3/x:1"]',
+            "the harvest stores no resid_post.3; it stores resid_post.2",
+        ),
+        ('[ablate.a]\nfeatures = ["resid_pre.2/x:1"]', "the harvest stores no resid_pre.2"),
+        ('[ablate.a]\nfeatures = ["resid_post.2"]', "write SITE/NAME:NUMBER"),
+        ('[ablate.a]\nfeatures = ["resid_post.2/x:1"]\nrescue = ["resid_post.2"]', "holds no site 'resid_post.2'"),
+        ('[model]\nmodel = "other"\n[patch.a]\nwordings = "practised"', "practised, and other is another: give 'stand"),
+        ('[model]\nmodel = "other"\n[patch.a]\nnames = "held-out"', "practised, and other is another: give 'common'"),
+    ],
+)
+def test_what_a_run_cannot_answer_is_said_before_it_starts(tmp_path, table, said):
+    (tmp_path / "run.toml").write_text(f'[harvest]\nsites = ["resid_post.2", "mlp_out.*"]\n[baselines]\n{table}\n')
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match=said):
+            execute(tmp_path / "run.toml", tmp_path / "run", dry_run=dry_run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_run_can_answer_is_not_refused():
+    def check(verb, config, *harvested, model="demo"):
+        of_verb(verb).load("check")(config, ModelConfig(model), harvested)
+
+    check("tree", TreeConfig(("resid_post.4/x:1", "x:1", "resid_*/y:2", "resid_post.4/z@ a/b")), "resid_post.*")
+    check("tree", TreeConfig(("resid_post.2/x:1",), depth=0), "resid_post.2")
+    check("tree", TreeConfig(("resid_post.12/x:1",)), "resid_post.12", "mlp_out.*", "resid_post.6")
+    check("ablate", AblateConfig(("resid_post.2/x:1",), rescue=("resid_post.4",)), "resid_post.*")
+    check("patch", PatchConfig(wordings="practised", names="held-out"), "resid_post.1")
+    check("patch", PatchConfig(task="pronoun", names="practised"), "resid_post.1", model="other")
+
+
+def test_what_the_bundled_model_practised_is_measured_on_it_alone(monkeypatch):
+    rows = []
+    monkeypatch.setattr("monolex.causal.patch.stage.demo_table", lambda lm, **_: rows.append(lm.name) or [])
+    tokenizer = load_tokenizer(ModelConfig())
+    lm = tiny("gpt_neox", vocab_size=len(tokenizer))
+    other = LanguageModel(lm.hf, tokenizer, "other", lm.structure)
+    config = PatchConfig(pairs=4)
+    table = _prompts(other, draw(other, config), config)
+    assert (table["table"], table["wordings"], rows) == ([], "standard", [])
+    demo = load_model(ModelConfig(device="cpu"))
+    _prompts(demo, draw(demo, config), config)
+    assert rows == ["demo"]
 
 
 def _elsewhere(run: Path):

@@ -222,7 +222,7 @@ def test_a_tree_of_a_root_alone(tmp_path):
     folder = fake_run(tmp_path)
     artifact(folder / "tree" / "t", "tree", causal_json.tree(deep=False))
     content = report(folder).read_text(encoding="utf-8")
-    assert "No feature one block earlier moves it for certain." in content
+    assert "No feature of the site before moves it for certain." in content
     Page(content)
 
 

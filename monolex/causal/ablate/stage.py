@@ -1,5 +1,6 @@
 """The stage ``ablate``: ablation histograms of some features of a run, as an artefact, one feature at a time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,20 @@ from monolex.activations.stored import stored_model
 from monolex.artifact import Manifest
 from monolex.causal.ablate.ablation import ablate_feature
 from monolex.causal.ablate.rescue import rescue_sites
-from monolex.causal.chosen_features import ChosenFeature, chosen_features, finish, token_text, used_folders, words
+from monolex.causal.chosen_features import (
+    ChosenFeature,
+    chosen_features,
+    finish,
+    named_sites,
+    token_text,
+    used_folders,
+    words,
+)
 from monolex.causal.config import AblateConfig
 from monolex.causal.occurrences import occurrences
-from monolex.config import require
+from monolex.config import ModelConfig, require
 from monolex.dictionaries.listing import parents
+from monolex.model.load import n_layers
 from monolex.pieces import Piece, Work
 
 
@@ -28,8 +38,7 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
     if manifest := work.answer():
         return manifest
     lm = stored_model(run / "activations", config.ablate_device)
-    for target in chosen:
-        rescue_sites(target.dictionary.site, lm.n_layers, config.rescue)
+    _require_later(config, [target.dictionary.site for target in chosen], lm.n_layers)
 
     def piece(target: ChosenFeature) -> Piece:
         def ablated(_path: Path) -> dict[str, Any]:
@@ -47,3 +56,19 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
     # occurrences are run twice: beside their controls, and with every partner
     pieces = {target.key: piece(target) for target in chosen}
     return finish(work, "ablations", pieces, 2 * config.occurrences, "occurrence")
+
+
+def check(config: AblateConfig, model: ModelConfig, harvested: Sequence[str]) -> None:
+    """Refuse features of sites that are not ``harvested``, and a rescue at layers that are not behind them.
+
+    Raises:
+        UserError: as said; or no such model.
+    """
+    sites = named_sites(config.features, harvested)
+    if config.rescue:
+        _require_later(config, list(sites.values()), n_layers(model))
+
+
+def _require_later(config: AblateConfig, sites: Sequence[str], layers: int) -> None:
+    for site in sites:
+        rescue_sites(site, layers, config.rescue)

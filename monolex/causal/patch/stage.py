@@ -24,6 +24,7 @@ from monolex.causal.prompts.behaviour import behaviour, by_wording, demo_table
 from monolex.causal.prompts.pairs import PromptPairs
 from monolex.causal.prompts.tasks import draw
 from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits, parents
+from monolex.model.files import is_demo
 from monolex.model.language_model import LanguageModel
 from monolex.pieces import Piece, Work
 from monolex.stats import Bootstrap
@@ -84,7 +85,7 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
 
 def _prompts(lm: LanguageModel, pairs: PromptPairs, config: PatchConfig) -> dict[str, Any]:
     """The prompts and what the model does on them, before anything is patched."""
-    table = demo_table(lm, pairs=120) if config.task == "ioi" else []
+    table = demo_table(lm, pairs=120) if config.task == "ioi" and is_demo(lm.hf.name_or_path) else []
     return {
         "task": pairs.task,
         "corruption": pairs.corruption,

@@ -21,12 +21,15 @@ from monolex.causal.prompts import wordings as words
 from monolex.causal.prompts.own_pairs import from_jsonl
 from monolex.causal.prompts.pairs import Pair, PromptPairs, continuations, encode, single_token, stack
 from monolex.causal.prompts.years import CENTURIES, Years, spelled
-from monolex.config import require
+from monolex.config import ModelConfig, require
 from monolex.errors import UserError
 from monolex.features.prompt_activations import tokenizer_of
+from monolex.model.files import is_demo
 from monolex.model.language_model import LanguageModel
 
-__all__ = ["CORRUPTIONS", "TASKS", "PromptPairs", "draw", "fill", "from_jsonl", "greater_than", "ioi", "pronoun"]
+__all__ = [
+    *("CORRUPTIONS", "TASKS", "PromptPairs", "check", "draw", "fill", "from_jsonl", "greater_than", "ioi", "pronoun"),
+]
 
 ORDERS = ("ABBA", "BABA")
 DRAWS = 100
@@ -185,9 +188,11 @@ def draw(lm: LanguageModel, config: PatchConfig) -> PromptPairs:
     """The pairs that ``config`` asks for, as ``lm`` reads text.
 
     Raises:
-        UserError: no such task or file, a tokenizer that cannot spell it, or prompts beyond the model's positions.
+        UserError: no such task or file, a tokenizer that cannot spell it, prompts beyond the model's positions, or what
+            the bundled model practised for another model.
     """
     tokenizer = tokenizer_of(lm)
+    _require_practised(config, lm.name, is_demo(lm.hf.name_or_path))
     if config.task in TASKS:
         options: dict[str, Any] = {"pairs": config.pairs, "seed": config.prompt_seed}
         if config.task == "ioi":
@@ -202,6 +207,24 @@ def draw(lm: LanguageModel, config: PatchConfig) -> PromptPairs:
     too_long = f"task = {config.task!r}: a prompt has {longest} tokens and {lm.name} {lm.max_context} positions; cut it"
     require(longest <= lm.max_context, too_long)
     return pairs
+
+
+def check(config: PatchConfig, model: ModelConfig, _harvested: Sequence[str]) -> None:
+    """Refuse what the bundled model practised, or never saw, for another model.
+
+    Raises:
+        UserError: as said.
+    """
+    _require_practised(config, model.model, is_demo(model.model))
+
+
+def _require_practised(config: PatchConfig, name: str, bundled: bool) -> None:
+    for field, general in (("wordings", "standard"), ("names", "common")):
+        value = getattr(config, field)
+        require(
+            bundled or config.task != "ioi" or value == general,
+            f"{field} = {value!r} is about what the bundled model practised, and {name} is another: give {general!r}",
+        )
 
 
 def _ioi(

@@ -1,11 +1,12 @@
-"""Causal trees of features: which features one block earlier a feature hangs on, and which those hang on in turn.
+"""Causal trees of features: which features of an earlier site a feature hangs on, and which those hang on in turn.
 
 The paper's Figure 5 (5.3), with signs and errors. A node is a feature of the dictionary at a place in the residual
 stream, with texts of the corpus, one a document, that end at a token on which it is active in ``[low·M, M]``. Each
-feature of the dictionary one block earlier that is active in these texts is ablated everywhere in them (less than
-rank one, the reconstruction error kept), the one block in between is run again, and the effect is what the node's
+feature of the dictionary at the nearest earlier site that is active in these texts is ablated everywhere in them (less
+than rank one, the reconstruction error kept), the blocks in between are run again, and the effect is what the node's
 activation loses at the token: positive where the earlier feature excites it, negative where it inhibits it. The
-strongest become its children.
+strongest become its children. The paper's sites are one block apart; over several an effect is the sum of all ways
+through them, those through features of the sites in between included.
 
 One backward pass ranks all candidates to first order, and the best of them are confirmed by ablation. The interval of
 an effect is that of one effect looked at alone: children are the largest of many, so theirs are somewhat too large.
@@ -26,8 +27,7 @@ from torch import Tensor
 from monolex import runtime
 from monolex.causal.config import TreeConfig
 from monolex.causal.occurrences import Occurrences, occurrences
-from monolex.causal.tree.nodes import Kind, Leaf, Node, Tree
-from monolex.causal.tree.one_block import (
+from monolex.causal.tree.blocks import (
     BlockTexts,
     Readings,
     ablate_each,
@@ -37,6 +37,7 @@ from monolex.causal.tree.one_block import (
     block_texts,
     boundary,
 )
+from monolex.causal.tree.nodes import Kind, Leaf, Node, Tree
 from monolex.config import require
 from monolex.dictionaries.base import ENCODERS, Dictionary
 from monolex.errors import UserError
@@ -130,7 +131,7 @@ def _grow(plan: _Plan, site: str, feature: int, text: Callable[[int], str]) -> T
                 if branch.feature in first:
                     node = _again(node, first[branch.feature])
                 elif branch.feature is not None:
-                    at = _block_texts(plan, node, texts[branch.feature])
+                    at = _block_texts(plan, node, texts[branch.feature], earlier)
                     if number == 0:
                         leaves = _leaves(plan, _alive(at, node), site, text)
                     node, more = _expand(plan, node, texts[branch.feature].maximum, at, earlier)
@@ -157,12 +158,13 @@ def _again(node: Node, known: Node) -> Node:
     return replace(node, **{name: getattr(known, name) for name in said}, same_as=known.id)
 
 
-def _block_texts(plan: _Plan, node: Node, texts: Occurrences) -> BlockTexts | None:
-    """The node's own texts; None where it is active only at tokens that were not stored."""
+def _block_texts(plan: _Plan, node: Node, texts: Occurrences, earlier: str | None) -> BlockTexts | None:
+    """The node's own texts, from ``earlier`` on; None where it is active only at tokens that were not stored."""
     assert node.feature is not None, "only features have texts"
     if len(texts.end) == 0:
         return None
-    return block_texts(plan.lm, plan.dictionaries[node.site], node.feature, node.site, texts, plan.config.batch_tokens)
+    sites = (earlier, node.site)
+    return block_texts(plan.lm, plan.dictionaries[node.site], node.feature, sites, texts, plan.config.batch_tokens)
 
 
 def _alive(at: BlockTexts | None, root: Node) -> BlockTexts:
@@ -238,10 +240,9 @@ def _leaves(plan: _Plan, at: BlockTexts, site: str, text: Callable[[int], str]) 
 
 
 def _earlier(dictionaries: Mapping[str, Dictionary], site: str) -> str | None:
-    """The site at which the block that writes ``site`` is entered, under the name that has a dictionary."""
-    block = boundary(site) - 1
-    names = (f"resid_post.{block - 1}", f"resid_pre.{block}")
-    return next((name for name in names if block >= 0 and name in dictionaries), None)
+    """The nearest site before ``site`` that has a dictionary; of two names of one place resid_post."""
+    before = [name for name in dictionaries if boundary(name) < boundary(site)]
+    return max(before, key=lambda name: (boundary(name), Site.parse(name).kind == "resid_post"), default=None)
 
 
 def _standard_error(values: Float[Tensor, "texts"]) -> float | None:
@@ -268,9 +269,8 @@ def _require_dictionaries(
         require(config.site in ("", name), f"{dictionary} is of {config.site}, not of {name}: put it at its own site")
     size = dictionaries[site].d_sae
     require(0 <= feature < size, f"feature {feature}: {dictionaries[site]} has features 0 to {size - 1}")
-    block = boundary(site) - 1
     require(
-        depth == 0 or block < 0 or _earlier(dictionaries, site) is not None,
-        f"{site} has no children: no dictionary is of the stream that enters its block, resid_pre.{block}"
-        f"{f' or resid_post.{block - 1}' if block else ''}; add one, or ask for depth = 0",
+        depth == 0 or boundary(site) == 0 or _earlier(dictionaries, site) is not None,
+        f"{site} has no children: no dictionary is of an earlier place in the residual stream; add one, or ask for "
+        "depth = 0",
     )

@@ -40,7 +40,7 @@ class Node:
     contexts: int
     """Its own texts, of as many documents."""
     active: int
-    """Features one block earlier that are active in them; 0 where the tree ends."""
+    """Features of the nearest earlier site that are active in them; 0 where the tree ends."""
     confirmed: int
     """How many of these were ablated one by one."""
     correlation: float | None

@@ -1,15 +1,24 @@
 """The stage ``tree``: causal trees below some features of a run, as an artefact, one root at a time."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from monolex.activations.stored import stored_model
 from monolex.artifact import Manifest
-from monolex.causal.chosen_features import ChosenFeature, chosen_features, finish, token_text, used_folders, words
+from monolex.causal.chosen_features import (
+    ChosenFeature,
+    chosen_features,
+    finish,
+    named_sites,
+    token_text,
+    used_folders,
+    words,
+)
 from monolex.causal.config import TreeConfig
 from monolex.causal.tree import grow
-from monolex.config import require
+from monolex.config import ModelConfig, require
 from monolex.dictionaries.listing import RunDictionary, fits, parents, run_dictionaries
 from monolex.errors import UserError
 from monolex.model.sites import Site
@@ -20,7 +29,7 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
     """Causal trees below some features of a run; writes ``tree.json``.
 
     Raises:
-        UserError: no run, a feature that does not exist or is never active, or earlier sites without one dictionary.
+        UserError: no run, a feature that does not exist or is never active, or no earlier site with one dictionary.
     """
     folder, run = Path(folder), Path(run)
     chosen = chosen_features(run, config.features)
@@ -54,20 +63,56 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
 
 
 def below(listed: Sequence[RunDictionary], root: ChosenFeature, config: TreeConfig) -> dict[str, RunDictionary]:
-    """The dictionary of every site that the tree may reach: the root's, and one for each residual site before it."""
-    site = Site.parse(root.dictionary.site)
-    require(site.kind == "resid_post", f"features = {root.key!r}: a tree grows between residual sites, resid_post.*")
+    """The dictionary of every site that the tree may reach: the root's, and of earlier residual sites, the nearest
+    first, the one that fits; sites without any are gone over.
+
+    Raises:
+        UserError: a root outside the residual stream, several that fit at a site, or none before the root.
+    """
+    site = _residual(root.key, root.dictionary.site)
     patterns = config.dictionaries or (root.dictionary.name,)
     path = {root.dictionary.site: root.dictionary}
-    for layer in range(site.layer - 1, max(site.layer - 1 - config.depth, -1), -1):
-        earlier = str(Site("resid_post", layer))
-        at_site = [dictionary for dictionary in listed if dictionary.site == earlier]
-        if not at_site and len(path) > 1:
-            break  # the tree ends where the run has no dictionaries
-        fitting = [dictionary for dictionary in at_site if fits(dictionary, patterns)]
-        if len(fitting) != 1:
-            what = f"{len(fitting)} dictionaries at {earlier} fit {', '.join(patterns)}"
-            example = at_site[0].name if at_site else "those of another run (this one has none there)"
-            raise UserError(f"{what}: give --dictionaries that fit one at each site, such as {example}")
-        path[earlier] = fitting[0]
+    earlier = [dictionary for dictionary in listed if _before(dictionary.site, site)]
+    by_site: dict[str, list[RunDictionary]] = {}
+    for dictionary in sorted(earlier, key=lambda dictionary: -Site.parse(dictionary.site).layer):
+        if fits(dictionary, patterns):
+            by_site.setdefault(dictionary.site, []).append(dictionary)
+    for name, fitting in islice(by_site.items(), config.depth):
+        if len(fitting) > 1:
+            what = f"{len(fitting)} dictionaries at {name} fit {', '.join(patterns)}"
+            raise UserError(f"{what}: give --dictionaries that fit one at each site, such as {fitting[0].name}")
+        path[name] = fitting[0]
+    if config.depth and len(path) == 1:
+        known = ", ".join(dict.fromkeys(dictionary.title for dictionary in earlier)) or "no dictionary there at all"
+        what = f"features = {root.key!r}: nothing before {root.dictionary.site} fits {', '.join(patterns)}"
+        raise UserError(f"{what}; the run has {known}; give --dictionaries, or --depth 0")
     return path
+
+
+def check(config: TreeConfig, _model: ModelConfig, harvested: Sequence[str]) -> None:
+    """Refuse roots that no run of the ``harvested`` sites can grow a tree below.
+
+    Raises:
+        UserError: a root outside the residual stream, at a site that is not harvested, or with no residual site before.
+    """
+    for text, name in named_sites(config.features, harvested).items():
+        site = _residual(text, name)
+        before = any(_before(other, site) for other in harvested) or (site.layer and "resid_post.*" in harvested)
+        require(
+            bool(before) or not config.depth,
+            f"features = {text!r}: a tree needs dictionaries of an earlier resid_post, and the harvest stores none "
+            f"before {name}; add such a site, or ask for depth = 0",
+        )
+
+
+def _residual(key: str, site: str) -> Site:
+    parsed = Site.parse(site)
+    require(parsed.kind == "resid_post", f"features = {key!r}: a tree grows between residual sites, resid_post.*")
+    return parsed
+
+
+def _before(name: str, site: Site) -> bool:
+    if name.endswith("*"):
+        return False
+    other = Site.parse(name)
+    return other.kind == "resid_post" and other.layer < site.layer

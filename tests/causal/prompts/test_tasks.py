@@ -22,6 +22,7 @@ from monolex.causal.prompts.years import Years
 from monolex.config import ModelConfig
 from monolex.errors import UserError
 from monolex.model.language_model import LanguageModel
+from monolex.model.load import load as load_model
 from monolex.model.load import load_tokenizer
 
 CHANGED = {"io_swap": {"IO"}, "p_abc": {"IO", "S1", "S2"}, "s2_io": {"S2"}}
@@ -387,7 +388,8 @@ def test_a_config_draws_what_its_fields_say(bundled: PreTrainedTokenizerBase, wr
     lm = reader(bundled)
     config = PatchConfig(wordings="held-out", names="practised", corruption="s2_io", pairs=7, prompt_seed=4)
     people = {"wordings": wordings.WORDINGS_HELD_OUT, "names": wordings.NAMES_PRACTISED}
-    assert same(draw(lm, config), ioi(bundled, pairs=7, seed=4, corruption="s2_io", **people))
+    demo = load_model(ModelConfig(device="cpu"))
+    assert same(draw(demo, config), ioi(bundled, pairs=7, seed=4, corruption="s2_io", **people))
     assert same(draw(lm, PatchConfig()), ioi(bundled))
     for task in ("pronoun", "greater-than"):
         assert same(draw(lm, PatchConfig(task=task, pairs=5)), TASKS[task](bundled, pairs=5))
@@ -396,6 +398,10 @@ def test_a_config_draws_what_its_fields_say(bundled: PreTrainedTokenizerBase, wr
 
 
 def test_a_config_that_nothing_can_be_drawn_for(bundled: PreTrainedTokenizerBase, tmp_path: Path):
+    for field, general in (("wordings", "standard"), ("names", "common")):
+        said = f"{field} = 'practised' is about what the bundled model practised, and tiny is another: give '{general}'"
+        with pytest.raises(UserError, match=said):
+            draw(reader(bundled), PatchConfig(**{field: "practised"}))  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="task = 'oio': choose ioi, greater-than, pronoun or the path"):
         draw(reader(bundled), PatchConfig(task="oio"))
     with pytest.raises(UserError, match="task = 'ioi': a prompt has .* tokens and tiny 12 positions; cut it"):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from monolex.causal.config import TreeConfig
 from monolex.causal.occurrences import Occurrences, occurrences
-from monolex.causal.tree import one_block
+from monolex.causal.tree import blocks
 from monolex.causal.tree.grow import tree
 from monolex.causal.tree.nodes import Node, Tree, layout
 from monolex.dictionaries.base import Dictionary
@@ -214,11 +214,11 @@ def test_an_exact_dictionary_has_no_error_and_all_features_are_everything() -> N
 def test_a_first_order_estimate_is_exact_where_the_block_is_linear() -> None:
     lm, neurons, ids = chained()
     found = finder(lm, ids)(neurons["resid_post.1"], [5], count=20, low=0.3, seed=0)[5]
-    at = one_block.block_texts(lm, neurons["resid_post.1"], 5, "resid_post.1", found, 100)
+    at = blocks.block_texts(lm, neurons["resid_post.1"], 5, ("resid_post.0", "resid_post.1"), found, 100)
     _, _, c, d, h, mean = parts(lm, neurons["resid_post.1"], 5, ids)
     expected = torch.zeros(8, dtype=torch.float64)
     expected[[4, 6, 3, 2]] = torch.stack([1.5 * h.mean(), mean.mean(), -d.mean(), TRIFLE * c.mean()])
-    estimate, active = one_block.attribute(at, neurons["resid_post.0"])
+    estimate, active = blocks.attribute(at, neurons["resid_post.0"])
     assert torch.allclose(estimate, expected, rtol=0, atol=1e-12)
     assert active.nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4, 6]
 
@@ -226,14 +226,16 @@ def test_a_first_order_estimate_is_exact_where_the_block_is_linear() -> None:
 # Against full forwards with an edit
 
 
-def naive(lm: LanguageModel, dictionaries: dict[str, Dictionary], feature: int, ids: Tensor, change) -> Tensor:
-    """base − edited at each text's end, one unpadded full forward a text; ``change(x)`` edits resid_post.1."""
+def naive(
+    lm: LanguageModel, dictionaries: dict[str, Dictionary], feature: int, ids: Tensor, change, source: str
+) -> Tensor:
+    """base − edited at each text's end, one unpadded full forward a text; ``change(x)`` edits ``source``."""
     found = finder(lm, ids)(dictionaries["resid_post.2"], [feature], count=20, low=0.3, seed=0)[feature]
     values = []
     for text, end in zip(found.tokens, found.end.tolist(), strict=True):
         one = text[None, : end + 1]
         reads = []
-        for edits in ({}, {"resid_post.1": change}):
+        for edits in ({}, {source: change}):
             with hooks.edit(lm, edits):
                 x = hooks.capture(lm, one, ["resid_post.2"]).activations["resid_post.2"][0, -1]
             reads.append(dictionaries["resid_post.2"].encode(x)[feature].clamp_min(0))
@@ -241,15 +243,16 @@ def naive(lm: LanguageModel, dictionaries: dict[str, Dictionary], feature: int, 
     return torch.stack(values)
 
 
-def compare(lm: LanguageModel, dictionaries: dict[str, Dictionary], feature: int) -> None:
-    ids, source = tokens(8, 8), dictionaries["resid_post.1"]
+def compare(lm: LanguageModel, dictionaries: dict[str, Dictionary], feature: int, site: str = "resid_post.1") -> None:
+    """Children of a feature at resid_post.2 among those at ``site``, the last before it."""
+    ids, source = tokens(8, 8), dictionaries[site]
 
     def without(j: int, x: Tensor) -> Tensor:
         return x - source.encode(x)[..., j : j + 1].clamp_min(0) * source.W_dec[j]
 
     result = grow(lm, dictionaries, feature, ids, exact=True, level=0.5, children=source.d_sae)
     effects = torch.stack(
-        [naive(lm, dictionaries, feature, ids, partial(without, j)) for j in range(source.d_sae)]
+        [naive(lm, dictionaries, feature, ids, partial(without, j), site) for j in range(source.d_sae)]
     ).numpy()
     means, errors = effects.mean(1), effects.std(1, ddof=1) / effects.shape[1] ** 0.5
     sure = np.abs(means) > student_t.ppf(0.75, effects.shape[1] - 1) * errors
@@ -259,11 +262,12 @@ def compare(lm: LanguageModel, dictionaries: dict[str, Dictionary], feature: int
     assert [node.feature for node in children] == order
     found = finder(lm, ids)(dictionaries["resid_post.2"], [feature], count=20, low=0.3, seed=0)[feature]
     streams = [
-        hooks.capture(lm, text[None, : end + 1], ["resid_post.1"]).activations["resid_post.1"][0]
+        hooks.capture(lm, text[None, : end + 1], [site]).activations[site][0]
         for text, end in zip(found.tokens, found.end.tolist(), strict=True)
     ]
     assert result.nodes[0].active == int((source.encode(torch.cat(streams)) > 0).any(0).sum())
     for node in children:
+        assert node.site == site
         assert node.effect.value == pytest.approx(means[node.feature], abs=1e-10)
         assert node.standard_error == pytest.approx(errors[node.feature], abs=1e-10)
     whole = {
@@ -272,7 +276,7 @@ def compare(lm: LanguageModel, dictionaries: dict[str, Dictionary], feature: int
     }
     for kind, change in whole.items():
         (node,) = below(result, result.nodes[0], kind)
-        expected = naive(lm, dictionaries, feature, ids, change)
+        expected = naive(lm, dictionaries, feature, ids, change, site)
         assert node.effect.value == pytest.approx(float(expected.mean()), abs=1e-10)
         assert (node.feature, node.activation, node.active) == (None, None, 0)
 
@@ -280,6 +284,21 @@ def compare(lm: LanguageModel, dictionaries: dict[str, Dictionary], feature: int
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_running_one_block_equals_a_full_edited_forward(architecture: str) -> None:
     compare(model(architecture), three(), feature=3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("site", ["resid_post.0", "resid_pre.0"])
+def test_running_several_blocks_equals_a_full_edited_forward(architecture: str, site: str) -> None:
+    dictionaries = three()
+    compare(model(architecture), {name: dictionaries[name] for name in (site, "resid_post.2")}, feature=3, site=site)
+
+
+def test_a_tree_goes_over_sites_without_a_dictionary() -> None:
+    lm, ids, dictionaries = model("llama"), tokens(12, 8), three()
+    sparse = {name: dictionaries[name] for name in ("resid_post.2", "resid_pre.0")}
+    result = grow(lm, sparse, 3, ids, depth=3)
+    assert {node.site for node in result.nodes} == {"resid_post.2", "resid_pre.0"}
+    assert all(node.contexts and not node.active for node in result.nodes if node.parent == 0 and node.feature)
 
 
 @pytest.mark.parametrize("activation", ["topk", "threshold", "linear"])
@@ -339,7 +358,7 @@ def test_the_size_of_a_fold_does_not_change_the_tree(batch_tokens: int) -> None:
 
 def test_codes_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = grow(model("gpt2"), three(), 3, tokens(12, 8))
-    monkeypatch.setattr(one_block, "CANDIDATES_AT_ONCE", 3)
+    monkeypatch.setattr(blocks, "CANDIDATES_AT_ONCE", 3)
     same(whole, grow(model("gpt2"), three(), 3, tokens(12, 8)))
 
 
@@ -362,12 +381,13 @@ def test_few_confirmed_candidates_are_counted_and_mostly_the_right_ones() -> Non
     assert np.mean(kept) > 0.5
 
 
-def test_an_estimate_is_the_slope_of_the_effect() -> None:
+@pytest.mark.parametrize("site", ["resid_post.1", "resid_pre.0"])
+def test_an_estimate_is_the_slope_of_the_effect(site: str) -> None:
     lm, ids, dictionaries = model("gpt2"), tokens(12, 8), three()  # a model without float32 inside
-    target, source = dictionaries["resid_post.2"], dictionaries["resid_post.1"]
+    target, source = dictionaries["resid_post.2"], dictionaries[site]
     found = finder(lm, ids)(target, [3], count=20, low=0.3, seed=0)[3]
-    at = one_block.block_texts(lm, target, 3, "resid_post.2", found, 50)
-    estimate, active = one_block.attribute(at, source)
+    at = blocks.block_texts(lm, target, 3, (site, "resid_post.2"), found, 50)
+    estimate, active = blocks.attribute(at, source)
     step = 1e-6
 
     def shrunk(j: int, by: float, x: Tensor) -> Tensor:
@@ -378,7 +398,7 @@ def test_an_estimate_is_the_slope_of_the_effect() -> None:
         for text, end in zip(found.tokens, found.end.tolist(), strict=True):
             reads = []
             for by in (-step, step):
-                with hooks.edit(lm, {"resid_post.1": partial(shrunk, j, by)}):
+                with hooks.edit(lm, {site: partial(shrunk, j, by)}):
                     x = hooks.capture(lm, text[None, : end + 1], ["resid_post.2"]).activations["resid_post.2"]
                 reads.append(target.pre_activations(x)[0, -1, 3])
             slopes.append((reads[0] - reads[1]) / (2 * step))
@@ -456,7 +476,7 @@ def test_features_are_looked_up_once_a_generation_and_the_tree_ends_where_dictio
         asked.append((dictionary.config.site, list(features)))
         return finder(lm, ids)(dictionary, features, **settings)
 
-    some = {site: made for site, made in three().items() if site != "resid_post.0"}
+    some = {site: three()[site] for site in ("resid_post.1", "resid_post.2")}
     result = tree(lm, some, "resid_post.2", 3, find, TreeConfig(low=0.3, depth=9, children=4), text=str)
     assert [site for site, _ in asked] == ["resid_post.2", "resid_post.1"]
     assert all(len(set(features)) == len(features) for _, features in asked)
@@ -568,5 +588,5 @@ def test_dictionaries_that_do_not_fit() -> None:
         grow(lm, {**good, "mlp_act.1": wide}, 3, tokens())
     with pytest.raises(UserError, match="is of resid_post.0, not of resid_post.1"):
         grow(lm, {**good, "resid_post.1": good["resid_post.0"]}, 3, tokens())
-    with pytest.raises(UserError, match="resid_pre.2 or resid_post.1; add one"):
+    with pytest.raises(UserError, match="no dictionary is of an earlier place in the residual stream; add one"):
         grow(lm, {"resid_post.2": good["resid_post.2"]}, 3, tokens())

@@ -1,9 +1,9 @@
-"""What in the stream that enters a block moves a feature of the stream that leaves it, and what that feature moves.
+"""What in the stream that enters some blocks moves a feature of the stream that leaves them, and what that one moves.
 
-A :class:`BlockTexts` holds some texts that end at tokens on which the feature is active. Only the one block is run
-again, on edited streams, and the feature is read at the last token of each text. Versions of texts are folded into the
-batch in order of length; a version whose edit changes nothing is not run, since its effect is exactly zero. Effects are
-base − edited: what the edit takes away from the feature.
+A :class:`BlockTexts` holds some texts that end at tokens on which the feature is active. Only the blocks between the
+two sites, one or several, are run again on edited streams, and the feature is read at the last token of each text.
+Versions of texts are folded into the batch in order of length; a version whose edit changes nothing is not run, since
+its effect is exactly zero. Effects are base − edited: what the edit takes away from the feature.
 
 Edits hold at every position. In many models the first one is far from all others and attended to by all, so where a
 dictionary was not trained on it, what is ablated there can outweigh the rest of the text.
@@ -41,7 +41,7 @@ class Readings(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class BlockTexts:
-    """Texts on which a feature is active, run up to the block that writes its site; made by :func:`block_texts`."""
+    """Texts on which a feature is active, run up to an earlier site and to its own; made by :func:`block_texts`."""
 
     lm: LanguageModel
     """The model."""
@@ -49,25 +49,25 @@ class BlockTexts:
     """Whose feature is read."""
     feature: int
     """Which one."""
-    block: int
-    """The block in between; -1 where the feature is one of the embedded tokens, which no block writes."""
+    blocks: range
+    """The blocks in between; none where nothing earlier is looked at."""
     tokens: Int[Tensor, "texts tokens"]
     """The texts, padded on the right."""
     end: Int[Tensor, "texts"]
     """Position of every text's last token."""
     x: Float[Tensor, "texts tokens d_model"]
-    """The stream that enters the block; without a block the feature's own site."""
+    """The stream that enters the first of them; without blocks the feature's own site."""
     base: Readings
     """The feature without an edit."""
     batch_tokens: int
     """Tokens of a forward."""
 
     def rerun(self, texts: Int[Tensor, "versions"], x: Float[Tensor, "versions tokens d_model"]) -> Readings:
-        """:class:`Readings` of ``versions`` of ``texts`` (numbers, repeated at will) with ``x`` entering the block."""
-        after = f"resid_post.{self.block}"
+        """:class:`Readings` of ``versions`` of ``texts`` (numbers, repeated at will) with ``x`` entering the blocks."""
+        after = f"resid_post.{self.blocks[-1]}"
         tokens = self.tokens[texts, : x.shape[1]]
         mask = until_end(tokens, self.end[texts])
-        run = hooks.run_from(self.lm, self.block, x, tokens, sites=[after], mask=mask, logits=False)
+        run = hooks.run_from(self.lm, self.blocks[0], x, tokens, sites=[after], mask=mask, logits=False)
         return read(self.target, self.feature, at_end(run.activations[after], self.end[texts]))
 
 
@@ -87,12 +87,21 @@ def boundary(site: str) -> int:
 
 @torch.no_grad()
 def block_texts(
-    lm: LanguageModel, target: Dictionary, feature: int, site: str, occurrences: Occurrences, batch_tokens: int
+    lm: LanguageModel,
+    target: Dictionary,
+    feature: int,
+    sites: tuple[str | None, str],
+    occurrences: Occurrences,
+    batch_tokens: int,
 ) -> BlockTexts:
-    """Run the texts of ``occurrences``, the first of every document, up to ``site``."""
+    """Run the texts of ``occurrences``, the first of every document, up to the feature's site, the second of ``sites``.
+
+    The first is the earlier one whose features are going to be ablated, None where none are.
+    """
+    earlier, site = sites
     tokens, end = _one_a_document(occurrences)
-    block = boundary(site) - 1
-    entering = site if block < 0 else f"resid_pre.{block}"
+    blocks = range(boundary(site if earlier is None else earlier), boundary(site))
+    entering = earlier or site
     x = torch.zeros(*tokens.shape, lm.d_model, dtype=lm.dtype, device=lm.device)
     readings = torch.zeros(2, len(end), dtype=torch.float64)
     for part in folds(end, batch_tokens):
@@ -101,7 +110,7 @@ def block_texts(
         seen = hooks.capture(lm, tokens[part, :width], [entering, site], mask=mask).activations
         x[part, :width] = seen[entering]
         readings[:, part] = torch.stack(read(target, feature, at_end(seen[site], end[part]))).double().cpu()
-    return BlockTexts(lm, target, feature, block, tokens, end, x, Readings(*readings), batch_tokens)
+    return BlockTexts(lm, target, feature, blocks, tokens, end, x, Readings(*readings), batch_tokens)
 
 
 def read(target: Dictionary, feature: int, x: Float[Tensor, "rows d_in"]) -> Readings:
@@ -130,17 +139,17 @@ def folds(end: Int[Tensor, "texts"], batch_tokens: int) -> Iterator[Int[Tensor, 
 def codes(
     texts: BlockTexts, source: Dictionary, text: int, features: Int[Tensor, "chosen"] | None = None
 ) -> Float[Tensor, "tokens chosen"]:
-    """Positive codes of the stream that enters the block, over one text."""
+    """Positive codes of the stream that enters the blocks, over one text."""
     x = texts.x[text, : int(texts.end[text]) + 1]
     active = source.encode(x) if features is None else source.encode_some(x, features)
     return active.clamp_min(0)
 
 
 class Attribution(NamedTuple):
-    """What one backward pass says of every feature of the stream that enters the block."""
+    """What one backward pass says of every feature of the stream that enters the blocks."""
 
     estimate: Float[Tensor, "d_sae"]
-    """Effect of its ablation on the pre-activation, mean over texts, were the block linear."""
+    """Effect of its ablation on the pre-activation, mean over texts, were the blocks linear."""
     active: Bool[Tensor, "d_sae"]
     """Whether it is active anywhere in the texts."""
 
@@ -149,7 +158,8 @@ def attribute(texts: BlockTexts, source: Dictionary) -> Attribution:
     """The effect of ablating each feature, to first order: ``Σ_t c_j(t) f_j · ∂pre/∂x_t``."""
     total = torch.zeros(source.d_sae, dtype=torch.float64)
     active = torch.zeros(source.d_sae, dtype=torch.bool)
-    for part in folds(texts.end, texts.batch_tokens):
+    # every block keeps what its gradient needs
+    for part in folds(texts.end, max(1, texts.batch_tokens // len(texts.blocks))):
         x = texts.x[part, : int(texts.end[part[-1]]) + 1].detach().requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(texts.rerun(part, x).pre.sum(), x)
