@@ -37,6 +37,11 @@ def test_tokens_are_active_in_their_own_context(acts, activation, low):
         assert one.maximum == pytest.approx(maximum, rel=1e-5)
         in_range = (codes[:, feature] > 0) & (codes[:, feature] >= low * maximum)
         assert one.active == int(in_range.sum())
+        # over all tokens of the split, silent ones and those out of range included, and negative codes as 0
+        assert one.mean == pytest.approx(float(codes[:, feature].clamp_min(0).double().mean()), rel=1e-5)
+        assert one.mean < float(codes[in_range, feature].mean())
+        drawn = codes[torch.randperm(len(codes), generator=torch.Generator().manual_seed(0)), feature].clamp_min(0)
+        assert torch.allclose(one.pool, drawn[:4096], rtol=1e-5, atol=1e-6)
         assert 0 < len(one.end) == min(12, one.active)
         assert (one.activation >= low * one.maximum).all()
         seen = dictionary(activation).encode(read(make_lm(), SITE, one.tokens))

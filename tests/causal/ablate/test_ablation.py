@@ -11,7 +11,7 @@ from helpers import random_pairs, tiny
 from helpers.ablations import IDS, MEAN, Case, add, case, occurring, over_documents, same_numbers
 from helpers.tiny_harvests import make_lm
 from helpers.wired import directions, wired
-from scipy.stats import kstest
+from scipy.stats import kstest, ttest_1samp
 from torch import Tensor
 
 from monolex import stats
@@ -299,7 +299,8 @@ def test_interactions_are_with_the_most_active_features_and_where_both_are_activ
     assert [one.feature for one in ablation.interactions] == largest
     token = int(by_token(ablation, "probability", "change").argmin())
     assert ablation.metric_token == str(token)
-    for one in ablation.interactions[:3]:
+    plain: dict[int, float] = {}
+    for one in ablation.interactions:
         rows = (codes[:, one.feature] > 0).nonzero()[:, 0].tolist()
         values = []
         for row in rows:
@@ -314,8 +315,19 @@ def test_interactions_are_with_the_most_active_features_and_where_both_are_activ
         by = over_documents(torch.stack(values), occurrences.doc[rows])
         assert [one.alone.value, one.both.value, one.interaction.value] == pytest.approx(by.mean(0).tolist(), abs=1e-10)
         assert one.interaction.n == len(by)
-    plain = [one.p for one in ablation.interactions if one.p is not None]
-    assert all(0 <= p <= 1 for p in plain)
+        if len(by) > 2:
+            plain[one.feature] = float(ttest_1samp(by[:, 2].numpy(), 0).pvalue)
+    corrected = {one.feature: one.p for one in ablation.interactions if one.p is not None}
+    assert len(plain) > 2
+    assert corrected == pytest.approx(step_up(plain), rel=1e-6)
+    assert any(corrected[partner] > 1.1 * p for partner, p in plain.items())
+
+
+def step_up(plain: dict[int, float]) -> dict[int, float]:
+    """Benjamini and Hochberg, written out: of every p and those above it the smallest, times tests over rank."""
+    ranked = sorted(plain, key=lambda partner: plain[partner])
+    times = [plain[partner] * len(ranked) / rank for rank, partner in enumerate(ranked, 1)]
+    return {partner: min(1.0, *times[rank:]) for rank, partner in enumerate(ranked)}
 
 
 def planted(seed: int, readout: Tensor) -> Case:

@@ -189,6 +189,26 @@ def test_logit_differences_and_what_is_recovered():
     assert curves.recovered(curve, 1, ends).value == pytest.approx(1, abs=1e-9)
 
 
+def test_what_is_right_after_both_prompts_is_no_foil():
+    """Else the base's own answer stands on both sides, and the difference is pulled towards 0."""
+    lm, prompts = tiny.model("gpt_neox"), random_pairs.pairs()
+    alone = prompts.donor_right
+    both = tuple((*base, *donor) for base, donor in zip(prompts.right, alone, strict=True))
+    shared = PromptPairs(**{**vars(prompts), "donor_right": both})
+    base, donor = (at_end(hooks.logits(lm, ids), prompts) for ids in (prompts.base, prompts.donor))
+    rows = torch.arange(len(prompts))
+    patch = prepare_patch(lm, shared, "resid_post.1", random_pairs.complete(32))
+    assert [list(row) for row in patch.foil] == [list(row) for row in alone]
+    ends = curves.floors(patch)
+    for metric, logits in ((ends.none.metric, base), (ends.donor_metric, donor)):
+        assert tiny.close(torch.tensor(metric), logits[rows, rows] - logits[rows, rows + 30])
+    # where the donor has no answer of its own, the base's wrong ones take its place
+    nothing = PromptPairs(**{**vars(prompts), "donor_right": prompts.right})
+    patch = prepare_patch(lm, nothing, "resid_post.1", random_pairs.complete(32))
+    wrong = torch.logsumexp(torch.stack([base[rows, rows + 10], base[rows, rows + 20]]), 0)
+    assert tiny.close(torch.tensor(curves.floors(patch).none.metric), base[rows, rows] - wrong)
+
+
 @pytest.mark.parametrize("architecture", tiny.EDITED)
 def test_faithfulness_and_completeness_at_their_ends(architecture):
     lm, prompts = tiny.model(architecture), random_pairs.pairs()
