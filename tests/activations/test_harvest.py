@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from helpers.tiny import tiny
+from helpers.tiny import tiny, tiny_hf
 from helpers.tiny_harvests import SITES, contents, corpus_of, make_lm, small_shards, store
-from helpers.tiny_texts import write_chats
+from helpers.tiny_texts import make_tokenizer, write_chats
 from safetensors.torch import load_file
 
 from monolex import artifact
@@ -24,6 +24,7 @@ from monolex.config import CorpusConfig
 from monolex.errors import UserError
 from monolex.model.hooks import capture
 from monolex.model.language_model import LanguageModel
+from monolex.model.load import wrap
 from monolex.text.corpus import build
 
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -128,6 +129,17 @@ def test_positions_and_separator_by_option(stored: Stored, tmp_path: Path) -> No
     assert (reader.tokens(0, reader.n_rows) == 0).any()
     dropped = manifest.data["dropped"]["train"]
     assert dropped["bos"] == 0 and dropped["position_or_role"] * 13 == manifest.data["rows"]["train"] * 3
+
+
+def test_the_separator_of_a_tokenizer_without_a_bos_is_left_out(tmp_path: Path) -> None:
+    lm = wrap(tiny_hf("gpt_neox", vocab_size=330), make_tokenizer(bos=False, eos=True), "tiny")
+    end = lm.tokenizer.eos_token_id  # pyright: ignore[reportOptionalMemberAccess]
+    manifest = store(tmp_path / "out", lm, corpus_of(tmp_path))
+    packed = load_file(tmp_path / "out" / "corpus.safetensors")
+    separators = int((packed["train.tokens"] == end)[packed["train.keep"]].sum())
+    assert manifest.data["dropped"]["train"]["bos"] == separators > 0
+    reader = Reader(tmp_path / "out", SITES[0])
+    assert end not in reader.tokens(0, reader.n_rows)
 
 
 def test_batches_without_a_kept_token_are_passed_over(lm: LanguageModel, tmp_path: Path, monkeypatch) -> None:

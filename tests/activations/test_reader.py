@@ -114,14 +114,20 @@ def test_an_epoch_serves_every_row_once(n_rows: int, window: int) -> None:
     assert not torch.equal(*epochs)
 
 
-@pytest.mark.parametrize("window", [64, 300, 5000])
-def test_a_batch_follows_from_seed_and_number(window: int) -> None:
+@pytest.mark.parametrize(
+    ("batch", "window", "block"), [(32, 64, 1), (32, 300, 1), (32, 5000, 1), (17, 300, 2), (11, 700, 7), (5, 800, 16)]
+)
+def test_a_batch_follows_from_seed_and_number(batch: int, window: int, block: int) -> None:
     def stream(seed: int = 0) -> Stream:
-        return Stream({"a": Numbered(1003)}, 32, seed, window)
+        return Stream({"a": Numbered(1003)}, batch, seed, window)
 
-    expected = served(stream(), 80)
-    for start in (0, 1, 2, 9, 30, 31, 32, 62, 70):
-        assert all(map(torch.equal, served(stream(), 10, start), expected[start:])), start
+    # a last block that is short, wherever blocks are of more than a row
+    assert stream()._block == block and (block == 1 or 1003 % block > 0)
+    per_epoch = stream().steps_per_epoch
+    expected = torch.cat(served(stream(), 2 * per_epoch + 10)).split(batch)
+    for start in (*range(0, 2 * per_epoch, 5), per_epoch - 1, per_epoch, per_epoch + 1):
+        found = torch.cat(served(stream(), 10, start))
+        assert torch.equal(found, torch.cat(expected[start : start + 10])), start
     assert not torch.equal(served(stream(1), 1)[0], expected[0])
 
 

@@ -67,6 +67,9 @@ def test_opposite_directions_differ_unless_codes_are_signed():
     w = unit(8)
     assert mmcs(make(w), make(-w), CONFIG).value < 0.9
     assert mmcs(make(w, activation="linear"), make(-w), CONFIG).value == pytest.approx(1, abs=1e-6)
+    # one of the two is enough: an axis of either sign is met by a direction of any
+    assert mmcs(make(w), make(-w, activation="linear"), CONFIG).value == pytest.approx(1, abs=1e-6)
+    assert matching(make(w, activation="linear"), make(-w)).cosines.tolist() == pytest.approx([1] * 8, abs=1e-6)
     assert matching(make(w), make(-w, activation="linear")).cosines.tolist() == pytest.approx([1] * 8, abs=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -124,6 +125,29 @@ def test_a_killed_stage_goes_on_and_ends_the_same(made, tmp_path, monkeypatch):
     gather(made, tmp_path / "parts")
     assert len(left) == 2 and not set(left) & set(done)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_death_between_the_last_store_and_the_manifest_gathers_nothing_again(made, tmp_path, monkeypatch):
+    """An older answer lies there too; it must not pass for one whose stores are half replaced."""
+    few = {"sites": ("resid_post.0",), "dictionaries": ("topk-*", "pca")}
+    gather(made, tmp_path / "whole", **few)
+    gather(made, tmp_path / "out", **few, top=2)
+    real = os.replace
+
+    def dies(source, target):
+        if Path(target) == tmp_path / "out" / "manifest.json":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.replace", dies)
+        gather(made, tmp_path / "out", **few)
+    with pytest.raises(UserError, match="no finished"):
+        open_artifact(tmp_path / "out")
+    monkeypatch.setattr(stage, "_site", lambda *_: pytest.fail("a site is gathered again"))
+    gather(made, tmp_path / "out", **few)
+    assert verify(tmp_path / "out").content == open_artifact(tmp_path / "whole").content
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("site", ["resid_post.2", "mlp_act.1"])

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from safetensors.torch import save
 from monolex.activations import outliers
 from monolex.artifact import MANIFEST, finish, open_artifact, verify, write_bytes
 from monolex.config import TrainConfig
-from monolex.dictionaries.base import load
+from monolex.dictionaries.base import Dictionary, load
 from monolex.errors import UserError
 from monolex.text.corpus import build
 from monolex.training.data import TrainingData, model_source
@@ -175,6 +176,72 @@ def test_state_of_another_request_is_not_resumed(tmp_path):
     served: list[int] = []
     train_from(tmp_path, source(served.append, scale=2.0), CONFIG)
     assert served[0] == 0
+
+
+def test_checkpoints_of_a_killed_request_are_not_those_of_the_next(tmp_path):
+    """Nothing lists what a killed sweep had written, and a checkpoint looks like any other."""
+    with pytest.raises(Killed):
+        train_from(tmp_path / "a", source(dying_at(11)), CONFIG)
+    assert (tmp_path / "a" / "checkpoints" / "8").is_dir()
+    other = replace(CONFIG, keep_checkpoints=1)
+    manifest = train_from(tmp_path / "a", source(), other)
+    assert manifest.data["checkpoints"] == [5]
+    assert {path.split("/")[1] for path in manifest.files if path.startswith("checkpoints/")} == {"5"}
+    train_from(tmp_path / "b", source(), other)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_death_between_the_last_file_and_the_manifest_loses_no_step(whole, tmp_path, monkeypatch):
+    """All dictionaries lie there; without a manifest they are nobody's, and the state is still what was saved."""
+
+    def dies(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("monolex.training.trainer.finish", dies)
+        train_from(tmp_path, source(), CONFIG)
+    assert (tmp_path / "members.json").exists() and not (tmp_path / MANIFEST).exists()
+    served: list[int] = []
+    train_from(tmp_path, source(served.append), CONFIG)
+    assert served == [20, 21, 22]
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_death_while_an_older_sweep_is_cleared_leaves_no_older_answer(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "sweep")
+    real = Path.unlink
+
+    def dies(path, *arguments, **options):
+        real(path, *arguments, **options)
+        if path.name == "weights.safetensors":
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "unlink", dies)
+        train_from(tmp_path / "sweep", source(scale=2.0), CONFIG)
+    assert not (tmp_path / "sweep" / MANIFEST).exists()
+    train_from(tmp_path / "sweep", source(), CONFIG)
+    assert contents(tmp_path / "sweep") == contents(whole)
+
+
+def test_other_weights_at_the_same_place_are_another_start(whole, tmp_path):
+    """The configuration names a folder; what lies in it is what was asked for."""
+    start = tmp_path / "start"
+    shutil.copytree(whole / "a" / "untied-a0.01-r2-s0", start)
+    asked = replace(CONFIG, kinds=("untied",), init=str(start), steps=3)
+    stream = TrainingData(source().stream, {"a": 7}, content="toy")
+    first = train_from(tmp_path / "sweep", stream, asked)
+    assert train_from(tmp_path / "sweep", stream, asked) == first
+    weights = load(start)
+    Dictionary(weights.config, {**weights.weights, "b_enc": weights.weights["b_enc"] + 0.1}).save(start)
+    second = train_from(tmp_path / "sweep", stream, asked)
+    assert second.request != first.request and second.content != first.content
+    # what a dictionary says of itself is read too: its threshold, and the steps before
+    facts = replace(weights.config, recipe={**weights.config.recipe, "steps_done": 7})
+    Dictionary(facts, load(start).weights).save(start)
+    third = train_from(tmp_path / "sweep", stream, asked)
+    assert third.request not in (first.request, second.request)
+    assert load(tmp_path / "sweep" / third.data["members"][0]["path"]).config.recipe["steps_before"] == 7
 
 
 def test_folder_of_another_kind_is_left_alone(tmp_path):

@@ -135,6 +135,16 @@ def test_fragments_are_neighbouring_tokens_of_one_document(stored, mode):
     assert len(np.unique(fragments.doc)) == len(fragments.doc) if mode == "paper" else len(np.unique(rows)) == rows.size
 
 
+@pytest.mark.parametrize("mode", ["paper", "modern"])
+def test_rows_with_gaps_between_them_are_no_fragment(tmp_path, mode):
+    """With `positions = "::2"` neighbouring rows are not neighbouring tokens."""
+    lm = make_lm()
+    store(tmp_path, lm, corpus_of(tmp_path / "text", context_length=32, positions="::2"))
+    gaps = lm, Reader(tmp_path, "resid_post.0"), packed_rows(tmp_path, "train")
+    with pytest.raises(UserError, match="no document has 2 kept tokens in a row: lower fragment_tokens"):
+        cut(gaps, mode=mode, fragment_tokens=2)
+
+
 def test_one_fragment_a_document_at_a_random_place(stored):
     starts = [cut(stored, explain_seed=seed).start for seed in range(3)]
     assert all(len(start) == len(starts[0]) for start in starts)
