@@ -108,16 +108,17 @@ def copied(tree: Path, target: Path) -> None:
             shutil.copy(source, target / name)
 
 
-def tested(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """Exit code and output of pytest on ``tests`` in ``tree``."""
-    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "--tb=line", "-rfE", "-p", "no:cacheprovider", *tests]
+def tested(tree: Path, tests: Sequence[str], *options: str, limit: int | None = LONGEST) -> tuple[int, str]:
+    """Exit code and output of pytest on ``tests`` in ``tree``, for at most ``limit`` seconds."""
+    options = ("-x", "-q", "--tb=line", "-rfE", "-p", "no:cacheprovider", *options)
+    command = [sys.executable, "-B", "-m", "pytest", *options, *tests]
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         run = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired:
-        return FAILED, f"FAILED a test that ran for {LONGEST} s - timeout"
+        return FAILED, f"FAILED a test that ran for {limit} s - timeout"
     return run.returncode, run.stdout + run.stderr
 
 
@@ -161,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             copied(TREE, Path(scratch) / str(number))
             free.put(Path(scratch) / str(number))
         first = Path(scratch) / "0"
-        code, output = tested(first, sorted({test for mutant in table for test in mutant.selected()}))
+        every = sorted({test for mutant in table for test in mutant.selected()})
+        code, output = tested(first, every, "-n", str(options.jobs), limit=None) if every else (0, "")
         if code != 0:
             print(f"the tests do not pass without a fault either:\n{output[-2000:]}")
             return 1
