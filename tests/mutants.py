@@ -181,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             said = verdict.trouble or (f"noticed by {verdict.noticed}" if verdict.noticed else "NOBODY NOTICED")
             print(f"{verdict.seconds:5.1f} s  {verdict.mutant.name}  {said}", flush=True)
     left = [verdict.mutant.name for verdict in verdicts if not verdict.noticed]
-    print(f"{len(verdicts)} faults, {len(verdicts) - len(left)} noticed", *(f"not noticed: {n}" for n in left), sep="\n")
+    print(
+        f"{len(verdicts)} faults, {len(verdicts) - len(left)} noticed", *(f"not noticed: {n}" for n in left), sep="\n"
+    )
     return 1 if left or wrong else 0
 
 
