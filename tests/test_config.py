@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from monolex.config import (
 )
 from monolex.errors import UserError
 from monolex.interp.config import ExplainConfig, ScoreConfig
+from monolex.run_toml import run_config
 from monolex.tables import from_table
 
 CONFIGS = (ModelConfig, CorpusConfig, HarvestConfig, TrainConfig, BaselineConfig, EvalConfig, FeaturesConfig)
@@ -107,6 +109,28 @@ def test_positions_are_a_python_slice(text, kept):
 def test_a_slice_that_is_none_or_keeps_nothing_is_refused(text):
     with pytest.raises(UserError, match="positions"):
         CorpusConfig(context_length=8, positions=text)
+
+
+RUN = {"model": {}, "corpus": {}, "harvest": {"sites": ["resid_post.0"]}, "train": {}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"tree": {"x": {}}}, r"\[tree.x\] needs features, a list of SITE/NAME:NUMBER"),
+        ({"train": {"a b": {}}}, r"\[train\] holds 'a b'; write named tables, such as \[train.residual\]"),
+        ({"controls": {"models": ["zeros"]}}, r"\[controls\] models holds 'zeros'; choose from "),
+        ({"corpus": {"held_out": 0.0}}, r"\[corpus\] held_out = 0 leaves nothing to evaluate on"),
+        ({"score": {"x": {"explanations": "y"}}}, r"\[score.x\] explanations = 'y': name one of the tables"),
+        ({"nothing": {}}, "unknown entry 'nothing'; a run has the tables model, corpus, "),
+        ({"train": 3}, "unknown entry 'train'"),
+    ],
+)
+def test_tables_that_do_not_agree_are_refused_by_name(changed, sentence):
+    assert run_config(RUN, Path("run.toml")).tables["train"]
+    with pytest.raises(UserError, match=sentence) as refused:
+        run_config({**RUN, **changed}, Path("run.toml"))
+    assert "\n" not in str(refused.value)
 
 
 ASKING = {"explainers": ("openai",), "llm": "m", "base_url": "http://127.0.0.1:1/v1"}

@@ -12,6 +12,7 @@ from torch import Tensor
 from monolex.activations.reader import Reader
 from monolex.activations.rule import RowFilter
 from monolex.activations.shuffle import Mixing
+from monolex.activations.stored import packed_rows
 from monolex.activations.stream import ModelStream, Stream
 from monolex.errors import UserError
 from monolex.model.hooks import capture
@@ -88,6 +89,8 @@ def test_what_cannot_be_read_is_one_sentence(folder: Path, tmp_path: Path, lm: L
         Reader(folder, "resid_post.1")
     with pytest.raises(UserError, match="no finished activations artefact"):
         Reader(tmp_path, "resid_post.1")
+    with pytest.raises(UserError, match="split = 'valid': choose train or held_out"):
+        Reader(folder, SITES[0], "valid")  # pyright: ignore[reportArgumentType]
     store(tmp_path, lm, corpus_of(tmp_path / "text"))
     shard = tmp_path / SITES[0] / "train-00000.safetensors"
     content = shard.read_bytes()
@@ -97,6 +100,10 @@ def test_what_cannot_be_read_is_one_sentence(folder: Path, tmp_path: Path, lm: L
     shard.write_bytes(b"\xff" * len(content))
     with pytest.raises(UserError, match="train-00000.safetensors is damaged"):
         Reader(tmp_path, SITES[0]).read(0, 1)
+    corpus = tmp_path / "corpus.safetensors"
+    corpus.write_bytes(b"\xff" * corpus.stat().st_size)
+    with pytest.raises(UserError, match="corpus.safetensors is damaged .*; delete its manifest and harvest again"):
+        packed_rows(tmp_path, "train")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "schema": 99}))
     with pytest.raises(UserError, match="schema 99"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, DictionaryConfig, SparseCodes, load
+from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, DictionaryConfig, SparseCodes, load, sparse
 from monolex.errors import UserError
 
 D_IN, D_SAE = 3, 5
@@ -63,6 +63,14 @@ def test_sparse_codes_keep_signs_and_empty_rows():
     assert sparse.features.tolist() == [1, 2]
     assert sparse.values.tolist() == [-2.0, 1.0]
     assert torch.equal(sparse.dense(), x)
+
+
+@pytest.mark.usefixtures("unchecked_arrays")
+def test_sparse_codes_are_of_rows_alone():
+    dictionary = reading_pre("linear")
+    for x in (torch.zeros(3), torch.zeros(2, 2, 3)):
+        with pytest.raises(UserError, match=r"give x as \[rows, d_in\], not "):
+            sparse(dictionary.encode(x))
 
 
 def test_sparse_codes_of_no_features_are_zero():

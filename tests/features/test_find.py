@@ -21,6 +21,7 @@ from monolex.features.known import open_store
 from monolex.features.prompt_activations import tokenise
 from monolex.features.query import COLUMNS, OPERATORS, FindConfig, condition
 from monolex.model.hooks import capture
+from monolex.model.load import wrap
 from monolex.text.characters import alone
 
 PROMPT = "the cat sat on a mat"
@@ -309,6 +310,17 @@ def test_bad_questions_exit_with_2_and_one_line(run, asked, capsys):
     assert main(["find", str(run), *asked]) == 2
     error = capsys.readouterr().err
     assert error.startswith("monolex: ") and error.count("\n") == 1
+
+
+def test_a_prompt_beyond_the_model_is_refused_not_cut(run):
+    with pytest.raises(UserError, match="prompt has more tokens than the 64 that .* takes; shorten it"):
+        find(run, FindConfig(prompt="the cat " * 99))
+
+
+def test_a_model_without_a_tokenizer_reads_no_text(run):
+    lm = wrap(stored_model(run / "activations", "cpu").hf, None, "mute")
+    with pytest.raises(UserError, match="mute has no tokenizer, so no text can be given to it"):
+        find(run, FindConfig(prompt="a"), lm=lambda: lm)
 
 
 def test_no_run_is_one_line(tmp_path, capsys):

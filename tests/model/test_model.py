@@ -239,6 +239,15 @@ def test_device_map_without_accelerate(config: ModelConfig) -> None:
         load(replace(config, device_map="auto"))
 
 
+def test_weights_out_of_memory_have_no_fingerprint() -> None:
+    lm = tiny("gpt2")
+    head = lm.hf.get_output_embeddings()
+    assert isinstance(head, torch.nn.Linear)
+    head.weight = torch.nn.Parameter(head.weight.to("meta"))
+    with pytest.raises(UserError, match="device_map moved .* out of memory"):
+        _ = lm.fingerprint
+
+
 def test_a_device_that_is_not_here(config: ModelConfig) -> None:
     with pytest.raises(UserError, match="device = 'cuda:63'"):
         load(replace(config, device="cuda:63"))
