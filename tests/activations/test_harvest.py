@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -235,6 +236,30 @@ def test_a_damaged_remainder_is_not_built_upon(damage: str, stored: Stored, tmp_
         (tmp_path / "progress.json").write_text('{"request": 1')
     store(tmp_path, stored.lm, stored.corpus)
     assert contents(tmp_path) == contents(stored.folder)
+
+
+@pytest.mark.parametrize("other", ["option", "text", "weights"])
+def test_a_killed_harvest_of_something_else_is_not_built_upon(
+    other: str, stored: Stored, tmp_path: Path, monkeypatch
+) -> None:
+    """Its shards are whole, of the same sites and as many rows."""
+    small_shards(monkeypatch)
+    lm, corpus, changes = stored.lm, stored.corpus, {}
+    if other == "option":
+        changes = {"max_norm": 1e6}
+    elif other == "text":
+        corpus = replace(corpus, corpus_seed=7)
+    else:
+        lm = make_lm()
+        with torch.no_grad():
+            lm.hf.get_input_embeddings().weight.mul_(1.5)
+    with monkeypatch.context() as patch:
+        crash_after(patch, 1 + 2 * (len(SITES) + 2))
+        with pytest.raises(KeyboardInterrupt):
+            store(tmp_path / "killed", lm, corpus, **changes)
+    assert list((tmp_path / "killed").glob("*/train-00001*"))
+    store(tmp_path / "killed", stored.lm, stored.corpus)
+    assert contents(tmp_path / "killed") == contents(stored.folder)
 
 
 SCRIPT = """

@@ -289,6 +289,15 @@ def test_the_content_of_a_stream_from_the_model_follows_what_it_serves(lm: Langu
         content(lm=make_lm("llama")),
     ]
     assert len({content(), *changed}) == 1 + len(changed)
+    # which tokens are kept, even where that changes neither their number nor that of windows
+    everything = torch.ones_like(rows.keep)
+    every_other = everything & (torch.arange(16) % 2 > 0)
+    kept = [Rows(rows.tokens, rows.docs, keep) for keep in (every_other, ~every_other)]
+    assert len({content(of=part, drop_bos=False) for part in kept}) == 2
+    marked = rows.tokens.clone()
+    marked[:, 0] = 0
+    whole = Rows(marked, rows.docs, everything)
+    assert content(of=whole, window=10_000) != content(of=whole, window=10_000, drop_bos=False)
     assert content(batch_rows=4) == content(batch_rows=8) == content()
 
 

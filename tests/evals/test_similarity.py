@@ -73,6 +73,17 @@ def test_opposite_directions_differ_unless_codes_are_signed():
     assert matching(make(w), make(-w, activation="linear")).cosines.tolist() == pytest.approx([1] * 8, abs=1e-6)
 
 
+def test_an_axis_of_signed_codes_is_like_its_opposite():
+    """Of PCA and ICA a direction and its negative are one feature, beside each other and beside a token."""
+    w = unit(8)
+    both = torch.cat([w[:1], -w[:1], w[1:]])
+    signed, unsigned = make(both, activation="linear"), make(both)
+    assert decoder_cosines(signed)[:2].tolist() == pytest.approx([1, 1], abs=1e-6)
+    assert decoder_cosines(unsigned)[:2].max() < 0.9
+    assert cosine_to_rows(make(-w, activation="linear"), w, CONFIG).value == pytest.approx(1, abs=1e-6)
+    assert cosine_to_rows(make(-w), w, CONFIG).value < 0.9
+
+
 def test_matching_recovers_a_permutation():
     w, order = unit(40), torch.randperm(40, generator=torch.Generator().manual_seed(2))
     found = matching(make(w), make(w[order] + 0.01 * noise(40, 16, seed=3)))
