@@ -250,6 +250,19 @@ def test_resampling_is_the_same_with_and_without_a_cache():
     assert not torch.equal(cached, generate(lm, prompt, {}, 8))
 
 
+def test_codes_of_a_longer_donor_belong_to_its_positions_with_and_without_a_cache():
+    """A donor as long as all that is generated: under a cache the newest token gets the codes of its own position."""
+    lm, prompt = tiny.model("llama"), tiny.tokens(2, 7)
+    donor = 5 * tiny.read(lm, SITE, tiny.tokens(2, 15, seed=9))
+    dictionary = random_pairs.dictionary(32, 48)
+    for error in ("keep", "donor"):
+        patched = {SITE: swap(dictionary, donor, error=error)}
+        cached, plain = (generate(lm, prompt, patched, 8, cache=cache) for cache in (True, False))
+        assert torch.equal(cached, plain)
+        other = {SITE: swap(dictionary, torch.cat([donor[:, :7], donor[:, 7:].flip(1)], 1), error=error)}
+        assert not torch.equal(cached, generate(lm, prompt, other, 8))
+
+
 @pytest.mark.parametrize("cache", [True, False])
 def test_a_patch_of_the_prompt_alone_generates(cache):
     lm, prompt = tiny.model("gpt_neox"), tiny.tokens(2, 7)

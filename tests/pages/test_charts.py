@@ -7,7 +7,7 @@ import pytest
 
 from monolex.pages import html, svg
 from monolex.pages.axis import Axis, axis
-from monolex.pages.eval_charts import density_chart
+from monolex.pages.eval_charts import Looks, curves, density_chart, entries
 from monolex.pages.histogram import histogram
 from monolex.pages.svg import MARKERS, Point, Series, legend, plot
 from monolex.pages.tables import Column, table
@@ -30,6 +30,33 @@ def place(mark: ET.Element) -> tuple[float, float]:
     moved = next(moved for p in mark.iter("path") if (moved := p.get("transform")))
     across, level = moved.removeprefix("translate(").removesuffix(")").split()
     return float(across), float(level)
+
+
+def test_a_curve_is_of_one_sweep_model_and_recipe():
+    """Dictionaries that differ in anything but their sparsity stand on curves of their own."""
+    first = {"model": "subject", "site": "resid_post.1", "kind": "tied", "ratio": 2.0, "seed": 0, "lr": 1e-3}
+    changes = {"path": "../train/b/s/x", "model": "random", "kind": "topk", "ratio": 4.0, "seed": 1, "lr": 1e-2}
+    heads = [{**first, "path": "../train/a/s/x"}] + [
+        {**first, "path": "../train/a/s/x", k: v} for k, v in changes.items()
+    ]
+    known = {"low": None, "high": None, "n": 1, "over": "documents", "reason": ""}
+    rows = [
+        {
+            **head,
+            "path": f"{head['path']}{l0}",
+            "name": f"{number}-{l0}",
+            "other": "",
+            "metric": metric,
+            **known,
+            "value": l0,
+        }
+        for number, head in enumerate(heads)
+        for l0 in (20.0, 10.0)
+        for metric in ("l0", "fvu")
+    ]
+    shown = entries(rows)
+    drawn_curves = curves(shown, "fvu", "FVU", Looks(shown))
+    assert [[point.x for point in curve.points] for curve in drawn_curves] == [[10.0, 20.0]] * len(heads)
 
 
 def test_every_point_is_a_mark_with_its_title_and_interval():
