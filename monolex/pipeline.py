@@ -6,10 +6,12 @@ and a changed table redoes its stage and those that stand on it.
 
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import MANIFEST, TIMINGS, read_json, require_folder, write_bytes, write_json
+from monolex.artifact import MANIFEST, TIMINGS, read_json, write_bytes, write_json
+from monolex.lock import writing
 from monolex.plan import Step, plan
 from monolex.run_toml import read_run
 from monolex.runtime import log, peak_memory, size
@@ -30,6 +32,9 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
 
     Returns:
         The report's path; None after a dry run.
+
+    Raises:
+        UserError: as the stages, or another process writes into the run.
     """
     config = read_run(path)
     steps = plan(config, folder)
@@ -41,7 +46,11 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
 
         log.info(describe(config, steps))
         return None
-    require_folder(folder)
+    with writing(folder):
+        return _execute(path, folder, steps)
+
+
+def _execute(path: Path, folder: Path, steps: Sequence[Step]) -> Path:
     _keep_toml(path, folder)
     started = time.monotonic()
     for number, step in enumerate(steps, 1):

@@ -37,6 +37,7 @@ from monolex.activations.writer import (
 from monolex.artifact import WARNINGS, Manifest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, identity, located
 from monolex.errors import UserError
+from monolex.lock import alone
 from monolex.model.language_model import DTYPES, LanguageModel
 from monolex.model.load import load
 from monolex.model.sites import expand
@@ -73,6 +74,7 @@ class _Batch(NamedTuple):
     part: Int[Tensor, "batch"]
 
 
+@alone
 def harvest(
     folder: str | Path,
     model: ModelConfig,

@@ -20,6 +20,7 @@ from monolex.dictionaries.base import Dictionary, load
 from monolex.dictionaries.families import BUILDERS, GivenUp
 from monolex.errors import UserError
 from monolex.kinds import BASELINES, FAMILIES, TOPK
+from monolex.lock import alone
 from monolex.pieces import FILES, Piece, Work
 
 DEFAULT_K = 32
@@ -55,6 +56,7 @@ def _fit(reader: ActivationRows, config: BaselineConfig) -> tuple[dict[str, Dict
     return fitted, given_up
 
 
+@alone
 def fit_folder(folder: str | Path, activations: str | Path, config: BaselineConfig) -> Manifest:
     """Fit on the training rows of the artefact ``activations`` and write the artefact ``folder``, unless it is done.
 
@@ -94,6 +96,7 @@ def _matched(sweeps: Sequence[Path], activations: Path, content: str) -> dict[st
     return parents
 
 
+@alone
 def fit_readers(
     folder: Path,
     readers: Mapping[str, ActivationRows],

@@ -24,6 +24,7 @@ from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, 
 from monolex.evals import doubts, fidelity, reconstruction, similarity
 from monolex.evals.intervals import exact, over_seeds
 from monolex.evals.recipes import RECIPE, identification, neighbours, seed_groups
+from monolex.lock import alone
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
 from monolex.pieces import Piece, Work
@@ -43,6 +44,7 @@ Listed = Mapping[str, Mapping[str, Sequence[RunDictionary]]]
 """Dictionaries by model and site."""
 
 
+@alone
 def evaluate(
     folder: Path,
     activations: Path,

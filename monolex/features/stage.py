@@ -32,6 +32,7 @@ from monolex.features.gather import Gathered, gather, optional
 from monolex.features.rows import ModelRows, RowSource, RowTable, StoredRows
 from monolex.features.spill import Codes, spill
 from monolex.features.store_writer import StoreWriter
+from monolex.lock import alone
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site, select
 from monolex.pieces import FILES, Piece, Work
@@ -44,6 +45,7 @@ SPILL = ".spill-"
 Facts = dict[str, Any]
 
 
+@alone
 def features(
     folder: str | Path,
     activations: str | Path,

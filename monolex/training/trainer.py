@@ -46,6 +46,7 @@ from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
 from monolex.dictionaries.doubts import doubts
 from monolex.dictionaries.listing import CHECKPOINTS
 from monolex.errors import UserError
+from monolex.lock import alone
 from monolex.training.data import TrainingData, stored_source
 from monolex.training.interrupt import interruptible
 from monolex.training.members import members
@@ -58,6 +59,7 @@ SMALL = 2**25
 """Multiplications of a matrix product below which a second thread costs more than it gains (docs/log.md)."""
 
 
+@alone
 def train(folder: str | Path, activations: str | Path, config: TrainConfig) -> Manifest:
     """Train ``config`` on stored activations; what is done is left alone, what was interrupted is resumed.
 
@@ -68,6 +70,7 @@ def train(folder: str | Path, activations: str | Path, config: TrainConfig) -> M
     return train_from(folder, stored_source(Path(activations), config), config)
 
 
+@alone
 def train_from(folder: str | Path, data: TrainingData, config: TrainConfig) -> Manifest:
     """Like :func:`train`, from any stream."""
     folder, config = Path(folder), located(config)

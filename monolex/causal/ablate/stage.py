@@ -21,10 +21,12 @@ from monolex.causal.config import AblateConfig
 from monolex.causal.occurrences import occurrences
 from monolex.config import ModelConfig, require
 from monolex.dictionaries.listing import parents
+from monolex.lock import alone
 from monolex.model.load import n_layers
 from monolex.pieces import Piece, Work
 
 
+@alone
 def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifest:
     """Ablation histograms of some features of a run; writes ``ablate.json``.
 

@@ -24,6 +24,7 @@ from monolex.causal.prompts.behaviour import behaviour, by_wording, demo_table
 from monolex.causal.prompts.pairs import PromptPairs
 from monolex.causal.prompts.tasks import draw
 from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits, parents
+from monolex.lock import alone
 from monolex.model.files import is_demo
 from monolex.model.language_model import LanguageModel
 from monolex.pieces import Piece, Work
@@ -36,6 +37,7 @@ RESIDUAL = ("resid_post.*",)
 """Sites of an experiment that names none."""
 
 
+@alone
 def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     """Patching curves of a run's dictionaries on one task, with the model's behaviour on it and the paper's claims.
 

@@ -21,10 +21,12 @@ from monolex.causal.tree import grow
 from monolex.config import ModelConfig, require
 from monolex.dictionaries.listing import RunDictionary, fits, parents, run_dictionaries
 from monolex.errors import UserError
+from monolex.lock import alone
 from monolex.model.sites import Site
 from monolex.pieces import Piece, Work
 
 
+@alone
 def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
     """Causal trees below some features of a run; writes ``tree.json``.
 

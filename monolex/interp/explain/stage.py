@@ -34,6 +34,7 @@ from monolex.interp.llm.meter import METER
 from monolex.interp.llm.recorded import Recorded, opened_unless_found, unanswered
 from monolex.interp.records import Client, Examples, Explanation, Failure
 from monolex.interp.targets import Target, candidates, target_folders, targets
+from monolex.lock import alone
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
 from monolex.pieces import Piece, Work
@@ -54,6 +55,7 @@ class ModelFragments:
     """The texts of their tokens."""
 
 
+@alone
 def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manifest:
     """Explain features of a run; see the module's docstring for what is written.
 

@@ -30,12 +30,14 @@ from monolex.interp.score.means import differences, documents, mean_row, resampl
 from monolex.interp.score.scorers import Scoring, score_features
 from monolex.interp.simulate.by_rule import KIND as KIND_OF_RULES
 from monolex.interp.simulate.open import OpenSimulator, open_simulator
+from monolex.lock import alone
 from monolex.pieces import Piece, Work
 
 KIND = "score"
 MEANS, LINES, PREDICTIONS = "score.json", "scores.jsonl", "predictions.safetensors"
 
 
+@alone
 def score(folder: str | Path, explanations: str | Path, config: ScoreConfig, run: str | Path) -> Manifest:
     """Score the explanations artefact ``explanations``; see the module's docstring for what is written.
 
