@@ -1,10 +1,10 @@
 """One process a folder: whoever writes into a run or an artefact keeps all others out of it until it is done.
 
-The holder keeps the operating system's lock on ``FOLDER/.monolex.lock``, which ends with the process however that ends, so that
-nothing is left to clear away after a kill or a reboot. What the file says (process, its start, host, time) is for the
-message, and decides where a file system has no such locks, or has them on every host for itself. A folder also counts as
-taken while a folder above it is (``monolex run`` has all of its run) or an artefact in it; artefacts beside each other
-are made at the same time as one likes.
+The holder keeps the operating system's lock on ``FOLDER/.monolex.lock``, which ends with the process however that ends,
+so that nothing is left to clear away after a kill or a reboot. What the file says (process, its start, host, time) is
+for the message, and decides where a file system has no such locks, or has them on every host for itself. A folder also
+counts as taken while a folder above it is (``monolex run`` has all of its run) or an artefact in it; artefacts beside
+each other are made at the same time as one likes.
 """
 
 import contextvars
