@@ -105,9 +105,11 @@ def write_bytes(path: Path, content: bytes) -> FileEntry:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
     return FileEntry(len(content), hashlib.sha256(content).hexdigest())
 

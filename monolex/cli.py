@@ -7,17 +7,22 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import tyro
 
 from monolex import __version__
 from monolex.errors import UserError
+from monolex.interrupt import stoppable
 from monolex.runtime import setup_logging
 from monolex.verbs import say, verbs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code is 0, what the verb gives, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run one verb; the exit code is 0, what the verb gives, 2 for a user's mistake, 130 after Ctrl-C.
+
+    After another signal that stops a program it is 128 and the signal's number.
+    """
     # Spinning threads cost 25 times the work where a core is shared (docs/log.md); read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -25,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(__version__)
         return 0
     setup_logging()
+    with stoppable():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             verbs(),
@@ -43,9 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"monolex: {_refused(error)}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("monolex: stopped; the same command goes on from here\n")
-        return 130
+    except KeyboardInterrupt as stop:
+        # nobody reads it where the terminal was closed
+        with suppress(OSError):
+            sys.stderr.write("monolex: stopped; the same command goes on from here\n")
+        return 128 + stop.args[0] if stop.args else 130
     return code or 0
 
 

@@ -178,8 +178,13 @@ def _record() -> dict[str, Any]:
         "started": _started(os.getpid()),
         "host": platform.node(),
         "since": datetime.now().astimezone().isoformat(" ", "seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([_program(Path(sys.argv[0])), *sys.argv[1:]]),
     }
+
+
+def _program(path: Path) -> str:
+    """``monolex`` for ``python -m monolex`` too."""
+    return path.parent.name if path.stem == "__main__" else path.name
 
 
 def _alive(said: dict[str, Any], locked: bool | None) -> bool:

@@ -9,7 +9,7 @@ from helpers.parsed_package import ROOT, Function, trees
 
 LAYERS = (
     ("errors", "stages"),
-    ("kinds", "config", "tables", "artifact", "runtime", "lock", "pieces", "stats"),
+    ("kinds", "config", "tables", "artifact", "runtime", "interrupt", "lock", "pieces", "stats"),
     ("model", "text", "cost"),
     ("activations",),
     ("dictionaries",),

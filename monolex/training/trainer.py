@@ -46,9 +46,9 @@ from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
 from monolex.dictionaries.doubts import doubts
 from monolex.dictionaries.listing import CHECKPOINTS
 from monolex.errors import UserError
+from monolex.interrupt import interruptible
 from monolex.lock import alone
 from monolex.training.data import TrainingData, stored_source
-from monolex.training.interrupt import interruptible
 from monolex.training.members import members
 from monolex.training.sweep import Trainer
 
@@ -134,11 +134,12 @@ class _Run:
             bar.n = bar.initial = trainer.done * config.batch_size
             while trainer.done < self.steps:
                 trainer.step(next(batches))
-                bar.update(config.batch_size)
                 self._after_step(metrics)
+                # before the bar, which a closed terminal refuses
                 if interrupted.is_set():
                     self._save_state()
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt(interrupted.number)
+                bar.update(config.batch_size)
 
     def _after_step(self, metrics: runtime.Metrics) -> None:
         done, config = self.trainer.done, self.config

@@ -21,9 +21,9 @@ from monolex.artifact import MANIFEST, finish, open_artifact, verify, write_byte
 from monolex.config import TrainConfig
 from monolex.dictionaries.base import Dictionary, load
 from monolex.errors import UserError
+from monolex.interrupt import interruptible, stoppable
 from monolex.text.corpus import build
 from monolex.training.data import TrainingData, model_source
-from monolex.training.interrupt import interruptible
 from monolex.training.trainer import checkpoint_steps, train, train_from
 
 CONFIG = TrainConfig(
@@ -132,12 +132,13 @@ def test_killed_process_resumes_to_the_same_bytes(whole, tmp_path):
     assert contents(tmp_path) == contents(whole)
 
 
-def test_ctrl_c_saves_the_state_of_that_step(whole, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_kill_save_the_state_of_that_step(whole, tmp_path, number):
     def before(step: int) -> None:
         if step == 9:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with stoppable(), pytest.raises(KeyboardInterrupt):
         train_from(tmp_path, source(before), CONFIG)
     served: list[int] = []
     train_from(tmp_path, source(served.append), CONFIG)
@@ -146,7 +147,6 @@ def test_ctrl_c_saves_the_state_of_that_step(whole, tmp_path):
 
 
 def test_second_ctrl_c_interrupts_at_once():
-    # A job in the background is started with the signal ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt), interruptible() as event:
