@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monolex import runtime
+from monolex.activations.constant import constant_sites
 from monolex.activations.reader import Reader, stored_sites
 from monolex.artifact import WARNINGS, Manifest, open_artifact
 from monolex.config import BaselineConfig, require
@@ -60,6 +61,8 @@ def _fit(reader: ActivationRows, config: BaselineConfig) -> tuple[dict[str, Dict
 def fit_folder(folder: str | Path, activations: str | Path, config: BaselineConfig) -> Manifest:
     """Fit on the training rows of the artefact ``activations`` and write the artefact ``folder``, unless it is done.
 
+    Constant sites are left out.
+
     Raises:
         UserError: a site is not stored, a sweep is not finished or was made from other activations, or as :func:`fit`.
     """
@@ -67,8 +70,10 @@ def fit_folder(folder: str | Path, activations: str | Path, config: BaselineConf
     source = open_artifact(activations, "activations")
     sweeps = [Path(name) for name in config.match]
     parents = {"activations": source.content, **_matched(sweeps, activations, source.content)}
-    sites = stored_sites(activations, config.sites)
-    return fit_readers(folder, {site: Reader(activations, site) for site in sites}, parents, config, sweeps)
+    constant = constant_sites(activations, config.sites)
+    sites = [site for site in stored_sites(activations, config.sites) if site not in constant]
+    readers = {site: Reader(activations, site) for site in sites}
+    return fit_readers(folder, readers, parents, config, sweeps, list(constant.values()))
 
 
 def matched_ks(reader: ActivationRows, sweeps: Sequence[Path], seed: int) -> tuple[int, ...]:
@@ -103,11 +108,13 @@ def fit_readers(
     parents: Mapping[str, str],
     config: BaselineConfig,
     sweeps: Sequence[Path] = (),
+    warnings: Sequence[str] = (),
 ) -> Manifest:
     """Fit on every reader and write ``SITE/NAME/`` dictionaries and the manifest, unless it is done.
 
     A killed run continues at the first site that it had not finished. ``manifest.data["members"]`` lists ``path``,
-    ``site``, ``kind``, ``k`` and ``d_sae`` of every dictionary, ``data["given_up"]`` the families left out and why.
+    ``site``, ``kind``, ``k`` and ``d_sae`` of every dictionary, ``data["given_up"]`` the families left out and why, and
+    ``data["warnings"]`` holds ``warnings`` beside those.
 
     Raises:
         UserError: as :func:`fit`, before anything is fitted.
@@ -120,8 +127,8 @@ def fit_readers(
         _check(reader, configs[site])
     fitted = work.done({site: _fit_site(work, reader, configs[site]) for site, reader in readers.items()}, unit="site")
     facts = {name: [member for entry in fitted.values() for member in entry[name]] for name in ("members", "given_up")}
-    warnings = [f"{gone['site']}/{gone['name']} is left out: {gone['reason']}" for gone in facts["given_up"]]
-    return work.finish({}, {**facts, WARNINGS: warnings})
+    left_out = [f"{gone['site']}/{gone['name']} is left out: {gone['reason']}" for gone in facts["given_up"]]
+    return work.finish({}, {**facts, WARNINGS: [*warnings, *left_out]})
 
 
 def _with_ks(reader: ActivationRows, config: BaselineConfig, sweeps: Sequence[Path]) -> BaselineConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from monolex.activations.constant import constant_sites
 from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, model_home, open_artifact
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, load, read_config
@@ -130,13 +131,15 @@ def chosen_dictionaries(
     """The dictionaries of a run at ``sites`` that fit ``patterns`` (all for none), by site in the order asked for.
 
     With ``controls`` those of its control models stand behind the subject's; these have fewer, so a pattern need not
-    fit any of them.
+    fit any of them. Constant sites are left out.
 
     Raises:
         UserError: no run, or a site or pattern that fits nothing.
     """
     listed = run_dictionaries(run)
-    wanted = select(sites, tuple(by_site(listed)), str(run))
+    constant = constant_sites(run / "activations")
+    known = dict.fromkeys((*by_site(listed), *constant))
+    wanted = [site for site in select(sites, tuple(known), str(run)) if site not in constant]
     kept = choose([dictionary for dictionary in listed if dictionary.site in wanted], patterns)
     for model in control_models(run) if controls else ():
         kept += [

@@ -15,6 +15,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from monolex import runtime
+from monolex.activations.constant import constant_sites
 from monolex.activations.reader import Reader
 from monolex.activations.stored import held_out_rows, row_rule, stored_model
 from monolex.artifact import SUBJECT, WARNINGS, Manifest, json_bytes, open_artifact, write_bytes
@@ -55,13 +56,20 @@ def evaluate(
     """Evaluate the dictionaries in ``sources``, made from ``activations``, and those of control models.
 
     ``controls`` maps a control's name (`random`, `shuffled`) to its activations and sources. Writes ``metrics.json``
-    and ``densities.safetensors`` (per dictionary ``model/site/name`` the rows each feature fired in, int64).
+    and ``densities.safetensors`` (per dictionary ``model/site/name`` the rows each feature fired in, int64). Constant
+    sites are left out.
 
     Raises:
         UserError: an input is not finished or does not fit, or there is no held-out text.
     """
     models = {SUBJECT: (activations, sources), **controls}
-    listed = {model: by_site(source_dictionaries(*paths, model)) for model, paths in models.items()}
+    listed: dict[str, dict[str, list[RunDictionary]]] = {}
+    constant: list[str] = []
+    for model, paths in models.items():
+        reasons = constant_sites(paths[0], split="held_out")
+        kept = by_site(source_dictionaries(*paths, model))
+        listed[model] = {site: dictionaries for site, dictionaries in kept.items() if site not in reasons}
+        constant += [reason if model == SUBJECT else f"{model} model: {reason}" for reason in reasons.values()]
     folders = {k: v for model, paths in models.items() for k, v in given_folders(model, *paths).items()}
     work = Work(folder, KIND, config, parents(folders))
     if manifest := work.answer():
@@ -79,7 +87,10 @@ def evaluate(
         "models": list(listed),
         "sites": {model: list(sites) for model, sites in listed.items()},
         "dictionaries": sum(sizes.values()),
-        WARNINGS: doubts.sentences((d for sites in listed.values() for ds in sites.values() for d in ds), rows),
+        WARNINGS: [
+            *constant,
+            *doubts.sentences((d for sites in listed.values() for ds in sites.values() for d in ds), rows),
+        ],
     }
     return work.finish({METRICS: json_bytes(rows), DENSITIES: save_tensors(counts)}, facts)
 

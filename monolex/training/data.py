@@ -1,6 +1,6 @@
 """Where the activations of a sweep come from: stored ones, the model itself, or any stream."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -9,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monolex import runtime
+from monolex.activations.constant import constant_sites
 from monolex.activations.norms import SAMPLE_ROWS, Usual, centre
 from monolex.activations.reader import Reader, stored_sites
 from monolex.activations.rule import USUAL, RowFilter
 from monolex.activations.stream import ModelStream, Stream
+from monolex.artifact import open_artifact
 from monolex.config import TrainConfig, require
 from monolex.dictionaries.axes import sample
 from monolex.model.language_model import LanguageModel
@@ -25,6 +27,15 @@ class Batches(Protocol):
     steps_per_epoch: int
 
     def batches(self, start_step: int = 0) -> Iterator[Mapping[str, Float[Tensor, "batch d_in"]]]: ...
+
+
+class NoBatches:
+    """The stream of no site."""
+
+    steps_per_epoch = 0
+
+    def batches(self, start_step: int = 0) -> Iterator[Mapping[str, Float[Tensor, "batch d_in"]]]:  # noqa: ARG002
+        return iter(())
 
 
 @dataclass(frozen=True)
@@ -45,15 +56,24 @@ class TrainingData:
     """What is usual of every site: the unit and the centre that training begins with; none: the first batch's."""
     mixing: Mapping[str, float] = field(default_factory=dict)
     """How many documents a batch draws from beside the ideal, for the manifest."""
+    warnings: Sequence[str] = ()
+    """Which sites are left out and why, a sentence each, for the manifest."""
 
 
 def stored_source(activations: Path, config: TrainConfig) -> TrainingData:
     """What :func:`~monolex.training.trainer.train_from` needs to train ``config`` on stored activations.
 
+    Constant sites are left out; where no other is asked for, there is nothing to train at.
+
     Raises:
         UserError: an unknown site, or fewer rows than a batch.
     """
-    sites = stored_sites(activations, config.sites)
+    constant = constant_sites(activations, config.sites)
+    sites = [site for site in stored_sites(activations, config.sites) if site not in constant]
+    warnings = list(constant.values())
+    if not sites:
+        content = open_artifact(activations, "activations").content
+        return TrainingData(NoBatches(), {}, content, warnings=warnings)
     readers = {site: Reader(activations, site, "train") for site in sites}
     first = readers[sites[0]]
     require(
@@ -66,8 +86,8 @@ def stored_source(activations: Path, config: TrainConfig) -> TrainingData:
     model = first.model
     samples = {site: sample(reader, SAMPLE_ROWS, config.data_seed) for site, reader in readers.items()}
     usual = {site: Usual(readers[site].median_norm, centre(rows)) for site, rows in samples.items()}
-    mixing = _mixing(stream, config)
-    return TrainingData(stream, widths, first.content, model["name"], model["fingerprint"], usual, mixing)
+    of_model = model["name"], model["fingerprint"]
+    return TrainingData(stream, widths, first.content, *of_model, usual, _mixing(stream, config), warnings)
 
 
 def model_source(

@@ -82,6 +82,9 @@ def train_from(folder: str | Path, data: TrainingData, config: TrainConfig) -> M
     if is_done(folder, KIND, identity(config), parents):
         runtime.log.info("%s is done", folder)
         return open_artifact(folder, KIND)
+    if not data.sites:
+        _clear(folder)
+        return _finish(folder, data, config, parents, {}, {"members": [], "steps": 0, "rows": 0, "checkpoints": []})
     return _Run(folder, data, config, parents, start).train()
 
 
@@ -108,7 +111,7 @@ class _Run:
     def train(self) -> Manifest:
         saved = self._saved_state()
         if saved is None:
-            self._clear()
+            _clear(self.folder)
         else:
             self.trainer.load_state(saved)
             runtime.log.info("%s: resumed at step %d of %d", self.folder, self.trainer.done, self.steps)
@@ -187,19 +190,6 @@ class _Run:
         runtime.log.info("%s: the saved state answers another configuration; starting again", self.folder)
         return None
 
-    def _clear(self) -> None:
-        """Remove what an earlier request left but :data:`LAST_GOOD`, so that the folder never mixes two sweeps."""
-        manifest = self.folder / MANIFEST
-        if manifest.exists():
-            warn_replacing(self.folder, KIND)
-            stale = read_json(manifest)["files"]
-            manifest.unlink()
-            for name in stale:
-                (self.folder / name).unlink(missing_ok=True)
-        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-        for name in (CHECKPOINTS, STATE.parent):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-
     def _finish(self) -> Manifest:
         files = self._save_dictionaries(self.folder)
         log = self.folder / "metrics.jsonl"
@@ -216,15 +206,13 @@ class _Run:
                 files[name] = FileEntry(path.stat().st_size, file_hash(path))
         facts = {
             "members": table,
-            "sites": dict(self.data.sites),
             "steps": self.steps,
             "rows": self.steps * self.config.batch_size,
             "parameters": self.trainer.n_parameters,
             "checkpoints": self.kept,
-            "mixing": dict(self.data.mixing),
             WARNINGS: [f"{row['path']}: {sentence}" for row in table for sentence in _doubts(row)],
         }
-        manifest = finish(self.folder, KIND, identity(self.config), self.parents, files, facts)
+        manifest = _finish(self.folder, self.data, self.config, self.parents, files, facts)
         shutil.rmtree(self.folder / STATE.parent, ignore_errors=True)
         return manifest
 
@@ -256,3 +244,30 @@ def _doubts(row: Mapping[str, Any]) -> Iterator[str]:
     """What is doubtful of a member at the end of its training."""
     dead = None if row["dead"] is None else row["dead"] / row["d_sae"]
     return doubts(fvu=row["fvu"], l0=row["l0"], dead=dead, k=row["k"])
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier request left but :data:`LAST_GOOD`, so that the folder never mixes two sweeps."""
+    manifest = folder / MANIFEST
+    if manifest.exists():
+        warn_replacing(folder, KIND)
+        stale = read_json(manifest)["files"]
+        manifest.unlink()
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    for name in (CHECKPOINTS, STATE.parent):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _finish(
+    folder: Path,
+    data: TrainingData,
+    config: TrainConfig,
+    parents: Mapping[str, str],
+    files: Mapping[str, FileEntry],
+    facts: Mapping[str, Any],
+) -> Manifest:
+    of_data = {"sites": dict(data.sites), "mixing": dict(data.mixing)}
+    warnings = [*data.warnings, *facts[WARNINGS]]
+    return finish(folder, KIND, identity(config), parents, files, {**facts, **of_data, WARNINGS: warnings})

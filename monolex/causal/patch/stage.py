@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from monolex import artifact, runtime
+from monolex.activations.constant import constant_sites
 from monolex.activations.stored import stored_model
 from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
 from monolex.causal.chosen_features import used_folders
@@ -82,7 +83,9 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
         "claims": to_table(_claims(used, curves, stored, config.against, bootstrap, tolerance)),
     }
     flat = {f"{key}/{name}": array for key, arrays in stored.items() for name, array in arrays.items()}
-    return work.finish({PATCH: json_bytes(entry), PAIRS: save(flat)}, {"task": config.task, "pairs": len(pairs)})
+    constant = constant_sites(run / "activations", config.sites or RESIDUAL)
+    facts = {"task": config.task, "pairs": len(pairs), "warnings": list(constant.values())}
+    return work.finish({PATCH: json_bytes(entry), PAIRS: save(flat)}, facts)
 
 
 def _prompts(lm: LanguageModel, pairs: PromptPairs, config: PatchConfig) -> dict[str, Any]:
