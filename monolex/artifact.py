@@ -143,6 +143,39 @@ def model_home(run: Path, model: str) -> Path:
     return run if model == SUBJECT else run / CONTROLS / model
 
 
+def relative_place(path: Path, folder: Path) -> str:
+    """Where ``path`` lies as seen from ``folder``, with slashes; in full where that is another drive."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()
+
+
+def placed(folder: Path, place: str) -> Path:
+    """What :func:`relative_place` wrote, found again.
+
+    A folder of a run may be a link to another disk: ``..`` then means the folder above the link, as it was written, and
+    only where nothing lies there the one above what is linked.
+    """
+    named = Path(os.path.normpath(folder / place))
+    return named if named.exists() else (folder / place).resolve()
+
+
+def artefact_folders(path: Path) -> list[Path]:
+    """The folders of finished artefacts at or below a path, by name; links are followed, each folder is read once."""
+    folders, seen = [], set()
+    for above, names, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(above)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        names.sort()
+        if MANIFEST in files:
+            folders.append(Path(above))
+    return sorted(folders)
+
+
 def finish(
     folder: Path,
     kind: str,

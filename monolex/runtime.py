@@ -110,9 +110,17 @@ class Metrics:
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append ``row``, which must have an integer ``step``."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Append ``row``, which must have an integer ``step``.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        line = json.dumps(row) + "\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise unwritable(Path(self._file.name), len(line), error.strerror) from error
 
     def close(self) -> None:
         self._file.close()
@@ -140,6 +148,13 @@ def require_disk(
     free = shutil.disk_usage(existing).free
     if needed * 1.1 > free:
         raise UserError(f"{what} needs {size(needed)} but {existing} has {size(free)} free; {fix}")
+
+
+def unwritable(path: Path, size_bytes: int, reason: object) -> UserError:
+    """What to say where ``size_bytes`` could not be written to ``path``."""
+    folder = next(p for p in path.absolute().parents if p.exists())
+    room = f"{folder} has {size(shutil.disk_usage(folder).free)} free"
+    return UserError(f"cannot write {size(size_bytes)} to {path}: {reason}; {room}: make room or choose another folder")
 
 
 def size(count: float) -> str:

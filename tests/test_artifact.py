@@ -8,6 +8,7 @@ import pytest
 from monolex import artifact
 from monolex.artifact import finish, is_done, open_artifact, verify, write_bytes, write_json
 from monolex.errors import UserError
+from monolex.show.path import show
 
 
 def make(folder: Path, content: bytes = b"0123456789") -> artifact.Manifest:
@@ -94,3 +95,41 @@ def test_not_a_number_is_never_written_as_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"value": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_places_are_found_again_through_links_and_from_elsewhere(tmp_path, monkeypatch):
+    run, disk = tmp_path / "run", tmp_path / "disk" / "deep"
+    (run / "explain" / "x").mkdir(parents=True)
+    (run / "score").mkdir()
+    (disk / "rules").mkdir(parents=True)
+    (run / "score" / "rules").symlink_to(disk / "rules")
+    place = artifact.relative_place(run / "explain" / "x", run / "score" / "rules")
+    assert place == "../../explain/x"
+    for folder in (run, run.relative_to(tmp_path)):
+        monkeypatch.chdir(tmp_path)
+        assert artifact.placed(folder / "score" / "rules", place) == folder / "explain" / "x"
+    # what was written from the folder itself
+    (tmp_path / "explain" / "x").mkdir(parents=True)
+    from_disk = artifact.relative_place(tmp_path / "explain" / "x", disk / "rules")
+    assert artifact.placed(run / "score" / "rules", from_disk) == tmp_path / "explain" / "x"
+
+
+def test_another_drive_has_no_relative_place(tmp_path, monkeypatch):
+    def other_drive(*_):
+        raise ValueError("path is on mount 'C:', start on mount 'D:'")
+
+    monkeypatch.setattr(artifact.os.path, "relpath", other_drive)
+    assert artifact.relative_place(tmp_path, tmp_path / "x") == tmp_path.as_posix()
+
+
+def test_linked_artefacts_are_found_each_once(tmp_path):
+    run = tmp_path / "run"
+    for name in ("run/eval", "disk/train/a"):
+        (tmp_path / name).mkdir(parents=True)
+        finish(tmp_path / name, "baselines", {}, {}, {}, {"members": []})
+    (run / "train").symlink_to(tmp_path / "disk" / "train")
+    (run / "train" / "a" / "loop").symlink_to(run)
+    (run / "more").symlink_to(run / "eval")
+    said = [text for text in show(run).splitlines() if ": baselines, 0 files" in text]
+    assert [text.partition(":")[0] for text in said] == [str(run / "eval"), str(run / "train" / "a")]
+    assert artifact.artefact_folders(run) == [run / "eval", run / "train" / "a"]

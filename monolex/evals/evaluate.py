@@ -83,6 +83,7 @@ def evaluate(
     counts: dict[str, Tensor] = {}
     for key in pieces:
         counts |= load_tensors(work.place(key).with_suffix(".safetensors").read_bytes())
+    every = [dictionary for sites in listed.values() for named in sites.values() for dictionary in named]
     facts = {
         "models": list(listed),
         "sites": {model: list(sites) for model, sites in listed.items()},

@@ -1,11 +1,11 @@
 """Dictionaries by what they were made with: what a row of metrics.json says of one, and neighbours in a sweep."""
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from monolex.artifact import relative_place
 from monolex.dictionaries.listing import RunDictionary
 
 RECIPE = ("kind", "d_sae", "alpha", "k", "ratio", "seed", "lr")
@@ -23,7 +23,7 @@ def recipe(dictionary: RunDictionary) -> dict[str, Any]:
 def identification(dictionary: RunDictionary, folder: Path) -> dict[str, Any]:
     """What identifies a dictionary in every row; its path is relative to ``folder``."""
     names = {"model": dictionary.model, "site": dictionary.site, "name": dictionary.name}
-    return {**names, **recipe(dictionary), "path": os.path.relpath(dictionary.folder, folder)}
+    return {**names, **recipe(dictionary), "path": relative_place(dictionary.folder, folder)}
 
 
 def neighbours(dictionaries: Sequence[RunDictionary]) -> Iterator[tuple[RunDictionary, RunDictionary]]:

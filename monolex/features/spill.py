@@ -140,9 +140,12 @@ class Buffer:
 
     def _write(self, run: Entries) -> None:
         path = self._path.with_name(f"{self._path.name}-{len(self._runs)}")
-        with path.open("wb") as file:
-            file.write(run.rows.data)
-            file.write(run.values.data)
+        try:
+            with path.open("wb") as file:
+                file.write(run.rows.data)
+                file.write(run.values.data)
+        except OSError as error:
+            raise runtime.unwritable(path, run.rows.nbytes + run.values.nbytes, error.strerror) from error
         n = len(run.rows)
         rows = np.memmap(path, np.int32, "r", shape=(n,))
         values = np.memmap(path, np.float32, "r", offset=4 * n, shape=(n,))

@@ -5,11 +5,9 @@ done, so a killed stage loses one site at most.
 """
 
 import dataclasses
-import os
 import shutil
-import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from monolex import artifact, runtime
+from monolex.activations.constant import constant_sites, warned
 from monolex.activations.reader import Reader
 from monolex.activations.rule import USUAL, RowFilter
 from monolex.activations.stored import packed_rows, stored_model
@@ -65,7 +64,8 @@ def features(
         UserError: an input is not finished or does not fit, a name that matches nothing, or too little disk.
     """
     folder, activations, sources = Path(folder), Path(activations), list(map(Path, sources))
-    chosen = _chosen(by_site(source_dictionaries(activations, sources)), config)
+    constant = constant_sites(activations, split=config.split)
+    chosen = _chosen(by_site(source_dictionaries(activations, sources)), constant, config)
     parent = artifact.open_artifact(activations, "activations")
     work = Work(folder, KIND, config, parents(given_folders(SUBJECT, activations, sources)))
     if manifest := work.answer():
@@ -87,7 +87,8 @@ def features(
     rows = min(parent.data["rows"][config.split], config.feature_rows or 2**62)
     sizes = {site: 2 * rows * len(listed) for site, listed in chosen.items()}
     entries = work.done({site: piece(site) for site in chosen}, sizes=sizes, unit="row")
-    return work.finish({}, {"stores": [store for entry in entries.values() for store in entry["stores"]]})
+    stores = [store for entry in entries.values() for store in entry["stores"]]
+    return work.finish({}, {"stores": stores, "warnings": warned(KIND, constant.values())})
 
 
 def features_from(
@@ -143,9 +144,13 @@ class _Job:
     advance: Callable[[int], Any]
 
 
-def _chosen(listed: Mapping[str, Sequence[RunDictionary]], config: FeaturesConfig) -> dict[str, list[RunDictionary]]:
-    """The dictionaries that the configuration names, by site."""
-    dictionaries = [d for site in select(config.sites, tuple(listed), "the given sources") for d in listed[site]]
+def _chosen(
+    listed: Mapping[str, Sequence[RunDictionary]], constant: Collection[str], config: FeaturesConfig
+) -> dict[str, list[RunDictionary]]:
+    """The dictionaries that the configuration names, by site, but for those of constant sites."""
+    known = tuple(dict.fromkeys((*listed, *constant)))
+    sites = [site for site in select(config.sites, known, "the given sources") if site not in constant]
+    dictionaries = [d for site in sites for d in listed[site]]
     for pattern in config.dictionaries:
         names = dict.fromkeys(dictionary.name for dictionary in dictionaries)
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -163,7 +168,7 @@ def _site(work: Work, listed: Sequence[RunDictionary], job: _Job) -> Facts:
         path = f"{job.source.site}/{name}.sqlite"
         where, store = home[name], work.file(path)
         facts = {
-            "dictionary": os.path.relpath(where, (work.folder / path).parent),
+            "dictionary": artifact.relative_place(where, (work.folder / path).parent),
             "dictionary_content": artifact.file_hash(where / WEIGHTS),
         }
         alive = _store(store, name, dictionaries[name], codes, job, facts)
@@ -197,17 +202,10 @@ def _store(path: Path, name: str, dictionary: Dictionary, codes: Codes, job: _Jo
         job.advance(rows * (done + features) // dictionary.d_sae - rows * done // dictionary.d_sae)
         done += features
 
-    writer = StoreWriter(path)
-    try:
+    with StoreWriter(path) as writer:
         gathered = gather(writer, codes, job.source.table, job.config, advance)
         reason = _write_rest(writer, dictionary, gathered, job)
         writer.finish(_meta(name, dictionary, gathered, job, reason) | facts)
-    except sqlite3.OperationalError as error:
-        writer.abandon()
-        raise UserError(f"cannot write {path}: {error}; free some space or choose another folder") from error
-    except BaseException:
-        writer.abandon()
-        raise
     return gathered.alive
 
 

@@ -4,8 +4,11 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
+
+from monolex import runtime
 
 SCHEMA = 1
 TABLES = """
@@ -45,16 +48,39 @@ INDICES = "CREATE INDEX token_of ON token (token, mass); CREATE INDEX feature_to
 class StoreWriter:
     """Fills a new store; the file appears under its name when :meth:`finish` is called.
 
-    Rows may come in blocks of features, in any order of tables.
+    Rows may come in blocks of features, in any order of tables. Used as a context manager: what is not finished when it
+    is left is thrown away.
+
+    Raises:
+        UserError: the disk is full (on leaving the context, of whatever was done in it).
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self._temporary = path, path.with_name(f".{path.name}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.unlink(missing_ok=True)
+            self._db = self._stack.enter_context(closing(sqlite3.connect(self._temporary)))
+            # The file is thrown away unless it is finished, so nothing needs to survive a crash in the middle.
+            self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;" + TABLES)
+        except BaseException as error:
+            self._leave(error)
+            raise
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _at: object) -> None:
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        self._stack.close()
+        written = self._temporary.stat().st_size if self._temporary.exists() else 0
         self._temporary.unlink(missing_ok=True)
-        self._db = sqlite3.connect(self._temporary)
-        # The file is thrown away unless it is finished, so nothing needs to survive a crash in the middle.
-        self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;" + TABLES)
+        if isinstance(error, sqlite3.OperationalError | OSError):
+            reason = getattr(error, "strerror", None) or error
+            raise runtime.unwritable(self.path, written, reason) from error
 
     def insert(self, table: str, rows: Iterable[Sequence[Any]], columns: int) -> None:
         """Rows of ``columns`` values into ``table``; numbers as Python numbers, arrays as bytes."""
@@ -67,12 +93,7 @@ class StoreWriter:
         self.insert("meta", [(key, json.dumps(value, allow_nan=False)) for key, value in entries.items()], 2)
         self._db.executescript(INDICES)
         self._db.commit()
-        self._db.close()
-        with self._temporary.open("rb") as file:
+        self._stack.close()
+        with self._temporary.open("r+b") as file:  # what is only read cannot be flushed on Windows
             os.fsync(file.fileno())
         os.replace(self._temporary, self.path)
-
-    def abandon(self) -> None:
-        """Throw the unfinished file away."""
-        self._db.close()
-        self._temporary.unlink(missing_ok=True)

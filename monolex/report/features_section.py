@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from monolex import __version__
-from monolex.artifact import SUBJECT, Manifest, digest, write_bytes
+from monolex.artifact import SUBJECT, Manifest, digest, placed, write_bytes
 from monolex.dictionaries import base
 from monolex.features.evidence import Evidence
 from monolex.features.store import FeatureStore
@@ -115,7 +115,7 @@ def contrast(
     with closing(_open(run, trained)) as store, closing(_open(run, axes)) as neurons:
         features = ranked(store)
         first = next((feature.id for feature in features if feature.interest > 0), None)
-        folder = store.path.parent / store.meta["dictionary"]
+        folder = placed(store.path.parent, store.meta["dictionary"])
         if first is None or not folder.exists():
             return None
         row = base.load(folder).W_enc[first]

@@ -3,7 +3,6 @@
 Only scores that can be compared share a part of it: one simulator, one mode and one protocol.
 """
 
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from monolex import stages
-from monolex.artifact import MANIFEST, SUBJECT
+from monolex.artifact import MANIFEST, SUBJECT, placed, relative_place
 from monolex.interp.config import FigureConfig
 from monolex.interp.explain import saved
 from monolex.interp.records import dictionary_of
@@ -96,8 +95,8 @@ def notices(run: Path, group: ComparableScores, others: Collection[str]) -> list
     used: dict[str, None] = {}
     for source in group.sources:
         name, explanations = f"score/{source.name}", source.content["explanations"]
-        folder = (source.folder / explanations).resolve()
-        place = Path(os.path.relpath(folder, run.resolve())).as_posix()
+        folder = placed(source.folder, explanations)
+        place = relative_place(folder, run)
         used |= dict.fromkeys((place, name))
         if not (folder / MANIFEST).exists():
             sentences.append(f"{name} is of explanations that are no longer in {place}: explain and score again.")

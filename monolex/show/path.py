@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from monolex import stages
-from monolex.artifact import MANIFEST, WARNINGS, Manifest, open_artifact, read_json, verify
+from monolex.artifact import MANIFEST, WARNINGS, Manifest, artefact_folders, open_artifact, read_json, verify
 from monolex.errors import UserError
 from monolex.pieces import FILES, PARTIAL, UNANSWERED
 from monolex.runtime import size
@@ -68,11 +68,8 @@ def check(path: Path) -> Iterator[str]:
 
 def _artifacts(path: Path) -> list[Path]:
     """The finished artefacts at or below a path."""
-    if not path.is_dir():
-        return []
     # of a stage that was killed while it put its files in place
-    unfinished = set(path.rglob(f"{PARTIAL}/*/{FILES}/{MANIFEST}"))
-    return sorted(manifest.parent for manifest in set(path.rglob(MANIFEST)) - unfinished)
+    return [folder for folder in artefact_folders(path) if not folder.match(f"{PARTIAL}/*/{FILES}")]
 
 
 def _head(path: Path, manifest: Manifest) -> str:

@@ -1,6 +1,8 @@
 """Evidence against a naive recomputation from dense codes, and what must not change it: blocks, runs, the machine."""
 
 import dataclasses
+import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -232,4 +234,37 @@ def test_too_little_disk_is_said_before_the_rest_is_encoded(tmp_path, monkeypatc
     monkeypatch.setattr(spill, "ENTRY_BYTES", 10**15)
     with pytest.raises(UserError, match="sorting the codes of all features needs .* lower feature_rows"):
         gathered(tmp_path, whole_numbers(32, 5), SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_while_sorting_is_one_sentence(tmp_path, monkeypatch):
+    """/dev/full refuses every byte as a full disk does."""
+    small_runs(monkeypatch)
+    monkeypatch.setattr(spill, "_require_disk", lambda *_: None)
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode: real(Path("/dev/full") if mode == "wb" else path, mode))
+    with pytest.raises(UserError) as refused:
+        gathered(tmp_path, whole_numbers(32, 40), dataclasses.replace(SMALL, memory_mb=64), packed_rows(rows=30))
+    said = r"cannot write \S+ k?B to \S+/0-0: No space left on device; \S+ has \S+ [kMGT]?B free: make room or choose"
+    assert re.match(said, str(refused.value)), refused.value
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pages", [4, 16])
+def test_a_full_disk_while_a_store_is_written_is_one_sentence(tmp_path, monkeypatch, pages):
+    """At the tables or at a row: SQLite says the same of a file that may not grow as of a full disk."""
+    real = sqlite3.connect
+
+    def limited(path, **options):
+        db = real(path, **options)
+        db.execute("PRAGMA page_size=8192")
+        db.execute(f"PRAGMA max_page_count={pages}")
+        return db
+
+    monkeypatch.setattr("monolex.features.store_writer.sqlite3.connect", limited)
+    with pytest.raises(UserError) as refused:
+        gathered(tmp_path, whole_numbers(32, 40), SMALL, packed_rows(rows=30))
+    said = rf"cannot write \S+ k?B to {tmp_path}/it.sqlite: database or disk is full; {tmp_path} has \S+ \S+ free: make"
+    assert re.match(said, str(refused.value)), refused.value
     assert list(tmp_path.iterdir()) == []

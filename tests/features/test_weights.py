@@ -101,11 +101,11 @@ def test_tables_are_those_of_whole_products(tmp_path: Path, architecture, block,
     made = dictionary(lm.d_model).to(torch.float32)
     made.weights["W_dec"][4] = 0
     site = Site("resid_post", 1)
-    writer = StoreWriter(tmp_path / "it.sqlite")
-    weights.neighbours(writer, made, 3)
-    named = weights.direct_logits(writer, made, lm, weights.way_to_logits(lm, site, made), 4)
-    writer.insert("vocabulary", Texts(lm).of(named), 2)
-    writer.finish({"name": "it", "site": str(site), "d_sae": 7})
+    with StoreWriter(tmp_path / "it.sqlite") as writer:
+        weights.neighbours(writer, made, 3)
+        named = weights.direct_logits(writer, made, lm, weights.way_to_logits(lm, site, made), 4)
+        writer.insert("vocabulary", Texts(lm).of(named), 2)
+        writer.finish({"name": "it", "site": str(site), "d_sae": 7})
     assert lm.tokenizer is not None
     n = len(lm.tokenizer)
     assert n < lm.vocab_size

@@ -68,21 +68,22 @@ def write_store(path: Path, run: Path, dictionary: RunDictionary, keep: int = 10
     reader = Reader(run / "activations", dictionary.site)
     codes = load(dictionary.folder).encode(reader.read(0, len(reader))).clamp_min(0).double().numpy()
     tokens = reader.tokens(0, len(reader)).tolist()
-    writer, tokenizer, alive = StoreWriter(path), make_tokenizer(), 0
-    for feature, column in enumerate(codes.T):
-        mass, count = defaultdict(float), defaultdict(int)
-        for token, value in zip(tokens, column.tolist(), strict=True):
-            if value > 0:
-                mass[token] += value
-                count[token] += 1
-        ranked = sorted(mass, key=lambda token: (-mass[token], token))
-        writer.insert("feature", [_feature(feature, column, ranked, mass)], 18)
-        shares = [(feature, i, t, count[t], mass[t], bytes(8 * TOKEN_BINS)) for i, t in enumerate(ranked[:keep])]
-        writer.insert("token", shares, 6)
-        alive += bool(ranked)
-    writer.insert("vocabulary", [(token, tokenizer.decode([token])) for token in sorted(set(tokens))], 2)
-    meta = {"name": dictionary.name, "site": dictionary.site, "d_sae": dictionary.config.d_sae, "rows": len(reader)}
-    writer.finish(meta)
+    tokenizer, alive = make_tokenizer(), 0
+    with StoreWriter(path) as writer:
+        for feature, column in enumerate(codes.T):
+            mass, count = defaultdict(float), defaultdict(int)
+            for token, value in zip(tokens, column.tolist(), strict=True):
+                if value > 0:
+                    mass[token] += value
+                    count[token] += 1
+            ranked = sorted(mass, key=lambda token: (-mass[token], token))
+            writer.insert("feature", [_feature(feature, column, ranked, mass)], 18)
+            shares = [(feature, i, t, count[t], mass[t], bytes(8 * TOKEN_BINS)) for i, t in enumerate(ranked[:keep])]
+            writer.insert("token", shares, 6)
+            alive += bool(ranked)
+        writer.insert("vocabulary", [(token, tokenizer.decode([token])) for token in sorted(set(tokens))], 2)
+        meta = {"name": dictionary.name, "site": dictionary.site, "d_sae": dictionary.config.d_sae, "rows": len(reader)}
+        writer.finish(meta)
     return alive, len(reader)
 
 

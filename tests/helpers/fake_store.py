@@ -60,33 +60,32 @@ def fake_store(
     rows, width = codes.shape
     directions = np.random.default_rng(1).normal(size=(width, 12)) if decoder is None else decoder.astype(np.float64)
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    writer = StoreWriter(path)
-    writer.insert("vocabulary", list(enumerate(texts)), 2)
-    starts = range(0, rows, fragment)
-    writer.insert(
-        "context", [(i, i // 3, i // 4, s % 128, tokens[s : s + fragment].tobytes()) for i, s in enumerate(starts)], 5
-    )
-    alive = 0
-    for number in range(width):
-        alive += _feature(writer, number, codes, tokens, fragment, unit, len(texts))
-        direct = [(s, r, (number + r) % len(texts), s * (0.9 - 0.1 * r)) for s in (-1, 1) for r in range(3)]
-        writer.insert("direct", [(number, *row) for row in direct if directed], 5)
-    writer.finish(
-        {
-            "name": path.stem,
-            "site": path.parent.name,
-            "kind": "tied",
-            "d_sae": width,
-            "rows": rows,
-            "model": "demo",
-            "split": "train",
-            "signed": False,
-            "coactive_rows": rows,
-            "direct_reason": "",
-            "alive": alive,
-            **meta,
-        }
-    )
+    with StoreWriter(path) as writer:
+        writer.insert("vocabulary", list(enumerate(texts)), 2)
+        starts = enumerate(range(0, rows, fragment))
+        contexts = [(i, i // 3, i // 4, s % 128, tokens[s : s + fragment].tobytes()) for i, s in starts]
+        writer.insert("context", contexts, 5)
+        alive = 0
+        for number in range(width):
+            alive += _feature(writer, number, codes, tokens, fragment, unit, len(texts))
+            direct = [(s, r, (number + r) % len(texts), s * (0.9 - 0.1 * r)) for s in (-1, 1) for r in range(3)]
+            writer.insert("direct", [(number, *row) for row in direct if directed], 5)
+        writer.finish(
+            {
+                "name": path.stem,
+                "site": path.parent.name,
+                "kind": "tied",
+                "d_sae": width,
+                "rows": rows,
+                "model": "demo",
+                "split": "train",
+                "signed": False,
+                "coactive_rows": rows,
+                "direct_reason": "",
+                "alive": alive,
+                **meta,
+            }
+        )
     return FeatureStore(path)
 
 

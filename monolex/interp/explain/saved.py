@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json
+from monolex.artifact import MANIFEST, Manifest, open_artifact, placed, read_json
 from monolex.errors import UserError
 from monolex.interp.examples.drawn import DrawnExamples, FeatureMoments
 from monolex.interp.examples.fragments import CorpusFragments
@@ -99,7 +99,7 @@ def unchanged(scores: Path, place: str) -> bool:
     Raises:
         UserError: either artefact is damaged.
     """
-    folder = (scores / place).resolve()
+    folder = placed(scores, place)
     if not (folder / MANIFEST).exists():
         return False
     return open_artifact(folder).content == open_artifact(scores).parents["explanations"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from monolex.artifact import MANIFEST, read_json
+from monolex.artifact import MANIFEST, placed, read_json
 from monolex.errors import UserError
 from monolex.interp.explain import saved
 from monolex.interp.records import Examples, Key, Overlay, Scored, dictionary_of
@@ -51,7 +51,7 @@ def _read(folder: Path, by_dictionary: ScoredByDictionary, only: Key | None) -> 
     examples: dict[Key, dict[int, Examples]] = {}
     predictions: dict[str, np.ndarray] = {}
     if saved.unchanged(folder, content["explanations"]):
-        explanations = saved.Explanations((folder / content["explanations"]).resolve())
+        explanations = saved.Explanations(placed(folder, content["explanations"]))
         examples = {key: {example.feature: example for example in explanations.examples("/".join(key))} for key in keys}
         predictions = _predictions(folder / PREDICTIONS, keys)
     rows: Counter[str] = Counter()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monolex.artifact import MANIFEST, digest, open_artifact, read_json
+from monolex.artifact import MANIFEST, digest, open_artifact, placed, read_json
 from monolex.config import require
 from monolex.dictionaries.listing import name_fits
 from monolex.errors import UserError, nearest
@@ -123,7 +123,7 @@ def _protocol(source: ScoreSource) -> str:
     # where the explanations are gone or others lie there, nobody knows how those that were scored were made
     protocol: Any = source.name
     if saved.unchanged(source.folder, content["explanations"]):
-        config = open_artifact((source.folder / content["explanations"]).resolve()).config
+        config = open_artifact(placed(source.folder, content["explanations"])).config
         protocol = {name: value for name, value in config.items() if name not in CHOICE}
     return digest([content["simulator"], content["mode"], content["level"], protocol])
 

@@ -7,7 +7,6 @@ are failures that stay. Writes ``score.json`` (means by dictionary, explainer an
 predicted activations on the scored fragments, NaN where a prediction failed).
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from monolex.artifact import Manifest, json_bytes, write_bytes
+from monolex.artifact import Manifest, json_bytes, relative_place, write_bytes
 from monolex.config import plain
 from monolex.interp.config import ScoreConfig
 from monolex.interp.explain import saved
@@ -84,7 +83,7 @@ def _finish(
         lines += rows
         means["/".join(dictionary_of(scored.facts)), scored.explainer] = scored.facts, mean
     entry = {
-        "explanations": os.path.relpath(explained.folder, work.folder),
+        "explanations": relative_place(explained.folder, work.folder),
         "mode": explained.mode,
         "simulator": model.simulator.kind,
         **{name: plain(getattr(config, name)) for name in ("scorers", "shuffles", "level", "resamples")},
