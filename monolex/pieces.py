@@ -42,6 +42,7 @@ class Work:
         self.folder, self.kind, self.config, self.parents = folder, kind, config, dict(parents)
         self._request = identity(config), self.parents
         self._partial = folder / PARTIAL / artifact.request_hash(kind, *self._request)[:16]
+        self._needs: Mapping[str, Mapping[str, str]] = {}
         self._files: dict[str, FileEntry] = {}
         self._bar: tqdm | None = None
 
@@ -70,18 +71,24 @@ class Work:
         *,
         sizes: Mapping[str, int] | None = None,
         unit: str = "piece",
+        needs: Mapping[str, Mapping[str, str]] | None = None,
     ) -> dict[str, Any]:
         """Do the pieces that are not done yet, or not without unanswered calls; the entries of all.
 
         ``unanswered`` says how many calls of a language model went unanswered so far, by reason. ``sizes`` are those of
-        the pieces on the progress bar, in ``unit``. Pieces of other requests are dropped.
+        the pieces on the progress bar, in ``unit``. ``needs`` are the contents that a piece is made of beside the
+        configuration, by name, where those are not all that the request is made of: such a piece is kept from a request
+        that differed in others only. All other pieces of other requests are dropped.
 
         Raises:
             UserError: the folder holds an artefact of another kind, or the disk is full.
         """
         if not artifact.is_done(self.folder, self.kind, *self._request):
             artifact.warn_replacing(self.folder, self.kind)
+        self._needs = needs or {}
         for stale in set((self.folder / PARTIAL).glob("*")) - {self._partial}:
+            for key in self._needs:
+                self._adopt(stale, key)
             shutil.rmtree(stale)
         sizes = sizes or dict.fromkeys(pieces, 1)
         entries, until = {}, 0
@@ -105,7 +112,8 @@ class Work:
 
     def place(self, key: str) -> Path:
         """Where the entry of a piece lies."""
-        return self._partial / f"{artifact.digest(key)[:16]}.json"
+        made_of = artifact.request_hash(self.kind, self._request[0], self._needs.get(key, self.parents))
+        return self._partial / f"{artifact.digest([key, made_of])[:16]}.json"
 
     def file(self, name: str) -> Path:
         """Where a file of the artefact lies until it is finished."""
@@ -136,6 +144,21 @@ class Work:
         else:
             shutil.rmtree(self.folder / PARTIAL)
         return manifest
+
+    def _adopt(self, stale: Path, key: str) -> None:
+        """Take a piece over from another request, its entry last, so that it is whole or not there."""
+        place = self.place(key)
+        entry = stale / place.name
+        if not entry.exists() or place.exists():
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for name in _files(read_json(entry)):
+            if (stale / FILES / name).exists():
+                self.file(name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(stale / FILES / name, self.file(name))
+        for beside in set(stale.glob(f"{place.stem}.*")) - {entry}:
+            os.replace(beside, place.with_name(beside.name))
+        os.replace(entry, place)
 
     def _kept(self, key: str) -> bool:
         place = self.place(key)

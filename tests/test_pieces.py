@@ -1,5 +1,6 @@
 """One way to resume: what is found, done and finished, whatever kills the stage and whenever."""
 
+import contextlib
 import os
 import tempfile
 from collections import Counter
@@ -154,6 +155,54 @@ def test_pieces_of_the_same_request_are_kept_and_of_another_dropped(whole, tmp_p
         last.done({"a": piece(last, "a", [])})
         assert not cut.place("a").exists() and last.place("a").exists()
     assert verify(folder).config == {"word": "x"}
+
+
+@pytest.mark.parametrize("change", ["unrelated", "related", "config"])
+def test_a_piece_is_kept_from_a_request_that_differs_in_nothing_it_is_made_of(whole, tmp_path, change):
+    folder, done = tmp_path / "parts", []
+    needs = {key: {"parent": f"of {key}"} for key in KEYS}
+    first = Work(folder, "eval", Asked(), {"parent": "p", "other": "before"})
+    first.done({key: piece(first, key, []) for key in ("a", "b")}, needs=needs)
+    asked = Asked("other") if change == "config" else Asked()
+    if change == "related":
+        needs["a"] = {"parent": "anew"}
+    work = Work(folder, "eval", asked, {"parent": "p", "other": "after"})
+    entries = work.done({key: piece(work, key, done) for key in KEYS}, needs=needs)
+    assert done == {"unrelated": ["c"], "related": ["a", "c"], "config": ["a", "b", "c"]}[change]
+    assert list(entries) == list(KEYS) and work.place("b").with_suffix(".txt").exists()
+    assert [path.name for path in (folder / "partial").iterdir()] == [work.place("a").parent.name]
+    work.finish({}, {})
+    assert verify(folder).files.keys() == {f"{key}/data" for key in KEYS}
+
+
+def test_a_piece_is_taken_over_whole_or_not_at_all(tmp_path, monkeypatch):
+    real = os.replace
+    for last in range(10):
+        folder, done, calls = tmp_path / str(last), [], []
+        needs = {"a": {"parent": "p"}}
+        first = Work(folder, "eval", Asked(), {"other": "before"})
+        first.done({"a": piece(first, "a", [])}, needs=needs)
+        work = Work(folder, "eval", Asked(), {"other": "after"})
+
+        def dies(source, target, last=last, calls=calls):
+            calls.append(target)
+            if len(calls) > last:
+                raise KeyboardInterrupt
+            real(source, target)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr("os.replace", dies)
+            work.done({"a": piece(work, "a", done)}, needs=needs)
+        work.done({"a": piece(work, "a", done)}, needs=needs)
+        assert done == [] and verify_piece(work)
+        if len(calls) <= last:
+            break
+    assert last == 3, "an entry, a file beside it and a file of the artefact"
+
+
+def verify_piece(work: Work) -> bool:
+    text = work.place("a").with_suffix(".txt").read_bytes()
+    return (text, work.file("a/data").read_bytes()) == (b"x ax a", b"x a")
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])

@@ -100,9 +100,22 @@ def token_text(lm: LanguageModel) -> Callable[[int], str]:
     return lambda token: texts.of([token])[0][1]
 
 
-def finish(work: Work, name: str, pieces: Mapping[str, Piece], size: int = 1, unit: str = "feature") -> Manifest:
-    """Do a piece a feature, of ``size`` ``unit`` on the progress bar; they are the list ``name`` of ``KIND.json``."""
-    entry = {name: list(work.done(pieces, sizes=dict.fromkeys(pieces, size), unit=unit).values())}
+def finish(
+    work: Work,
+    name: str,
+    pieces: Mapping[str, Piece],
+    used: Mapping[str, Iterable[RunDictionary]],
+    *,
+    size: int = 1,
+    unit: str = "feature",
+) -> Manifest:
+    """Do a piece a feature, of ``size`` ``unit`` on the progress bar; they are the list ``name`` of ``KIND.json``.
+
+    ``used`` are the dictionaries that each reads.
+    """
+    shared = {key: content for key, content in work.parents.items() if key in ("activations", "features")}
+    needs = {piece: {**shared, **{d.key: d.content for d in dictionaries}} for piece, dictionaries in used.items()}
+    entry = {name: list(work.done(pieces, sizes=dict.fromkeys(pieces, size), unit=unit, needs=needs).values())}
     return work.finish({f"{work.kind}.json": json_bytes(entry)}, {"features": list(pieces)})
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from monolex.activations.constant import constant_sites
-from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, model_home, open_artifact
+from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, digest, file_hash, model_home, open_artifact
 from monolex.config import require
-from monolex.dictionaries.base import Dictionary, DictionaryConfig, load, read_config
+from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, DictionaryConfig, load, read_config
 from monolex.errors import UserError, nearest
 from monolex.kinds import KINDS
 from monolex.model.sites import select
@@ -57,6 +57,11 @@ class RunDictionary:
     def trained(self) -> bool:
         """Whether it is of a sweep, not a baseline."""
         return self.config.kind in KINDS
+
+    @property
+    def content(self) -> str:
+        """Hash of its weights and of what it is: two with the same do the same, whatever lies beside them."""
+        return digest([file_hash(self.folder / name) for name in (WEIGHTS, CONFIG)])
 
     def weights(self, device: torch.device | str = "cpu") -> Dictionary:
         """The dictionary itself."""

@@ -18,7 +18,7 @@ from monolex import runtime
 from monolex.activations.constant import constant_sites
 from monolex.activations.reader import Reader
 from monolex.activations.stored import held_out_rows, row_rule, stored_model
-from monolex.artifact import SUBJECT, WARNINGS, Manifest, json_bytes, open_artifact, write_bytes
+from monolex.artifact import SUBJECT, WARNINGS, Manifest, json_bytes, open_artifact, relative_place, write_bytes
 from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
 from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, parents, source_dictionaries
@@ -77,7 +77,8 @@ def evaluate(
     if not controls:
         log.warning("eval: no control model is given; numbers stand beside baselines only")
     pieces, sizes = _pieces(work, {model: paths[0] for model, paths in models.items()}, listed, config)
-    rows = [row for part in work.done(pieces, sizes=sizes, unit="dictionary").values() for row in part]
+    needs = _needs(folder, {model: paths[0] for model, paths in models.items()}, listed)
+    rows = [row for part in work.done(pieces, sizes=sizes, unit="dictionary", needs=needs).values() for row in part]
     rows += _missing_rows(listed, rows)
     rows += _given_up_rows(models, rows)
     counts: dict[str, Tensor] = {}
@@ -124,6 +125,19 @@ def _pieces(
             key = f"{model}.{site}"
             pieces[key], sizes[key] = piece(model, dictionaries), len(dictionaries)
     return pieces, sizes
+
+
+def _needs(folder: Path, activations: Mapping[str, Path], listed: Listed) -> dict[str, dict[str, str]]:
+    """What every site of every model is evaluated from: a sweep at another site changes nothing of it."""
+    needs = {}
+    for model, sites in listed.items():
+        content = {"activations": open_artifact(activations[model]).content}
+        for site, dictionaries in sites.items():
+            needs[f"{model}.{site}"] = content | {
+                f"{dictionary.name} {relative_place(dictionary.folder, folder)}": dictionary.content
+                for dictionary in dictionaries
+            }
+    return needs
 
 
 def _missing_rows(listed: Listed, rows: Sequence[Row]) -> list[Row]:

@@ -11,10 +11,11 @@ from helpers.killed import kill_between_pieces
 from helpers.tiny import tiny
 from safetensors.numpy import load_file
 
-from monolex.artifact import open_artifact, read_json, verify
+from monolex.artifact import finish, open_artifact, read_json, verify
 from monolex.causal.ablate.stage import ablate
 from monolex.causal.chosen_features import chosen_features, used_folders
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
+from monolex.causal.patch import stage as patching
 from monolex.causal.patch.stage import _prompts, patch
 from monolex.causal.prompts.tasks import draw
 from monolex.causal.tree.stage import below, tree
@@ -88,6 +89,30 @@ def test_done_is_not_done_again_and_a_changed_file_is(run, task, tmp_path):
     pairs_file.write_text("\n".join(pairs_file.read_text().splitlines()[:2]) + "\n")
     assert patch(tmp_path / "patch", run, config).content != first.content
     assert read_json(tmp_path / "patch" / "patch.json")["pairs"] == 2
+
+
+def test_a_dictionary_is_not_patched_again_because_what_lies_beside_it_changed(run, task, tmp_path, monkeypatch):
+    for part in ("activations", "baselines"):
+        shutil.copytree(run / part, tmp_path / "run" / part)
+    measured, real = [], patching.measure_patch
+
+    def killed(patch, *rest):
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+        measured.append(patch)
+        return real(patch, *rest)
+
+    config = patch_config(task, dictionaries=("pca", "neurons"), searches=("ranking",), sites=("resid_post.2",))
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(patching, "measure_patch", killed)
+        patch(tmp_path / "patch", tmp_path / "run", config)
+    source = next((tmp_path / "run" / "baselines").iterdir())
+    before = open_artifact(source)
+    finish(source, before.kind, {**before.config, "fit_rows": 7}, before.parents, before.files, before.data)
+    assert open_artifact(source).content != before.content
+    monkeypatch.setattr(patching, "measure_patch", lambda *asked: measured.append(asked) or real(*asked))
+    patch(tmp_path / "patch", tmp_path / "run", config)
+    assert len(measured) == 2
 
 
 @pytest.mark.parametrize("stage", ["patch", "ablate", "tree"])

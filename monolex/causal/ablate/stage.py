@@ -57,7 +57,8 @@ def ablate(folder: str | Path, run: str | Path, config: AblateConfig) -> Manifes
 
     # occurrences are run twice: beside their controls, and with every partner
     pieces = {target.key: piece(target) for target in chosen}
-    return finish(work, "ablations", pieces, 2 * config.occurrences, "occurrence")
+    used = {target.key: [target.dictionary] for target in chosen}
+    return finish(work, "ablations", pieces, used, size=2 * config.occurrences, unit="occurrence")
 
 
 def check(config: AblateConfig, model: ModelConfig, harvested: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from monolex.artifact import digest
 from monolex.text.encode import encode_texts
 from monolex.text.separator import separator
 
@@ -58,6 +59,13 @@ class PromptPairs:
 
     def __len__(self) -> int:
         return len(self.base)
+
+    @property
+    def content(self) -> str:
+        """Hash of all tokens, answers and positions."""
+        tensors = (self.base, self.donor, self.lengths, *self.roles.values())
+        answers = (self.right, self.wrong, self.donor_right, list(self.roles), self.wording, self.order, self.texts)
+        return digest([[tensor.tolist() for tensor in tensors], answers])
 
     @property
     def end(self) -> Int[Tensor, "pairs"]:

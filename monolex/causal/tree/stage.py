@@ -61,7 +61,8 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
 
         return grown
 
-    return finish(work, "trees", {root.key: piece(root) for root in chosen})
+    pieces = {root.key: piece(root) for root in chosen}
+    return finish(work, "trees", pieces, {key: path.values() for key, path in dictionaries.items()})
 
 
 def below(listed: Sequence[RunDictionary], root: ChosenFeature, config: TreeConfig) -> dict[str, RunDictionary]:
