@@ -4,6 +4,7 @@ Importing this module, and ``--help``, need no torch.
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if list(arguments) == ["--version"]:
         say(__version__)
         return 0
+    for stream in (sys.stdout, sys.stderr):
+        # a redirected stream of Windows, or one of an old locale, holds no letter but its own
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     setup_logging()
     with stoppable():
         return _run(arguments)

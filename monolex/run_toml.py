@@ -64,11 +64,12 @@ def read_run(path: Path) -> RunConfig:
         UserError: no such file, not TOML, an unknown table or key, or a value out of range.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a run.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
+        hint = r"; write a path with backslashes in single quotes, 'C:\texts'" if "\\" in str(error) else ""
+        raise UserError(f"{path} is not valid TOML: {error}{hint}") from error
     return run_config(content, path)
 
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import resource
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from monolex import windows
 from monolex.artifact import write_bytes
 from monolex.errors import UserError
 
@@ -107,7 +107,7 @@ class Metrics:
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         kept = [row for row in read_jsonl(path) if row["step"] <= resume_step] if path.exists() else []
         write_bytes(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append ``row``, which must have an integer ``step``.
@@ -174,9 +174,11 @@ def free_memory(where: torch.device) -> int:
         return torch.cuda.mem_get_info(where)[0]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
+        for line in meminfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return windows.free_memory()
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -185,8 +187,12 @@ def peak_memory() -> int:
     status = Path("/proc/self/status")
     if status.exists():
         # getrusage on Linux also counts the process that this one was started from
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return windows.peak_memory()
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -8,7 +8,7 @@ import pytest
 from helpers.parsed_package import ROOT, Function, trees
 
 LAYERS = (
-    ("errors", "stages"),
+    ("errors", "stages", "windows"),
     ("kinds", "config", "tables", "artifact", "runtime", "interrupt", "lock", "pieces", "stats"),
     ("model", "text", "cost"),
     ("activations",),

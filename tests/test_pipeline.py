@@ -109,6 +109,12 @@ def test_every_stage_is_there_and_whole(made):
     assert control.data["model"]["fingerprint"] != open_artifact(out / "activations").data["model"]["fingerprint"]
 
 
+def test_names_of_files_are_names_on_windows_too(made):
+    names = [path.name for path in (made / "out").rglob("*")]
+    assert len(names) > 50
+    assert [name for name in names if set(name) & set('<>:"/\\|?*') or name[-1] in ". "] == []
+
+
 def test_a_second_run_does_nothing_again(run):
     before = stamps(run / "out")
     assert main(["run", str(run / "run.toml"), "--out", str(run / "out")]) == 0

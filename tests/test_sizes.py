@@ -27,6 +27,8 @@ LONG_FUNCTIONS, LONG_SIGNATURES = 0, 0
 CALLS = {"train": 5, "explain": 5, "patch": 4}
 """Calls from a verb to a step of the sweep, the explainer, the measuring of a patch; may only fall (aim: 5)."""
 
+LOCKED = str(ROOT / "lock.py")
+
 
 def length(function: Any) -> int:
     return function.end_lineno - function.lineno + 1
@@ -61,8 +63,10 @@ def calls(verb: Callable, core: Callable, command: list[str]) -> list[str]:
             return
         names = []
         while frame is not None and frame.f_code is not first:
-            if frame.f_code.co_filename.startswith(str(ROOT)) and not frame.f_code.co_name.startswith("<"):
-                names.insert(0, frame.f_code.co_name)  # a comprehension or a lambda is no function to look up
+            code = frame.f_code
+            # neither a comprehension, a lambda nor what the lock puts around every stage is a function to look up
+            if code.co_filename.startswith(str(ROOT)) and code.co_name[0] != "<" and code.co_filename != LOCKED:
+                names.insert(0, code.co_name)
             frame = frame.f_back
         raise Reached(names)
 

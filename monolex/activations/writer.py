@@ -79,7 +79,7 @@ def resume(folder: Path, request: str, batch_rows: int) -> HarvestProgress:
     ours = [path for path in folder.glob("*") if path.name == CORPUS or _TEMPORARY.fullmatch(path.name)]
     ours += [path for path in folder.glob("*/*") if _SHARD.fullmatch(path.name)]
     for path in ours:
-        if str(path.relative_to(folder)) not in progress.files:
+        if path.relative_to(folder).as_posix() not in progress.files:
             path.unlink()
     for part in {path.parent for path in ours} - {folder}:
         if not any(part.iterdir()):

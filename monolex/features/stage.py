@@ -71,7 +71,7 @@ def features(
     if manifest := work.answer():
         return manifest
     for stale in folder.glob(f"{SPILL}*"):
-        shutil.rmtree(stale)
+        shutil.rmtree(stale, ignore_errors=True)
 
     def piece(site: str) -> Piece:
         def gathered(_path: Path) -> Facts:
@@ -184,7 +184,8 @@ def _spilled(folder: Path, dictionaries: Mapping[str, Dictionary], job: _Job) ->
     """The codes of every dictionary; what lies on disk for them goes when the last was used, or anything fails."""
     folder.mkdir(parents=True, exist_ok=True)
     device = runtime.device(job.config.features_device)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=SPILL) as scratch:
+    # Windows removes no file that is still mapped; what is left of one goes when the stage is next run
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SPILL, ignore_cleanup_errors=True) as scratch:
         count = len(dictionaries)
         codes = spill(
             Path(scratch), job.source, dictionaries, job.config, device, lambda rows: job.advance(rows * count)

@@ -184,7 +184,8 @@ class _Run:
         try:
             with safe_open(path, framework="pt") as file:
                 if file.metadata()["request"] == self.request:
-                    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                    # copies, for Windows replaces no file that is still mapped
+                    return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
         except SafetensorError as error:
             raise UserError(f"{path} is damaged ({error}); delete it to train from the beginning") from error
         runtime.log.info("%s: the saved state answers another configuration; starting again", self.folder)
