@@ -104,6 +104,7 @@ def test_every_stage_is_there_and_whole(made):
     }
     assert (out / "report.html").stat().st_size > 10_000
     assert set(json.loads((out / "timings.json").read_text())) == set(kinds)
+    assert "<h1>Dictionaries of model (GPTNeoX, " in (out / "report.html").read_text(encoding="utf-8")
     control = open_artifact(out / "controls" / "random" / "activations")
     assert list(control.data["sites"]) == ["resid_post.1"]
     assert control.data["model"]["fingerprint"] != open_artifact(out / "activations").data["model"]["fingerprint"]
@@ -228,10 +229,7 @@ def test_the_estimate_of_disk_is_near_what_is_written(made):
     stages = plan(config, made / "out")
     for stage, cost in zip(stages, costs(config, stages, model_shape(config.model)), strict=True):
         written = sum(p.stat().st_size for p in stage.folder.rglob("*") if p.is_file())
-        if "train" in stage.name or stage.name.startswith("harvest"):
-            assert cost.disk > 0.3 * written, stage.name
-        if stage.name.startswith("harvest"):
-            assert cost.disk < 3 * written, stage.name
+        assert 0.5 < cost.disk / written < 2, stage.name
 
 
 def test_show_prints_everything_a_run_wrote(made):

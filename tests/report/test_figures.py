@@ -89,18 +89,20 @@ def test_other_kinds_have_no_pictures(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "content"),
+    ("kind", "content", "pictures"),
     [
-        ("patch", causal_json.patch(sites=())),
-        ("ablate", {"ablations": []}),
-        ("ablate", causal_json.ablate(control=False)),
-        ("tree", causal_json.tree(deep=False)),
-        ("tree", {"trees": [{**causal_json.tree(deep=False)["trees"][0], "logits": []}]}),
+        ("patch", causal_json.patch(sites=()), 0),
+        ("ablate", {"ablations": []}, 0),
+        ("ablate", causal_json.ablate(control=False), 1),
+        ("tree", causal_json.tree(deep=False), 1),
+        ("tree", {"trees": [{**causal_json.tree(deep=False)["trees"][0], "logits": []}]}, 1),
     ],
 )
-def test_what_may_be_missing_may_be_missing(kind, content, tmp_path):
+def test_what_may_be_missing_may_be_missing(kind, content, pictures, tmp_path):
     causal_json.artifact(tmp_path, kind, content)
-    for path in figures.draw(tmp_path):
+    paths = figures.draw(tmp_path)
+    assert len(paths) == len(figures.ENDINGS) * pictures
+    for path in paths:
         assert path.stat().st_size > 1000
 
 

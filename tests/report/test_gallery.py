@@ -127,6 +127,18 @@ def test_cards_of_the_report_link_to_what_the_gallery_holds(run, tmp_path):
         assert f'id="{anchor}"' in (folder / path).read_text(encoding="utf-8")
 
 
+def test_a_link_of_a_card_leads_to_the_number_it_says(store):
+    """And there is one for every feature that a card names and the page holds."""
+    for text, on_page in ((gallery(store), 8), (gallery(store, cards=3), 3)):
+        ids = {int(number) for number in re.findall(r'id="feature-(\d+)"', text)}
+        links = re.findall(r'<a href="#feature-(\d+)">(\d+)</a>', text)
+        assert len(ids) == on_page and len({said for _, said in links}) > 1
+        assert [(where, said) for where, said in links if where != said] == []
+        unlinked = {int(number) for number in re.findall(r"<em>(\d+)</em>", text)}
+        assert {int(said) for _, said in links} <= ids and not unlinked & ids
+    assert unlinked, "the short page names features that it does not hold"
+
+
 def explained(features) -> dict:
     entry, level = plan(("resid_post.1",))[0]
     (scores,) = scored([line(entry, i, "token", "rules", level) for i in features]).values()

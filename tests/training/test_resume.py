@@ -354,6 +354,14 @@ def test_init_continues_from_a_dictionary(whole, tmp_path):
     assert set(manifest.parents) == {"activations", "init"}
     made_of, continued = load(start), load(tmp_path / "b" / "topk-k2-r2-s0")
     torch.testing.assert_close(continued.weights, made_of.weights, rtol=1e-5, atol=1e-6)
+    # with a rate of its own it moves on from there by a step of Adam, where a fresh start is nowhere near
+    moving, fresh = (replace(made, lrs=(1e-3,), init=init) for init in (made.init, None))
+    distances = []
+    for name, asked in (("moved", moving), ("fresh", fresh)):
+        train_from(tmp_path / name, only_b, asked)
+        ends = load(tmp_path / name / "b" / "topk-k2-r2-s0").W_enc, made_of.W_enc
+        distances.append(float((ends[0] - ends[1]).abs().max()))
+    assert 1e-4 < distances[0] < 5e-3 < 5e-2 < distances[1]
     with pytest.raises(UserError, match=r"is topk at b .* but member topk-k2-r2-s0 is topk at a"):
         train_from(tmp_path / "x", source(), made)
     with pytest.raises(UserError, match="holds no dictionary"):
