@@ -36,11 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     setup_logging()
     with stoppable():
-        return _run(arguments)
+        return _run(list(arguments))
 
 
 def _run(arguments: Sequence[str]) -> int:
     try:
+        _require_once(arguments)
         code = tyro.extras.subcommand_cli_from_dict(
             verbs(),
             prog="monolex",
@@ -64,6 +65,14 @@ def _run(arguments: Sequence[str]) -> int:
             sys.stderr.write("monolex: stopped; the same command goes on from here\n")
         return 128 + stop.args[0] if stop.args else 130
     return code or 0
+
+
+def _require_once(arguments: Sequence[str]) -> None:
+    """Refuse an option that is given twice, of which the parser would take the last without a word."""
+    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--") and argument != "--"]
+    for option in options:
+        if options.count(option) > 1:
+            raise UserError(f"{option} is given twice; give it once, a list as {option} A B")
 
 
 def _refused(error: OSError) -> str:

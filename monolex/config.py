@@ -161,7 +161,10 @@ class TrainConfig:
     lrs: tuple[float, ...] = ()
     """Learning rates; empty takes the preset's."""
     preset: Preset = "paper-effective"
-    """`paper` (Adam 1e-3 as printed), `paper-effective` (3.2e-4, what the released code really does), `modern`."""
+    """`paper`: Adam at 0.001, as printed; `paper-effective`: at 0.00032, what the released code really does; either
+    with warmup 0, decay 0, no scale, and for the paper's kinds no decoder bias and free rows. `modern`: 0.0002 /
+    sqrt(d_sae / 16384), warmup 0.05, decay 0.2, scale, and for every kind a decoder bias that starts at the mean of
+    the first batch and decoder rows of unit length."""
     steps: int | None = None
     """Optimiser steps; None means `epochs` passes over the stored rows."""
     epochs: float = 1.0

@@ -41,7 +41,7 @@ class Work:
     def __init__(self, folder: Path, kind: str, config: Any, parents: Mapping[str, str]) -> None:
         self.folder, self.kind, self.config, self.parents = folder, kind, config, dict(parents)
         self._request = identity(config), self.parents
-        self._partial = folder / PARTIAL / artifact.request_hash(kind, *self._request)[:16]
+        self._partial = folder / PARTIAL / f"{kind}-{artifact.request_hash(kind, *self._request)[:16]}"
         self._needs: Mapping[str, Mapping[str, str]] = {}
         self._files: dict[str, FileEntry] = {}
         self._bar: tqdm | None = None

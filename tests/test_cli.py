@@ -1,15 +1,35 @@
+import dataclasses
+import inspect
 import subprocess
 import sys
+import typing
+from pathlib import Path
 
 import pytest
 from helpers.interp_run import server_model
+from tyro.conf import Positional
 
 import monolex
+from monolex import cli, config
+from monolex.causal.config import PatchConfig, TreeConfig
 from monolex.cli import main
+from monolex.features.query import FindConfig
+from monolex.interp.config import ExplainConfig, FigureConfig
 from monolex.interp.protocol import correlation
 from monolex.interp.simulate import sanity
 from monolex.interp.simulate.sanity_suite import SUITE
+from monolex.stages import STAGES
+from monolex.training.optim import RECIPES
 from monolex.verbs import verbs
+
+VERBS = Path(__file__).parents[1] / "docs" / "verbs.md"
+QUERIES = {
+    "patch": PatchConfig,
+    "explain": ExplainConfig,
+    "find": FindConfig,
+    "figure": FigureConfig,
+    "tree": TreeConfig,
+}
 
 
 @pytest.mark.parametrize("verb", verbs())
@@ -61,3 +81,45 @@ def test_sanity_of_a_model_that_never_learned_to_answer_fails(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
     assert main(["score", "--sanity", *flags, "--replies", str(tmp_path / "kept.sqlite")]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["kept.sqlite"]
+
+
+def test_lists_are_written_alike_in_every_verb():
+    """As one option with several values, never as an option that is repeated."""
+    for stage in STAGES:
+        for field in dataclasses.fields(stage.load("config")):
+            hint = typing.get_type_hints(stage.load("config"), include_extras=True)[field.name]
+            if "tuple" in str(hint):
+                assert "UseAppendAction" not in str(hint), (stage.verb, field.name)
+    assert "repeat" not in VERBS.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "verb", [["patch"], ["explain"], ["find", "--sort", "max"], ["figure"], ["tree", "--features", "a:1"]]
+)
+def test_dictionaries_are_a_list_and_not_repeated(monkeypatch, verb, capsys):
+    asked = []
+    name = verb[0]
+
+    def noted(run: Positional[Path], config: QUERIES[name]) -> None:
+        asked.append((run, config.dictionaries))
+
+    monkeypatch.setattr(cli, "verbs", lambda: {name: noted, "other": noted})
+    assert main([name, "RUN", *verb[1:], "--dictionaries", "a", "b"]) == 0
+    assert asked == [(Path("RUN"), ("a", "b"))]
+    assert main([name, "RUN", *verb[1:], "--dictionaries", "a", "--dictionaries=b"]) == 2
+    assert "--dictionaries is given twice; give it once, a list as --dictionaries A B" in capsys.readouterr().err
+    assert len(asked) == 1
+
+
+def test_the_help_of_presets_says_what_they_set():
+    said = inspect.getsource(config)
+    said = " ".join(said[said.index("preset: Preset") :].split('"""')[1].split())
+    for name in ("paper", "paper-effective"):
+        row = RECIPES[name]
+        assert f"`{name}`: " in said and f"at {row.lr:f}".rstrip("0") in said
+        assert (row.warmup, row.decay, row.scale, row.bias, row.unit, row.scaled) == (0, 0, False, False, False, False)
+    modern = RECIPES["modern"]
+    rate = f"`modern`: {modern.lr:.4f} / sqrt(d_sae / {2**14})"
+    assert f"{rate}, warmup {modern.warmup}, decay {modern.decay}, scale" in said
+    assert modern.scaled and modern.scale and modern.bias and modern.unit
+    assert "either with warmup 0, decay 0, no scale" in said

@@ -93,7 +93,7 @@ def test_a_stage_killed_at_any_renaming_ends_the_same(whole, tmp_path, monkeypat
             assert verify(folder).config == {"word": "older"}
             assert len(list(check(folder))) == 1
         else:
-            with pytest.raises(UserError, match="unfinished artefact"):
+            with pytest.raises(UserError, match="unfinished eval "):
                 show(folder)
             with pytest.raises(UserError, match="no finished artefact"):
                 list(check(folder))

@@ -251,7 +251,7 @@ def _facts(
 ) -> dict[str, Any]:
     """What the manifest tells about the artefact."""
     lm = job.lm
-    described = {"name": lm.name, "fingerprint": lm.fingerprint, "architecture": lm.architecture}
+    described = {"name": lm.name, "title": lm.title, "fingerprint": lm.fingerprint, "architecture": lm.architecture}
     dropped = {
         split: {
             "bos": int((job.rows[split].keep & ~job.keep[split]).sum()),

@@ -56,7 +56,7 @@ def _chosen(run: Path, listed: Sequence[RunDictionary], text: str) -> ChosenFeat
         require(int(what) < d_sae, f"features = {text!r}: {dictionary.title} has features 0 to {d_sae - 1}")
         return ChosenFeature(dictionary, int(what))
     try:
-        hits = find(run, FindConfig(on=what, dictionary=(dictionary.title,), limit=1)).rows
+        hits = find(run, FindConfig(on=what, dictionaries=(dictionary.title,), limit=1)).rows
     except UserError as error:
         raise UserError(f"features = {text!r}: {error}") from error
     require(bool(hits), f"features = {text!r}: no feature of {dictionary.title} is mostly active on {what!r}")

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from tyro.conf import UseAppendAction
-
 from monolex.config import place, require, unhashed
 
-Many = UseAppendAction[tuple[str, ...]]
 Search = Literal["ranking", "effects", "random", "sweep", "greedy", "swaps"]
 SEARCHES: tuple[str, ...] = ("ranking", "effects", "random", "sweep", "greedy", "swaps")
 To = Literal["zero", "mean", "resample"]
@@ -34,16 +31,16 @@ class PatchConfig:
     """Prompt pairs."""
     prompt_seed: int = 0
     """Seed of their draw."""
-    sites: Many = ()
-    """Sites, repeatable; left out: every residual site with a dictionary."""
-    dictionaries: Many = ()
-    """Names of dictionaries and baselines, or patterns of them, repeatable; left out: all."""
+    sites: tuple[str, ...] = ()
+    """Sites; left out: every residual site with a dictionary."""
+    dictionaries: tuple[str, ...] = ()
+    """Names of dictionaries and baselines, or patterns of them; left out: all."""
     controls: bool = True
     """Also the control models' dictionaries of these names, used on the subject's activations."""
     searches: tuple[Search, ...] = ("ranking", "random")
     """`ranking` by integrated gradients, `effects` by exact single patches, `random` order, the paper's threshold
     `sweep`, `greedy`, and `swaps` that improve the ranking's sets."""
-    exact: Many = ()
+    exact: tuple[str, ...] = ()
     """Dictionaries, or patterns, on which `effects`, `sweep`, `greedy` and `swaps` run; left out: all of the chosen."""
     points: int = 24
     """Set sizes of a ranking's curve, even in the logarithm."""
@@ -87,8 +84,8 @@ class PatchConfig:
 class AblateConfig:
     """What the model predicts otherwise when a feature is taken away where it is active."""
 
-    features: Many = ()
-    """SITE/NAME:NUMBER, or SITE/NAME@TOKEN for the feature with the largest share on that token; repeatable."""
+    features: tuple[str, ...] = ()
+    """SITE/NAME:NUMBER, or SITE/NAME@TOKEN for the feature with the largest share on that token."""
     occurrences: int = 200
     """Tokens on which it is active, at random, of as many documents as there are."""
     low: float = 0.0
@@ -135,11 +132,11 @@ class AblateConfig:
 class TreeConfig:
     """Which features of earlier layers cause a feature, site by site."""
 
-    features: Many = ()
-    """Roots: SITE/NAME:NUMBER, or SITE/NAME@TOKEN for the feature with the largest share on that token; repeatable."""
-    dictionaries: Many = ()
-    """Names of the dictionaries of the earlier sites, or patterns, repeatable: sites with one that fits are gone
-    through, however many blocks apart; left out: those called as the root's."""
+    features: tuple[str, ...] = ()
+    """Roots: SITE/NAME:NUMBER, or SITE/NAME@TOKEN for the feature with the largest share on that token."""
+    dictionaries: tuple[str, ...] = ()
+    """Names of the dictionaries of the earlier sites, or patterns: sites with one that fits are gone through, however
+    many blocks apart; left out: those called as the root's."""
     contexts: int = 20
     """Contexts of a node, one a document."""
     low: float = 0.5

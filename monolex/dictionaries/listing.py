@@ -184,7 +184,7 @@ def choose(listed: Sequence[RunDictionary], patterns: Sequence[str]) -> list[Run
     for pattern in patterns:
         if not any(fits(dictionary, (pattern,)) for dictionary in listed):
             hint = nearest(pattern, [dictionary.title for dictionary in listed])
-            raise UserError(f"dictionary = {pattern!r}: the run has none like it; {hint}")
+            raise UserError(f"dictionaries = {pattern!r}: the run has none like it; {hint}")
     return [dictionary for dictionary in listed if not patterns or fits(dictionary, patterns)]
 
 

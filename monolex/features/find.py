@@ -34,11 +34,11 @@ def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> 
             that cannot be read or are too few.
     """
     run = Path(run)
-    chosen = choose(run_dictionaries(run), config.dictionary)
+    chosen = choose(run_dictionaries(run), config.dictionaries)
     named = len(chosen)
     evidence = any(dictionary.evidence is not None for dictionary in chosen)
     # a prompt needs no evidence, but ten features of each of a hundred baselines answer nobody's question
-    if config.on is not None or config.sort or config.where or (config.prompt and evidence and not config.dictionary):
+    if config.on is not None or config.sort or config.where or (config.prompt and evidence and not config.dictionaries):
         chosen = gathered(chosen)
     answer = _answer(chosen, config, lm or (lambda: stored_model(run / "activations", config.find_device)))
     if len(chosen) == named:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tyro.conf import UseAppendAction
-
 from monolex.config import require
 from monolex.errors import UserError, nearest
 
@@ -31,7 +29,6 @@ COLUMNS = (
 """Numbers of a feature that it can be sorted by and chosen by (see ``store.Summary``)."""
 OPERATORS = ("<", "<=", ">", ">=", "=", "!=")
 MODES = ("prompt", "on", "contrast")
-MANY = UseAppendAction[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -53,10 +50,10 @@ class FindConfig:
     """Features by one of their numbers, such as kurtosis; the largest first."""
     ascending: bool = False
     """The smallest first."""
-    where: MANY = ()
-    """A condition such as 'density<0.01', repeatable; with anything that is looked for, or alone."""
-    dictionary: MANY = ()
-    """SITE/NAME, SITE, NAME, or a pattern of one of them, repeatable; left out: every dictionary of the run."""
+    where: tuple[str, ...] = ()
+    """Conditions such as 'density<0.01'; with anything that is looked for, or alone."""
+    dictionaries: tuple[str, ...] = ()
+    """SITE/NAME, SITE, NAME, or a pattern of one of them; left out: every dictionary of the run."""
     limit: int = 10
     """Features printed: of every dictionary (`prompt`, `contrast`), or in all."""
     aggregate: Literal["max", "mean", "last"] = "max"
@@ -82,7 +79,7 @@ class FindConfig:
         )
         require(self.prompt is None or self.prompt != "", "prompt = '' has no token: give a text")
         require(self.on is None or self.on != "", "on = '' is no token: give one, such as ' def'")
-        for name in ("where", "dictionary"):
+        for name in ("where", "dictionaries"):
             said = getattr(self, name)
             require(not isinstance(said, str), f"{name} = {said!r} is one text: give a tuple, as ({said!r},)")
         require(self.limit >= 1, f"limit = {self.limit}: give at least 1")

@@ -253,7 +253,7 @@ def _meta(name: str, dictionary: Dictionary, gathered: Gathered, job: _Job, reas
         "direct_reason": reason,
         "bins": BINS,
         "token_bins": TOKEN_BINS,
-        "model": lm.name,
+        "model": lm.title,
         "fingerprint": lm.fingerprint,
         "tokenizer_size": None if lm.tokenizer is None else len(lm.tokenizer),
         "activations": job.content,

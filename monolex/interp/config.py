@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional
 
 from monolex.config import place, require, unhashed
 from monolex.interp.explainers import EXPLAINERS, LLM_EXPLAINERS, ExplainerName
 
-Many = UseAppendAction[tuple[str, ...]]
 Simulators = Literal["rules", "exact", "completions", "json"]
 Scorer = Literal["correlation", "detection", "fuzz"]
 SCORERS: tuple[str, ...] = ("correlation", "detection", "fuzz")
@@ -92,10 +91,10 @@ class LlmConfig:
 class ExplainConfig(LlmConfig):
     """Which features are explained, from which text, and by what."""
 
-    sites: Many = ()
-    """Sites, repeatable; left out: every one with a dictionary."""
-    dictionaries: Many = ()
-    """Names of dictionaries and baselines, or patterns of them, repeatable; left out: all."""
+    sites: tuple[str, ...] = ()
+    """Sites; left out: every one with a dictionary."""
+    dictionaries: tuple[str, ...] = ()
+    """Names of dictionaries and baselines, or patterns of them; left out: all."""
     matched: bool = True
     """Of the top-k baselines, only those whose k is nearest the L0 of a chosen trained dictionary of the site."""
     controls: bool = True
@@ -212,15 +211,15 @@ class FigureConfig:
     """`fig2`: scores over the layers of the residual stream; `fig9`: the same on random fragments alone; `fig10`: at
     MLP sites; `fig8`: over the size of the dictionary; `training`: over the steps of training; `table1`: features and
     their explanations; `table2`: how scores go with a feature's moments; `all`: those for which there are scores."""
-    scores: Many = ()
-    """Names of score artefacts (folders of RUN/score), repeatable; left out: all. Those that can be compared are
+    scores: tuple[str, ...] = ()
+    """Names of score artefacts (folders of RUN/score); left out: all. Those that can be compared are
     joined, the others stay apart."""
-    explainers: Many = ()
-    """Explainers, repeatable; left out: all, each in a panel of its own."""
+    explainers: tuple[str, ...] = ()
+    """Explainers; left out: all, each in a panel of its own."""
     together: bool = False
     """Draw explainers into one panel."""
-    dictionaries: Many = ()
-    """Names of dictionaries and baselines, or patterns of them, repeatable; left out: all (`table1`: the first trained
+    dictionaries: tuple[str, ...] = ()
+    """Names of dictionaries and baselines, or patterns of them; left out: all (`table1`: the first trained
     one)."""
     metric: Metric = "auto"
     """Which score; `auto`: the paper's, `random` for `fig9` and `top_and_random` for all others."""

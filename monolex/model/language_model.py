@@ -5,8 +5,10 @@ A model stays a plain Hugging Face model; :class:`LanguageModel` only adds where
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Final, final
 
 import torch
@@ -32,9 +34,26 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase | None
     """Its tokenizer, if there is one."""
     name: str
-    """What reports call it."""
+    """As it was asked for: `demo`, a folder, a name on the hub."""
     structure: Structure
     """Blocks, final norm and the place of every site."""
+
+    @property
+    def title(self) -> str:
+        """What pages call it: its name; of a folder what its files say it is, or the folder's name, family and size."""
+        folder = Path(self.name).expanduser()
+        if self.name == "demo" or not folder.is_dir():
+            return self.name
+        cached = [part.removeprefix("models--") for part in folder.absolute().parts if part.startswith("models--")]
+        if cached:
+            return cached[-1].replace("--", "/")
+        config = folder / "config.json"
+        said = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path", "") if config.is_file() else ""
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(said)):
+            return said
+        family = type(self.hf).__name__.removesuffix("ForCausalLM")
+        parameters = _counted(sum(parameter.numel() for parameter in self.hf.parameters()))
+        return f"{folder.absolute().name} ({family}, {parameters} parameters)"
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +128,14 @@ class LanguageModel:
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def _counted(number: int) -> str:
+    """Parameters for a person: ``135M``."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
 
 
 def _weight(module: nn.Module | None) -> Tensor:

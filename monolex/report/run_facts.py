@@ -22,7 +22,9 @@ def subject(activations: Manifest | None, everything: Sequence[EvaluatedDictiona
         lead += f" on {activations.data['rows']['train']:,} activations over {corpus}"
     beside = [_counted(n, word) for n, word in ((baselines, "baseline"), (controls, "control model")) if n]
     lead += f", beside {' and '.join(beside)}." if beside else "; no baselines and no control models."
-    model = _short(activations.data["model"]["name"]) if activations else "a language model"
+    stored = activations.data["model"] if activations else {"name": "a language model"}
+    # an artefact of before has no title
+    model = stored.get("title") or _short(stored["name"])
     return {"model": model, "lead": lead}
 
 

@@ -12,7 +12,8 @@ from monolex.runtime import size
 from monolex.show.files import show_dictionary, show_metrics, show_store, show_tensors
 from monolex.show.text import counts
 
-UNFINISHED = {"progress.json": "harvest", "state": "training", "partial": "artefact"}
+UNFINISHED = {"progress.json": "harvest", "state": "sweep", PARTIAL: ""}
+"""What lies in a folder of unfinished work, and what that is; pieces say it themselves."""
 
 
 def show(path: Path) -> str:
@@ -41,6 +42,7 @@ def show(path: Path) -> str:
         return show_dictionary(path)
     for name, what in UNFINISHED.items():
         if (path / name).exists():
+            what = what or _unfinished(path / name)
             raise UserError(f"{path} is an unfinished {what} ({name}); repeat its command and it goes on from there")
     inner = _artifacts(path)
     if not inner:
@@ -70,6 +72,11 @@ def _artifacts(path: Path) -> list[Path]:
     """The finished artefacts at or below a path."""
     # of a stage that was killed while it put its files in place
     return [folder for folder in artefact_folders(path) if not folder.match(f"{PARTIAL}/*/{FILES}")]
+
+
+def _unfinished(partial: Path) -> str:
+    """What the pieces in a folder are to become."""
+    return next((path.name.rpartition("-")[0] for path in partial.iterdir()), "artefact")
 
 
 def _head(path: Path, manifest: Manifest) -> str:

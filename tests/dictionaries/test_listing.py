@@ -143,7 +143,7 @@ def test_chosen_by_site_and_pattern_with_control_models_behind(with_control):
     assert [d.key for d in pca] == [f"subject/{first}/pca"]
     with pytest.raises(UserError, match="holds no site 'mlp_act.0'"):
         chosen_dictionaries(with_control, ("mlp_act.0",), (), controls=True)
-    with pytest.raises(UserError, match="dictionary = 'pcb': the run has none like it; there are resid_post.0/tied"):
+    with pytest.raises(UserError, match="dictionaries = 'pcb': the run has none like it; there are resid_post.0/tied"):
         chosen_dictionaries(with_control, (), ("pcb",), controls=True)
 
 

@@ -148,7 +148,7 @@ def test_probe_and_difference_find_what_is_linear_and_random_does_not(run, lm, t
         written(tmp_path / "a.jsonl", 40, 1, "cat cat cat"),
         written(tmp_path / "b.jsonl", 40, 2, "dogs dogs dogs"),
     )
-    found = find(run, FindConfig(contrast=paths, resamples=50, dictionary=(SITES[0],)), lm=lambda: lm)
+    found = find(run, FindConfig(contrast=paths, resamples=50, dictionaries=(SITES[0],)), lm=lambda: lm)
     beside = {row.what: row for row in found.beside}
     assert list(beside) == ["length in tokens", "linear probe", "mean difference", "random direction"]
     values = {what: row.auroc.value or 0 for what, row in beside.items()}

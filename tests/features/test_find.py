@@ -215,7 +215,7 @@ def test_a_condition_is_read_strictly(text, said):
         ({"on": ""}, "is no token"),
         ({"sort": "max", "limit": 0}, "limit = 0"),
         ({"where": "max>0"}, "where = 'max>0' is one text: give a tuple"),
-        ({"sort": "max", "dictionary": "pca"}, "dictionary = 'pca' is one text: give a tuple"),
+        ({"sort": "max", "dictionaries": "pca"}, "dictionaries = 'pca' is one text: give a tuple"),
     ],
 )
 def test_contradictions_are_refused(fields: dict[str, Any], said: str):
@@ -230,7 +230,7 @@ def test_dictionaries_are_chosen_by_site_name_and_pattern(run):
     assert choose(found, ["resid_post.0"]) == [m for m in found if m.site == SITES[0]]
     assert [m.name for m in choose(found, ["second/*"])] == ["second/topk-k4-r2-s0"]
     assert choose(found, []) == found
-    with pytest.raises(UserError, match=r"dictionary = 'resid_post.2/pac'.*did you mean 'resid_post.2/pca'"):
+    with pytest.raises(UserError, match=r"dictionaries = 'resid_post.2/pac'.*did you mean 'resid_post.2/pca'"):
         choose(found, ["resid_post.2/pac"])
 
 
@@ -260,7 +260,7 @@ def test_dictionaries_without_evidence_are_left_out_and_counted(run, tmp_path):
         assert found.rows and found.rows == tuple(row for row in whole.rows if row.dictionary != "pca")
         assert found.notes[-1] == "nothing was gathered of 2 of the 8 dictionaries; they are left out"
     with pytest.raises(UserError, match="nothing was gathered of resid_post.0/pca"):
-        find(some, FindConfig(sort="max", dictionary=("pca",)))
+        find(some, FindConfig(sort="max", dictionaries=("pca",)))
 
 
 def test_evidence_of_other_dictionaries_is_refused(run, tmp_path):
@@ -280,7 +280,7 @@ def test_evidence_of_other_dictionaries_is_refused(run, tmp_path):
 
 def test_the_verb_prints_a_table_and_writes_json(run, tmp_path, capsys):
     out = tmp_path / "found.json"
-    asked = ["find", str(run), "--where", "density<0.1", "--where", "n_active>2", "--sort", "kurtosis", "--limit", "3"]
+    asked = ["find", str(run), "--where", "density<0.1", "n_active>2", "--sort", "kurtosis", "--limit", "3"]
     assert main([*asked, "--json", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["site", "dictionary", "feature"] and len(lines) == 4
@@ -303,7 +303,7 @@ def test_the_verb_prints_a_table_and_writes_json(run, tmp_path, capsys):
         ["--where", "max>a"],
         ["--on", "cat cat"],
         ["--prompt", "the cat " * 99],
-        ["--sort", "max", "--dictionary", "nothing-like-it"],
+        ["--sort", "max", "--dictionaries", "nothing-like-it"],
     ],
 )
 def test_bad_questions_exit_with_2_and_one_line(run, asked, capsys):

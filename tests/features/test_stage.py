@@ -118,7 +118,7 @@ def test_a_killed_stage_goes_on_and_ends_the_same(made, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_site", dies)
     with pytest.raises(KeyboardInterrupt):
         gather(made, tmp_path / "parts")
-    with pytest.raises(UserError, match="unfinished artefact"):
+    with pytest.raises(UserError, match="unfinished features "):
         show(tmp_path / "parts")
     left = []
     monkeypatch.setattr(stage, "_site", lambda f, e, job: (left.append(job.source.site), old(f, e, job))[1])

@@ -21,6 +21,7 @@ from monolex.config import ModelConfig
 from monolex.errors import UserError
 from monolex.model.files import DEMO, source
 from monolex.model.hooks import capture, logits
+from monolex.model.language_model import _counted
 from monolex.model.load import load, wrap
 
 IDS = torch.arange(12).reshape(2, 6)
@@ -325,3 +326,28 @@ def test_wrapping_leaves_the_callers_model_as_it_was() -> None:
 
 def test_the_demo_is_part_of_the_package() -> None:
     assert (DEMO / "README.md").is_file()
+
+
+def test_a_title_says_what_a_folder_holds(tmp_path, monkeypatch):
+    folder = tmp_path / "hf"
+    lm = load(save(tiny_hf("llama"), folder))
+    count = sum(parameter.numel() for parameter in lm.hf.parameters())
+    assert lm.title == f"hf (Llama, {count / 1000:.3g}k parameters)"
+    monkeypatch.chdir(folder)
+    assert replace(lm, name=".").title == lm.title
+    config = json.loads((folder / "config.json").read_text())
+    for said, title in (("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"), ("/models/hf", lm.title)):
+        (folder / "config.json").write_text(json.dumps({**config, "_name_or_path": said}))
+        assert lm.title == title
+    cached = tmp_path / "hub" / "models--EleutherAI--pythia-70m" / "snapshots" / "a39f36b"
+    cached.mkdir(parents=True)
+    assert replace(lm, name=str(cached)).title == "EleutherAI/pythia-70m"
+    (folder / "demo").mkdir()
+    assert [replace(lm, name=name).title for name in ("demo", "gpt2", "org/name")] == ["demo", "gpt2", "org/name"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(950, "950"), (25_312, "25.3k"), (134_515_008, "135M"), (1.71e9, "1.71B")]
+)
+def test_sizes_of_models_are_said_as_people_say_them(number, said):
+    assert _counted(int(number)) == said
