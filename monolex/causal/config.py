@@ -94,7 +94,7 @@ class AblateConfig:
     """What its activation becomes: `zero`, its `mean` over the corpus, or that of another token (`resample`)."""
     positions: Positions = "token"
     """At the token alone, or at every token before it too."""
-    rescue: Many = ()
+    rescue: tuple[str, ...] = ()
     """Sites of later layers where it is added back, as `resid_post.20`, repeatable; `resid_post.*` means all; left out:
     five of them, evenly spread up to the last."""
     top: int = 20
