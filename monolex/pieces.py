@@ -145,6 +145,10 @@ class Work:
             shutil.rmtree(self.folder / PARTIAL)
         return manifest
 
+    def forget(self) -> None:
+        """Drop all pieces: of none is anything worth keeping. An older answer stays as it is."""
+        shutil.rmtree(self._partial)
+
     def _adopt(self, stale: Path, key: str) -> None:
         """Take a piece over from another request, its entry last, so that it is whole or not there."""
         place = self.place(key)

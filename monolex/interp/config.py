@@ -53,11 +53,18 @@ class LlmConfig:
     """Precision of a local model."""
     batch_tokens: int = unhashed(4096)
     """Tokens in a forward pass of a local model."""
+    reply_tokens: int | None = None
+    """Tokens that a chat model's reply may take; left out: 200 for an explanation, what a list needs for a judge. A
+    reply that is longer is a counted failure: models that think before they answer want some thousands."""
 
     def __post_init__(self) -> None:
         for name in ("calls", "batch_tokens"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
         require(self.timeout > 0, f"timeout = {self.timeout}: give seconds above 0")
+        require(
+            self.reply_tokens is None or self.reply_tokens >= 1,
+            f"reply_tokens = {self.reply_tokens}: give at least 1, or leave it out",
+        )
         require(self.retries >= 0, f"retries = {self.retries}: give 0 or more")
         for name in ("price_in", "price_out"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)}: a price cannot be negative")
@@ -151,10 +158,11 @@ class ExplainConfig(LlmConfig):
             bool(asks) or not self.llm,
             f"llm = {self.llm!r}: nothing here asks a language model; leave it out, or {others}",
         )
-        require(
-            bool(asks) or self.temperature == 1.0,
-            f"temperature = {self.temperature}: nothing here asks a language model; leave it out, or {others}",
-        )
+        for name, default in (("temperature", 1.0), ("reply_tokens", None)):
+            require(
+                bool(asks) or getattr(self, name) == default,
+                f"{name} = {getattr(self, name)}: nothing here asks a language model; leave it out, or {others}",
+            )
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,11 @@ class ScoreConfig(LlmConfig):
             self.simulator != "rules" or not self.llm,
             f"llm = {self.llm!r}: nothing here asks a language model; leave it out, or choose another simulator than "
             "rules",
+        )
+        require(
+            self.simulator == "json" or self.reply_tokens is None,
+            f"reply_tokens = {self.reply_tokens}: the simulator {self.simulator!r} writes no replies; leave it out, or "
+            "choose json",
         )
         require(
             self.simulator != "exact" or not self.base_url,

@@ -45,8 +45,11 @@ def small_run(folder: Path) -> Path:
     return run
 
 
-def server_model(folder: Path) -> Path:
-    """A random model with a long context and the demo's tokenizer, that finds some numbers probable everywhere."""
+def server_model(folder: Path, *, brief: bool = False) -> Path:
+    """A random model with a long context and the demo's tokenizer, that finds some numbers probable everywhere.
+
+    A ``brief`` one ends its texts at every tenth token of the vocabulary, so that it answers something.
+    """
     tokenizer = AutoTokenizer.from_pretrained(Path(demo.__file__).parent / "model")
     tokenizer.model_max_length = POSITIONS
     hf = tiny_hf("gpt_neox", vocab_size=len(tokenizer), max_position_embeddings=POSITIONS)
@@ -54,6 +57,9 @@ def server_model(folder: Path) -> Path:
     assert isinstance(head, torch.nn.Linear)
     with torch.no_grad():
         head.weight[[tokenizer.encode(number)[0] for number in "037"]] *= 3
+    if brief:
+        assert hf.generation_config is not None
+        hf.generation_config.eos_token_id = list(range(0, len(tokenizer), 10))
     hf.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -13,6 +13,8 @@ A script is a list of faults. Each has `do` and may have `match` (only requests 
   malformed  200 with a body that is no JSON
   empty      200 with no choices
   silent     200 without usage
+  thinks     400 to chats with max_tokens or a temperature, as models that think before they answer refuse them
+  says       200 with the message `message` and the finish_reason `finish`
   gather     waits until `count` requests are under way
   exit       the process ends after `count` further good answers
 """
@@ -94,6 +96,11 @@ class Server:
         """Requests under way at once, at most, since the last script."""
         return int((self.folder / "most").read_text())
 
+    @property
+    def refused(self) -> int:
+        """Requests that were refused since the last script."""
+        return int((self.folder / "refused").read_text())
+
     def _post(self, path: str, body: bytes) -> None:
         import http.client
 
@@ -115,6 +122,7 @@ class State:
     def script(self, faults: list[dict[str, Any]]) -> None:
         with self.lock:
             self.faults = [{"times": 1, **fault} for fault in faults]
+            (self.folder / "refused").write_text("0")
         with self.changed:
             self.most = 0
 
@@ -171,7 +179,14 @@ class Handler(BaseHTTPRequestHandler):
         if do == "closed":
             return self.refuse(429, "slow down", {"Retry-After": str(fault["seconds"])})
         if do == "status":
-            return self.refuse(fault["status"], f"this was scripted for the key {key}", code=fault.get("code"))
+            said = fault.get("message", f"this was scripted for the key {key}")
+            return self.refuse(fault["status"], said, code=fault.get("code"))
+        if do == "thinks" and (said := self.refused_parameter(json.loads(body))):
+            return self.refuse(400, said, code="unsupported_parameter")
+        if do == "says":
+            choice = {"index": 0, "message": fault["message"], "finish_reason": fault.get("finish", "stop")}
+            reply = {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+            return self.answer(body, json.dumps(reply).encode(), do)
         if do == "hang":
             time.sleep(fault["seconds"])
             self.close_connection = True
@@ -184,12 +199,23 @@ class Handler(BaseHTTPRequestHandler):
             self.state.gather(fault["count"])
         return self.model(json.loads(body), body, do)
 
+    def refused_parameter(self, settings: dict[str, Any]) -> str:
+        if "max_tokens" in settings:
+            return "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+        if "temperature" in settings:
+            return (
+                "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default is supported."
+            )
+        return ""
+
     def model(self, settings: dict[str, Any], body: bytes, do: str) -> None:
         from monolex.interp.llm.client import Answer, ScriptedClient
         from monolex.interp.records import Failure, Request
 
         if settings.pop("model") != MODEL:
             return self.refuse(404, "no such model")
+        if "max_completion_tokens" in settings:
+            settings["max_tokens"] = settings.pop("max_completion_tokens")
         messages = tuple((message["role"], message["content"]) for message in settings.pop("messages", ()))
         prompt = settings.pop("prompt", "")
         if self.path != ("/v1/chat/completions" if messages else "/v1/completions"):
@@ -222,6 +248,9 @@ class Handler(BaseHTTPRequestHandler):
                     os._exit(9)
 
     def refuse(self, status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None) -> None:
+        with self.state.lock:
+            count = self.state.folder / "refused"
+            count.write_text(str(int(count.read_text() if count.exists() else 0) + 1))
         self.send(status, json.dumps({"error": {"message": message, "code": code}}).encode(), headers)
 
     def send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:

@@ -18,8 +18,11 @@ from monolex.errors import UserError
 from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.interp.explain import saved
 from monolex.interp.explain.stage import explain
+from monolex.interp.llm.answers import CUT
 from monolex.interp.protocol import correlation
 from monolex.interp.score.stage import score
+from monolex.interp.simulate import sanity
+from monolex.interp.simulate.sanity_suite import SUITE
 from monolex.show.path import show
 from monolex.tables import from_table
 
@@ -28,7 +31,8 @@ VARIABLE = "MONOLEX_STAGE_KEY"
 USELESS = {
     "no line that begins with DESCRIPTION:",
     "an empty answer",
-    "the answer is no JSON list",
+    "the answer is no list of numbers",
+    CUT.reason,
     "the answer has not one number for each item",
     "no number among the most probable labels",
 }
@@ -76,6 +80,7 @@ def llm(server: Server, **changes: Any) -> dict[str, Any]:
 def explaining(server: Server, **changes: Any) -> ExplainConfig:
     """Two dictionaries: the subject's and the control model's."""
     settings = {"sites": SITES[:1], "dictionaries": ("tied-*",), "features": 6, "explainers": ("openai", "examples")}
+    settings["reply_tokens"] = 60
     return replace(EXPLAIN, **settings, **llm(server, **changes))
 
 
@@ -268,7 +273,7 @@ def arguments(stage: str, config: Any) -> list[str]:
     flags = {"llm": MODEL, "base_url": config.base_url, "calls": 2, "timeout": 30, "retries": 1, "key_env": VARIABLE}
     if stage == "explain":
         flags |= {"sites": SITES[0], "dictionaries": "tied-*", "features": 6, "fragment_tokens": 6, "silent": 4}
-        flags |= {"explain_device": "cpu"}
+        flags |= {"explain_device": "cpu", "reply_tokens": 60}
         more = ["--explainers", "openai", "examples"]
     else:
         flags |= {"simulator": stage, "limit": 1, "resamples": 20}
@@ -321,6 +326,51 @@ def test_an_endpoint_that_refuses_log_probabilities_of_chats(whole, server, tmp_
     assert (tmp_path / "again" / "scores.jsonl").read_bytes() == (tmp_path / "out" / "scores.jsonl").read_bytes()
 
 
+THOUGHT = {"do": "says", "message": {"content": None, "reasoning_content": "it may be rivers"}, "times": 999}
+CUT_OFF = {"do": "says", "message": {"content": "it may be ri"}, "finish": "length", "times": 999}
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"do": "malformed", "times": 999}, r"all of 12 explanations failed \(12 malformed reply\)"),
+        (THOUGHT, r"\(12 reasoning without an answer\), so that nothing is done; give .* by reply_tokens"),
+        (CUT_OFF, r"\(12 cut at the token limit \(reply_tokens\)\)"),
+    ],
+)
+def test_nothing_is_explained_where_every_call_fails(whole, server, tmp_path, fault, said):
+    settings = {"replies": str(tmp_path / "replies.sqlite"), "retries": 0}
+    config = replace(explaining(server, **settings), explainers=("token", "openai"))
+    server.script(fault)
+    for _ in range(2):  # nor is it done the second time
+        with pytest.raises(UserError, match=said):
+            explain(tmp_path / "out", whole.run, config)
+        assert not (tmp_path / "out" / "manifest.json").exists()
+    # what was refused or went unanswered is asked again; what was answered stays answered
+    server.script()
+    again = replace(config, reply_tokens=61)
+    explain(tmp_path / "out", whole.run, again)
+    assert "unanswered" not in open_artifact(tmp_path / "out").data
+
+
+def test_nothing_is_scored_or_ranked_where_every_call_fails(whole, server, tmp_path, capsys, monkeypatch):
+    server.script({"do": "status", "status": 400, "message": "no system role", "match": "tokens:", "times": 9999})
+    config = scoring(server, "json", scorers=("correlation",), retries=0, replies=str(tmp_path / "replies.sqlite"))
+    with pytest.raises(UserError, match="refuses every call: status .400.; the server says: no system role"):
+        score(tmp_path / "out", whole.run / "explain" / "paper", config, whole.run)
+    # where the model answered something else before, each is a failure; all of them together are nothing
+    server.script({"do": "malformed", "times": 9999})
+    with pytest.raises(UserError, match=r"json 0-10 of .*: all of \d+ predictions failed \(.*\d+ malformed reply.*\)"):
+        score(tmp_path / "out", whole.run / "explain" / "paper", config, whole.run)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    monkeypatch.setattr(sanity.run, "__defaults__", (correlation, SUITE[:1]))
+    flags = ["--simulator", "json", "--scorers", "correlation", "--llm", MODEL, "--base-url", server.base_url]
+    assert cli.main(["score", "--sanity", *flags, "--key-env", VARIABLE, "--retries", "0"]) == 2
+    captured = capsys.readouterr()
+    assert "all calls failed (" in captured.err and "malformed reply), so that nothing is done" in captured.err
+    assert "ranks first" not in captured.out
+
+
 @pytest.mark.parametrize("simulator", ["completions", "json"])
 def test_nothing_is_concluded_from_a_first_try_that_failed(whole, server, tmp_path, simulator):
     server.script({"do": "status", "status": 503})
@@ -347,7 +397,8 @@ def test_the_manifest_counts_what_was_asked_and_its_content_does_not(whole, tmp_
 
 def test_other_weights_in_the_folder_of_a_local_model_are_another_request(whole, tmp_path):
     settings = {"sites": SITES[:1], "dictionaries": ("tied-*",), "features": 2, "controls": False}
-    local = {"explainers": ("examples",), "llm": str(server_model(tmp_path / "model")), "llm_device": "cpu"}
+    model = str(server_model(tmp_path / "model", brief=True))
+    local = {"explainers": ("openai",), "llm": model, "llm_device": "cpu"}
     config = replace(EXPLAIN, **settings, **local, replies=str(tmp_path / "replies.sqlite"))
     first = explain(tmp_path / "out", whole.run, config)
     assert first.data["meter"]["calls"] > 0 and first.parents["llm"].startswith("local:fp32:")

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 from monolex.interp.config import ExplainConfig
+from monolex.interp.llm.answers import EMPTY, answered
 from monolex.interp.llm.prompts import ANSWER, OPENING, Chat, examples_chat, explanation_chat
 from monolex.interp.records import Client, Examples, Explanation, Failure, Request
 
-MAX_TOKENS = 60
-"""Of an explanation."""
+REPLY_TOKENS = 200
+"""Of an explanation, unless the configuration says otherwise: several times what one takes."""
+NOT_ASKED = Failure("no fragment on which the feature is active")
+"""Nothing to show, nothing to ask."""
 
 
 def explain_openai(examples: Sequence[Examples], client: Client, config: ExplainConfig) -> list[Explanation | Failure]:
@@ -28,12 +31,13 @@ def _ask(
     chats: Sequence[Chat], examples: Sequence[Examples], client: Client, config: ExplainConfig
 ) -> list[str | Failure]:
     """What is answered; features that have nothing to show are failures and are not asked for."""
-    params = (("max_tokens", MAX_TOKENS), ("temperature", config.temperature))
+    limit = REPLY_TOKENS if config.reply_tokens is None else config.reply_tokens
+    params = (("max_tokens", limit), ("temperature", config.temperature))
     shown = [number for number, of_feature in enumerate(examples) if of_feature.explain and of_feature.maximum > 0]
-    answers: list[str | Failure] = [Failure("no fragment on which the feature is active")] * len(examples)
+    answers: list[str | Failure] = [NOT_ASKED] * len(examples)
     replies = client.ask([Request(chats[number], params=params) for number in shown])
     for number, reply in zip(shown, replies, strict=True):
-        answers[number] = reply if isinstance(reply, Failure) else reply.text
+        answers[number] = reply if isinstance(reply, Failure) else answered(reply)
     return answers
 
 
@@ -50,4 +54,4 @@ def _explanation(explainer: str, answer: str | Failure) -> Explanation | Failure
     text = " ".join(answer.split())
     if text.lower().startswith(OPENING):
         text = text[len(OPENING) :].strip()
-    return Explanation(explainer, text) if text else Failure("an empty answer")
+    return Explanation(explainer, text) if text else EMPTY

@@ -28,9 +28,10 @@ from monolex.interp.config import ExplainConfig
 from monolex.interp.examples.draw import draw
 from monolex.interp.examples.fragments import CorpusFragments, cut_fragments, texts_of
 from monolex.interp.explain import saved
-from monolex.interp.explainers import EXPLAINERS
+from monolex.interp.explain.by_llm import NOT_ASKED
+from monolex.interp.explainers import EXPLAINERS, LLM_EXPLAINERS
 from monolex.interp.llm.endpoint import open_client
-from monolex.interp.llm.meter import METER
+from monolex.interp.llm.meter import METER, nothing_done
 from monolex.interp.llm.recorded import Recorded, opened_unless_found, unanswered
 from monolex.interp.records import Client, Examples, Explanation, Failure
 from monolex.interp.targets import Target, candidates, target_folders, targets
@@ -60,7 +61,8 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
     """Explain features of a run; see the module's docstring for what is written.
 
     Raises:
-        UserError: no run, nothing that fits, no fragment, or a language model that cannot be asked.
+        UserError: no run, nothing that fits, no fragment, a language model that cannot be asked, or that explains
+            nothing.
     """
     folder, run = Path(folder), Path(run)
     known = candidates(run, config)
@@ -82,11 +84,26 @@ def explain(folder: str | Path, run: str | Path, config: ExplainConfig) -> Manif
 
         pieces = {target.dictionary.key: piece(target) for target in used}
         rows = list(work.done(pieces, unanswered(asked_model)).values())
+    _require_explained(work, rows, config)
     models = {target.dictionary.model: cuts.of(target) for target in used}
     counts: dict[str, Any] = {"dictionaries": len(rows), "features": sum(row["explained"] for row in rows)}
     if asked_model is not None:
         counts[METER] = asked_model.meter.to_json()
     return work.finish(_files([work.place(key) for key in pieces], list(pieces), models, rows, config), counts)
+
+
+def _require_explained(work: Work, rows: Sequence[Mapping[str, Any]], config: ExplainConfig) -> None:
+    """Nothing is done where a language model explained not one of the features that it was shown.
+
+    Raises:
+        UserError: so it is; the pieces are dropped, while replies stay in their store.
+    """
+    names = [name for name in config.explainers if name in LLM_EXPLAINERS]
+    failed = sum((Counter(row["failures"][name]) for row in rows for name in names), Counter())
+    shown = sum(row["explained"] for row in rows) * len(names) - failed.pop(NOT_ASKED.reason, 0)
+    if shown and failed.total() == shown:
+        work.forget()
+        raise nothing_done(f"llm = {config.llm!r}: all of {shown} explanations failed", failed)
 
 
 def _files(

@@ -1,10 +1,12 @@
 """What a run of a command asked of a language model, what that cost, and when to stop."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from monolex.errors import UserError
+from monolex.interp.llm.answers import CUT, ONLY_REASONING
 from monolex.interp.llm.client import NOT_RECORDED, Answer, Usage
 from monolex.interp.records import Failure
 
@@ -32,6 +34,10 @@ class Meter:
     """Calls of the model, failed ones included."""
     recorded: int = 0
     """Requests that cost nothing: their reply was in the store, or an equal one was asked at the same time."""
+    replied: int = 0
+    """Requests that were answered, by the model or from the store."""
+    own_temperature: int = 0
+    """Those of them that the model drew at its own temperature, because its endpoint takes no other."""
     read: int = 0
     """Tokens the model read."""
     written: int = 0
@@ -80,12 +86,29 @@ class Meter:
 
     def to_json(self) -> dict[str, Any]:
         """The counts as plain values."""
-        names = ("calls", "recorded", "read", "written", "seconds", "dollars")
+        names = ("calls", "recorded", "replied", "own_temperature", "read", "written", "seconds", "dollars")
         return {name: getattr(self, name) for name in names} | {"failures": dict(sorted(self.failures.items()))}
 
     def __str__(self) -> str:
         price = f" ({self.dollars:.4f} dollars)" if self.price_in + self.price_out > 0 else ""
         kept = f"; {self.recorded} answered from the store" if self.recorded else ""
-        failed = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failures.items()))
-        failures = f"; failures: {failed}" if failed else ""
-        return f"{self.read} tokens read and {self.written} written in {self.calls} calls{price}{kept}{failures}"
+        drawn = f"; {self.own_temperature} at the model's own temperature" if self.own_temperature else ""
+        failures = f"; failures: {counted(self.failures)}" if self.failures else ""
+        return f"{self.read} tokens read and {self.written} written in {self.calls} calls{price}{kept}{drawn}{failures}"
+
+
+def counted(reasons: Mapping[str, int]) -> str:
+    """Counts by reason, as text.
+
+    >>> counted({"timed out": 2, "an empty answer": 1})
+    '1 an empty answer, 2 timed out'
+    """
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+
+
+def nothing_done(what: str, reasons: Mapping[str, int]) -> UserError:
+    """What a stage ends with that got nothing of all it asked a language model for, by reason."""
+    fix = "mend that, and run the same command again"
+    if CUT.reason in reasons or ONLY_REASONING.reason in reasons:
+        fix = "give the model more room to answer by reply_tokens, or take one that thinks less"
+    return UserError(f"{what} ({counted(reasons)}), so that nothing is done; {fix}")

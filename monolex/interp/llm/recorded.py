@@ -11,6 +11,7 @@ from monolex import runtime
 from monolex.artifact import Manifest
 from monolex.interp.config import LlmConfig
 from monolex.interp.llm.client import NOT_RECORDED, Answer, Backend, Keep, More, key_of
+from monolex.interp.llm.dialect import OWN_TEMPERATURE, SENT
 from monolex.interp.llm.identity import named
 from monolex.interp.llm.meter import BudgetSpent, Meter
 from monolex.interp.llm.replies import Replies
@@ -87,6 +88,10 @@ class Recorded:
                 f"{self.meter.spent} is spent: {self.meter}; all replies are kept in {self.store.path}, and the same "
                 "command with a larger budget goes on from there"
             )
+        replies = [answer for key in keys if isinstance(answer := answers[key], Reply)]
+        with self._lock:
+            self.meter.replied += len(replies)
+            self.meter.own_temperature += sum(OWN_TEMPERATURE in reply.choice.get(SENT, ()) for reply in replies)
         return [answers[key] for key in keys]
 
     def _ask(self, missing: dict[str, Request], answers: dict[str, Reply | Failure]) -> None:

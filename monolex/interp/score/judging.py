@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from monolex.interp.llm.prompts import marked
-from monolex.interp.records import Client, Examples, Explanation, Failure, Fragment
+from monolex.interp.records import Examples, Explanation, Failure, Fragment
 from monolex.interp.score.discrimination import Discrimination, fuzz_marks, told_apart
 from monolex.interp.score.scorers import FeatureScore
-from monolex.interp.simulate.chat import Question, Verdict, judge
+from monolex.interp.simulate.chat import ChatJudge, Question, Verdict, judge
 from monolex.text.characters import joined
 
 SHOWN = 5
@@ -35,16 +35,11 @@ def judged(
     scores: Sequence[FeatureScore],
     examples: Sequence[Examples],
     explanations: Sequence[Explanation | Failure],
-    client: Client,
+    by: ChatJudge,
     scorers: Sequence[str],
     rng: np.random.Generator,
-    *,
-    logprobs: bool = True,
 ) -> list[FeatureScore]:
-    """The scores with detection and fuzzing added, one call for every :data:`SHOWN` fragments.
-
-    ``logprobs`` as in :func:`monolex.interp.simulate.chat.judge`.
-    """
+    """The scores with detection and fuzzing added, one call for every :data:`SHOWN` fragments."""
     questions: list[Question] = []
     plans: list[dict[str, list[tuple[int, list[ShownFragment]]]]] = []
     # each of its own draws, so that one explanation more or less does not make all questions after it new ones
@@ -57,7 +52,7 @@ def judged(
                     plan[scorer].append((len(questions), items))
                     questions.append(Question(explanation, tuple(item.text for item in items), scorer == "fuzz"))
         plans.append(plan)
-    answers = judge(client, questions, logprobs=logprobs) if questions else []
+    answers = judge(by, questions) if questions else []
     judged_scores = []
     for result, plan, explanation in zip(scores, plans, explanations, strict=True):
         failed = Counter(result.failures)

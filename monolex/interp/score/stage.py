@@ -7,10 +7,12 @@ are failures that stay. Writes ``score.json`` (means by dictionary, explainer an
 predicted activations on the scored fragments, NaN where a prediction failed).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save
@@ -20,7 +22,7 @@ from monolex.config import plain
 from monolex.interp.config import ScoreConfig
 from monolex.interp.explain import saved
 from monolex.interp.explain.saved import Explanations
-from monolex.interp.llm.meter import METER
+from monolex.interp.llm.meter import METER, nothing_done
 from monolex.interp.llm.recorded import opened_unless_found, unanswered
 from monolex.interp.records import Failure, dictionary_of
 from monolex.interp.score.judging import judged
@@ -43,7 +45,7 @@ def score(folder: str | Path, explanations: str | Path, config: ScoreConfig, run
     ``run`` is where replies of language models are kept.
 
     Raises:
-        UserError: no finished explanations, or a language model that cannot be asked.
+        UserError: no finished explanations, a language model that cannot be asked, or not one prediction.
     """
     folder, explanations, run = Path(folder), Path(explanations), Path(run)
     explained = Explanations(explanations)
@@ -82,6 +84,10 @@ def _finish(
         rows, mean = resampled(scored, draws, config)
         lines += rows
         means["/".join(dictionary_of(scored.facts)), scored.explainer] = scored.facts, mean
+    failed = sum((Counter(row["failures"]) for row in lines), Counter())
+    if failed and not any(map(_predicted, flat.values())) and not any(map(_judged, lines)):
+        work.forget()
+        raise nothing_done(f"{model.simulator.kind}: all of {failed.total()} predictions failed", failed)
     entry = {
         "explanations": relative_place(explained.folder, work.folder),
         "mode": explained.mode,
@@ -97,10 +103,17 @@ def _finish(
         "differences": differences(means, config.level),
     }
     files = {MEANS: json_bytes(entry), LINES: saved.lines(lines), PREDICTIONS: save(flat)}
-    failed = sum(sum(row["failures"].values()) for row in lines)
-    counts = {"simulator": model.simulator.kind, "explanations": len(lines), "failures": failed}
+    counts = {"simulator": model.simulator.kind, "explanations": len(lines), "failures": failed.total()}
     counts |= {METER: model.client.meter.to_json()} if model.client is not None else {}
     return work.finish(files, counts)
+
+
+def _predicted(predictions: np.ndarray) -> bool:
+    return bool(np.isfinite(predictions).any())
+
+
+def _judged(row: Mapping[str, Any]) -> bool:
+    return any(cell["value"] is not None for kind in ("detection", "fuzz") for cell in row[kind].values())
 
 
 def _dictionary(
@@ -116,8 +129,7 @@ def _dictionary(
         rng = np.random.default_rng([config.score_seed, *f"{key}/{explainer}".encode()])
         scored = score_features(examples, texts[:limit], model.simulator, scoring, rng, model.judge is None)
         if model.judge is not None:
-            asking = model.judge, config.scorers, rng
-            scored = judged(scored, examples, texts[:limit], *asking, logprobs=model.logprobs)
+            scored = judged(scored, examples, texts[:limit], model.judge, config.scorers, rng)
         written = [None if isinstance(text, Failure) else text.text for text in texts[:limit]]
         rows += [
             line_of(explained, i, explainer, model.simulator.kind, written[i], score) for i, score in enumerate(scored)

@@ -1,13 +1,12 @@
 """What any chat endpoint can do: judge fragments, and simulate by a JSON list (weaker than the other simulators)."""
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 import numpy as np
 
+from monolex.interp.llm.answers import answered, last_list
 from monolex.interp.llm.client import require_answered
 from monolex.interp.llm.prompts import judge_chat, list_chat
 from monolex.interp.records import TOP, Client, Explanation, Failure, Job, Prediction, Reply, Request
@@ -36,12 +35,23 @@ class Verdict(NamedTuple):
     """Of yes, among yes and no; None where the endpoint gives no log-probabilities."""
 
 
+class ChatJudge(NamedTuple):
+    """A chat model that is asked for verdicts, and how."""
+
+    client: Client
+    """The model."""
+    logprobs: bool = True
+    """Whether it is asked for log-probabilities too; some endpoints refuse calls that do."""
+    reply_tokens: int | None = None
+    """Tokens that a reply may take; None: what a list needs."""
+
+
 @final
 class JsonSimulator:
     """Simulates by any chat endpoint; a :class:`monolex.interp.records.Simulator`."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, reply_tokens: int | None = None) -> None:
+        self._client, self._reply_tokens = client, reply_tokens
 
     @property
     def kind(self) -> str:
@@ -49,91 +59,77 @@ class JsonSimulator:
         return f"json 0-{TOP} of {self._client.model}"
 
     def simulate(self, jobs: Sequence[Job]) -> list[Prediction | Failure]:
-        """Whole numbers of every job; an answer that is not one for each token is a failure."""
+        """Numbers of every job; an answer that is not one for each token is a failure."""
         requests = [
-            Request(list_chat(job.explanation.text, job.texts), params=_params(len(job.texts)))  # a number and a comma
+            Request(list_chat(job.explanation.text, job.texts), params=_params(len(job.texts), self._reply_tokens))
             for job in jobs
         ]
         predictions: list[Prediction | Failure] = []
         for job, reply in zip(jobs, self._client.ask(requests), strict=True):
-            numbers = reply if isinstance(reply, Failure) else parse(reply.text, len(job.texts), TOP)
+            text = reply if isinstance(reply, Failure) else answered(reply)
+            numbers = text if isinstance(text, Failure) else parse(text, len(job.texts), TOP)
             predictions.append(numbers if isinstance(numbers, Failure) else np.array(numbers, dtype=np.float64))
         return predictions
 
 
-def judge(client: Client, questions: Sequence[Question], *, logprobs: bool = True) -> list[list[Verdict] | Failure]:
-    """A verdict a fragment of every question, by detection or fuzzing.
-
-    Args:
-        client: Of a chat model.
-        questions: Each is one call.
-        logprobs: Ask for log-probabilities too; some endpoints refuse calls that do.
-    """
-    extra = {"logprobs": True, "top_logprobs": ALTERNATIVES} if logprobs else {}
+def judge(by: ChatJudge, questions: Sequence[Question]) -> list[list[Verdict] | Failure]:
+    """A verdict a fragment of every question, by detection or fuzzing; each question is one call."""
+    extra = {"logprobs": True, "top_logprobs": ALTERNATIVES} if by.logprobs else {}
     requests = [
         Request(
             judge_chat(question.explanation.text, question.fragments, marks=question.marks),
-            params=_params(len(question.fragments), **extra),
+            params=_params(len(question.fragments), by.reply_tokens, **extra),
         )
         for question in questions
     ]
     verdicts: list[list[Verdict] | Failure] = []
-    for question, reply in zip(questions, client.ask(requests), strict=True):
+    for question, reply in zip(questions, by.client.ask(requests), strict=True):
         verdicts.append(reply if isinstance(reply, Failure) else _verdicts(reply, len(question.fragments)))
     return verdicts
 
 
-def gives_logprobs(client: Client) -> bool:
+def gives_logprobs(client: Client, reply_tokens: int | None = None) -> bool:
     """Whether an endpoint answers chats that ask for log-probabilities, which some refuse; tried once, on two words.
+
+    ``reply_tokens`` as in :class:`ChatJudge`.
 
     Raises:
         UserError: it could not be asked.
     """
-    params = (("logprobs", True), ("max_tokens", 4), ("temperature", 0.0), ("top_logprobs", ALTERNATIVES))
+    params = _params(1, reply_tokens, logprobs=True, top_logprobs=ALTERNATIVES)
     (reply,) = client.ask([Request((("user", "Write 1."),), params=params)])
     require_answered(client, reply)
     return isinstance(reply, Reply)
 
 
-def parse(text: str, count: int, top: int) -> list[int] | Failure:
-    """The JSON list of ``count`` whole numbers, 0 … ``top``, in an answer; words around it do not matter.
+def parse(text: str, count: int, top: int) -> list[float] | Failure:
+    """The last list of ``count`` numbers, 0 … ``top``, in an answer, as :func:`monolex.interp.llm.answers.last_list`.
 
-    >>> parse("Here it is: [0, 3]", 2, 10), parse("[0, 11]", 2, 10)
-    ([0, 3], Failure(reason='the answer holds something else than whole numbers from 0 to 10'))
+    >>> parse("Here it is: [0, 3]; [2] is doubtful", 2, 10), parse("[0, 11]", 2, 10)
+    ([0.0, 3.0], Failure(reason='the answer holds something else than whole numbers from 0 to 10', again=False))
     """
-    listed = _last_list(text)
-    try:
-        numbers = json.loads(listed[0]) if listed else None
-    except ValueError:
-        numbers = None
-    if numbers is None:
-        return Failure("the answer is no JSON list")
-    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= top for n in numbers):
-        return Failure(f"the answer holds something else than whole numbers from 0 to {top}")
-    if len(numbers) != count:
-        return Failure("the answer has not one number for each item")
-    return numbers
+    listed = last_list(text, count, top)
+    return listed if isinstance(listed, Failure) else listed.numbers
 
 
-def _params(items: int, **extra: Any) -> tuple[tuple[str, Any], ...]:
+def _params(items: int, reply_tokens: int | None, **extra: Any) -> tuple[tuple[str, Any], ...]:
     """Room for a list of so many numbers, with their commas, and for a fence around it."""
-    return tuple(sorted({"max_tokens": 32 + 4 * items, "temperature": 0.0, **extra}.items()))
-
-
-def _last_list(text: str) -> re.Match[str] | None:
-    """The last list in a text; those that are wanted hold no other."""
-    return next(reversed(list(re.finditer(r"\[[^\[\]]*\]", text))), None)
+    limit = 32 + 4 * items if reply_tokens is None else reply_tokens
+    return tuple(sorted({"max_tokens": limit, "temperature": 0.0, **extra}.items()))
 
 
 def _verdicts(reply: Reply, count: int) -> list[Verdict] | Failure:
-    numbers = parse(reply.text, count, 1)
-    if isinstance(numbers, Failure):
-        return numbers
-    listed = _last_list(reply.text)
-    assert listed, "a list was parsed"
-    places = [listed.start() + match.start() for match in re.finditer("[01]", listed[0])]
-    odds = _odds(reply)
-    return [Verdict(bool(n), odds.get(place)) for n, place in zip(numbers, places, strict=True)]
+    text = answered(reply)
+    if isinstance(text, Failure):
+        return text
+    listed = last_list(text, count, 1)
+    if isinstance(listed, Failure):
+        return listed
+    odds, before = _odds(reply), len(reply.text) - len(text)
+    return [
+        Verdict(number == 1, odds.get(before + place))
+        for number, place in zip(listed.numbers, listed.places, strict=True)
+    ]
 
 
 def _odds(reply: Reply) -> Mapping[int, float]:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monolex.interp.config import ScoreConfig
+from monolex.interp.llm.meter import Meter, nothing_done
 from monolex.interp.llm.recorded import Recorded
-from monolex.interp.records import Client, Simulator
+from monolex.interp.records import Simulator
 from monolex.interp.simulate import sanity
 from monolex.interp.simulate.by_rule import RulesSimulator
+from monolex.interp.simulate.chat import ChatJudge, JsonSimulator, gives_logprobs
 from monolex.interp.simulate.sanity import SanityResult
 from monolex.interp.simulate.whole_characters import WholeCharacters
 
@@ -22,10 +24,8 @@ class OpenSimulator(NamedTuple):
     """Predicts activations."""
     client: Recorded | None = None
     """The endpoint that it asks."""
-    judge: Client | None = None
-    """The chat model that is asked for detection and fuzzing; None where predictions serve."""
-    logprobs: bool = False
-    """Whether it may be asked for log-probabilities."""
+    judge: ChatJudge | None = None
+    """Who is asked for detection and fuzzing; None where predictions serve."""
     weights: str = ""
     """What tells a local model from another one of its name; empty for rules and endpoints."""
 
@@ -48,15 +48,14 @@ def open_simulator(config: ScoreConfig, run: Path) -> Iterator[OpenSimulator]:
         yield OpenSimulator(WholeCharacters(simulator), weights=simulator.weights)
         return
     from monolex.interp.llm.endpoint import open_client
-    from monolex.interp.simulate.chat import JsonSimulator, gives_logprobs
     from monolex.interp.simulate.completions import connect
 
     with open_client(config, run) as client:
         weights = "" if config.base_url else client.backend.identity
         if config.simulator == "json":
-            judges = set(config.scorers) - {"correlation"}
-            simulator = WholeCharacters(JsonSimulator(client))
-            yield OpenSimulator(simulator, client, client, bool(judges) and gives_logprobs(client), weights)
+            limit, judges = config.reply_tokens, set(config.scorers) - {"correlation"}
+            by = ChatJudge(client, bool(judges) and gives_logprobs(client, limit), limit)
+            yield OpenSimulator(WholeCharacters(JsonSimulator(client, limit)), client, by, weights)
         else:
             yield OpenSimulator(WholeCharacters(connect(client)), client, weights=weights)
 
@@ -65,7 +64,12 @@ def sanity_result(config: ScoreConfig) -> SanityResult:
     """What the simulator makes of hand-made features; its replies are kept only where ``config`` names a file.
 
     Raises:
-        UserError: as :func:`open_simulator`.
+        UserError: as :func:`open_simulator`, or of all calls none was answered.
     """
     with tempfile.TemporaryDirectory() as aside, open_simulator(config, Path(aside)) as opened:
-        return sanity.run(opened.simulator)
+        meter = Meter() if opened.client is None else opened.client.meter
+        tried = meter.replied
+        ranking = sanity.run(opened.simulator)
+        if meter.failures and meter.replied == tried:
+            raise nothing_done(f"llm = {config.llm!r}: all calls failed", meter.failures)
+        return ranking

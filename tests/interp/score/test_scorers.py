@@ -17,6 +17,7 @@ from monolex.interp.score.discrimination import active_tokens, fuzz_marks, told_
 from monolex.interp.score.judging import judged
 from monolex.interp.score.scorers import Scoring, correlated, score_features
 from monolex.interp.simulate.by_rule import RulesSimulator
+from monolex.interp.simulate.chat import ChatJudge
 from monolex.interp.simulate.whole_characters import WholeCharacters
 from monolex.text.characters import alone
 
@@ -93,7 +94,7 @@ def test_one_explanation_less_leaves_what_is_asked_of_the_others():
         simulator, seen = Fixed(lambda job: np.zeros(len(job.texts))), []
         client = ScriptedClient(lambda request: seen.append(request) or "[]")
         scores = score_features(examples, explanations, simulator, ALL, np.random.default_rng(0), judging=False)
-        judged(scores, examples, explanations, client, ("detection", "fuzz"), np.random.default_rng(0))
+        judged(scores, examples, explanations, ChatJudge(client), ("detection", "fuzz"), np.random.default_rng(0))
         return {(job.explanation.text, job.texts) for job in simulator.asked}, set(seen)
 
     (jobs, questions), (fewer, less) = asked_with(named(examples)), asked_with(without)
