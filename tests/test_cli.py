@@ -3,6 +3,7 @@ import inspect
 import subprocess
 import sys
 import typing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from monolex.causal.config import PatchConfig, TreeConfig
 from monolex.cli import main
 from monolex.features.query import FindConfig
 from monolex.interp.config import ExplainConfig, FigureConfig
-from monolex.interp.protocol import correlation
 from monolex.interp.simulate import sanity
 from monolex.interp.simulate.sanity_suite import SUITE
 from monolex.stages import STAGES
@@ -70,12 +70,20 @@ def test_sanity_of_rules_writes_nothing_and_finds_all_true_ones_first(tmp_path, 
     assert "ranks first of" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
 
 
+def test_sanity_fails_where_but_some_true_ones_are_first(monkeypatch, capsys):
+    first, second = SUITE[:2]
+    mistaken = second._replace(true=second.false[0], false=(second.true, *second.false[1:]))
+    monkeypatch.setattr(sanity, "run", partial(sanity.run, suite=(first, mistaken)))
+    assert main(["score", "--sanity"]) == 1
+    assert "ranks first of 1 of 2" in capsys.readouterr().out
+
+
 @pytest.mark.slow  # a local model, a token at a time, under the check of arrays: a minute
 def test_sanity_of_a_model_that_never_learned_to_answer_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model = str(server_model(tmp_path.parent / f"{tmp_path.name}-model"))
     flags = ["--simulator", "json", "--llm", model, "--llm-device", "cpu"]
-    monkeypatch.setattr(sanity.run, "__defaults__", (correlation, SUITE[:1]))
+    monkeypatch.setattr(sanity, "run", partial(sanity.run, suite=SUITE[:1]))
     assert main(["score", "--sanity", *flags]) == 1
     assert "ranks first of 0 of 1" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

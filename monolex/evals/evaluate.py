@@ -89,10 +89,7 @@ def evaluate(
         "models": list(listed),
         "sites": {model: list(sites) for model, sites in listed.items()},
         "dictionaries": sum(sizes.values()),
-        WARNINGS: [
-            *constant,
-            *doubts.sentences((d for sites in listed.values() for ds in sites.values() for d in ds), rows),
-        ],
+        WARNINGS: [*constant, *doubts.sentences(every, rows)],
     }
     return work.finish({METRICS: json_bytes(rows), DENSITIES: save_tensors(counts)}, facts)
 

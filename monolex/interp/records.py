@@ -100,7 +100,7 @@ class Job(NamedTuple):
 
 
 Prediction = Float[NDArray[np.float64], "_tokens"]
-"""Predicted activations, in any unit: correlation does not mind."""
+"""Predicted activations, in any unit: correlation does not mind. NaN at a missing token: the simulator says nothing."""
 
 
 class Simulator(Protocol):
@@ -162,8 +162,8 @@ class Overlay(NamedTuple):
     """Its tokens."""
     actual: tuple[float, ...]
     """The feature's activations."""
-    predicted: tuple[float, ...] | None
-    """What the simulator says, in its own unit; None where it failed."""
+    predicted: tuple[float | None, ...] | None
+    """What the simulator says, in its own unit, None at a missing token; None where it failed."""
 
 
 class Scored(NamedTuple):

@@ -150,5 +150,6 @@ def _fragments(overlays: Sequence[Overlay]) -> list[tuple[str, int, Markup]]:
         for fragment in [same for same in overlays if same.group == group][:FRAGMENTS]
     ]
     actual = max((value for fragment in chosen for value in fragment.actual), default=0.0)
-    predicted = max((value for fragment in chosen for value in fragment.predicted or ()), default=0.0)
+    known = (value for fragment in chosen for value in fragment.predicted or () if value is not None)
+    predicted = max(known, default=0.0)
     return [(fragment.group, fragment.doc, tokens.overlaid(fragment, actual, predicted)) for fragment in chosen]

@@ -19,6 +19,7 @@ from monolex.interp.records import dictionary_of
 from monolex.interp.score import curves, figures
 from monolex.interp.score import tables as paper_tables
 from monolex.interp.score.comparable import ComparableScores, Facts, explainers_of, joined, sources
+from monolex.interp.simulate.batch import PredictedTokens, added, missing_said
 from monolex.pages import card_explanations, html, score_charts, svg
 from monolex.pages.eval_charts import title
 from monolex.pages.html import estimate, number
@@ -74,7 +75,7 @@ def describe(key: str, run: Path, others: Collection[str], group: ComparableScor
     return {
         "key": key,
         "name": ", ".join(head["scores"]),
-        "said": _said(head),
+        "said": f"{_said(head)} {_missing(group)}".strip(),
         "notices": notices(run, group, others),
         "panels": [(panel.title, panel.chart()) for panel in charts],
         "legend": svg.legend(curve for panel in charts for curve in panel.series),
@@ -115,6 +116,12 @@ def _said(head: Facts) -> str:
         method = "From every explanation a simulator predicted the activations on text that it was not made from; the"
         method += f" simulator: {head['simulator']}."
     return f"{method} Protocol: {head['mode']}. Scores of other simulators or protocols cannot be compared with these."
+
+
+def _missing(group: ComparableScores) -> str:
+    """How often the simulator named no number."""
+    counts = (tokens for dictionary in group.dictionaries() for tokens in dictionary["tokens"].values())
+    return missing_said(added(PredictedTokens(**tokens) for tokens in counts))
 
 
 def _charts(group: ComparableScores) -> list[Any]:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from monolex.artifact import Manifest, read_json
+from monolex.interp.llm.meter import METER
+from monolex.interp.simulate.batch import PredictedTokens, added, missing_said
 from monolex.runtime import read_jsonl
 from monolex.show.text import columns, counts, estimate
 
@@ -12,7 +14,7 @@ EXAMPLES, LETTERS = 12, 100
 """Explanations that are shown of an artefact, and how much of each."""
 
 
-def explain(path: Path, _manifest: Manifest) -> list[str]:
+def explain(path: Path, manifest: Manifest) -> list[str]:
     """What was asked, skipped and failed, dictionary by dictionary, and some explanations."""
     facts = read_json(path / "explain.json")
     kept = [["model", "site", "dictionary", "asked", "explained", "skipped and failed"]]
@@ -32,13 +34,14 @@ def explain(path: Path, _manifest: Manifest) -> list[str]:
     return [
         f"mode {facts['mode']}, explainers {', '.join(facts['explainers'])}",
         f"fragments: {fragments}; left out: {'; '.join(left) or 'none'}",
+        *_drawn(manifest),
         columns(kept),
         f"\n{columns(shown)}",
     ]
 
 
-def score(path: Path, _manifest: Manifest) -> list[str]:
-    """Mean scores by dictionary and explainer, with intervals and how many features have none."""
+def score(path: Path, manifest: Manifest) -> list[str]:
+    """Mean scores by dictionary and explainer, with intervals and how many features have none; what was missing."""
     facts = read_json(path / "score.json")
     heads = ["top and random", "random", "chance", "detection", "fuzz", "features", "without a score"]
     kept = [["model", "site", "dictionary", "explainer", *heads]]
@@ -49,7 +52,18 @@ def score(path: Path, _manifest: Manifest) -> list[str]:
             cells = [_mean(means[name], main["n"]) if name in means else "–" for name in names]
             tallies = [str(main["n"]), counts({**dictionary["skipped"], **main["missing"]}) or "–"]
             kept.append([dictionary["model"], dictionary["site"], dictionary["name"], explainer, *cells, *tallies])
-    return [f"simulator {facts['simulator']}, fragments of mode {facts['mode']}", columns(kept)]
+    missing = missing_said(
+        added(PredictedTokens(**tokens) for d in facts["dictionaries"] for tokens in d["tokens"].values())
+    )
+    notes = [note for note in (missing, *_drawn(manifest)) if note]
+    return [f"simulator {facts['simulator']}, fragments of mode {facts['mode']}", *notes, columns(kept)]
+
+
+def _drawn(manifest: Manifest) -> list[str]:
+    """Whether replies were drawn at another temperature than was wanted."""
+    count = manifest.data.get(METER, {}).get("own_temperature", 0)
+    said = f"{count:,} replies were drawn at the model's own temperature: its endpoint takes no other"
+    return [said] if count else []
 
 
 def _mean(mean: dict[str, Any], features: int) -> str:

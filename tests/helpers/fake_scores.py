@@ -176,8 +176,9 @@ def fake_scores(
     explainers: tuple[str, ...] = EXPLAINERS,
     features: int = FEATURES,
     lost: bool = False,
+    missing: int = 0,
 ) -> list[dict[str, Any]]:
-    """Write RUN/score/NAME; the lines of its scores.jsonl. ``lost``: no feature has a score."""
+    """Write RUN/score/NAME, where no feature has a score if they are ``lost``; the lines of its scores.jsonl."""
     planned = plan(("resid_post.0", "resid_post.1", "mlp_act.1")) if planned is None else planned
     rows, listed = [], []
     for facts, level in planned:
@@ -193,7 +194,8 @@ def fake_scores(
                 values |= {m: [cell(0.7)] * len(lines) for m in ("detection", "detection_auc", "fuzz", "fuzz_auc")}
                 values |= {m: [cell(0.51)] * len(lines) for m in ("detection_auc_chance", "fuzz_auc_chance")}
             by_explainer[explainer] = {metric: estimate(cells) for metric, cells in values.items()}
-        listed.append(facts | {"explainers": by_explainer})
+        tokens = {explainer: {"predicted": 640, "missing": missing, "fragments": missing} for explainer in explainers}
+        listed.append(facts | {"explainers": by_explainer, "tokens": tokens})
     content = {
         "explanations": f"../../explain/{name}",
         "mode": mode,
@@ -202,6 +204,7 @@ def fake_scores(
         "shuffles": 1,
         "level": 0.95,
         "resamples": 1000,
+        "most_missing": 0.25,
         "dictionaries": listed,
         "differences": _differences(listed),
     }

@@ -44,11 +44,17 @@ def chat(messages: Chat) -> str | None:
 
 
 def edited(request: Request, choice: dict[str, Any]) -> dict[str, Any]:
-    """The choice of a completion, some of them without a number among the most probable labels."""
-    if request.messages or luck(request.prompt, BAD) != 0:
+    """The choice of a completion, some of them without a number among the most probable labels, or at the last one."""
+    fate = luck(request.prompt, BAD)
+    if request.messages or fate > 3:
         return choice
     known = choice["logprobs"]["top_logprobs"]
-    top = [entry and {text: p for text, p in entry.items() if not text.isdecimal()} for entry in known]
+    labels = [at for at, token in enumerate(choice["logprobs"]["tokens"]) if token == "\t"]
+    first = 0 if fate == 0 or not labels else labels[-1]
+    top = [
+        entry and {text: p for text, p in entry.items() if at < first or not text.isdecimal()}
+        for at, entry in enumerate(known)
+    ]
     return choice | {"logprobs": choice["logprobs"] | {"top_logprobs": top}}
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from helpers.llm_server import MODEL, Server
 from safetensors.numpy import load_file, save_file
 
 from monolex import cli
-from monolex.artifact import open_artifact, read_json, verify
+from monolex.artifact import Manifest, open_artifact, read_json, verify
 from monolex.errors import UserError
 from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.interp.explain import saved
@@ -22,6 +23,7 @@ from monolex.interp.llm.answers import CUT
 from monolex.interp.protocol import correlation
 from monolex.interp.score.stage import score
 from monolex.interp.simulate import sanity
+from monolex.interp.simulate.open import open_simulator
 from monolex.interp.simulate.sanity_suite import SUITE
 from monolex.show.path import show
 from monolex.tables import from_table
@@ -158,19 +160,25 @@ def test_scores_are_those_of_the_answers_and_failures_are_no_zeros(whole, simula
     predictions = load_file(folder / "predictions.safetensors")
     explanations = saved.Explanations(whole.run / "explain" / "paper")
     seen: Counter[str] = Counter()
+    scored_gaps: Counter[str] = Counter()
+    gaps_of_known = 0
     for row in rows:
         key = f"{row['model']}/{row['site']}/{row['name']}"
         number = [example.feature for example in explanations.examples(key)].index(row["feature"])
         guesses, example = predictions[f"{key}/{row['explainer']}"][number], explanations.examples(key)[number]
-        missing = np.isnan(guesses).all(1)
-        assert (np.isnan(guesses).any(1) == missing).all()
+        missing, gaps = np.isnan(guesses).all(1), np.isnan(guesses)
+        assert set(gaps.sum(1)) <= {0, 1, guesses.shape[1]}  # none, the last label, all
+        scored_gaps[simulator] += int((gaps.sum(1) == 1).sum())
+        assert row["tokens"]["missing"] == row["tokens"]["fragments"] >= (gaps.sum(1) == 1).sum()
         actual = np.concatenate([fragment.activations for fragment in (*example.top, *example.random)])
         cell = row["scores"]["top_and_random"]
         if missing.any():
             assert cell["value"] is None and cell["reason"] in row["failures"]
             assert sum(row["failures"].values()) >= missing.sum()
         else:
-            assert cell["value"] == pytest.approx(correlation(actual, guesses.ravel()).value, abs=1e-4)
+            known = ~gaps.ravel()
+            assert cell["value"] == pytest.approx(correlation(actual[known], guesses.ravel()[known]).value, abs=1e-4)
+            gaps_of_known += int(gaps.sum())
         seen += Counter(row["failures"])
         for kind in ("detection", "fuzz"):
             judged = row[kind]["balanced_accuracy"]
@@ -179,6 +187,12 @@ def test_scores_are_those_of_the_answers_and_failures_are_no_zeros(whole, simula
     assert reasons and reasons <= USELESS
     assert any(row["scores"]["top_and_random"]["value"] is not None for row in rows)
     assert open_artifact(folder).data["failures"] == seen.total()
+    counts = [tokens for entry in content["dictionaries"] for tokens in entry["tokens"].values()]
+    for name in ("predicted", "missing", "fragments"):
+        assert sum(tokens[name] for tokens in counts) == sum(row["tokens"][name] for row in rows)
+    # completions alone may miss a label
+    said = f"The simulator named no number at {sum(tokens['missing'] for tokens in counts)} of "
+    assert (scored_gaps[simulator] > 0) == (gaps_of_known > 0) == (simulator == "completions") == (said in show(folder))
 
 
 def test_a_replay_without_a_server_gives_the_same_bytes(whole, server, tmp_path, monkeypatch):
@@ -363,7 +377,7 @@ def test_nothing_is_scored_or_ranked_where_every_call_fails(whole, server, tmp_p
     with pytest.raises(UserError, match=r"json 0-10 of .*: all of \d+ predictions failed \(.*\d+ malformed reply.*\)"):
         score(tmp_path / "out", whole.run / "explain" / "paper", config, whole.run)
     assert not (tmp_path / "out" / "manifest.json").exists()
-    monkeypatch.setattr(sanity.run, "__defaults__", (correlation, SUITE[:1]))
+    monkeypatch.setattr(sanity, "run", partial(sanity.run, suite=SUITE[:1]))
     flags = ["--simulator", "json", "--scorers", "correlation", "--llm", MODEL, "--base-url", server.base_url]
     assert cli.main(["score", "--sanity", *flags, "--key-env", VARIABLE, "--retries", "0"]) == 2
     captured = capsys.readouterr()
@@ -395,6 +409,39 @@ def test_the_manifest_counts_what_was_asked_and_its_content_does_not(whole, tmp_
     assert (again.request, again.content) == (first.request, first.content)
 
 
+def change_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: array * 1.5 for name, array in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_other_weights_of_a_local_simulator_are_another_request_to_score(whole, tmp_path, monkeypatch):
+    folder = server_model(tmp_path / "model")
+    local = {"llm": str(folder), "llm_device": "cpu", "scorers": ("correlation",), "shuffles": 0, "limit": 1}
+    config = ScoreConfig(**local, simulator="exact", resamples=5)
+
+    def again() -> Manifest:
+        return score(tmp_path / "out", whole.run / "explain" / "paper", config, whole.run)
+
+    first = again()
+    with monkeypatch.context() as patch:
+        patch.setattr("monolex.interp.score.stage._dictionary", None)
+        assert again() == first
+    kinds = [replace(config, simulator=simulator) for simulator in ("exact", "json", "completions")]
+
+    def weights() -> list[str]:
+        opened = []
+        for kind in kinds:
+            with open_simulator(kind, tmp_path) as simulator:
+                opened.append(simulator.weights)
+        return opened
+
+    before = weights()
+    change_weights(folder)
+    later = again()
+    assert later.request != first.request and later.parents["llm"] != first.parents["llm"]
+    assert all(old and old != new for old, new in zip(before, weights(), strict=True))
+
+
 def test_other_weights_in_the_folder_of_a_local_model_are_another_request(whole, tmp_path):
     settings = {"sites": SITES[:1], "dictionaries": ("tied-*",), "features": 2, "controls": False}
     model = str(server_model(tmp_path / "model", brief=True))
@@ -406,8 +453,6 @@ def test_other_weights_in_the_folder_of_a_local_model_are_another_request(whole,
     assert explain(tmp_path / "out", whole.run, config) == first
     assert explain(tmp_path / "out", whole.run, replace(config, offline=True)) == first
     assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == before
-    weights = load_file(tmp_path / "model" / "model.safetensors")
-    changed = {name: array * 1.5 for name, array in weights.items()}
-    save_file(changed, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    change_weights(tmp_path / "model")
     later = explain(tmp_path / "out", whole.run, config)
     assert later.request != first.request and later.data["meter"]["recorded"] == 0

@@ -294,6 +294,12 @@ def test_strips_are_real_above_and_simulated_below():
 def test_a_fragment_that_was_not_simulated_says_so():
     shown = str(tokens.overlaid(Overlay("top", 1, ("a", "b"), (0.0, 2.0), None), 4.0, 0.0))
     assert MARK.findall(shown) == [("r5 peak", "real 2.00", "b")] and "the simulator failed here" in shown
+    gap = str(tokens.overlaid(Overlay("top", 1, ("a", "b", "c"), (1.0, 2.0, 0.0), (3.0, None, None)), 2.0, 3.0))
+    assert MARK.findall(gap) == [
+        ("r5 s10", "real 1.00, simulated 3.00", "a"),
+        ("r10 peak", "real 2.00, simulated nothing", "b"),
+    ]
+    assert "failed" not in gap
     quiet = tokens.overlaid(Overlay("random", 1, ("a", "b"), (-1.0, -2.0), (0.0, 0.0)), 0.0, 0.0)
     assert quiet == "ab"
 

@@ -279,6 +279,15 @@ def test_scores_of_older_explanations_are_said(tmp_path):
     assert gone in text and anew not in text and "Scores: paper" in text
 
 
+def test_missing_tokens_are_said(tmp_path):
+    run = fake_run(tmp_path)
+    fake_scores(run, planned=plan(SITES[:1], METHODS[:3]), explainers=("token",), missing=2)
+    said = "named no number at 6 of 1,920 tokens (0.3 %), in 6 fragments: these are scored on their other tokens"
+    assert said in report(run).read_text(encoding="utf-8") and said in show(run / "score" / "paper")
+    fake_scores(run, planned=plan(SITES[:1], METHODS[:3]), explainers=("token",))
+    assert "named no number" not in report(run).read_text(encoding="utf-8") + show(run / "score" / "paper")
+
+
 def test_a_run_without_scores_has_no_section(tmp_path):
     shown = report(fake_run(tmp_path)).read_text(encoding="utf-8")
     assert "interpretation" not in shown and "Explanations" not in shown

@@ -82,7 +82,8 @@ def _overlays(example: Examples, predictions: np.ndarray) -> tuple[Overlay, ...]
     for group, first in (("top", 0), ("random", len(example.top))):
         for i, fragment in enumerate(getattr(example, group)[: OVERLAYS[group]]):
             guess = predictions[first + i][: len(fragment.texts)]
-            predicted = tuple(map(float, guess)) if np.isfinite(guess).all() else None
+            known = tuple(float(number) if np.isfinite(number) else None for number in guess)
+            predicted = None if set(known) == {None} else known
             actual = tuple(map(float, fragment.activations))
             shown.append(Overlay(group, fragment.doc, fragment.texts, actual, predicted))
     return tuple(shown)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int64
 from numpy.typing import NDArray
 
 from monolex.interp.protocol import Correlation
-from monolex.interp.records import Failure, Fragment
+from monolex.interp.records import Failure, Fragment, Prediction
 from monolex.interp.simulate.batch import Guess
 from monolex.text.characters import pieces
 
@@ -75,7 +75,7 @@ def best_cut(positive: Sequence[Reading], negative: Sequence[Reading]) -> float 
 
 def peaks(guesses: Sequence[Guess]) -> list[Reading]:
     """The largest prediction on every fragment."""
-    return [guess if isinstance(guess, Failure) else float(guess.max()) for guess in guesses]
+    return [guess if isinstance(guess, Failure) else float(np.nanmax(guess)) for guess in guesses]
 
 
 def fuzz_marks(fragment: Fragment, rng: np.random.Generator) -> Marks:
@@ -92,13 +92,17 @@ def fuzz_marks(fragment: Fragment, rng: np.random.Generator) -> Marks:
 
 
 def means_at(marks: Sequence[Marks], guesses: Sequence[Guess]) -> tuple[list[Reading], list[Reading]]:
-    """Mean prediction on the active tokens of every fragment, and on the silent ones; None where there are none."""
+    """Mean prediction on the active tokens of every fragment, and on the silent ones; None where none is predicted."""
     sides: tuple[list[Reading], ...] = ([], [])
     for pair, guess in zip(marks, guesses, strict=False):
         for side, where in zip(sides, pair, strict=True):
-            known = guess if isinstance(guess, Failure) else float(guess[where].mean()) if len(where) else None
-            side.append(known)
+            side.append(guess if isinstance(guess, Failure) else _known_mean(guess[where]))
     return sides[0], sides[1]
+
+
+def _known_mean(values: Prediction) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def active_tokens(fragment: Fragment) -> Bool[NDArray, "tokens"]:

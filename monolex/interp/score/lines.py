@@ -58,6 +58,7 @@ def line_of(
         "detection": _judged(score.detection),
         "fuzz": _judged(score.fuzz),
         "failures": dict(score.failures),
+        "tokens": score.tokens._asdict(),
         "moments": {name: _finite(getattr(explained.moments, name)[i]) for name in explained.moments._fields},
         "output": explained.output[i],
     }
@@ -86,12 +87,13 @@ def arrays_of(examples: Sequence[Examples], scored: Sequence[FeatureScore]) -> M
         pairs = list(zip((*example.top, *example.random), (*score.top, *score.random), strict=True))
         known = [guess for _, guess in pairs if not isinstance(guess, Failure)]
         # a correlation does not mind a shift, and sums of squares of large numbers lose digits
-        shift = np.concatenate(known).mean() if known else 0.0
+        shift = np.nanmean(np.concatenate(known)) if known else 0.0
         base = np.concatenate([fragment.activations for fragment, _ in pairs]).mean(dtype=np.float64)
         for j, (fragment, guess) in enumerate(pairs):
             docs[i, j] = fragment.doc
             if not isinstance(guess, Failure):
                 predictions[i, j, : len(guess)] = guess
-                sums_of[i, j] = sums(fragment.activations - base, guess - shift)
+                of = ~np.isnan(guess)
+                sums_of[i, j] = sums(fragment.activations[of] - base, guess[of] - shift)
     top = np.array([len(example.top) for example in examples], np.int64)
     return {"predictions": predictions, "sums": sums_of, "docs": docs, "top": top}

@@ -3,7 +3,8 @@
 Simulated activations serve all three. Correlation is over all tokens of the scored fragments. Detection asks whether
 the largest predicted activation tells fragments with the feature from silent ones; fuzzing whether predictions are
 larger on the tokens that are active than on as many others of the same fragments. A fragment whose simulation failed is
-no zero: its feature then has no score, and the failure is counted.
+no zero: its feature then has no score, and the failure is counted. Nor is a token that a prediction misses: fragments
+are scored on the others, and the missing ones are counted.
 """
 
 from collections import Counter
@@ -24,7 +25,7 @@ from monolex.interp.score.discrimination import (
     told_apart,
     with_chance,
 )
-from monolex.interp.simulate.batch import Guess, SimulationBatch
+from monolex.interp.simulate.batch import Guess, PredictedTokens, SimulationBatch, counted_tokens
 
 UNASKED = Failure("not asked for")
 """In the place of predictions that nothing needs."""
@@ -48,6 +49,8 @@ class FeatureScore:
     """Likewise."""
     failures: Mapping[str, int] = field(default_factory=dict)
     """Predictions that failed, by reason."""
+    tokens: PredictedTokens = PredictedTokens(0, 0, 0)
+    """Of all predictions of the explanation itself on scored and on silent fragments."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,13 @@ def score_features(
     for example, numbers in zip(examples, wanted, strict=True):
         top, random, silent = batch.of(numbers.top), batch.of(numbers.random), batch.of(numbers.silent)
         # chance is counted apart: by its missing features
-        failed = Counter(guess.reason for guess in (*top, *random, *silent) if isinstance(guess, Failure))
+        guesses = (*top, *random, *silent)
+        failed = Counter(guess.reason for guess in guesses if isinstance(guess, Failure))
+        tokens = counted_tokens(guesses)
         count = len(top) + len(random)
-        chance = [(guesses[:count], guesses[count:]) for guesses in map(batch.of, numbers.chance)]
-        score = FeatureScore(top, random, tuple(guesses for guesses, _ in chance), failures=dict(failed))
+        chance = [(guessed[:count], guessed[count:]) for guessed in map(batch.of, numbers.chance)]
+        by_others = tuple(guessed for guessed, _ in chance)
+        score = FeatureScore(top, random, by_others, failures=dict(failed), tokens=tokens)
         if judging:
             score = _judged(score, example, silent, batch.of(numbers.learned), chance, scoring, rng)
         scores.append(score)
@@ -136,14 +142,15 @@ def _unasked(example: Examples, explanation: Explanation | Failure) -> FeatureSc
 
 
 def correlated(fragments: Sequence[Fragment], guesses: Sequence[Guess]) -> Correlation:
-    """One correlation over all tokens of fragments."""
+    """One correlation over all tokens of fragments that are predicted."""
     for guess in guesses:
         if isinstance(guess, Failure):
             return Correlation(np.nan, guess.reason)
     known = [guess for guess in guesses if not isinstance(guess, Failure)]
     if not fragments:
         return Correlation(np.nan, "no fragment")
-    return correlation(np.concatenate([fragment.activations for fragment in fragments]), np.concatenate(known))
+    actual, predicted = np.concatenate([fragment.activations for fragment in fragments]), np.concatenate(known)
+    return correlation(actual[~np.isnan(predicted)], predicted[~np.isnan(predicted)])
 
 
 def _judged(

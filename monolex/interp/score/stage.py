@@ -4,7 +4,7 @@ A dictionary is a piece, kept as it is done; replies of a language model are kep
 unanswered are counted failures, and the same command tries them again; answers that are no use (not one number a token)
 are failures that stay. Writes ``score.json`` (means by dictionary, explainer and metric, and differences),
 ``scores.jsonl`` (a line a feature and explainer) and ``predictions.safetensors`` (``MODEL/SITE/NAME/EXPLAINER``:
-predicted activations on the scored fragments, NaN where a prediction failed).
+predicted activations on the scored fragments, NaN where a prediction failed or misses a token).
 """
 
 from collections import Counter
@@ -29,6 +29,7 @@ from monolex.interp.score.judging import judged
 from monolex.interp.score.lines import arrays_of, line_of, read_back
 from monolex.interp.score.means import differences, documents, mean_row, resampled
 from monolex.interp.score.scorers import Scoring, score_features
+from monolex.interp.simulate.batch import MOST_MISSING, PredictedTokens, added
 from monolex.interp.simulate.by_rule import KIND as KIND_OF_RULES
 from monolex.interp.simulate.open import OpenSimulator, open_simulator
 from monolex.lock import alone
@@ -93,10 +94,12 @@ def _finish(
         "mode": explained.mode,
         "simulator": model.simulator.kind,
         **{name: plain(getattr(config, name)) for name in ("scorers", "shuffles", "level", "resamples")},
+        "most_missing": MOST_MISSING,
         "dictionaries": [
             {
                 **facts,
                 "explainers": {e: {n: mean_row(m) for n, m in means[key, e][1].items()} for e in explainers[key]},
+                "tokens": {e: _tokens(lines, key, e)._asdict() for e in explainers[key]},
             }
             for key, facts in explained.facts.items()
         ],
@@ -106,6 +109,12 @@ def _finish(
     counts = {"simulator": model.simulator.kind, "explanations": len(lines), "failures": failed.total()}
     counts |= {METER: model.client.meter.to_json()} if model.client is not None else {}
     return work.finish(files, counts)
+
+
+def _tokens(lines: Sequence[Mapping[str, Any]], key: str, explainer: str) -> PredictedTokens:
+    """Predicted and missing tokens of one explainer's explanations of a dictionary."""
+    chosen = (row for row in lines if ("/".join(dictionary_of(row)), row["explainer"]) == (key, explainer))
+    return added(PredictedTokens(**row["tokens"]) for row in chosen)
 
 
 def _predicted(predictions: np.ndarray) -> bool:

@@ -1,13 +1,62 @@
-"""Many predictions at once: what is wanted is noted first, and asked of a simulator in one call."""
+"""Many predictions at once: what is wanted is noted first, and asked of a simulator in one call.
 
-from collections.abc import Sequence
-from typing import final
+A prediction may miss tokens, of which the simulator says nothing (NaN): they are counted, and the fragment is scored on
+the others. Where it misses more than :data:`MOST_MISSING` of a fragment it is a failure.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, final
 
 import numpy as np
 
 from monolex.interp.records import Explanation, Failure, Fragment, Job, Prediction, Simulator
 
 Guess = Prediction | Failure
+MOST_MISSING = 0.25
+"""Share of a fragment's tokens that a prediction may miss."""
+
+
+class PredictedTokens(NamedTuple):
+    """How many tokens were to be predicted, and how many are missing."""
+
+    predicted: int
+    """Tokens of all fragments whose prediction did not fail."""
+    missing: int
+    """Those of them of which the simulator says nothing."""
+    fragments: int
+    """Fragments that miss any."""
+
+
+def added(counts: Iterable[PredictedTokens]) -> PredictedTokens:
+    """All of them together."""
+    return PredictedTokens(*map(sum, zip(PredictedTokens(0, 0, 0), *counts, strict=True)))
+
+
+def missing_said(tokens: PredictedTokens) -> str:
+    """A sentence on the missing tokens; empty where there are none.
+
+    >>> missing_said(PredictedTokens(640, 16, 3)).split(":")[0]
+    'The simulator named no number at 16 of 640 tokens (2.5 %), in 3 fragments'
+    """
+    if not tokens.missing:
+        return ""
+    share = f"{tokens.missing:,} of {tokens.predicted:,} tokens ({100 * tokens.missing / tokens.predicted:.1f} %)"
+    return (
+        f"The simulator named no number at {share}, in {tokens.fragments:,} fragments: these are scored on their other "
+        f"tokens; one that misses more than {100 * MOST_MISSING:.0f} % counts as failed."
+    )
+
+
+def counted_tokens(guesses: Iterable[Guess]) -> PredictedTokens:
+    """Tokens of predictions; failures have none."""
+    missing = [np.isnan(guess) for guess in guesses if not isinstance(guess, Failure)]
+    counts = [int(tokens.sum()) for tokens in missing]
+    return PredictedTokens(sum(map(len, missing)), sum(counts), sum(count > 0 for count in counts))
+
+
+def within_limit(prediction: Prediction, reason: str) -> Guess:
+    """The prediction, or a failure with ``reason`` where it misses more than :data:`MOST_MISSING` of the tokens."""
+    return Failure(reason) if np.isnan(prediction).sum() > MOST_MISSING * len(prediction) else prediction
 
 
 @final
@@ -43,6 +92,6 @@ class SimulationBatch:
 def _usable(guess: Guess, length: int) -> Guess:
     if isinstance(guess, Failure):
         return guess
-    if guess.shape != (length,) or not np.isfinite(guess).all():
+    if guess.shape != (length,) or np.isinf(guess).any():
         return Failure("a prediction that is not one finite number a token")
-    return guess
+    return within_limit(guess, "a prediction of too few tokens")

@@ -2,12 +2,14 @@
 
 Two ways are known: `echo` with `logprobs` (the completions API of 2022, which vLLM and some providers still serve) and
 vLLM's own `prompt_logprobs`. Which of them works is tried once, on a few tokens. At every tab before an `unknown` the
-expected number is taken over those of 0 … 10 that are among the most probable tokens; where there is none the job is a
-failure, where OpenAI's code predicts 0. vLLM must run without prefix caching, or its values may be stale.
+expected number is taken over those of 0 … 10 that are among the most probable tokens; where there is none the token is
+missing (OpenAI's code predicts 0), and the job a failure where too many are
+(:data:`monolex.interp.simulate.batch.MOST_MISSING`). vLLM must run without prefix caching, or its values may be stale.
 """
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, final
 
@@ -18,6 +20,7 @@ from monolex.interp import protocol
 from monolex.interp.llm.client import NOT_RECORDED, require_answered
 from monolex.interp.llm.prompts import UNKNOWN, Part, PromptLine, simulation_end, simulation_start, written
 from monolex.interp.records import TOP, Client, Failure, Job, Prediction, Reply, Request
+from monolex.interp.simulate.batch import within_limit
 
 Params = tuple[tuple[str, Any], ...]
 MOST_PROBABLE = 15
@@ -115,7 +118,8 @@ def predicted(prompt: Sequence[Part], count: int, reply: Reply, top: int) -> Pre
 
     Labels are told by what comes before them: a tab, then a token that begins `unknown`. The reply must have as many
     such places as the prompt; of which characters a token consists before the tab does not matter, so that subject
-    tokens may be split, merged, or unprintable pieces of a character.
+    tokens may be split, merged, or unprintable pieces of a character. A label at which no number can be read is NaN;
+    of too many the most frequent reason is the failure's.
     """
     reading = read(reply)
     if isinstance(reading, Failure):
@@ -126,20 +130,25 @@ def predicted(prompt: Sequence[Part], count: int, reply: Reply, top: int) -> Pre
         return Failure("the reply does not spell the prompt")
     wanted = set(_labels(prompt)[-count:] if count else ())
     begins = dict(zip(_offsets(reading.tokens), range(len(reading.tokens)), strict=True))
-    values = []
-    for reply_place, prompt_place in zip(reply_places, prompt_places, strict=True):
-        if prompt_place not in wanted:
-            continue
-        if reply_place not in begins:
-            return Failure("a token of the reply spans a tab and the label behind it")
-        odds = reading.logprobs[begins[reply_place]]
-        if odds is None:
-            return Failure("no log-probabilities at a label")
-        value = protocol.expected_value(odds, top)
-        if value is None:
-            return Failure("no number among the most probable labels")
-        values.append(value)
-    return np.array(values, dtype=np.float64)
+    values = [
+        _label(reading, begins.get(reply_place), top)
+        for reply_place, prompt_place in zip(reply_places, prompt_places, strict=True)
+        if prompt_place in wanted
+    ]
+    reasons = Counter(value.reason for value in values if isinstance(value, Failure))
+    prediction = np.array([math.nan if isinstance(value, Failure) else value for value in values], dtype=np.float64)
+    return within_limit(prediction, max(reasons, key=lambda reason: reasons[reason], default=""))
+
+
+def _label(reading: Reading, token: int | None, top: int) -> float | Failure:
+    """The expected number at the label that begins with a token of the reply."""
+    if token is None:
+        return Failure("a token of the reply spans a tab and the label behind it")
+    odds = reading.logprobs[token]
+    if odds is None:
+        return Failure("no log-probabilities at a label")
+    value = protocol.expected_value(odds, top)
+    return Failure("no number among the most probable labels") if value is None else value
 
 
 def _spelled(reading: Reading) -> list[str] | Failure:

@@ -15,6 +15,7 @@ from monolex.errors import UserError
 from monolex.interp import protocol
 from monolex.interp.protocol import Correlation
 from monolex.interp.records import Failure, Job, Prediction, Simulator
+from monolex.interp.simulate.batch import PredictedTokens, counted_tokens, missing_said
 from monolex.interp.simulate.sanity_suite import SUITE, Case, examples
 
 Score = Callable[[NDArray, NDArray], Correlation]
@@ -55,6 +56,8 @@ class SanityResult(NamedTuple):
     """Its kind."""
     features: tuple[RankedExplanations, ...]
     """All features of the suite."""
+    tokens: PredictedTokens
+    """Of all predictions."""
 
     @property
     def first(self) -> int:
@@ -69,6 +72,7 @@ class SanityResult(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is missing is null."""
         counts = {"features": len(self.features), "first": self.first, "unranked": self.unranked}
+        counts |= {"tokens": self.tokens._asdict()}
         return {"simulator": self.simulator, **counts, "ranked": [_plain(feature) for feature in self.features]}
 
     def table(self) -> str:
@@ -85,7 +89,7 @@ class SanityResult(NamedTuple):
         told = f"{self.simulator}: the true explanation ranks first of {self.first} of {len(self.features)} features"
         reasons = sorted({told.reason for feature in self.features for told in feature.failures})
         lines += [f"{told}; {self.unranked} could not be ranked", *(f"failed: {reason}" for reason in reasons)]
-        return "\n".join(lines)
+        return "\n".join(filter(None, (*lines, missing_said(self.tokens))))
 
 
 def run(simulator: Simulator, score: Score = protocol.correlation, suite: Sequence[Case] = SUITE) -> SanityResult:
@@ -117,7 +121,7 @@ def run(simulator: Simulator, score: Score = protocol.correlation, suite: Sequen
             for e, predicted in zip(explanations, parts, strict=True)
         ]
         ranked.append(_ranked(case.name, marks[0], marks[1:]))
-    return SanityResult(simulator.kind, tuple(ranked))
+    return SanityResult(simulator.kind, tuple(ranked), counted_tokens(predictions))
 
 
 def _require_one_each(simulator: Simulator, jobs: Sequence[Job], predictions: Sequence[Prediction | Failure]) -> None:
@@ -136,9 +140,9 @@ def _mark(
     failed = [prediction for prediction in predictions if isinstance(prediction, Failure)]
     if failed:
         return None, failed[0].reason
-    correlation = score(
-        actual, np.concatenate([prediction for prediction in predictions if not isinstance(prediction, Failure)])
-    )
+    predicted = np.concatenate([prediction for prediction in predictions if not isinstance(prediction, Failure)])
+    known = ~np.isnan(predicted)
+    correlation = score(actual[known], predicted[known])
     return (
         (None, correlation.reason or "the score is not a number")
         if np.isnan(correlation.value)

@@ -133,25 +133,50 @@ def test_subject_tokens_may_be_split_merged_or_pieces_of_a_character():
     )
 
 
-def test_replies_that_do_not_fit_are_failures():
-    def last(logprobs: dict[str, Any], entry: Any) -> None:
-        at = max(at for at, token in enumerate(logprobs["tokens"]) if token == "unknown")
+def last(logprobs: dict[str, Any], count: int, entry: Any) -> None:
+    """Other odds at the last ``count`` labels."""
+    for at in labels(logprobs)[-count:]:
         logprobs["top_logprobs"][at] = entry
 
-    def merge(logprobs: dict[str, Any]) -> None:
-        at = max(at for at, token in enumerate(logprobs["tokens"]) if token == "unknown")
+
+def merge(logprobs: dict[str, Any], count: int) -> None:
+    """The last ``count`` labels in one token with the tab before them."""
+    for at in reversed(labels(logprobs)[-count:]):
         for values in logprobs.values():
             if values:
                 values[at - 1 : at + 1] = ["\tunknown"] if values is logprobs["tokens"] else [values[at]]
 
-    assert altered(lambda logprobs: last(logprobs, {"unknown": -0.1, " 3": -2.0, "03": -3.0})) == Failure(
-        "no number among the most probable labels"
+
+def labels(logprobs: dict[str, Any]) -> list[int]:
+    tokens = logprobs["tokens"]
+    return [at for at, token in enumerate(tokens) if token == "unknown" and tokens[at - 1] == "\t"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda logprobs, count: last(logprobs, count, {"unknown": -0.1, " 3": -2.0, "03": -3.0}),
+        lambda logprobs, count: last(logprobs, count, {"3": None, "4": math.nan}),
+        lambda logprobs, count: last(logprobs, count, None),
+        merge,
+    ],
+)
+def test_a_label_without_a_number_is_a_missing_token(spoil: Any, count: int):
+    """Up to a quarter of a fragment's nine tokens: the others are predicted as ever."""
+    whole, gaps = altered(lambda _: None), altered(lambda logprobs: spoil(logprobs, count))
+    assert isinstance(whole, np.ndarray) and isinstance(gaps, np.ndarray)
+    assert np.isnan(gaps).tolist() == [False] * (9 - count) + [True] * count
+    assert (gaps[: 9 - count] == whole[: 9 - count]).all()
+
+
+def test_replies_that_do_not_fit_are_failures():
+    wordy = {"unknown": -0.1, " 3": -2.0, "03": -3.0}
+    assert altered(lambda logprobs: last(logprobs, 3, wordy)) == Failure("no number among the most probable labels")
+    assert altered(lambda logprobs: last(logprobs, 3, None)) == Failure("no log-probabilities at a label")
+    assert altered(lambda logprobs: merge(logprobs, 3)) == Failure(
+        "a token of the reply spans a tab and the label behind it"
     )
-    assert altered(lambda logprobs: last(logprobs, {"3": None, "4": math.nan})) == Failure(
-        "no number among the most probable labels"
-    )
-    assert altered(lambda logprobs: last(logprobs, None)) == Failure("no log-probabilities at a label")
-    assert altered(merge) == Failure("a token of the reply spans a tab and the label behind it")
     for cut_off in (slice(200, None), slice(0, -30)):
         short = altered(lambda logprobs, cut_off=cut_off: logprobs.update({k: v[cut_off] for k, v in logprobs.items()}))
         assert short == Failure("the reply does not spell the prompt")

@@ -195,6 +195,21 @@ def test_failures_of_single_explanations():
     assert (without_false.rank, [told.text for told in without_false.failures]) == (1, [lost])
 
 
+def test_missing_tokens_are_left_out_and_counted():
+    rules = RulesSimulator()
+
+    def answer(job: Job) -> Prediction | Failure:
+        (prediction,) = rules.simulate([job])
+        assert isinstance(prediction, np.ndarray)
+        return np.where(np.arange(len(job.texts)) == 3, np.nan, prediction)
+
+    ranking = run(Scripted(answer), suite=SUITE[:2])
+    assert all(feature.true.score == pytest.approx(1.0) and not feature.failures for feature in ranking.features)
+    tokens = ranking.to_json()["tokens"]
+    assert tokens["missing"] == tokens["fragments"] > 50 and tokens["predicted"] > 10 * tokens["missing"]
+    assert f"named no number at {tokens['missing']:,} of {tokens['predicted']:,} tokens (" in ranking.table()
+
+
 def test_explanations_without_rules_fail():
     spoken = [Job(Explanation("someone", "dogs"), ("a", "b")), Job(EVERY[0], (" river", "."))]
     predicted = RulesSimulator().simulate(spoken)
