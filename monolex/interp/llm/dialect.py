@@ -41,12 +41,12 @@ class Dialect:
 
 def sent(params: Mapping[str, Any], ways: Ways) -> dict[str, Any]:
     """The parameters of a chat in an endpoint's own way."""
-    own = dict(params)
-    if RENAMED in ways and "max_tokens" in own:
-        own[RENAMED] = own.pop("max_tokens")
+    accepted = dict(params)
+    if RENAMED in ways and "max_tokens" in accepted:
+        accepted[RENAMED] = accepted.pop("max_tokens")
     if OWN_TEMPERATURE in ways:
-        own.pop("temperature", None)
-    return own
+        accepted.pop("temperature", None)
+    return accepted
 
 
 def other_way(params: Mapping[str, Any], param: str, said: str) -> str | None:

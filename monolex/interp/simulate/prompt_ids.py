@@ -1,7 +1,7 @@
 """The simulator's prompt as token ids, built line by line, so that every label's place is known and never searched for.
 
-A tokenizer may cut the whole text at other places, where a token and the tab or line break beside it are one token to it:
-the prompt is then another one to the model, and expected values were seen to move by up to .18 (of 10). What is the same
+A tokenizer may cut the whole text at other places, where a token and the tab or line break beside it are one to it: the
+prompt is then another one to the model, and expected values were seen to move by up to .18 on the scale to 10. The same
 everywhere is that the labels which are read out are spelled exactly as those of the worked examples.
 """
 
