@@ -135,9 +135,9 @@ def test_first_position_keeps_its_activation(lm):
     written = []
     original = hooks.run_from
 
-    def record(lm, layer, x, tokens):
+    def record(lm, layer, x, tokens, mask):
         written.append(x)
-        return original(lm, layer, x, tokens)
+        return original(lm, layer, x, tokens, mask=mask)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hooks, "run_from", record)
