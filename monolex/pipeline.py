@@ -4,6 +4,7 @@ Every stage asks its own artefact whether it is done (see ``artifact``), so a ru
 and a changed table redoes its stage and those that stand on it.
 """
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from monolex.artifact import MANIFEST, TIMINGS, read_json, write_bytes, write_json
 from monolex.lock import writing
 from monolex.plan import Step, plan
-from monolex.run_toml import read_run
+from monolex.run_toml import RunConfig, read_run
 from monolex.runtime import log, peak_memory, size
 from monolex.stages import Stage
 
@@ -37,6 +38,9 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
         UserError: as the stages, or another process writes into the run.
     """
     config = read_run(path)
+    plan(config, folder)  # refuses what does not agree before a model is read
+    require_folder(folder)
+    config = settled(config, folder)
     steps = plan(config, folder)
     for step in steps:
         if check := step.stage.load("check"):
@@ -61,6 +65,18 @@ def _execute(path: Path, folder: Path, steps: Sequence[Step]) -> Path:
     spent = time.monotonic() - started
     log.info(f"done in {spent / 60:.1f} minutes, peak memory {size(peak_memory())}")
     return page
+
+
+def settled(run: RunConfig, folder: Path) -> RunConfig:
+    """``run`` with a precision in place of `auto`, the same for the model and its controls.
+
+    Raises:
+        UserError: as :func:`monolex.activations.stored.settled`.
+    """
+    from monolex.activations import stored
+
+    model, precision = stored.settled(run.model, folder / "activations")
+    return dataclasses.replace(run, model=model, precision=precision)
 
 
 def write_report(folder: Path, **options: Any) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 from monolex import stages
 from monolex.artifact import model_home, open_artifact
-from monolex.config import identity, require
+from monolex.config import ModelConfig, identity, require
 from monolex.errors import UserError
 from monolex.run_toml import MAIN, ControlsConfig, RunConfig, Tables
 from monolex.stages import Stage
@@ -51,7 +51,7 @@ class Step:
 
 def plan(run: RunConfig, folder: Path) -> list[Step]:
     """The steps of a run in order; imports of torch wait until a step is done."""
-    steps = _of_model("", folder, {"model": run.model, "corpus": run.corpus}, run.tables)
+    steps = _of_model("", folder, _text(run, run.model), run.tables)
     subject = {"activations": folder / "activations", "sources": [step.folder for step in steps[1:]]}
     controls: dict[str, tuple[Path, list[Path]]] = {}
     for control in run.controls.models if run.controls else ():
@@ -59,7 +59,7 @@ def plan(run: RunConfig, folder: Path) -> list[Step]:
         model = dataclasses.replace(run.model, control=control, control_seed=run.controls.control_seed)
         harvest = dataclasses.replace(run.harvest, sites=_control_sites(run.controls, run.harvest.sites))
         tables = {"harvest": {"": harvest}, **run.controls.tables}
-        of_control = _of_model(control, model_home(folder, control), {"model": model, "corpus": run.corpus}, tables)
+        of_control = _of_model(control, model_home(folder, control), _text(run, model), tables)
         controls[control] = (of_control[0].folder, [step.folder for step in of_control[1:]])
         steps += of_control
     decompositions = tuple(step.folder for step in steps)
@@ -78,6 +78,11 @@ def plan(run: RunConfig, folder: Path) -> list[Step]:
                 inputs = {"explanations": needs[0], "run": folder}
             steps.append(_step(stage, (name,), folder, config, inputs, needs))
     return steps
+
+
+def _text(run: RunConfig, model: ModelConfig) -> dict[str, Any]:
+    """What a stage on text is given: a control model in the subject's precision."""
+    return {"model": model, "corpus": run.corpus, "precision": run.precision}
 
 
 def _step(

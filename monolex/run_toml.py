@@ -50,6 +50,9 @@ class RunConfig:
     """Tables of the stages."""
     controls: ControlsConfig | None = None
     """Table ``[controls]``; left out: none."""
+    precision: Any = None
+    """What `auto` chose for the model (:class:`~monolex.model.precision.Precision`), where ``model`` says no longer
+    `auto` but did."""
 
     @property
     def harvest(self) -> HarvestConfig:

@@ -27,8 +27,9 @@ class Stage:
     run: str
     """Dotted: does it, or finds it done: ``(folder, config=…, **inputs) -> Manifest``, inputs by ``made_of``."""
     made_of: MadeOf
-    """What it is given: ``text`` (model, corpus), ``activations``, ``dictionaries`` (activations, sources), ``models``
-    (those and controls), a whole ``run``, or ``explanations`` (and the run that they are of)."""
+    """What it is given: ``text`` (model, corpus and the precision that was chosen), ``activations``, ``dictionaries``
+    (activations, sources), ``models`` (those and controls), a whole ``run``, or ``explanations`` (and the run that they
+    are of)."""
     show: str = ""
     """Dotted: what ``monolex show`` prints of it below the first line, ``(folder, manifest) -> list[str]``."""
     cost: str = ""

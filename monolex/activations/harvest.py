@@ -24,6 +24,7 @@ from monolex.activations import outliers
 from monolex.activations.beginning import Beginning, choose
 from monolex.activations.forward import Forward, forward, kept
 from monolex.activations.reader import KIND, shard_name
+from monolex.activations.stored import in_precision_of, require_measured, settled
 from monolex.activations.writer import (
     CORPUS,
     PROGRESS,
@@ -40,6 +41,7 @@ from monolex.errors import UserError
 from monolex.lock import alone
 from monolex.model.language_model import DTYPES, LanguageModel
 from monolex.model.load import load
+from monolex.model.precision import Precision
 from monolex.model.sites import expand
 from monolex.runtime import log, size
 from monolex.text.corpus import Corpus, build
@@ -82,6 +84,7 @@ def harvest(
     config: HarvestConfig,
     *,
     lm: LanguageModel | None = None,
+    precision: Precision | None = None,
 ) -> Manifest:
     """Store the activations of ``config.sites`` over a corpus in ``folder``; returns at once if that is done.
 
@@ -92,13 +95,17 @@ def harvest(
 
     Args:
         lm: the loaded model that ``model`` names; None loads it.
+        precision: what `auto` chose where ``model`` is no longer `auto` but has been; None if it never was.
 
     Raises:
         UserError: the model, the corpus or a site cannot be had, the disk is too small, or the model gives NaN.
     """
     folder, model, corpus = Path(folder), located(model), located(corpus)
     artifact.require_folder(folder)
+    if model.model_dtype == "auto":
+        model, precision = (in_precision_of(lm, model), None) if lm else settled(model, folder)
     lm = lm or load(model)
+    require_measured(lm, model, precision)
     if lm.tokenizer is None:
         raise UserError(f"{lm.name} has no tokenizer, which a corpus needs: give it one when wrapping it")
     sites = tuple(map(str, expand(config.sites, lm.n_layers)))
@@ -118,7 +125,7 @@ def harvest(
     _require_space(job, widths, progress)
     _run(job, progress)
     left_out = _leave_out(job, progress)
-    data = _facts(job, model, progress, left_out)
+    data = _facts(job, model, precision, progress, left_out)
     manifest = artifact.finish(folder, KIND, wanted, parents, progress.files, data)
     (folder / PROGRESS).unlink(missing_ok=True)
     _tell(data, folder)
@@ -247,11 +254,21 @@ def _stored(job: _Job, progress: HarvestProgress, part: str, split: str, name: s
 
 
 def _facts(
-    job: _Job, model: ModelConfig, progress: HarvestProgress, left_out: Mapping[str, Bool[Tensor, "rows"]]
+    job: _Job,
+    model: ModelConfig,
+    precision: Precision | None,
+    progress: HarvestProgress,
+    left_out: Mapping[str, Bool[Tensor, "rows"]],
 ) -> dict[str, Any]:
     """What the manifest tells about the artefact."""
     lm = job.lm
-    described = {"name": lm.name, "title": lm.title, "fingerprint": lm.fingerprint, "architecture": lm.architecture}
+    described = {
+        "name": lm.name,
+        "title": lm.title,
+        "fingerprint": lm.fingerprint,
+        "architecture": lm.architecture,
+        "precision": precision and precision._asdict(),
+    }
     dropped = {
         split: {
             "bos": int((job.rows[split].keep & ~job.keep[split]).sum()),

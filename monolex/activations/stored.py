@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from monolex.activations.reader import Split
 from monolex.activations.rule import RowRule
 from monolex.artifact import open_artifact
-from monolex.config import ModelConfig
+from monolex.config import ModelConfig, located
 from monolex.errors import UserError
-from monolex.model.language_model import LanguageModel
-from monolex.model.load import load
+from monolex.model.language_model import DTYPES, LanguageModel
+from monolex.model.load import load, precision
+from monolex.model.precision import Precision
 from monolex.tables import from_table
 from monolex.text.rows import Rows
 from monolex.text.separator import use_separator
@@ -41,6 +42,52 @@ def row_rule(activations: Path, site: str) -> RowRule:
     manifest = open_artifact(activations, "activations")
     separator = manifest.data["corpus"]["separator"]["token"] if manifest.config["drop_bos"] else None
     return RowRule(separator, manifest.data["sites"][site]["norm_limit"])
+
+
+def settled(model: ModelConfig, activations: Path) -> tuple[ModelConfig, Precision | None]:
+    """``model`` with a precision in place of `auto`, and what is known of that choice; None where it was no choice.
+
+    What finished ``activations`` of this model were made in stays, wherever they are looked at again: a processor of
+    another kind, or a later version, would choose otherwise, and two precisions must not meet in a run.
+
+    Raises:
+        UserError: as :func:`monolex.model.load.precision`.
+    """
+    model = located(model)
+    if model.model_dtype != "auto":
+        return model, None
+    chosen = _chosen_before(model, activations) or precision(model)
+    return dataclasses.replace(model, model_dtype=chosen.dtype), chosen
+
+
+def _chosen_before(model: ModelConfig, activations: Path) -> Precision | None:
+    try:
+        facts = open_artifact(activations, "activations").data["model"]
+    except UserError:
+        return None
+    before = facts["model_config"]
+    same = (before["model"], before["revision"]) == (model.model, model.revision)
+    return Precision(**facts["precision"]) if same and facts.get("precision") else None
+
+
+def require_measured(lm: LanguageModel, config: ModelConfig, chosen: Precision | None) -> None:
+    """Refuse weights that `auto` did not measure.
+
+    Raises:
+        UserError: what was measured were other weights of that name.
+    """
+    measured = chosen.fingerprint if chosen is not None and config.control == "none" else None
+    if measured is not None and measured != lm.fingerprint:
+        raise UserError(
+            f"model = {config.model!r} has other weights than those for which model_dtype = 'auto' chose "
+            f"{config.model_dtype}: set model_dtype = {config.model_dtype!r}, or harvest into another folder"
+        )
+
+
+def in_precision_of(lm: LanguageModel, model: ModelConfig) -> ModelConfig:
+    """``model`` in the precision that a loaded model has; in fp32 where that has no name here."""
+    named = {dtype: name for name, dtype in DTYPES.items()}
+    return dataclasses.replace(model, model_dtype=named.get(lm.dtype, "fp32"))
 
 
 def packed_rows(activations: Path, split: Split) -> Rows:

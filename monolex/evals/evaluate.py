@@ -22,6 +22,7 @@ from monolex.artifact import SUBJECT, WARNINGS, Manifest, json_bytes, open_artif
 from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary
 from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, parents, source_dictionaries
+from monolex.errors import UserError
 from monolex.evals import doubts, fidelity, reconstruction, similarity
 from monolex.evals.intervals import exact, over_seeds
 from monolex.evals.recipes import RECIPE, identification, neighbours, seed_groups
@@ -60,7 +61,8 @@ def evaluate(
     sites are left out.
 
     Raises:
-        UserError: an input is not finished or does not fit, or there is no held-out text.
+        UserError: an input is not finished or does not fit, a control has another precision than the subject, or there
+            is no held-out text.
     """
     models = {SUBJECT: (activations, sources), **controls}
     listed: dict[str, dict[str, list[RunDictionary]]] = {}
@@ -70,6 +72,7 @@ def evaluate(
         kept = by_site(source_dictionaries(*paths, model))
         listed[model] = {site: dictionaries for site, dictionaries in kept.items() if site not in reasons}
         constant += [reason if model == SUBJECT else f"{model} model: {reason}" for reason in reasons.values()]
+    _require_one_precision({model: paths[0] for model, paths in models.items()})
     folders = {k: v for model, paths in models.items() for k, v in given_folders(model, *paths).items()}
     work = Work(folder, KIND, config, parents(folders))
     if manifest := work.answer():
@@ -92,6 +95,20 @@ def evaluate(
         WARNINGS: [*constant, *doubts.sentences(every, rows)],
     }
     return work.finish({METRICS: json_bytes(rows), DENSITIES: save_tensors(counts)}, facts)
+
+
+def _require_one_precision(activations: Mapping[str, Path]) -> None:
+    """Refuse controls that differ from the subject in more than what they control for."""
+    facts = {
+        model: open_artifact(path, "activations").data["model"]["model_config"] for model, path in activations.items()
+    }
+    wanted = facts[SUBJECT]["model_dtype"]
+    for model, config in facts.items():
+        if config["model_dtype"] != wanted:
+            raise UserError(
+                f"{activations[model]} are of a model in {config['model_dtype']} and {activations[SUBJECT]} of one in "
+                f"{wanted}: harvest the control with model_dtype = {wanted!r}"
+            )
 
 
 def _pieces(

@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from monolex.config import Dtype
 from monolex.errors import UserError
 from monolex.model.sites import Place, Site, Structure
 
-DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: Final[dict[Dtype, torch.dtype]] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Of a configuration, what says how or where a model was saved and not what it computes.
 _NOT_COMPUTED = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 

@@ -3,6 +3,7 @@
 Controls (random weights, shuffled weights) are made here so that every later stage can be run on them unchanged.
 """
 
+import dataclasses
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from monolex.config import ModelConfig
 from monolex.errors import UserError
 from monolex.model.files import source
 from monolex.model.language_model import DTYPES, LanguageModel
+from monolex.model.precision import Precision, compared, objection
 from monolex.model.sites import resolve
 from monolex.model.verify import unreadable, verify
 
@@ -52,7 +54,8 @@ def load(config: ModelConfig | str) -> LanguageModel:
     """The model a configuration (or just a name) says, or a control of it, verified and in eval mode.
 
     ``random`` is the architecture's own initialisation, drawn in float32 under ``control_seed`` (so that every dtype
-    gets the same numbers); ``shuffled`` permutes every parameter of two or more dimensions elementwise.
+    gets the same numbers); ``shuffled`` permutes every parameter of two or more dimensions elementwise. A precision
+    of `auto` is what :func:`precision` says.
 
     Raises:
         UserError: no such model, an incomplete folder, weights that do not fit, or an unreadable architecture.
@@ -62,6 +65,8 @@ def load(config: ModelConfig | str) -> LanguageModel:
         raise UserError(f"device_map = {config.device_map!r} cannot make control = {config.control!r}: use device")
     if config.device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise UserError(f"device_map = {config.device_map!r} needs accelerate: pip install accelerate")
+    if config.model_dtype == "auto":
+        config = dataclasses.replace(config, model_dtype=precision(config).dtype)
     origin = source(config)
     tokenizer = load_tokenizer(config)
     with _quiet(), _explained(config):
@@ -85,6 +90,39 @@ def n_layers(config: ModelConfig) -> int:
     return shape.get_text_config().num_hidden_layers
 
 
+def precision(config: ModelConfig) -> Precision:
+    """What `auto` means for a model here, measured on the model itself, and for its controls the same.
+
+    Raises:
+        UserError: as :func:`load`, or the model does not fit into memory in fp32, with which bf16 is compared.
+    """
+    subject = dataclasses.replace(config, control="none", model_dtype="fp32")
+    try:
+        source(subject)
+    except UserError:
+        subject = dataclasses.replace(subject, control=config.control)  # `random` may have no weights
+    parameters, where = _parameters(subject), runtime.device(config.device)
+    if against := objection(parameters, where):
+        chosen = Precision("fp32", against)
+    else:
+        free = runtime.free_memory(where)
+        if config.device_map is None and 4 * parameters > free:
+            raise UserError(
+                f"model_dtype = 'auto' compares bf16 with fp32, in which {config.model!r} takes "
+                f"{runtime.size(4 * parameters)}, and {runtime.size(free)} are free: choose model_dtype = 'bf16'"
+            )
+        chosen = compared(lambda dtype: load(dataclasses.replace(subject, model_dtype=dtype)))
+    runtime.log.info("%s: %s", config.model, chosen)
+    return chosen
+
+
+def _parameters(config: ModelConfig) -> int:
+    """How many a model has, by its configuration alone."""
+    with _quiet(), _explained(config), torch.device("meta"):
+        shape = AutoConfig.from_pretrained(source(config), revision=config.revision, trust_remote_code=False)
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(shape, trust_remote_code=False).parameters())
+
+
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer alone of the model that a configuration says.
 
@@ -100,7 +138,7 @@ def _pretrained(origin: str, config: ModelConfig) -> PreTrainedModel:
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         origin,
         revision=config.revision,
-        dtype=DTYPES[config.model_dtype],
+        dtype=_torch_dtype(config),
         trust_remote_code=False,
         use_safetensors=True,
         output_loading_info=True,
@@ -115,6 +153,11 @@ def _pretrained(origin: str, config: ModelConfig) -> PreTrainedModel:
     return model
 
 
+def _torch_dtype(config: ModelConfig) -> torch.dtype:
+    assert config.model_dtype != "auto", "settled before anything is loaded"
+    return DTYPES[config.model_dtype]
+
+
 def _initialised(origin: str, config: ModelConfig) -> PreTrainedModel:
     shape = AutoConfig.from_pretrained(origin, revision=config.revision, trust_remote_code=False)
     with torch.random.fork_rng(devices=[]):
@@ -122,7 +165,7 @@ def _initialised(origin: str, config: ModelConfig) -> PreTrainedModel:
         torch.default_generator.manual_seed(config.control_seed)
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, trust_remote_code=False)
     for parameter in model.parameters():  # rotary frequencies stay in float32, as in a model loaded from weights
-        parameter.data = parameter.data.to(DTYPES[config.model_dtype])
+        parameter.data = parameter.data.to(_torch_dtype(config))
     return model
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from monolex.config import Dtype
 from monolex.cost import Shape
 
 CONTEXT = 256
@@ -50,8 +51,12 @@ class Subject:
     """Its sizes."""
     positions: int
     """Tokens that it can read at once."""
-    dtype: str
-    """Precision in which it fits into memory."""
+    dtype: Dtype
+    """Precision of its weights."""
+    why: str = ""
+    """Why that one."""
+    automatic: bool = False
+    """Whether that is what `auto` chooses, which may depend on the machine."""
     unspelled: str = ""
     """Why its tokenizer cannot spell name-swapping prompts; empty if it can."""
 

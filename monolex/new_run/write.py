@@ -17,7 +17,7 @@ from monolex.config import CorpusConfig, ModelConfig, require
 from monolex.errors import UserError
 from monolex.estimate import gemm_speed, model_shape
 from monolex.model.files import source
-from monolex.model.load import load
+from monolex.model.load import load, precision
 from monolex.new_run.fit import ROWS_A_FEATURE, TOKENS, choose, estimated, most_tokens
 from monolex.new_run.sizes import LADDER, Sizes, Spent, Subject, Text
 from monolex.new_run.template import written
@@ -53,7 +53,7 @@ def new_run(path: Path, model: str, corpus: str, minutes: float = 30.0, text_fie
 
 
 def _subject(model: str, free: int) -> Subject:
-    """Sizes from the model's configuration alone."""
+    """Sizes from the model's configuration alone, and its precision."""
     config = ModelConfig(model=model)
     try:
         shape = model_shape(config)
@@ -61,12 +61,15 @@ def _subject(model: str, free: int) -> Subject:
     except (LookupError, OSError, ValueError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"model = {model!r} cannot be read: {reason}") from error
-    return Subject(model, shape, positions, "fp32" if 4 * shape.parameters < 0.4 * free else "bf16")
+    if 4 * shape.parameters > 0.4 * free:
+        return Subject(model, shape, positions, "bf16", "in fp32 it would not fit into memory")
+    chosen = precision(config)
+    return Subject(model, shape, positions, chosen.dtype, chosen.reason, automatic=True)
 
 
 def _read(subject: Subject, text: Text, affordable: int) -> tuple[Subject, Text]:
     """Load the model, which proves that its sites are what they say, and count the tokens of the text that it reads."""
-    lm = load(ModelConfig(model=subject.name, model_dtype="fp32" if subject.dtype == "fp32" else "bf16"))
+    lm = load(ModelConfig(model=subject.name, model_dtype=subject.dtype))
     tokenizer = lm.tokenizer
     assert tokenizer is not None, "a loaded model has a tokenizer"
     config = CorpusConfig(text.name, text_field=text.text_field, context_length=subject.context)
@@ -104,7 +107,8 @@ def _reasons(subject: Subject, sizes: Sizes, minutes: float) -> list[str]:
     thin = ": few, more minutes or text would help" if sizes.worth < ROWS_A_FEATURE * features else ""
     each = "sparsity" if rung.sparsities == 1 else "sparsities"
     return [
-        f"model: {shape.layers} blocks of width {subject.width}, {shape.parameters:,} parameters, in {subject.dtype}",
+        f"model: {shape.layers} blocks of width {subject.width}, {shape.parameters:,} parameters, in {subject.dtype}: "
+        f"{subject.why}",
         f"sites: {', '.join(subject.sites)}: a quarter, half and three quarters of the depth, and one MLP",
         f"text: {sizes.tokens:,} tokens in rows of {subject.context}{times}: {why}",
         f"dictionaries: {features:,} features (R = {rung.ratio:g}), tied and batchtopk at {rung.sparsities} {each} "

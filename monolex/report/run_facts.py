@@ -40,8 +40,10 @@ def facts(activations: Manifest | None) -> list[tuple[str, str]]:
     data, config = activations.data, activations.config
     model, read = data["model"], data["corpus"]["report"]
     sites = [f"{site} ({stored['d_in']} wide, {stored['dtype']})" for site, stored in data["sites"].items()]
+    chosen = model.get("precision")
+    dtype = model["model_config"]["model_dtype"] + (f" ({chosen['reason']})" if chosen and chosen["kl"] else "")
     return [
-        ("Model", f"{model['name']}, {model['architecture']}, fingerprint {short(model['fingerprint'])}"),
+        ("Model", f"{model['name']}, {model['architecture']}, {dtype}, fingerprint {short(model['fingerprint'])}"),
         ("Corpus", f"{config.get('corpus')}, digest {short(data['corpus']['digest'])}"),
         ("Read", f"{read['documents']:,} documents, {read['tokens']:,} tokens, rows of {config.get('context_length')}"),
         ("Activations", ", ".join(f"{rows:,} {split.replace('_', ' ')}" for split, rows in data["rows"].items())),

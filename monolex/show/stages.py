@@ -31,8 +31,10 @@ def activations(_path: Path, manifest: Manifest) -> list[str]:
         "hold",
         "top 1 % of the rest hold",
     ]
+    chosen = model.get("precision")
     return [
         f"model    {model['name']} ({model['architecture']}), fingerprint {model['fingerprint'][:12]}",
+        f"in       {model['model_config']['model_dtype']}" + (f", chosen: {chosen['reason']}" if chosen else ""),
         f"rows     {', '.join(f'{split} {rows:,}' for split, rows in data['rows'].items())}",
         f"dropped  {json.dumps(data['dropped'])}",
         *([f"outliers {named}"] if named else []),

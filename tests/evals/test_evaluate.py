@@ -246,6 +246,17 @@ def test_refusals(run, tmp_path):
     refused("given twice", run / "none", [run / "sweep"] * 2, {})
 
 
+def test_a_control_in_another_precision_is_no_control(run, tmp_path):
+    shutil.copytree(run / "random", tmp_path / "random")
+    path = tmp_path / "random" / "manifest.json"
+    raw = json.loads(path.read_text())
+    raw["data"]["model"]["model_config"]["model_dtype"] = "bf16"
+    path.write_text(json.dumps(raw))
+    controls = {"random": (tmp_path / "random", [run / "control-sweep"])}
+    with pytest.raises(UserError, match="model in bf16 and .* in fp32: harvest the control with model_dtype = 'fp32'"):
+        evaluate(tmp_path / "eval", run / "none", [run / "sweep"], controls, CONFIG)
+
+
 def test_a_changed_model_is_refused(run, tmp_path):
     shutil.copytree(run / "none", tmp_path / "none")
     path = tmp_path / "none" / "manifest.json"

@@ -61,7 +61,12 @@ def _activations(folder: Path, model: str) -> str:
     report: dict[str, Any] = {"documents": 812, "tokens": 215_040, "empty": 3, "bad_lines": 1, "undecodable": 0}
     report["problems"] = ["notes.jsonl:17: not JSON", "<script>alert(1)</script>.txt: no text"]
     data = {
-        "model": {"name": model, "fingerprint": "ab12" * 16, "architecture": "GPTNeoXForCausalLM", "model_config": {}},
+        "model": {
+            "name": model,
+            "fingerprint": "ab12" * 16,
+            "architecture": "GPTNeoXForCausalLM",
+            "model_config": {"model_dtype": "fp32"},
+        },
         "corpus": {
             "digest": "cd34" * 16,
             "report": report,
