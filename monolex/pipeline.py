@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import MANIFEST, TIMINGS, read_json, write_bytes, write_json
+from monolex.artifact import MANIFEST, TIMINGS, read_json, require_folder, write_bytes, write_json
 from monolex.lock import writing
 from monolex.plan import Step, plan
 from monolex.run_toml import RunConfig, read_run

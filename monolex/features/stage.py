@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from monolex import artifact, runtime
-from monolex.activations.constant import constant_sites, warned
+from monolex.activations.constant import constant_sites
 from monolex.activations.reader import Reader
 from monolex.activations.rule import USUAL, RowFilter
 from monolex.activations.stored import packed_rows, stored_model
-from monolex.artifact import SUBJECT, FileEntry, Manifest
+from monolex.artifact import SUBJECT, WARNINGS, FileEntry, Manifest
 from monolex.config import FeaturesConfig, identity, require
 from monolex.dictionaries.base import WEIGHTS, Dictionary
 from monolex.dictionaries.listing import RunDictionary, by_site, given_folders, parents, source_dictionaries
@@ -88,7 +88,7 @@ def features(
     sizes = {site: 2 * rows * len(listed) for site, listed in chosen.items()}
     entries = work.done({site: piece(site) for site in chosen}, sizes=sizes, unit="row")
     stores = [store for entry in entries.values() for store in entry["stores"]]
-    return work.finish({}, {"stores": stores, "warnings": warned(KIND, constant.values())})
+    return work.finish({}, {"stores": stores, WARNINGS: list(constant.values())})
 
 
 def features_from(
