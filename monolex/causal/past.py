@@ -38,8 +38,9 @@ class Past(NamedTuple):
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         for layer in cache.layers:
+            assert isinstance(layer, DynamicLayer), "as remembered"
             assert isinstance(layer.keys, Tensor) and isinstance(layer.values, Tensor), "filled"
-            layer.keys, layer.values = (_rows(kept, texts) for kept in (layer.keys, layer.values))
+            layer.keys, layer.values = _rows(layer.keys, texts), _rows(layer.values, texts)
         return cache
 
 

@@ -14,9 +14,9 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
-def is_demo(folder: str) -> bool:
-    """Whether a model's name or folder is the bundled model's."""
-    return folder == "demo" or Path(folder).expanduser().resolve() == DEMO.resolve()
+def is_demo(folder: str | None) -> bool:
+    """Whether a model's name or folder, if it has one, is the bundled model's."""
+    return bool(folder) and (folder == "demo" or Path(folder).expanduser().resolve() == DEMO.resolve())
 
 
 def source(config: ModelConfig) -> str:

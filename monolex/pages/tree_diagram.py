@@ -68,6 +68,18 @@ def called(node: Facts) -> str:
     return NAMES[node["kind"]] if node["feature"] is None else f"{node['site'].rpartition('.')[2]}.{node['feature']}"
 
 
+def spans(tree: Facts) -> str:
+    """Between which sites more than one block lies, which is run as it is; empty where none are."""
+    said = []
+    sites = list(dict.fromkeys(node["site"] for node in tree["nodes"]))
+    for later, earlier in zip(sites, sites[1:], strict=False):
+        # resid_pre of a block is resid_post of the one before it
+        before, after = (int(site.rpartition(".")[2]) + site.startswith("resid_post") for site in (earlier, later))
+        if after - before > 1:
+            said.append(f"{after - before} blocks lie between {earlier} and {later}")
+    return ", ".join(said)
+
+
 def effect(node: Facts) -> str:
     """A node's effect on its parent with its standard error, and its share of the parent's activation."""
     if node["effect"] is None:

@@ -59,6 +59,8 @@ def _tree_said(tree: Facts) -> str:
     below = [n for n in tree["nodes"] if n["parent"] == root["id"] and n["effect"] and n["effect"]["value"] is not None]
     features = [node for node in below if node["kind"] == "feature"]
     said = f"Its mean activation in {root['contexts']:,} contexts is {number(root['activation'])}."
+    between = tree_diagram.spans(tree)
+    said += f" Effects go all ways through what lies between sites: {between}." if between else ""
     if not features:
         return f"{said} No feature of the site before moves it for certain."
     first = max(features, key=lambda node: abs(node["effect"]["value"]))

@@ -67,7 +67,7 @@ def ablate(path: Path, _manifest: Manifest) -> list[str]:
 
 def tree(path: Path, _manifest: Manifest) -> list[str]:
     """Every tree as indented text, strongest first, with effects ± standard errors and shares."""
-    from monolex.pages.tree_diagram import called, effect, ordered
+    from monolex.pages.tree_diagram import called, effect, ordered, spans
 
     lines = []
 
@@ -80,6 +80,7 @@ def tree(path: Path, _manifest: Manifest) -> list[str]:
     for grown in read_json(path / "tree.json")["trees"]:
         lines.append(f"\n{grown['root']}")
         grow(grown["nodes"], None, 0)
+        lines += [between] if (between := spans(grown)) else []
         falls = [f"{json_quoted(t['text'])} {estimate(t['effect'])}" for t in grown["logits"]]
         lines.append(f"without it tokens lose, in nats: {', '.join(falls)}" if falls else "no token loses without it")
     return lines

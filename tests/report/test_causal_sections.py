@@ -13,6 +13,7 @@ from markupsafe import escape
 from monolex.artifact import open_artifact
 from monolex.pages import tokens
 from monolex.pages.html import interval, number
+from monolex.pages.tree_diagram import spans
 from monolex.report.ablate_section import NO_DIRECT, NO_TEST, verdict
 from monolex.report.page import report
 from monolex.report.patch_section import NOT_ASKED, SIZES, nearest
@@ -190,6 +191,18 @@ def test_ablation_tables_equal_the_artefact(page, text):
         shown(ablation["interactions"][0]["interaction"]),
         "0.0200",
     ]
+
+
+def test_blocks_between_the_sites_of_a_tree_are_said(tmp_path):
+    content, folder = causal_json.tree(), fake_run(tmp_path)
+    assert spans(content["trees"][0]) == ""
+    far = {"resid_post.2": "resid_post.20", "resid_post.1": "resid_post.12", "resid_post.0": "resid_pre.12"}
+    for node in content["trees"][0]["nodes"]:
+        node["site"] = far[node["site"]]
+    said = "8 blocks lie between resid_post.12 and resid_post.20"
+    assert spans(content["trees"][0]) == said
+    artifact(folder / "tree" / "a", "tree", content)
+    assert said in report(folder).read_text(encoding="utf-8") and said in show(folder / "tree" / "a")
 
 
 def test_ablation_without_controls(tmp_path):

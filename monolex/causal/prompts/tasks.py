@@ -27,9 +27,7 @@ from monolex.features.prompt_activations import tokenizer_of
 from monolex.model.files import is_demo
 from monolex.model.language_model import LanguageModel
 
-__all__ = [
-    *("CORRUPTIONS", "TASKS", "PromptPairs", "check", "draw", "fill", "from_jsonl", "greater_than", "ioi", "pronoun"),
-]
+__all__ = ["CORRUPTIONS", "TASKS", "PromptPairs", "draw", "fill", "from_jsonl", "greater_than", "ioi", "pronoun"]
 
 ORDERS = ("ABBA", "BABA")
 DRAWS = 100
