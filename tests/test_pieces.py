@@ -205,6 +205,18 @@ def verify_piece(work: Work) -> bool:
     return (text, work.file("a/data").read_bytes()) == (b"x ax a", b"x a")
 
 
+def test_pieces_of_another_version_of_the_layout_are_dropped(whole, tmp_path, monkeypatch):
+    """A stage that an older version had begun is not finished by a newer one out of what that left."""
+    folder, done = tmp_path / "parts", []
+    with monkeypatch.context() as patch:
+        patch.setattr("monolex.artifact.schema", lambda _kind: 99)
+        older = Work(folder, "eval", Asked(), {"parent": "p"})
+        older.done({"a": piece(older, "a", [])})
+    assert older.place("a").exists()
+    stage(folder, Asked(), done)
+    assert done == list(KEYS) and everything(folder) == whole
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_piece_whose_file_is_lost_is_done_again(whole, tmp_path, damage):
     folder, done = tmp_path / "parts", []

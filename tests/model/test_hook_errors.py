@@ -110,6 +110,18 @@ def test_an_edit_keeps_the_type_a_module_returns(kind: str) -> None:
         assert changed[1] == "weights"
 
 
+@pytest.mark.parametrize("kind", ["tensor", "tuple", "output"])
+def test_gradients_pass_through_an_edit_whatever_a_module_returns(kind: str) -> None:
+    module, x = Returns(kind), torch.ones(1, 2, 3, requires_grad=True)
+    added = torch.zeros(3, requires_grad=True)
+    handle = watch(Place(module, "output", 3), lambda x: 2 * x + added)
+    changed = module(x)
+    handle.remove()
+    first = changed if kind == "tensor" else changed[0]
+    of_x, of_added = torch.autograd.grad(first.sum(), (x, added))
+    assert torch.equal(of_x, torch.full_like(x, 2)) and torch.equal(of_added, torch.full_like(added, 2))
+
+
 def test_a_module_that_returns_something_unknown_is_an_error() -> None:
     module = Returns("dict")
     watch(Place(module, "output", 3), torch.clone)
