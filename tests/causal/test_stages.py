@@ -63,6 +63,7 @@ def test_curves_of_every_dictionary_with_their_numbers(run, task, tmp_path):
         assert set(one["curves"]) >= ({"ranking", "random", "sweep", "greedy"} if exact else {"ranking", "random"})
         assert one["curves"]["ranking"][0]["size"] == 0
         assert one["curves"]["ranking"][-1]["size"] == one["candidates"]
+        assert one["unmoved"] == 0
         key = f"subject/{one['site']}/{one['name']}"
         for search, points in one["curves"].items():
             kl = stored[f"{key}/{search}.kl"]

@@ -207,7 +207,7 @@ def _ablation(feature: int, control: bool) -> dict[str, Any]:
         "occurrences": 200,
         "documents": 143,
         "without_control": 0 if control else 200,
-        "unmoved": 0,
+        "unmoved": 0 if control else 3,
         "size_ratio": 0.93 if control else None,
         "maximum": 5.5,
         "contexts": contexts,

@@ -212,6 +212,11 @@ def test_ablation_without_controls(tmp_path):
     page = Page(content)
     assert "ablate-1-1-rescue" not in page.rows and f">{NO_DIRECT}</li>" in content
     assert page.rows["ablate-1-1-kl"]["another active feature of that size"] == ["n/a", "n/a"]
+    assert "(which changes nothing on 3 of them)" in content
+
+
+def test_nothing_is_said_of_occurrences_that_all_changed(text):
+    assert "changes nothing on" not in text
 
 
 def test_contexts_mark_their_last_token(text):
