@@ -4,7 +4,7 @@ Codes of signed kinds (PCA, ICA) are read on their positive side, as in the stor
 stands beside it; dense features are flagged, since they are active on anything that is looked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from monolex.features.known import gathered, knowledge, open_store
 from monolex.features.prompt_activations import activations, tokenise
 from monolex.features.query import FindConfig, as_sql
 from monolex.model.language_model import LanguageModel
-from monolex.text.characters import quoted
+from monolex.text.characters import pieces, quoted
 from monolex.text.vocabulary import Texts
 
 GetModel = Callable[[], LanguageModel]
@@ -85,8 +85,15 @@ def by_prompt(chosen: Sequence[RunDictionary], lm: LanguageModel, prompt: str, c
                 place = (dictionary.site, dictionary.name, feature)
                 rows.append(PromptHit(*place, value, of_max, at, names[at], known.of(feature)))
     where = "the last" if config.token == "last" else "any"
-    note = f"active on {where} of the prompt's {len(tokens)} tokens, {' '.join(map(quoted, names))}"
+    note = f"active on {where} of the prompt's {len(tokens)} tokens, {' '.join(_spelled(names))}"
     return FoundFeatures(tuple(rows), (note, *texts.notes))
+
+
+def _spelled(names: Sequence[str]) -> Iterator[str]:
+    """The tokens of a text between quotation marks; characters of several stand before what these are."""
+    for piece in pieces(names):
+        tokens = [quoted(name) for name in names[piece.start : piece.stop]]
+        yield tokens[0] if len(tokens) == 1 else f"{quoted(piece.text)} ({' '.join(tokens)})"
 
 
 def by_token(chosen: Sequence[RunDictionary], text: str, config: FindConfig) -> FoundFeatures:

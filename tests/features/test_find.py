@@ -82,6 +82,11 @@ def test_a_prompt_s_markup_is_special_tokens(run, text):
     assert ("begin with the separator" in answer.notes[-1]) == text.startswith("<s>")
 
 
+def test_a_prompt_s_characters_are_named_with_their_tokens(run):
+    (note,) = find(run, FindConfig(prompt="é a")).notes
+    assert note.endswith(r"tokens, 'é' ('\xc3' '\xa9') ' ' 'a'") or note.endswith(r"tokens, 'é' ('\xc3' '\xa9') ' a'")
+
+
 def test_a_literal_prompt_spells_markup_out(run):
     texts = tokenise(stored_model(run / "activations"), [MARKUP, "<s>a"], literal=True)
     expected = make_tokenizer()([MARKUP, "<s>a"], add_special_tokens=False, split_special_tokens=True)["input_ids"]
