@@ -7,26 +7,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.counted_stores import TRAINED, found_run, write_pairs
+from helpers.fake_store import fake_store
 from helpers.killed import kill_between_pieces
 from helpers.tiny import tiny
 from safetensors.numpy import load_file
 
 from monolex.artifact import finish, open_artifact, read_json, verify
 from monolex.causal.ablate.stage import ablate
-from monolex.causal.chosen_features import chosen_features, used_folders
+from monolex.causal.chosen_features import chosen_features, used_folders, words
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
 from monolex.causal.patch import stage as patching
 from monolex.causal.patch.stage import _prompts, patch
 from monolex.causal.prompts.tasks import draw
 from monolex.causal.tree.stage import below, tree
 from monolex.config import ModelConfig
-from monolex.dictionaries.listing import chosen_dictionaries, parents, run_dictionaries
+from monolex.dictionaries.base import DictionaryConfig
+from monolex.dictionaries.listing import RunDictionary, chosen_dictionaries, parents, run_dictionaries
 from monolex.errors import UserError
 from monolex.model.language_model import LanguageModel
 from monolex.model.load import load as load_model
 from monolex.model.load import load_tokenizer
 from monolex.pipeline import execute
 from monolex.stages import of_verb
+from monolex.text.characters import alone
 
 ROOT = f"resid_post.2/{TRAINED}:3"
 ROOTS = (ROOT, f"resid_post.2/{TRAINED}:4", f"resid_post.2/{TRAINED}:5")
@@ -277,6 +280,15 @@ def test_features_that_cannot_be_meant(run, text, said):
         chosen_features(run, ())
     with pytest.raises(UserError, match=said):
         chosen_features(run, (text,))
+
+
+def test_words_are_tokens_as_they_are_shown(tmp_path):
+    texts = (alone(b" \xe5"), " a", "\n")
+    tokens = np.repeat(np.arange(3, dtype=np.int32), [8, 6, 4])
+    fake_store(tmp_path / "site" / "main.sqlite", np.ones((18, 1), np.float32), tokens, texts).close()
+    config = DictionaryConfig("tied", "relu", 12, 12, 1, site="site")
+    record = RunDictionary("subject", "site", "main", tmp_path, config, tmp_path / "site" / "main.sqlite")
+    assert words(record, 0) == r"' \xe5' ' a' '\n'" and words(dataclasses.replace(record, evidence=None), 0) == ""
 
 
 def test_configs_say_what_is_wrong():
