@@ -98,7 +98,7 @@ def test_not_a_number_is_never_written_as_json(tmp_path):
 
 
 def test_places_are_found_again_through_links_and_from_elsewhere(tmp_path, monkeypatch):
-    run, disk = tmp_path / "run", tmp_path / "disk" / "deep"
+    run, disk = tmp_path / "run", tmp_path / "disk" / "very" / "deep"
     (run / "explain" / "x").mkdir(parents=True)
     (run / "score").mkdir()
     (disk / "rules").mkdir(parents=True)

@@ -138,6 +138,15 @@ def test_without_the_systems_locks_a_living_process_is_known_by_its_start(tmp_pa
     assert enter(tmp_path) == ""
 
 
+def test_a_holder_that_has_not_said_who_it_is_yet_is_one(tmp_path):
+    handle = os.open(tmp_path / LOCK, os.O_RDWR | os.O_CREAT)
+    assert lock._lock(handle)
+    said = f"{tmp_path} is being written by another process; wait until it is done, or stop it"
+    assert enter(tmp_path) == said and enter(tmp_path / "eval") == said
+    os.close(handle)
+    assert enter(tmp_path) == ""
+
+
 def test_a_lock_that_was_taken_away_meanwhile_is_no_lock(tmp_path, monkeypatch):
     """Between opening and locking it the holder may have finished and deleted it."""
     real, opened = lock._lock, []

@@ -176,7 +176,7 @@ def test_a_piece_is_kept_from_a_request_that_differs_in_nothing_it_is_made_of(wh
 
 
 def test_a_piece_is_taken_over_whole_or_not_at_all(tmp_path, monkeypatch):
-    real = os.replace
+    real, last = os.replace, 0
     for last in range(10):
         folder, done, calls = tmp_path / str(last), [], []
         needs = {"a": {"parent": "p"}}

@@ -77,7 +77,7 @@ def text_without_encoding(node: ast.AST) -> bool:
 
 def test_text_is_utf8_whatever_the_machine_calls_text():
     assert [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
+        f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
         for path, tree in trees().items()
         for node in ast.walk(tree)
         if text_without_encoding(node)

@@ -224,6 +224,22 @@ def test_what_cards_show(scored):
     assert cards.scored(scored, ["none of this name"]) == {}
 
 
+def test_linked_folders_of_stages_keep_their_overlays(scored, tmp_path):
+    """Of scores or explanations on another disk, and of the run by a link to it."""
+    run = tmp_path / "run"
+    for part, disk in (("explain/paper", "explanations"), ("score/rules", "deep/scores")):
+        shutil.copytree(scored / part, tmp_path / disk)
+        (run / part).parent.mkdir(parents=True)
+        (run / part).symlink_to(tmp_path / disk)
+    (tmp_path / "link").symlink_to(run)
+    known = cards.scored(scored)
+    assert any(cell.overlays for by in known.values() for cells in by.values() for cell in cells)
+    for path in (run, tmp_path / "link"):
+        assert cards.scored(path) == known
+        shown = show(path)
+        assert f"{path / 'explain' / 'paper'}: explain, " in shown and f"{path / 'score' / 'rules'}: score, " in shown
+
+
 def test_one_dictionary_is_read_alone(scored, monkeypatch):
     everything = cards.scored(scored)
     read = []
