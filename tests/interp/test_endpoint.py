@@ -20,7 +20,9 @@ from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.interp.explain import saved
 from monolex.interp.explain.stage import explain
 from monolex.interp.llm.answers import CUT
+from monolex.interp.llm.endpoint import open_client
 from monolex.interp.protocol import correlation
+from monolex.interp.records import Request
 from monolex.interp.score.stage import score
 from monolex.interp.simulate import sanity
 from monolex.interp.simulate.open import open_simulator
@@ -348,6 +350,7 @@ CUT_OFF = {"do": "says", "message": {"content": "it may be ri"}, "finish": "leng
     ("fault", "said"),
     [
         ({"do": "malformed", "times": 999}, r"all of 12 explanations failed \(12 malformed reply\)"),
+        ({"do": "status", "status": 400, "times": 999}, r"\(12 refused \(400\)\), so that nothing is done; mend that"),
         (THOUGHT, r"\(12 reasoning without an answer\), so that nothing is done; give .* by reply_tokens"),
         (CUT_OFF, r"\(12 cut at the token limit \(reply_tokens\)\)"),
     ],
@@ -355,6 +358,8 @@ CUT_OFF = {"do": "says", "message": {"content": "it may be ri"}, "finish": "leng
 def test_nothing_is_explained_where_every_call_fails(whole, server, tmp_path, fault, said):
     settings = {"replies": str(tmp_path / "replies.sqlite"), "retries": 0}
     config = replace(explaining(server, **settings), explainers=("token", "openai"))
+    with open_client(config, whole.run) as client:
+        client.ask([Request((("user", "hello"),), params=(("max_tokens", 1),))])  # known to answer something
     server.script(fault)
     for _ in range(2):  # nor is it done the second time
         with pytest.raises(UserError, match=said):
@@ -362,8 +367,7 @@ def test_nothing_is_explained_where_every_call_fails(whole, server, tmp_path, fa
         assert not (tmp_path / "out" / "manifest.json").exists()
     # what was refused or went unanswered is asked again; what was answered stays answered
     server.script()
-    again = replace(config, reply_tokens=61)
-    explain(tmp_path / "out", whole.run, again)
+    explain(tmp_path / "out", whole.run, replace(config, reply_tokens=61) if fault["do"] == "says" else config)
     assert "unanswered" not in open_artifact(tmp_path / "out").data
 
 
