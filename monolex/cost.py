@@ -1,12 +1,13 @@
 """What a stage takes, and what the functions that estimate it (``cost`` in every room) are told of a plan."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from monolex.config import CorpusConfig, HarvestConfig
 from monolex.model.sites import expand, select
+from monolex.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,12 @@ class Cost:
     disk: int
     """Bytes it has on disk at most; the state of a sweep goes when the sweep is done."""
     memory: int
-    """Bytes it holds at its peak, beside the interpreter and libraries (about 0.6 GB) and the mapped pages of stored
-    activations, which the system takes back when it needs them."""
+    """Bytes it holds at its peak, mapped pages of stored activations among them, beside what a process holds that has
+    done nothing yet (interpreter and libraries, about 0.5 GB), which :mod:`monolex.estimate` adds."""
     flops: float
-    """Floating-point operations."""
+    """Floating-point operations of forward passes of the model through its blocks, 2 a parameter and token."""
     seconds: float = 0.0
-    """What is no arithmetic."""
+    """What is none of that, here (:class:`~monolex.speed.Speed`)."""
 
 
 class PlannedDictionary(NamedTuple):
@@ -56,6 +57,11 @@ class Shape:
     layers: int
     """Number of blocks."""
 
+    def share(self, site: str) -> float:
+        """Of the blocks, those that a forward runs that resumes at ``site``."""
+        kind, _, layer = site.rpartition(".")
+        return (self.layers - int(layer) - (kind == "resid_post")) / self.layers
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -79,11 +85,24 @@ class Planned:
     """Those of earlier steps by the folder of their step; a step that makes some adds its own."""
     earlier: Mapping[Path, "Planned"]
     """Earlier steps by folder."""
+    speed: Speed = field(default_factory=lambda: Speed(measured=False))
+    """How long pieces of work take here."""
+    item: int = 4
+    """Bytes of a parameter of the model."""
 
     @property
     def rows(self) -> int:
         """Activations to train on, a site."""
         return int(self.corpus.max_tokens * (1 - self.corpus.held_out))
+
+    @property
+    def stored(self) -> int:
+        """Bytes of a stored number."""
+        return 4 if self.harvest.dtype == "fp32" else 2
+
+    def mapped(self, sites: Iterable[str], rows: int) -> int:
+        """Bytes of stored activations of ``rows`` rows at ``sites`` that are read, and so mapped into memory."""
+        return rows * self.stored * sum(self.shape.widths[site] for site in dict.fromkeys(sites))
 
     @property
     def used(self) -> list[PlannedDictionary]:

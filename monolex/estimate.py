@@ -1,11 +1,17 @@
-"""What a run will cost before it is started: disk, memory and rough minutes of every step of its plan.
+"""What a run will cost before it is started: disk, memory and minutes of every step of its plan.
 
-Minutes are floating-point operations divided by the speed of a matrix product measured here and now, times a factor
-for everything that is not one, and what Python takes by itself; they are right within a factor of two or so.
+Minutes are those of real pieces of work, done here for a moment each: a batch through the model in its precision, a
+step of every kind and width of dictionary, some activations encoded, a little Python (:mod:`monolex.speed`). What
+cannot be tried in a second was measured once and goes with the speed of Python here. A busy machine is measured busy.
+
+Memory is the peak of a process that does the step alone: what it holds, mapped pages of stored activations (which the
+system takes back where it needs them), and the interpreter and its libraries (:data:`LIBRARIES`). A whole run has the
+peak of its largest step.
 """
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,52 +20,86 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from monolex.config import ModelConfig
 from monolex.cost import Cost, Planned, PlannedDictionary, Shape
 from monolex.model.files import source
+from monolex.model.load import load
 from monolex.model.sites import Structure, resolve
 from monolex.plan import Step
 from monolex.run_toml import RunConfig
-from monolex.runtime import device, size
+from monolex.runtime import device, free_memory, log, size
+from monolex.speed import Speed
 
-OVERHEAD = 2.5
-"""Measured on the demo: wall time over the time of the matrix products alone."""
+LIBRARIES = 480 * 10**6
+"""Bytes of a process that has imported what every stage needs and done nothing (Linux, torch for CPUs)."""
+ITEM = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
-def describe(run: RunConfig, steps: Sequence[Step]) -> str:
-    """The plan as a table: step, state, disk, memory, minutes."""
-    shape, speed = model_shape(run.model), gemm_speed(device(run.model.device))
+def describe(run: RunConfig, steps: Sequence[Step], speed: Speed | None = None) -> str:
+    """The plan as a table: step, state, disk, memory, minutes.
+
+    Raises:
+        UserError: as :func:`measure`.
+    """
+    shape = model_shape(run.model)
+    speed = speed or measure(run.model, shape, run.corpus.context_length)
     lines = [f"{'stage':<20} {'state':<8} {'disk':>9} {'memory':>9} {'minutes':>8}"]
-    disk, minutes, redone = 0, 0.0, set[Path]()
-    for step, cost in zip(steps, costs(run, steps, shape), strict=True):
+    disk, memory, minutes, redone = 0, 0, 0.0, set[Path]()
+    for step, cost in zip(steps, costs(run, steps, shape, speed), strict=True):
         done = step.answered and not redone.intersection(step.needs)
         if not done:
             redone.add(step.folder)
-        spent = _minutes(cost, speed)
+        spent = seconds(step, cost, shape, speed) / 60
         state = "there" if done else "to do"
         lines.append(f"{step.name:<20} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
-        disk, minutes = disk + cost.disk, minutes + (0.0 if done else spent)
-    lines.append(f"{'in all':<20} {'':<8} {size(disk):>9} {'':>9} {minutes:>8.1f}")
+        disk, memory, minutes = disk + cost.disk, max(memory, cost.memory), minutes + (0.0 if done else spent)
+    lines.append(f"{'in all':<20} {'':<8} {size(disk):>9} {size(memory):>9} {minutes:>8.1f}")
+    lines.append(
+        f"memory: the peak of each step, {size(LIBRARIES)} of Python and its libraries in it; minutes: as busy"
+    )
+    lines.append("as this machine is now")
     return "\n".join(lines)
 
 
-def total(run: RunConfig, steps: Sequence[Step], shape: Shape, speed: float) -> tuple[float, int, int]:
-    """Minutes of all steps at ``speed`` (:func:`gemm_speed`), bytes of disk of all, and of memory of the largest."""
-    every = list(costs(run, steps, shape))
-    return sum(_minutes(c, speed) for c in every), sum(c.disk for c in every), max(c.memory for c in every)
+def total(run: RunConfig, steps: Sequence[Step], shape: Shape, speed: Speed) -> tuple[float, int, int]:
+    """Minutes of all steps at ``speed``, bytes of disk of all, and of memory of the largest."""
+    every = list(zip(steps, costs(run, steps, shape, speed), strict=True))
+    spent = sum(seconds(step, cost, shape, speed) for step, cost in every)
+    return spent / 60, sum(c.disk for _, c in every), max(c.memory for _, c in every)
 
 
-def _minutes(cost: Cost, speed: float) -> float:
-    return (cost.flops / speed * OVERHEAD + cost.seconds) / 60
+def measure(config: ModelConfig, shape: Shape, context: int) -> Speed:
+    """The speed of this machine on a model, which is loaded; of one that does not fit, the speed of another machine.
+
+    Raises:
+        UserError: as :func:`monolex.model.load.load`.
+    """
+    needed, free = ITEM[config.model_dtype] * shape.parameters, free_memory(device(config.device))
+    if config.device_map is None and needed > 0.8 * free:
+        log.warning("%s takes %s and %s are free: minutes are a guess", config.model, size(needed), size(free))
+        return Speed()
+    began = time.perf_counter()
+    lm = load(config)
+    assert len(lm.fingerprint) > 0  # every stage that loads the model takes its hash
+    return Speed(lm, context, loading=time.perf_counter() - began)
 
 
-def costs(run: RunConfig, steps: Sequence[Step], shape: Shape) -> Iterator[Cost]:
-    """The cost of every step, in order."""
+def seconds(step: Step, cost: Cost, shape: Shape, speed: Speed) -> float:
+    """Seconds of a step here, loading its models among them."""
+    models = {"activations": 0, "explanations": 0, "models": 1 + len(step.inputs.get("controls", ()))}
+    loading = speed.loading * models.get(step.stage.made_of, 1)
+    return cost.flops / (2 * shape.block) * speed.token(shape.block) + cost.seconds + loading
+
+
+def costs(run: RunConfig, steps: Sequence[Step], shape: Shape, speed: Speed | None = None) -> Iterator[Cost]:
+    """The cost of every step, in order, with :data:`LIBRARIES` in its memory; without ``speed`` as elsewhere."""
     dictionaries: dict[Path, list[PlannedDictionary]] = {}
     earlier: dict[Path, Planned] = {}
-    harvest = run.harvest
+    speed, item = speed or Speed(measured=False), ITEM[run.model.model_dtype]
     for step in steps:
         facts = (step.folder, step.config, step.inputs, step.needs)
-        planned = earlier[step.folder] = Planned(*facts, run.corpus, harvest, shape, dictionaries, dict(earlier))
-        cost = step.stage.load("cost")
-        yield cost(planned) if cost else Cost(0, 0, 0.0)
+        known = (run.corpus, run.harvest, shape, dictionaries, dict(earlier), speed, item)
+        planned = earlier[step.folder] = Planned(*facts, *known)
+        function = step.stage.load("cost")
+        cost = function(planned) if function else Cost(0, 0, 0.0)
+        yield replace(cost, memory=cost.memory + LIBRARIES)
 
 
 def model_shape(config: ModelConfig) -> Shape:
@@ -76,15 +116,3 @@ def model_shape(config: ModelConfig) -> Shape:
         widths=places,
         layers=text.num_hidden_layers,
     )
-
-
-def gemm_speed(where: torch.device) -> float:
-    """Floating-point operations a second of a float32 matrix product here."""
-    a = torch.randn(1024, 512, device=where)
-    b = torch.randn(512, 1024, device=where)
-    best = float("inf")
-    for _ in range(8):
-        started = time.perf_counter()
-        float((a @ b)[0, 0])
-        best = min(best, time.perf_counter() - started)
-    return 2 * 1024 * 512 * 1024 / best

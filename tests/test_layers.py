@@ -10,7 +10,7 @@ from helpers.parsed_package import ROOT, Function, trees
 LAYERS = (
     ("errors", "stages", "windows"),
     ("kinds", "config", "tables", "artifact", "runtime", "interrupt", "lock", "pieces", "stats"),
-    ("model", "text", "cost"),
+    ("model", "text", "cost", "speed"),
     ("activations",),
     ("dictionaries",),
     ("training",),

@@ -15,8 +15,9 @@ from monolex.new_run.fit import TOKENS
 from monolex.new_run.sizes import LADDER, Sizes, Spent, Subject, Text
 from monolex.new_run.template import learning_rate
 from monolex.run_toml import read_run
+from monolex.speed import Speed
 
-SPEED = 1e11
+SPEED = Speed(measured=False)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def written(home, tmp_path, monkeypatch, capsys):
     """The file of a tiny model, written at the lowest rung, and what was printed."""
     for module in (fit, write):
         monkeypatch.setattr(module, "LADDER", LADDER[-1:])
-    monkeypatch.setattr(write, "gemm_speed", lambda _: SPEED)
+    monkeypatch.setattr(write, "measure", lambda *_: SPEED)
     path = tmp_path / "my-run" / "run.toml"  # in a folder that is not there yet
     assert main(["init", str(home / "model"), str(home / "text.jsonl"), "--out", str(path)]) == 0
     return path, capsys.readouterr().out

@@ -8,6 +8,8 @@ from monolex.model.sites import Site, select
 
 PROMPT_TOKENS = 20
 """Tokens of an IOI prompt, padding included."""
+DRAWN = 90 * 10**6
+"""Bytes of what is imported for patching, and of the prompts on which the model's behaviour is measured."""
 FEATURE_BYTES, DICTIONARY_BYTES = 100_000, 50_000
 """On disk: what an ablation or a tree takes, and what the curves of a dictionary take."""
 INTERACTIONS = 18
@@ -79,14 +81,14 @@ def patch(planned: Planned) -> Cost:
         runs = 15 + sum(
             2 * config.points
             + {"effects": features, "greedy": config.limit * features, "swaps": 500, "sweep": 0}.get(search, 0)
-            + (search == "sweep") * config.thresholds * features / 2
+            + (search == "sweep") * config.thresholds * features / 4
             for search in config.searches
             if slow or search in ("ranking", "random")
         )
         trials += share * runs
     largest = max((dictionary.features for dictionary in chosen), default=0)
     tokens = config.pairs * PROMPT_TOKENS
-    memory = _memory(planned) + 12 * tokens * largest
+    memory = _memory(planned) + 12 * tokens * largest + DRAWN
     return Cost(DICTIONARY_BYTES * len(chosen), memory, 2.0 * shape.block * tokens * trials)
 
 
@@ -113,4 +115,6 @@ def _unembedded(shape: Shape) -> float:
 
 
 def _memory(planned: Planned) -> int:
-    return 4 * planned.shape.parameters + 40 * planned.config.batch_tokens * max(planned.shape.widths.values())
+    return planned.item * planned.shape.parameters + 40 * planned.config.batch_tokens * max(
+        planned.shape.widths.values()
+    )

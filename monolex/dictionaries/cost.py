@@ -5,6 +5,16 @@ from collections.abc import Iterator
 from monolex.config import BaselineConfig, TrainConfig
 from monolex.cost import Cost, Planned, PlannedDictionary
 from monolex.kinds import BASELINES, TOPK
+from monolex.speed import Speed
+
+ICA_ROUNDS, TANH = 60, 80
+"""Rounds that ICA takes (some dozens on the demo), and what a hyperbolic tangent costs, in multiplications."""
+WRITE, BYTE = 0.02, 1.5e-9
+"""Seconds of writing a dictionary, and of a byte of it."""
+MATCH_ROWS = 8192
+"""Activations over which the L0 of a matched dictionary is measured."""
+IMPORTED = 100 * 10**6
+"""Bytes of scikit-learn."""
 
 
 def cost(planned: Planned) -> Cost:
@@ -14,20 +24,31 @@ def cost(planned: Planned) -> Cost:
     widths = [shape.widths[site] for site in dict.fromkeys(baseline.site for baseline in fitted)]
     disk = sum(8 * shape.widths[baseline.site] * baseline.features for baseline in fitted)
     ica = config.ica_rows if any(BASELINES[kind].rows == "ica_rows" for kind in config.kinds) else 0
-    rows = planned.rows
-    flops = sum(2.0 * min(config.fit_rows, rows) * w * w + 200 * 4.0 * min(ica, rows) * w * w for w in widths)
-    memory = max(24 * max(ica, 8192) * w + 40 * w * w for w in widths)
-    return Cost(disk, memory, flops)
+    rows, speed = planned.rows, planned.speed
+    seconds = sum(_seconds(min(config.fit_rows, rows), min(ica, rows), w, speed) for w in widths)
+    matched = list(_matched(planned))
+    seconds += sum(min(MATCH_ROWS, rows) * speed.coded(shape.widths[d.site], d.features) / 2 for d in matched)
+    seconds += speed.python(WRITE * len(fitted) + BYTE * disk)
+    memory = max(24 * max(min(ica, rows), min(8192, rows)) * w + 40 * w * w for w in widths) + IMPORTED
+    return Cost(disk, memory + planned.mapped((d.site for d in fitted), rows), 0.0, seconds)
+
+
+def _seconds(rows: int, ica: int, width: int, speed: Speed) -> float:
+    """Of the fits at a site: in float64 a covariance, its axes and the codes that turn them; and the rounds of ICA."""
+    products = 4.0 * rows * width * width + 10.0 * width**3
+    return speed.product(2 * products + ICA_ROUNDS * 4.0 * ica * width * (width + TANH))
+
+
+def _matched(planned: Planned) -> Iterator[PlannedDictionary]:
+    """The dictionaries of the matched sweeps."""
+    for path in planned.needs:
+        if path in planned.earlier and isinstance(planned.earlier[path].config, TrainConfig):
+            yield from planned.dictionaries[path]
 
 
 def _fitted(planned: Planned, config: BaselineConfig) -> Iterator[PlannedDictionary]:
     """Every baseline; of the top-k kinds one for every dictionary of the matched sweeps at the site."""
-    matched = [
-        dictionary
-        for path in planned.needs
-        if path in planned.earlier and isinstance(planned.earlier[path].config, TrainConfig)
-        for dictionary in planned.dictionaries[path]
-    ]
+    matched = list(_matched(planned))
     home = planned.folder.parents[1]
     for site in planned.sites(config.sites):
         ks = len(config.ks or ()) + sum(dictionary.site == site for dictionary in matched) or 1

@@ -17,10 +17,14 @@ EXPLAINED_BYTES, SCORED_BYTES = 25_000, 6_000
 """Measured on the demo: what the explanations of a feature, and an explanation's scores, take on disk."""
 PATTERN_TOKENS = {"paper": 60, "modern": 180}
 """Tokens that the model reads to find the pattern of a feature, by mode."""
-LEARN = {"paper": 0.005, "modern": 0.008}
+LEARN = {"paper": 0.004, "modern": 0.006}
 """Seconds of Python that an explanation takes without a language model."""
-SIMULATE = 0.008
+SIMULATE = 0.006
 """Seconds that scoring an explanation by rules takes."""
+SCORED = 90_000
+"""Bytes of memory of an explanation that is scored, with its feature's examples."""
+IMPORTED = 60 * 10**6
+"""Bytes of what is imported for them."""
 
 
 def explain(planned: Planned) -> Cost:
@@ -31,14 +35,18 @@ def explain(planned: Planned) -> Cost:
     if config.mode == "paper" and corpus.document_tokens:  # one of a document
         fragments = min(fragments, -(-corpus.max_tokens // corpus.document_tokens))
     tokens = fragments * config.fragment_tokens
-    encode = sum(2.0 * tokens * shape.widths[dictionary.site] * dictionary.features for dictionary in chosen)
+    speed = planned.speed
+    encode = sum(tokens * speed.coded(shape.widths[d.site], d.features) for d in chosen)
     patterns = 2.0 * shape.block * PATTERN_TOKENS[config.mode] * features * ("pattern" in config.explainers)
     widest = max((dictionary.features for dictionary in chosen), default=0)
     # at once: the codes of one pass, and of every fragment and feature the maximum and whether it varies
     looked = min(config.features, widest) if config.pick == "first" or config.mode == "paper" else widest
-    memory = 4 * shape.parameters + 4 * min(tokens * widest, KEPT) + 5 * min(fragments * looked, PEAKS)
-    seconds = LEARN[config.mode] * features * len(config.explainers)
-    return Cost(EXPLAINED_BYTES * features, memory, encode + patterns, seconds)
+    memory = (
+        planned.item * shape.parameters + IMPORTED + 4 * min(tokens * widest, KEPT) + 5 * min(fragments * looked, PEAKS)
+    )
+    memory += planned.mapped((d.site for d in chosen), planned.rows)
+    seconds = encode + speed.python(LEARN[config.mode] * features * len(config.explainers))
+    return Cost(EXPLAINED_BYTES * features, memory, patterns, seconds)
 
 
 def score(planned: Planned) -> Cost:
@@ -46,8 +54,8 @@ def score(planned: Planned) -> Cost:
     source = planned.earlier[planned.needs[0]]
     features = features_explained(source.config, source.used)
     explanations = features * len(source.config.explainers)
-    memory = 8 * planned.config.resamples * features + 10**5 * source.config.features
-    return Cost(SCORED_BYTES * explanations, memory, 0.0, SIMULATE * explanations)
+    memory = 8 * planned.config.resamples * features + SCORED * explanations + IMPORTED
+    return Cost(SCORED_BYTES * explanations, memory, 0.0, planned.speed.python(SIMULATE * explanations))
 
 
 def features_explained(config: ExplainConfig, used: Sequence[PlannedDictionary]) -> int:

@@ -3,9 +3,9 @@
 import math
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from monolex.cost import Shape
 from monolex.errors import UserError
 from monolex.estimate import total
 from monolex.new_run.sizes import LADDER, Rung, Sizes, Spent, Subject, Text
@@ -13,6 +13,7 @@ from monolex.new_run.template import TEMPLATE, written
 from monolex.plan import plan
 from monolex.run_toml import run_config
 from monolex.runtime import size
+from monolex.speed import Speed
 
 TOKENS = tuple(int(digits * 10**power) for power in (4, 5, 6, 7) for digits in (1, 1.5, 2, 3, 4, 5, 7))
 """Sizes of a corpus that are tried."""
@@ -20,7 +21,7 @@ ROWS_A_FEATURE = 300
 """Activations that a dictionary should see for each of its features; the demo's see some 250 to 1,000."""
 
 
-def most_tokens(subject: Subject, text: Text, rung: Rung, most: Spent, speed: float) -> int:
+def most_tokens(subject: Subject, text: Text, rung: Rung, most: Spent, speed: Speed) -> int:
     """The largest corpus that fits at a rung.
 
     Raises:
@@ -28,7 +29,7 @@ def most_tokens(subject: Subject, text: Text, rung: Rung, most: Spent, speed: fl
     """
 
     def spent(tokens: int) -> Spent:
-        return estimated(written(subject, text, Sizes(rung, tokens, 1)), subject.shape, speed)
+        return estimated(written(subject, text, Sizes(rung, tokens, 1)), subject, speed)
 
     for tokens in reversed(TOKENS):
         if _fits(spent(tokens), most):
@@ -41,11 +42,11 @@ def most_tokens(subject: Subject, text: Text, rung: Rung, most: Spent, speed: fl
     )
 
 
-def choose(subject: Subject, text: Text, most: Spent, speed: float) -> Sizes:
+def choose(subject: Subject, text: Text, most: Spent, speed: Speed) -> Sizes:
     """The first step of the ladder that fits and has enough text; the last one with whatever there is."""
     for sizes in _candidates(text):
         enough = sizes.worth >= ROWS_A_FEATURE * sizes.rung.ratio * subject.width or sizes.rung == LADDER[-1]
-        if enough and _fits(estimated(written(subject, text, sizes), subject.shape, speed), most):
+        if enough and _fits(estimated(written(subject, text, sizes), subject, speed), most):
             return sizes
     raise AssertionError("the smallest corpus fitted when it was asked for")
 
@@ -62,7 +63,8 @@ def _fits(spent: Spent, most: Spent) -> bool:
     return all(a <= b for a, b in zip(spent, most, strict=True))
 
 
-def estimated(toml: str, shape: Shape, speed: float) -> Spent:
-    """What a run is estimated to take, at ``speed`` (:func:`monolex.estimate.gemm_speed`)."""
+def estimated(toml: str, subject: Subject, speed: Speed) -> Spent:
+    """What a run is estimated to take, at ``speed``."""
     run = run_config(tomllib.loads(toml), TEMPLATE)
-    return Spent(*total(run, plan(run, Path("run")), shape, speed))
+    run = replace(run, model=replace(run.model, model_dtype=subject.dtype))
+    return Spent(*total(run, plan(run, Path("run")), subject.shape, speed))

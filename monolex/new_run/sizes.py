@@ -131,4 +131,4 @@ class Spent(NamedTuple):
     disk: int
     """Bytes."""
     memory: int
-    """Bytes at the peak."""
+    """Bytes at the peak, libraries among them."""

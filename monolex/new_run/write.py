@@ -15,7 +15,7 @@ from monolex.artifact import write_bytes
 from monolex.causal.prompts.tasks import ioi
 from monolex.config import CorpusConfig, ModelConfig, require
 from monolex.errors import UserError
-from monolex.estimate import gemm_speed, model_shape
+from monolex.estimate import measure, model_shape
 from monolex.model.files import source
 from monolex.model.load import load, precision
 from monolex.new_run.fit import ROWS_A_FEATURE, TOKENS, choose, estimated, most_tokens
@@ -39,8 +39,9 @@ def new_run(path: Path, model: str, corpus: str, minutes: float = 30.0, text_fie
     """
     require(not path.exists(), f"{path} exists; give another --out, or delete it first")
     require(minutes > 0, f"minutes = {minutes:g}: give a positive number")
-    speed, free = gemm_speed(device()), free_memory(device())
+    free = free_memory(device())
     subject = _subject(model, free)
+    speed = measure(ModelConfig(model=model, model_dtype=subject.dtype), subject.shape, subject.context)
     home = next(folder for folder in path.absolute().parents if folder.exists())
     most = Spent(minutes, int(0.8 * shutil.disk_usage(home).free), int(0.7 * free))
     endless = Text(corpus, text_field, TOKENS[-1], 2 * subject.context)
@@ -49,7 +50,7 @@ def new_run(path: Path, model: str, corpus: str, minutes: float = 30.0, text_fie
     sizes = choose(subject, text, most, speed)
     toml = written(subject, text, sizes, path, minutes)
     write_bytes(path, toml.encode())
-    return [*_reasons(subject, sizes, minutes), _summary(estimated(toml, subject.shape, speed))]
+    return [*_reasons(subject, sizes, minutes), _summary(estimated(toml, subject, speed))]
 
 
 def _subject(model: str, free: int) -> Subject:
@@ -121,5 +122,5 @@ def _reasons(subject: Subject, sizes: Sizes, minutes: float) -> list[str]:
 def _summary(spent: Spent) -> str:
     return (
         f"in all: about {max(spent.minutes, 1):.0f} minutes here, {size(spent.disk)} of disk, {size(spent.memory)} of "
-        "memory beside the libraries' 0.6 GB"
+        "memory at the peak"
     )

@@ -1,10 +1,29 @@
 """What training a sweep takes."""
 
+import dataclasses
+from dataclasses import replace
+
+import torch
+
+from monolex import runtime
 from monolex.config import TrainConfig
 from monolex.cost import Cost, Planned, PlannedDictionary
 from monolex.kinds import KINDS
+from monolex.speed import Speed
 from monolex.training.members import SweepMember, members
 from monolex.training.optim import recipe
+from monolex.training.sweep import Trainer
+
+BATCHES = (64, 512)
+"""Sizes of a batch of which a step is timed."""
+MOST_WEIGHTS = 2_000_000
+"""Weights of a matrix of the largest dictionary that is trained for that."""
+GATHER = 2e-9
+"""Seconds a byte of a batch: shuffled, gathered and brought to float32."""
+WRITE, LINE = 0.05, 2e-4
+"""Seconds of writing a dictionary, and of a line of its metrics."""
+LOADED = 60 * 10**6
+"""Bytes of what is imported and set up for training."""
 
 
 def cost(planned: Planned) -> Cost:
@@ -14,7 +33,9 @@ def cost(planned: Planned) -> Cost:
     planned.dictionaries[planned.folder] = [
         PlannedDictionary(member.site, member.name, member.d_sae, home, True, kept) for member in sweep
     ]
-    return sweep_cost(config, sweep, planned.rows, 4 if planned.harvest.dtype == "fp32" else 2)
+    spent = sweep_cost(config, sweep, planned.rows, planned.stored, planned.speed)
+    mapped = planned.mapped((member.site for member in sweep), planned.rows)
+    return dataclasses.replace(spent, memory=spent.memory + mapped + LOADED)
 
 
 def planned_members(planned: Planned, config: TrainConfig) -> tuple[SweepMember, ...]:
@@ -22,8 +43,11 @@ def planned_members(planned: Planned, config: TrainConfig) -> tuple[SweepMember,
     return members(config, {site: planned.shape.widths[site] for site in planned.sites(config.sites)})
 
 
-def sweep_cost(config: TrainConfig, sweep: tuple[SweepMember, ...], rows: int, item: int) -> Cost:
+def sweep_cost(
+    config: TrainConfig, sweep: tuple[SweepMember, ...], rows: int, item: int, speed: Speed | None = None
+) -> Cost:
     """``rows`` to train on, whose stored numbers take ``item`` bytes."""
+    speed = speed or Speed(measured=False)
     weights = sum(2 * m.d_in * m.d_sae for m in sweep)
     trained = sum((1 if KINDS[m.kind].tied else 2) * m.d_in * m.d_sae for m in sweep)
     steps = config.steps or max(1, int(config.epochs * rows / config.batch_size))
@@ -36,8 +60,39 @@ def sweep_cost(config: TrainConfig, sweep: tuple[SweepMember, ...], rows: int, i
     memory = max(step, 48 * trained if saves else 0) + windows + 12 * config.batch_size * widths
     # A state is written beside the one before it.
     disk = 4 * weights * (1 + config.keep_checkpoints) + 12 * trained * saves
-    # Five products a step: encode, decode, and the gradients of both weights and of the codes.
-    return Cost(disk, memory, 5.0 * weights * config.batch_size * steps)
+    each = sum(step_seconds(config, member, speed) for member in sweep)
+    gathered = GATHER * config.batch_size * widths * item
+    written = speed.python(WRITE * len(sweep) + LINE * len(sweep) * steps / config.log_every)
+    return Cost(disk, memory, 0.0, steps * (each + speed.python(gathered)) + written)
+
+
+def step_seconds(config: TrainConfig, member: SweepMember, speed: Speed) -> float:
+    """Seconds of one step of one member: one of its kind and width is trained on noise for a moment.
+
+    What goes with the batch and what does not (Adam, above all) are told apart by two sizes of it; wider dictionaries
+    than a tenth of a second allows are taken to go with their width.
+    """
+    wide = max(1, min(member.d_sae, MOST_WEIGHTS // member.d_in))
+    small, large = (_step(config, replace(member, d_sae=wide), batch, speed) for batch in BATCHES)
+    slope = max(large - small, 0.0) / (BATCHES[1] - BATCHES[0])
+    return max(small + slope * (config.batch_size - BATCHES[0]), 0.2 * small) * member.d_sae / wide
+
+
+def _step(config: TrainConfig, member: SweepMember, batch: int, speed: Speed) -> float:
+    member = replace(member, k=min(member.k, member.d_sae) if member.k else None)
+    revives = recipe(config, member.kind).auxk > 0
+    flops = 10.0 * member.d_in * member.d_sae * batch * (1 + revives / 2) + 30.0 * member.d_in * member.d_sae
+    # the trainer of a step is made when its time is asked for first
+    made: list[Trainer] = []
+
+    def work() -> None:
+        if not made:
+            alone = replace(config, batch_size=batch, dead_after=1, init=None)
+            made.append(Trainer([member], alone, 1000, device=runtime.device(config.train_device)))
+        made[0].step({member.site: torch.randn(batch, member.d_in)})
+
+    key = ("step", member.kind, member.d_in, member.d_sae, batch, revives, config.train_device)
+    return speed.timed(key, work, flops)
 
 
 def _work(config: TrainConfig, member: SweepMember) -> int:

@@ -1,0 +1,139 @@
+"""How long pieces of work take here and now: each is done once, for a fraction of a second, and remembered.
+
+What cannot be done in a second (a language model that is asked, a search) is a number that was measured elsewhere, in
+seconds of a machine whose Python is as fast as :data:`PYTHON` says, and is brought to this one.
+"""
+
+import time
+from collections.abc import Callable, Hashable
+from typing import Final, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import linear
+
+from monolex.model.hooks import capture, run_from
+from monolex.model.language_model import LanguageModel
+
+PYTHON: Final = 0.0049
+"""Seconds of :func:`_python` on the machine that all numbers of seconds in estimates are of."""
+FLOPS: Final = 4e10
+"""Floating-point operations a second there, those of a language model or of a dictionary."""
+LEAST: Final = 0.06
+"""Seconds that a piece of work is repeated for."""
+TOKENS: Final = 1024
+"""Tokens of the forward pass that is timed."""
+LOGITS: Final = 2**24
+"""Logits that are held for it, or those of one row."""
+ROWS: Final = 1024
+"""Activations that are encoded for it."""
+
+
+@final
+class Speed:
+    """Seconds of pieces of work here: of ``lm`` where there is one; of another machine's if nothing is ``measured``."""
+
+    def __init__(
+        self,
+        lm: LanguageModel | None = None,
+        context: int = 256,
+        *,
+        measured: bool = True,
+        loading: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._lm, self._context, self._measured, self._clock = lm, context, measured, clock
+        self.loading = loading
+        """Seconds that loading the model took."""
+        self._seconds: dict[Hashable, float] = {}
+
+    def timed(self, key: Hashable, work: Callable[[], object], flops: float) -> float:
+        """Seconds of ``work``, which takes about so many operations: the mean after a first time that counts not."""
+        if key not in self._seconds:
+            self._seconds[key] = self._time(work) if self._measured else flops / FLOPS
+        return self._seconds[key]
+
+    def python(self, seconds: float) -> float:
+        """What took ``seconds`` in Python there, here."""
+        return seconds * self.timed("python", _python, PYTHON * FLOPS) / PYTHON
+
+    def token(self, block: int) -> float:
+        """Seconds of a token in a forward pass through the blocks, which have ``block`` parameters."""
+        lm = self._lm
+        if lm is None:
+            return 2 * block / FLOPS
+        ids = self._tokens(lm)
+        last = [f"resid_post.{lm.n_layers - 1}"]
+        return self.timed("forward", lambda: capture(lm, ids, last), 2.0 * block * ids.numel()) / ids.numel()
+
+    def prediction(self, vocab: int, width: int) -> float:
+        """Seconds of a token's logits and of their comparison with others."""
+        lm, flops = self._lm, 2.0 * vocab * width + 20.0 * vocab
+        if lm is None:
+            return flops / FLOPS
+        ids = self._tokens(lm)
+        ids = ids[: max(LOGITS // (vocab * ids.shape[1]), 1)]
+        x = torch.randn(*ids.shape, lm.d_model, dtype=lm.dtype, device=lm.device)
+        clean: list[Tensor] = []
+
+        @torch.no_grad()
+        def work() -> None:
+            logits = run_from(lm, lm.n_layers, x, ids).logits
+            assert logits is not None, "run_from gives logits"
+            log_q = logits[0].float().log_softmax(-1)
+            log_p = (clean or [log_q])[0]
+            clean[:] = [log_p]
+            (log_p.exp() * (log_p - log_q)).sum(1).cpu()
+
+        return self.timed("prediction", work, flops * ids.numel()) / ids.numel()
+
+    def product(self, flops: float) -> float:
+        """Seconds of that many operations in products of float32 matrices."""
+        return flops * self.coded(512, 1024) / (4.0 * 512 * 1024)
+
+    def coded(self, d_in: int, d_sae: int) -> float:
+        """Seconds of an activation that a dictionary encodes, counts and decodes."""
+        flops = 4.0 * d_in * d_sae
+        wide = min(d_sae, 8192)  # beyond that time goes with the width
+        where = self._lm.device if self._lm else torch.device("cpu")
+
+        @torch.no_grad()
+        def work(x: Float[Tensor, "rows d_in"], weights: Float[Tensor, "d_sae d_in"]) -> float:
+            codes = linear(x, weights).relu()
+            return float((codes != 0).sum(0)[0] + (codes @ weights)[0, 0])
+
+        key = ("coded", d_in, wide, ROWS)
+        if key in self._seconds or not self._measured:
+            return self.timed(key, _python, flops * ROWS * wide / d_sae) / ROWS * d_sae / wide
+        x, weights = torch.randn(ROWS, d_in, device=where), torch.randn(wide, d_in, device=where)
+        return self.timed(key, lambda: work(x, weights), flops * ROWS) / ROWS * d_sae / wide
+
+    def _tokens(self, lm: LanguageModel) -> Tensor:
+        length = min(self._context, lm.max_context)
+        rows = max(TOKENS // length, 1)
+        return torch.arange(rows * length).reshape(rows, length) * 7 % lm.vocab_size
+
+    def _time(self, work: Callable[[], object]) -> float:
+        began = self._clock()
+        work()
+        first = self._clock() - began
+        if first > 20 * LEAST:  # warm by itself
+            return first
+        began, count = self._clock(), 0
+        while count == 0 or self._clock() - began < LEAST:
+            work()
+            count += 1
+        return (self._clock() - began) / count
+
+
+def _python() -> int:
+    """A little of what stages do beside matrix products: dictionaries, strings, small tensors."""
+    counts: dict[str, int] = {}
+    for number in range(20_000):
+        key = f"{number % 997}"
+        counts[key] = counts.get(key, 0) + number
+    small = torch.ones(16)
+    for _ in range(400):
+        small = (small * 0.5).relu() + 0.5
+    return len(counts)
