@@ -72,7 +72,7 @@ def _require_once(arguments: Sequence[str]) -> None:
     options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--") and argument != "--"]
     for option in options:
         if options.count(option) > 1:
-            raise UserError(f"{option} is given twice; give it once, a list as {option} A B")
+            raise UserError(f"{option} is given twice; give it once (a list is written {option} A B)")
 
 
 def _refused(error: OSError) -> str:

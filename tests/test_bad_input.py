@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ def world(shared, tmp_path):
 
 
 def harvest(w: World, *flags: str, model: Path | str | None = None, text: Path | str | None = None) -> list[str]:
-    """A harvest that would succeed but for ``flags``, which come last and so win."""
+    """A harvest that would succeed but for ``flags``, which take the place of those of the same name."""
     return [
         "harvest",
         str(w.here / "out"),
@@ -58,13 +58,19 @@ def harvest(w: World, *flags: str, model: Path | str | None = None, text: Path |
         str(model or w.model),
         "--corpus",
         str(text or w.text),
-        *HARVEST,
+        *others(HARVEST, flags),
         *flags,
     ]
 
 
+def others(defaults: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The options of ``defaults``, each with one value, that ``flags`` do not hold."""
+    pairs = zip(defaults[::2], defaults[1::2], strict=True)
+    return [text for option, value in pairs if option not in flags for text in (option, value)]
+
+
 def train(w: World, *flags: str, acts: Path | None = None) -> list[str]:
-    return ["train", str(acts or w.acts), str(w.here / "out"), *TRAIN, *flags]
+    return ["train", str(acts or w.acts), str(w.here / "out"), *others(TRAIN, flags), *flags]
 
 
 def run(w: World, toml: str, *flags: str) -> list[str]:

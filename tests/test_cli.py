@@ -115,7 +115,10 @@ def test_dictionaries_are_a_list_and_not_repeated(monkeypatch, verb, capsys):
     assert main([name, "RUN", *verb[1:], "--dictionaries", "a", "b"]) == 0
     assert asked == [(Path("RUN"), ("a", "b"))]
     assert main([name, "RUN", *verb[1:], "--dictionaries", "a", "--dictionaries=b"]) == 2
-    assert "--dictionaries is given twice; give it once, a list as --dictionaries A B" in capsys.readouterr().err
+    said = "--dictionaries is given twice; give it once (a list is written --dictionaries A B)"
+    assert said in capsys.readouterr().err
+        "--dictionaries is given twice; give it once (a list is written --dictionaries A B)" in capsys.readouterr().err
+    )
     assert len(asked) == 1
 
 
