@@ -69,7 +69,7 @@ CASES: tuple[tuple[type, dict[str, Any], dict[str, Any]], ...] = (
     (ScoreConfig, JUDGED, {"llm": ""}),
     (ScoreConfig, {"simulator": "json"}, {"llm": ""}),
     (FigureConfig, {}, {"rows": 0, "resamples": 0, "figure_seed": -1, "level": 1.0}),
-    (FindConfig, {"on": " a"}, {"limit": 0, "resamples": 0, "level": 1.0, "where": TEXT, "dictionary": TEXT}),
+    (FindConfig, {"on": " a"}, {"limit": 0, "resamples": 0, "level": 1.0, "where": TEXT, "dictionaries": TEXT}),
     (FindConfig, {}, {"prompt": "", "on": "", "sort": "nothing"}),
     (FindConfig, {"prompt": "a"}, {"sort": "density"}),
     (FindConfig, {"sort": "density"}, {"where": ("nothing",)}),

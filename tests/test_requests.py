@@ -169,10 +169,11 @@ def cases(run: Path) -> Iterator[tuple[str, Case]]:
     def of_run(verb: str) -> Callable[..., Any]:
         return lambda folder, config: load[verb](folder, run=run, config=config)
 
-    base = {"model": ModelConfig(), "corpus": CorpusConfig(corpus=str(home / "a.jsonl"), context_length=16)}
+    base = {"model": ModelConfig(model_dtype="fp32"), "corpus": CorpusConfig(corpus=str(home / "a.jsonl"), context_length=16)}
     base["config"] = HarvestConfig(sites=("resid_post.0",))
     other: dict[str, Any] = {"corpus": str(home / "b.jsonl"), "corpus_format": "jsonl", "roles": ("user",)}
     other |= {"positions": "1:", "sites": ("resid_post.1",), "max_norm": 5.0, "document_tokens": 5}
+    other |= {"model_dtype": "bf16", "separator": "<|im_start|>"}
     yield "harvest", Case(harvested, base, other, ())
 
     sweep = TrainConfig(kinds=("topk",), ks=(4,), ratios=(2.0,), batch_size=32, train_device="cpu")
@@ -201,14 +202,12 @@ def cases(run: Path) -> Iterator[tuple[str, Case]]:
     pairs = {"config": PatchConfig(task=str(home / "pairs.jsonl"))}
     yield "patch", Case(of_run("patch"), pairs, other, (*OF_MODEL, CONTROL[1]))
 
-    other = {"features": (ROOT.replace(":3", ":4"),), "low": 0.5, "ablate_device": "cpu"}
-    read = ("activations", "features", "train/first")
-    yield "ablate", Case(of_run("ablate"), {"config": AblateConfig(features=(ROOT,))}, other, read)
+    root, read = f"resid_post.0/{TRAINED}", ("activations", "features", "train/first")
+    other = {"features": (f"{root}:4",), "low": 0.5, "rescue": ("resid_post.1",), "ablate_device": "cpu"}
+    yield "ablate", Case(of_run("ablate"), {"config": AblateConfig(features=(f"{root}:3",))}, other, read)
 
-    # at the first layer there is nothing below
-    root = f"resid_post.0/{TRAINED}"
-    other = {"features": (f"{root}:4",), "dictionaries": ("pca",), "tree_device": "cpu"}
-    yield "tree", Case(of_run("tree"), {"config": TreeConfig(features=(f"{root}:3",))}, other, read)
+    other = {"features": (ROOT.replace(":3", ":4"),), "dictionaries": ("pca",), "tree_device": "cpu"}
+    yield "tree", Case(of_run("tree"), {"config": TreeConfig(features=(ROOT,))}, other, read)
 
     endpoint = {"llm": "m", "base_url": "http://127.0.0.1:1/v1", "price_in": 1.0}
     other = {"base_url": "http://127.0.0.1:2/v1", "budget_usd": 1.0, "sites": SITE, "dictionaries": ("topk*",)}
