@@ -117,8 +117,6 @@ def test_dictionaries_are_a_list_and_not_repeated(monkeypatch, verb, capsys):
     assert main([name, "RUN", *verb[1:], "--dictionaries", "a", "--dictionaries=b"]) == 2
     said = "--dictionaries is given twice; give it once (a list is written --dictionaries A B)"
     assert said in capsys.readouterr().err
-        "--dictionaries is given twice; give it once (a list is written --dictionaries A B)" in capsys.readouterr().err
-    )
     assert len(asked) == 1
 
 

@@ -169,7 +169,10 @@ def cases(run: Path) -> Iterator[tuple[str, Case]]:
     def of_run(verb: str) -> Callable[..., Any]:
         return lambda folder, config: load[verb](folder, run=run, config=config)
 
-    base = {"model": ModelConfig(model_dtype="fp32"), "corpus": CorpusConfig(corpus=str(home / "a.jsonl"), context_length=16)}
+    base = {
+        "model": ModelConfig(model_dtype="fp32"),
+        "corpus": CorpusConfig(corpus=str(home / "a.jsonl"), context_length=16),
+    }
     base["config"] = HarvestConfig(sites=("resid_post.0",))
     other: dict[str, Any] = {"corpus": str(home / "b.jsonl"), "corpus_format": "jsonl", "roles": ("user",)}
     other |= {"positions": "1:", "sites": ("resid_post.1",), "max_norm": 5.0, "document_tokens": 5}

@@ -4,6 +4,7 @@ A dictionary has seen neither separators nor rows of an extreme norm. So neither
 have active features anywhere: what a replaced forward, a patch or a prompt does at such a token is nothing.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monolex.activations.norms import row_norms
+from monolex.artifact import open_artifact
 
 
 class RowFilter(NamedTuple):
@@ -44,3 +46,10 @@ EVERY_ROW = RowRule()
 """All rows count."""
 USUAL = RowFilter()
 """What a harvest leaves out by default."""
+
+
+def row_rule(activations: Path, site: str) -> RowRule:
+    """By which rule rows of a stored site count."""
+    manifest = open_artifact(activations, "activations")
+    separator = manifest.data["corpus"]["separator"]["token"] if manifest.config["drop_bos"] else None
+    return RowRule(separator, manifest.data["sites"][site]["norm_limit"])

@@ -8,7 +8,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from monolex.activations.reader import Split
-from monolex.activations.rule import RowRule
 from monolex.artifact import open_artifact
 from monolex.config import ModelConfig, located
 from monolex.errors import UserError
@@ -35,13 +34,6 @@ def stored_model(activations: Path, device: str = "auto") -> LanguageModel:
     assert lm.tokenizer is not None, "only a model with a tokenizer can be harvested"
     use_separator(lm.tokenizer, data["corpus"]["separator"]["token"])
     return lm
-
-
-def row_rule(activations: Path, site: str) -> RowRule:
-    """By which rule rows of a stored site count."""
-    manifest = open_artifact(activations, "activations")
-    separator = manifest.data["corpus"]["separator"]["token"] if manifest.config["drop_bos"] else None
-    return RowRule(separator, manifest.data["sites"][site]["norm_limit"])
 
 
 def settled(model: ModelConfig, activations: Path) -> tuple[ModelConfig, Precision | None]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monolex.activations.reader import Reader
+from monolex.activations.rule import EVERY_ROW, RowRule, row_rule
 from monolex.activations.stored import packed_rows
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary
@@ -37,6 +38,8 @@ class Occurrences(NamedTuple):
     """Its mean activation over all rows of the split, zeros included."""
     pool: Float[Tensor, "sampled"]
     """Its activations in up to :data:`POOL` random rows of the split, most of them zeros."""
+    rule: RowRule = EVERY_ROW
+    """Which activations count at its site."""
 
 
 def occurrences(
@@ -78,6 +81,7 @@ def occurrences(
             active=len(index),
             mean=float(codes[:, column].clamp_min(0).double().mean()),
             pool=codes[drawn, column].clamp_min(0),
+            rule=row_rule(activations, dictionary.config.site),
         )
     return by_feature
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from monolex.activations.constant import constant_sites
+from monolex.activations.rule import EVERY_ROW, RowRule, row_rule
 from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, digest, file_hash, model_home, open_artifact
 from monolex.config import require
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, DictionaryConfig, load, read_config
@@ -37,6 +38,8 @@ class RunDictionary:
     """The store of its features, where evidence was gathered."""
     step: int | None = None
     """Of a sweep's checkpoint."""
+    activations: Path | None = None
+    """What it was made from."""
 
     @property
     def title(self) -> str:
@@ -62,6 +65,11 @@ class RunDictionary:
     def content(self) -> str:
         """Hash of its weights and of what it is: two with the same do the same, whatever lies beside them."""
         return digest([file_hash(self.folder / name) for name in (WEIGHTS, CONFIG)])
+
+    @property
+    def rule(self) -> RowRule:
+        """Which activations count at its site, as in those that it was made from."""
+        return EVERY_ROW if self.activations is None else row_rule(self.activations, self.site)
 
     def weights(self, device: torch.device | str = "cpu") -> Dictionary:
         """The dictionary itself."""
@@ -124,7 +132,7 @@ def source_dictionaries(activations: Path, sources: Sequence[Path], model: str =
             name = f"{source.name}/{folder.name}" if folder.name in named else folder.name
             twice = name in named or source in sources[:number]
             require(not twice, f"{source} is given twice, or two sources share its name")
-            named[name] = RunDictionary(model, site, name, folder, read_config(folder))
+            named[name] = RunDictionary(model, site, name, folder, read_config(folder), activations=activations)
     if not sites:
         raise UserError(f"no dictionaries to evaluate on {activations}; give a folder of a sweep or of baselines")
     return [dictionary for named in sites.values() for dictionary in named.values()]

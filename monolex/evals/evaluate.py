@@ -17,7 +17,8 @@ from torch import Tensor
 from monolex import runtime
 from monolex.activations.constant import constant_sites
 from monolex.activations.reader import Reader
-from monolex.activations.stored import held_out_rows, row_rule, stored_model
+from monolex.activations.rule import row_rule
+from monolex.activations.stored import held_out_rows, stored_model
 from monolex.artifact import SUBJECT, WARNINGS, Manifest, json_bytes, open_artifact, relative_place, write_bytes
 from monolex.config import EvalConfig
 from monolex.dictionaries.base import Dictionary

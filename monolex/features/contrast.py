@@ -168,7 +168,7 @@ def _aggregate(
     config: FindConfig,
     bar: runtime.tqdm,
 ) -> tuple[dict[str, Float[NDArray, "texts d_sae"]], Float[NDArray, "texts d_in"]]:
-    """Codes of every dictionary at ``site`` by text, and the activations themselves."""
+    """Codes of every dictionary at ``site`` by text, and the activations themselves; rows that do not count are 0."""
     dictionaries = {dictionary.name: dictionary.weights(lm.device) for dictionary in chosen}
     texts_read = len(texts.tokens)
     codes = {name: np.zeros((texts_read, weights.d_sae), np.float32) for name, weights in dictionaries.items()}
@@ -177,9 +177,10 @@ def _aggregate(
     batch_tokens = min(TOKENS, CODES // max(weights.d_sae for weights in dictionaries.values()))
     for batch in activations(lm, texts, [site], batch_tokens):
         x, real = batch.x[site].float(), batch.real.to(lm.device)
+        counts = chosen[0].rule.counts(batch.tokens, x)[..., None]
         for name, weights in dictionaries.items():
-            codes[name][batch.numbers] = _over_tokens(weights.encode(x).clamp_min(0), real, config.aggregate)
-        pooled[batch.numbers] = _over_tokens(x, real, pool)
+            codes[name][batch.numbers] = _over_tokens(weights.encode(x).clamp_min(0) * counts, real, config.aggregate)
+        pooled[batch.numbers] = _over_tokens(x * counts, real, pool)
         bar.update(len(batch.numbers))
     for values in codes.values():
         step = values.max(0) / GRID

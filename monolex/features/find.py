@@ -71,9 +71,13 @@ def by_prompt(chosen: Sequence[RunDictionary], lm: LanguageModel, prompt: str, c
     known_as = dict(Texts(lm).of(tokens))
     names = [known_as[token] for token in tokens]
     (batch,) = activations(lm, texts, list(dict.fromkeys(dictionary.site for dictionary in chosen)), lm.max_context)
-    rows = []
+    rows, left_out = [], {}
     for dictionary in chosen:
-        codes = dictionary.weights(lm.device).encode(batch.x[dictionary.site][0]).clamp_min(0)
+        x = batch.x[dictionary.site][0]
+        counts = dictionary.rule.counts(batch.tokens[0], x)
+        if not bool(counts.all()):
+            left_out[dictionary.site] = [names[at] for at in (~counts).nonzero()[:, 0].tolist()]
+        codes = dictionary.weights(lm.device).encode(x).clamp_min(0) * counts[:, None]
         known = knowledge(dictionary, config.conditions)
         last = len(tokens) - 1
         best = codes[last:].max(0) if config.token == "last" else codes.max(0)
@@ -86,7 +90,11 @@ def by_prompt(chosen: Sequence[RunDictionary], lm: LanguageModel, prompt: str, c
                 rows.append(PromptHit(*place, value, of_max, at, names[at], known.of(feature)))
     where = "the last" if config.token == "last" else "any"
     note = f"active on {where} of the prompt's {len(tokens)} tokens, {' '.join(_spelled(names))}"
-    return FoundFeatures(tuple(rows), (note, *texts.notes))
+    apart = (
+        f"at {site} {' '.join(map(quoted, tokens))} do not count, as in the harvest: separators, or of an extreme norm"
+        for site, tokens in left_out.items()
+    )
+    return FoundFeatures(tuple(rows), (note, *apart, *texts.notes))
 
 
 def _spelled(names: Sequence[str]) -> Iterator[str]:

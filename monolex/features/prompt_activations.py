@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -33,6 +33,8 @@ class Batch(NamedTuple):
 
     numbers: list[int]
     """Which texts."""
+    tokens: Int[Tensor, "texts tokens"]
+    """Their ids."""
     x: Mapping[str, Float[Tensor, "texts tokens d_in"]]
     """By site; separators are left out and the ends of shorter texts filled."""
     real: Bool[Tensor, "texts tokens"]
@@ -85,7 +87,7 @@ def activations(lm: LanguageModel, texts: Tokenised, sites: Sequence[str], batch
         real = torch.arange(longest) < lengths[:, None]
         mask = torch.cat([real.new_ones(len(real), len(start)), real], 1)
         seen = capture(lm, ids, sites, mask=mask).activations
-        yield Batch(numbers, {site: x[:, len(start) :] for site, x in seen.items()}, real)
+        yield Batch(numbers, ids[:, len(start) :], {site: x[:, len(start) :] for site, x in seen.items()}, real)
 
 
 def _filled(tokens: list[int], length: int) -> list[int]:

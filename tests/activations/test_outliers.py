@@ -11,8 +11,7 @@ from torch import Tensor
 from monolex.activations import outliers
 from monolex.activations.norms import centre, row_norms
 from monolex.activations.reader import Reader, Split
-from monolex.activations.rule import RowFilter, RowRule
-from monolex.activations.stored import row_rule
+from monolex.activations.rule import RowFilter, RowRule, row_rule
 from monolex.activations.stream import ModelStream
 from monolex.artifact import WARNINGS, open_artifact
 from monolex.config import CorpusConfig, FeaturesConfig

@@ -74,7 +74,7 @@ def test_a_prompt_s_markup_is_special_tokens(run, text):
     member = run_dictionaries(run)[0]
     x = capture(lm, torch.tensor([[0, *ids]]), [member.site]).activations[member.site][0, -1]
     codes = member.weights().encode(x).clamp_min(0)
-    answer = find(run, FindConfig(prompt=text, dictionary=(member.title,), limit=1))
+    answer = find(run, FindConfig(prompt=text, dictionaries=(member.title,), limit=1))
     assert [hit.activation for hit in answer.rows if isinstance(hit, PromptHit)] == [pytest.approx(float(codes.max()))]
     assert [hit.token for hit in answer.rows if isinstance(hit, PromptHit)] == ["<|im_start|>"]
     assert f"{len(ids)} tokens, '<|im_start|>' " in answer.notes[0]

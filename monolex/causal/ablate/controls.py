@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monolex.activations.rule import EVERY_ROW, RowRule
 from monolex.causal.config import AblateConfig, Positions
 from monolex.causal.occurrences import Occurrences
 from monolex.causal.past import continues
@@ -51,6 +52,8 @@ class AblationBatch(NamedTuple):
     the feature is silent."""
     way: Float[Tensor, "d_in"]
     """The feature's direction, of length 1."""
+    rule: RowRule = EVERY_ROW
+    """Which activations count at the site."""
 
     def edits(self, ways: Float[Tensor, "versions rows d_in"]) -> Float[Tensor, "versions rows tokens d_in"]:
         """The ablation's lengths along other directions."""
@@ -107,11 +110,11 @@ def batches(
     norm = dictionary.W_dec[feature].norm()
     wanted = torch.tensor([feature], device=dictionary.W_dec.device)
     for rows, suffix in _prepared(lm, dictionary.config.site, occurrences, config):
-        code = active_codes(dictionary, suffix, wanted, config.positions)[..., 0]
+        code = active_codes(dictionary, suffix, wanted, config.positions, occurrences.rule)[..., 0]
         stop = int(occurrences.end[rows[0]]) + 1
         lengths = (target[rows, stop - code.shape[1] : stop].to(code.device) - code) * (code > 0) * norm
         codes = dictionary.encode(at_end(suffix.x, suffix.end)).clamp_min(0)
-        yield AblationBatch(rows, suffix, codes, lengths, unit(dictionary.W_dec[feature]))
+        yield AblationBatch(rows, suffix, codes, lengths, unit(dictionary.W_dec[feature]), occurrences.rule)
 
 
 def _prepared(
@@ -132,12 +135,16 @@ def _prepared(
 
 
 def active_codes(
-    dictionary: Dictionary, suffix: Suffix, features: Int[Tensor, "features"], positions: Positions
+    dictionary: Dictionary,
+    suffix: Suffix,
+    features: Int[Tensor, "features"],
+    positions: Positions,
+    rule: RowRule = EVERY_ROW,
 ) -> Float[Tensor, "rows tokens features"]:
-    """Codes at the positions that are meant, their positive side as for occurrences; 0 at all others."""
+    """Codes at the positions that are meant and count, their positive side as for occurrences; 0 at all others."""
     x, end = suffix.x, suffix.end
     if positions == "all":
-        before = torch.arange(x.shape[1], device=end.device) <= end[:, None]
+        before = (torch.arange(x.shape[1], device=end.device) <= end[:, None]) & rule.counts(suffix.tokens, x)
         return dictionary.encode_some(x, features).clamp_min(0) * before[..., None]
     codes = torch.zeros(*x.shape[:2], len(features), dtype=dictionary.W_dec.dtype, device=x.device)
     codes[torch.arange(len(x)), end] = dictionary.encode_some(at_end(x, end), features).clamp_min(0)

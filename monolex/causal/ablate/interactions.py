@@ -87,7 +87,7 @@ def with_partners(
     """
     edit = batch.edits(batch.way.expand(1, len(batch.rows), -1))
     chosen = torch.tensor(partners, device=batch.codes.device)
-    codes = active_codes(dictionary, batch.suffix, chosen, config.positions)
+    codes = active_codes(dictionary, batch.suffix, chosen, config.positions, batch.rule)
     others = -codes.permute(2, 0, 1)[..., None] * dictionary.W_dec[chosen][:, None, None]
     table = interactions(batch.suffix, torch.cat([edit, others]), metric, of=0, batch_tokens=config.batch_tokens)
     alone, between = table.diagonal().T[1:], table[0, 1:]

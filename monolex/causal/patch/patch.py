@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monolex.activations.rule import EVERY_ROW, RowRule
 from monolex.causal.prompts.behaviour import kl, log_probability, without
 from monolex.causal.prompts.pairs import PromptPairs
 from monolex.causal.suffix import Suffix, prepare
@@ -64,11 +65,11 @@ class Patch:
     donor: Float[Tensor, "prompts tokens d_in"]
     """The donor's activation at the site."""
     real: Bool[Tensor, "prompts tokens"]
-    """Tokens that are no padding."""
+    """Tokens that are no padding, and whose activations count."""
     candidates: Int[Tensor, "candidates"]
     """Features whose codes differ somewhere."""
     difference: Float[Tensor, "candidates prompts tokens"]
-    """``c_donor − c_base``; 0 at padding."""
+    """``c_donor − c_base``; 0 at padding and where either does not count."""
     directions: Float[Tensor, "candidates d_in"]
     """Decoder rows of the candidates, as they enter the reconstruction."""
     donor_log_p: Float[Tensor, "prompts vocab"]
@@ -187,9 +188,10 @@ def prepare_patch(
     site: str,
     dictionary: Dictionary,
     *,
+    rule: RowRule = EVERY_ROW,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Patch:
-    """Run base and donor and encode both.
+    """Run base and donor and encode both; tokens that do not count by ``rule`` in either are left as they are.
 
     Raises:
         UserError: no pairs, a dictionary that does not fit the site, or a site at which every donor is its base.
@@ -203,6 +205,7 @@ def prepare_patch(
     suffix = prepare(lm, site, pairs.base, pairs.end)
     donor = prepare(lm, site, pairs.donor, pairs.end)
     real = pairs.real.to(suffix.x.device)
+    real &= rule.counts(pairs.base, suffix.x) & rule.counts(pairs.donor, donor.x)
     require(
         bool(((suffix.x != donor.x).any(-1) & real).any()),
         f"base and donor are the same at {site} in all {len(pairs)} pairs, so a patch there does nothing: choose a "

@@ -60,7 +60,9 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     def piece(dictionary: RunDictionary) -> Piece:
         def patched(path: Path) -> dict[str, Any]:
             weights = dictionary.weights(lm.device)
-            ready = prepare_patch(lm, pairs, dictionary.site, weights, batch_tokens=config.batch_tokens)
+            ready = prepare_patch(
+                lm, pairs, dictionary.site, weights, rule=dictionary.rule, batch_tokens=config.batch_tokens
+            )
             result = measure_patch(ready, config, _fits(dictionary, config.exact))
             if result.unmoved:
                 said = (

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monolex.activations.rule import EVERY_ROW, RowRule
 from monolex.causal.occurrences import Occurrences
 from monolex.causal.suffix import at_end, prepare, until_end
 from monolex.config import require
@@ -61,6 +62,8 @@ class BlockTexts:
     """The feature without an edit."""
     batch_tokens: int
     """Tokens of a forward."""
+    counts: Bool[Tensor, "texts tokens"]
+    """Where what enters the first of them counts."""
 
     def rerun(self, texts: Int[Tensor, "versions"], x: Float[Tensor, "versions tokens d_model"]) -> Readings:
         """:class:`Readings` of ``versions`` of ``texts`` (numbers, repeated at will) with ``x`` entering the blocks."""
@@ -93,10 +96,12 @@ def block_texts(
     sites: tuple[str | None, str],
     occurrences: Occurrences,
     batch_tokens: int,
+    rule: RowRule = EVERY_ROW,
 ) -> BlockTexts:
     """Run the texts of ``occurrences``, the first of every document, up to the feature's site, the second of ``sites``.
 
-    The first is the earlier one whose features are going to be ablated, None where none are.
+    The first is the earlier one whose features are going to be ablated, None where none are; of its activations those
+    count that ``rule`` says.
     """
     earlier, site = sites
     tokens, end = _one_a_document(occurrences)
@@ -110,7 +115,9 @@ def block_texts(
         seen = hooks.capture(lm, tokens[part, :width], [entering, site], mask=mask).activations
         x[part, :width] = seen[entering]
         readings[:, part] = torch.stack(read(target, feature, at_end(seen[site], end[part]))).double().cpu()
-    return BlockTexts(lm, target, feature, blocks, tokens, end, x, Readings(*readings), batch_tokens)
+    return BlockTexts(
+        lm, target, feature, blocks, tokens, end, x, Readings(*readings), batch_tokens, rule.counts(tokens, x)
+    )
 
 
 def read(target: Dictionary, feature: int, x: Float[Tensor, "rows d_in"]) -> Readings:
@@ -139,10 +146,10 @@ def folds(end: Int[Tensor, "texts"], batch_tokens: int) -> Iterator[Int[Tensor, 
 def codes(
     texts: BlockTexts, source: Dictionary, text: int, features: Int[Tensor, "chosen"] | None = None
 ) -> Float[Tensor, "tokens chosen"]:
-    """Positive codes of the stream that enters the blocks, over one text."""
+    """Positive codes of the stream that enters the blocks, over one text; 0 where it does not count."""
     x = texts.x[text, : int(texts.end[text]) + 1]
     active = source.encode(x) if features is None else source.encode_some(x, features)
-    return active.clamp_min(0)
+    return active.clamp_min(0) * texts.counts[text, : len(x), None]
 
 
 class Attribution(NamedTuple):

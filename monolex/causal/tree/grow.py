@@ -25,6 +25,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from monolex import runtime
+from monolex.activations.rule import EVERY_ROW, RowRule, row_rule
 from monolex.causal.config import TreeConfig
 from monolex.causal.occurrences import Occurrences, occurrences
 from monolex.causal.tree.blocks import (
@@ -82,6 +83,7 @@ class _Plan:
     find: Callable[[Dictionary, Sequence[int]], Mapping[int, Occurrences]]
     config: TreeConfig
     label: Callable[[str, int], str]
+    rules: Mapping[str, RowRule]
 
 
 def tree(
@@ -112,7 +114,9 @@ def tree(
     finder: Finder = partial(occurrences, activations) if isinstance(activations, Path) else activations
     find = partial(finder, count=config.contexts, low=config.low, seed=config.tree_seed)
     on_device = {name: dictionary.to(lm.device) for name, dictionary in dictionaries.items()}
-    return _grow(_Plan(lm, on_device, find, config, label), site, feature, text)
+    stored = activations if isinstance(activations, Path) else None
+    rules = {name: EVERY_ROW if stored is None else row_rule(stored, name) for name in dictionaries}
+    return _grow(_Plan(lm, on_device, find, config, label, rules), site, feature, text)
 
 
 def _grow(plan: _Plan, site: str, feature: int, text: Callable[[int], str]) -> Tree:
@@ -163,8 +167,9 @@ def _block_texts(plan: _Plan, node: Node, texts: Occurrences, earlier: str | Non
     assert node.feature is not None, "only features have texts"
     if len(texts.end) == 0:
         return None
-    sites = (earlier, node.site)
-    return block_texts(plan.lm, plan.dictionaries[node.site], node.feature, sites, texts, plan.config.batch_tokens)
+    sites, rule = (earlier, node.site), plan.rules[earlier or node.site]
+    target = plan.dictionaries[node.site]
+    return block_texts(plan.lm, target, node.feature, sites, texts, plan.config.batch_tokens, rule)
 
 
 def _alive(at: BlockTexts | None, root: Node) -> BlockTexts:

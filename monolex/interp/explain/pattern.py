@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from monolex.activations.rule import EVERY_ROW, RowRule
 from monolex.dictionaries.base import Dictionary
 from monolex.interp.config import ExplainConfig
 from monolex.interp.explain.pattern_rule import pattern_explanation, slots_of
@@ -70,8 +71,9 @@ def explain(
     site: str,
     examples: Sequence[Examples],
     config: ExplainConfig,
+    rule: RowRule = EVERY_ROW,
 ) -> list[Explanation | Failure]:
-    """A pattern for the feature of each of ``examples``, all of one dictionary.
+    """A pattern for the feature of each of ``examples``, all of one dictionary, where activations count by ``rule``.
 
     What is found for a feature does not depend on which others are asked with it.
 
@@ -79,7 +81,7 @@ def explain(
         UserError: the model has no such site.
     """
     # Every step reads the texts of all features at once: forwards of short texts are only fast when they are many.
-    read = subject_reader(lm, dictionary, site, config.batch_tokens)
+    read = subject_reader(lm, dictionary, site, config.batch_tokens, rule)
     longest = min(LENGTHS[-1], lm.max_context - 1)
     whole = [each for owner, feature in enumerate(examples) for each in active_tokens(owner, feature, longest)]
     occurrences = prune(read, whole)

@@ -205,7 +205,7 @@ def _explained(
     if explainer.needs == "examples":
         return [explain(of_feature) for of_feature in examples]
     if explainer.needs == "subject":
-        return explain(lm, weights, target.dictionary.site, examples, config)
+        return explain(lm, weights, target.dictionary.site, examples, config, target.dictionary.rule)
     return explain(examples, client, config)
 
 

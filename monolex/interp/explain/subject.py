@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monolex.activations.rule import EVERY_ROW, RowRule
 from monolex.dictionaries.base import Dictionary
 from monolex.model import hooks
 from monolex.model.language_model import LanguageModel
@@ -29,7 +30,9 @@ ReadActivations = Callable[[Sequence[ActivationQuery]], Float64[NDArray, "querie
 """Activations of features at the last tokens of texts."""
 
 
-def subject_reader(lm: LanguageModel, dictionary: Dictionary, site: str, batch_tokens: int) -> ReadActivations:
+def subject_reader(
+    lm: LanguageModel, dictionary: Dictionary, site: str, batch_tokens: int, rule: RowRule = EVERY_ROW
+) -> ReadActivations:
     """Reads features of ``dictionary`` at ``site``, in forwards of at most ``batch_tokens`` tokens (or of one text).
 
     Texts of one length share a forward, which ends at the site: nothing is padded, so that a text gives what it would
@@ -55,7 +58,7 @@ def subject_reader(lm: LanguageModel, dictionary: Dictionary, site: str, batch_t
                 rows = [row for row, tokens in enumerate(batch) for _ in of_text[tokens]]
                 numbers = [number for tokens in batch for number in of_text[tokens]]
                 features = [queries[number].feature for number in numbers]
-                activations[numbers] = _codes(lm, dictionary, site, torch.tensor(batch), rows, features)
+                activations[numbers] = _codes(lm, dictionary, (site, rule), torch.tensor(batch), rows, features)
         return activations
 
     return read
@@ -70,14 +73,16 @@ def _led(tokens: tuple[int, ...], start: int | None) -> tuple[int, ...]:
 def _codes(
     lm: LanguageModel,
     dictionary: Dictionary,
-    site: str,
+    place: tuple[str, RowRule],
     ids: Int[Tensor, "texts tokens"],
     rows: Sequence[int],
     features: Sequence[int],
 ) -> Float64[NDArray, "queries"]:
-    """Codes of ``features`` at the ends of the texts numbered ``rows``."""
+    """Codes of ``features`` at the ends of the texts numbered ``rows``; 0 where an end does not count."""
+    site, rule = place
     x = hooks.capture(lm, ids, [site], mask=torch.ones_like(ids)).activations[site][:, -1]
     columns, column = np.unique(features, return_inverse=True)
     device = dictionary.W_enc.device
     codes = dictionary.encode_some(x.to(device), torch.from_numpy(columns).to(device))
+    codes = codes * rule.counts(ids[:, -1], x).to(device)[:, None]
     return codes[torch.tensor(rows, device=device), torch.from_numpy(column).to(device)].cpu().double().numpy()
