@@ -15,6 +15,7 @@ from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, DictionaryCon
 from monolex.errors import UserError, nearest
 from monolex.kinds import KINDS
 from monolex.model.sites import select
+from monolex.runtime import log
 
 CHECKPOINTS = "checkpoints"
 """The folder of a sweep that holds its dictionaries along training, ``STEP/SITE/NAME``."""
@@ -186,14 +187,28 @@ def checkpoints(dictionary: RunDictionary) -> list[RunDictionary]:
 def choose(listed: Sequence[RunDictionary], patterns: Sequence[str]) -> list[RunDictionary]:
     """Those that one of the patterns :func:`fits`; all where there is none.
 
+    A pattern that fits nothing but what was given up is passed over, with a warning.
+
     Raises:
         UserError: a pattern fits nothing.
     """
     for pattern in patterns:
         if not any(fits(dictionary, (pattern,)) for dictionary in listed):
+            if gone := _given_up(listed, pattern):
+                log.warning("dictionaries = %r: %s is left out: %s", pattern, gone["name"], gone["reason"])
+                continue
             hint = nearest(pattern, [dictionary.title for dictionary in listed])
             raise UserError(f"dictionaries = {pattern!r}: the run has none like it; {hint}")
     return [dictionary for dictionary in listed if not patterns or fits(dictionary, patterns)]
+
+
+def _given_up(listed: Sequence[RunDictionary], pattern: str) -> dict[str, str] | None:
+    """What a pattern may mean among the baselines that came to nothing where those listed come from."""
+    for source in dict.fromkeys(dictionary.source for dictionary in listed):
+        for gone in open_artifact(source).data.get("given_up", ()):
+            if fnmatchcase(pattern.split("/")[-1], f"{gone['name']}*"):
+                return gone
+    return None
 
 
 def fits(dictionary: RunDictionary, patterns: Sequence[str]) -> bool:

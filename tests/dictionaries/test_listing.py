@@ -10,10 +10,11 @@ from helpers.counted_stores import SITES, TRAINED, found_run
 from helpers.interp_run import SITES as SMALL_SITES
 from helpers.interp_run import TIED, small_run
 
-from monolex.artifact import SUBJECT, model_home, open_artifact
+from monolex.artifact import SUBJECT, finish, model_home, open_artifact
 from monolex.config import EvalConfig, FeaturesConfig
-from monolex.dictionaries.base import load
+from monolex.dictionaries.base import DictionaryConfig, load
 from monolex.dictionaries.listing import (
+    RunDictionary,
     by_site,
     checkpoints,
     choose,
@@ -189,3 +190,14 @@ def test_parents_are_contents_by_the_names_of_requests(with_control):
         "subject.baselines.plain": run / "baselines" / "plain",
         "subject.train.main": run / "train" / "main",
     }
+
+
+def test_a_pattern_of_what_was_given_up_is_passed_over(tmp_path, caplog):
+    gone = {"site": "resid_post.1", "name": "ica", "reason": "FastICA had not converged"}
+    finish(tmp_path, "baselines", {}, {}, {}, {"members": [], "given_up": [gone]})
+    config = DictionaryConfig("pca", "linear", 4, 4, 4)
+    pca = RunDictionary("subject", "resid_post.1", "pca", tmp_path / "resid_post.1" / "pca", config)
+    assert choose([pca], ("pca", "ica-topk-*")) == [pca]
+    assert "'ica-topk-*': ica is left out: FastICA had not converged" in caplog.text
+    with pytest.raises(UserError, match="dictionaries = 'nmf': the run has none like it"):
+        choose([pca], ("nmf",))
