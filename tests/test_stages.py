@@ -110,7 +110,7 @@ def home(tmp_path_factory):
 def test_a_row_gives_a_verb_a_table_a_line_of_the_plan_and_show(row, home, tmp_path, capsys):
     assert main(["run", str(home / "run.toml"), "--out", str(tmp_path), "--dry-run"]) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("circuits small")]
-    assert line.split() == ["circuits", "small", "to", "do", "2", "MB", "2", "MB", "1.0"]
+    assert line.split() == ["circuits", "small", "to", "do", "2", "MB", "482", "MB", "1.0"]
 
     assert main(["run", str(home / "run.toml"), "--out", str(tmp_path)]) == 0
     made = tmp_path / "circuits" / "small" / "manifest.json"

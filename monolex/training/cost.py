@@ -83,13 +83,13 @@ def _step(config: TrainConfig, member: SweepMember, batch: int, speed: Speed) ->
     revives = recipe(config, member.kind).auxk > 0
     flops = 10.0 * member.d_in * member.d_sae * batch * (1 + revives / 2) + 30.0 * member.d_in * member.d_sae
     # the trainer of a step is made when its time is asked for first
-    made: list[Trainer] = []
+    alone: list[Trainer] = []
 
     def work() -> None:
-        if not made:
-            alone = replace(config, batch_size=batch, dead_after=1, init=None)
-            made.append(Trainer([member], alone, 1000, device=runtime.device(config.train_device)))
-        made[0].step({member.site: torch.randn(batch, member.d_in)})
+        if not alone:
+            narrow = replace(config, batch_size=batch, dead_after=1, init=None)
+            alone.append(Trainer([member], narrow, 1000, device=runtime.device(config.train_device)))
+        alone[0].step({member.site: torch.randn(batch, member.d_in)})
 
     key = ("step", member.kind, member.d_in, member.d_sae, batch, revives, config.train_device)
     return speed.timed(key, work, flops)
