@@ -8,6 +8,8 @@ from monolex.model.sites import Site, select
 
 PROMPT_TOKENS = 20
 """Tokens of an IOI prompt, padding included."""
+TABLE_PROMPTS = 6 * 120 * 2
+"""Prompts of an IOI experiment's table of what the model does with wordings and names, before anything is patched."""
 DRAWN = 90 * 10**6
 """Bytes of what is imported for patching, and of the prompts on which the model's behaviour is measured."""
 FEATURE_BYTES, DICTIONARY_BYTES = 100_000, 50_000
@@ -89,7 +91,8 @@ def patch(planned: Planned) -> Cost:
     largest = max((dictionary.features for dictionary in chosen), default=0)
     tokens = config.pairs * PROMPT_TOKENS
     memory = _memory(planned) + 12 * tokens * largest + DRAWN
-    return Cost(DICTIONARY_BYTES * len(chosen), memory, 2.0 * shape.block * tokens * trials)
+    read = tokens * trials + PROMPT_TOKENS * TABLE_PROMPTS * (config.task == "ioi")
+    return Cost(DICTIONARY_BYTES * len(chosen), memory, 2.0 * shape.block * read)
 
 
 def _sites(planned: Planned, *, latest: bool) -> list[str]:
