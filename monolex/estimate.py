@@ -29,7 +29,8 @@ from monolex.speed import Speed
 
 LIBRARIES = 480 * 10**6
 """Bytes of a process that has imported what every stage needs and done nothing (Linux, torch for CPUs)."""
-ITEM = {"fp32": 4, "bf16": 2, "fp16": 2}
+ITEM = {"fp32": 4, "bf16": 2, "fp16": 2, "auto": 4}
+"""Bytes of a parameter; of a precision that nobody settled yet, at most."""
 
 
 def describe(run: RunConfig, steps: Sequence[Step], speed: Speed | None = None) -> str:

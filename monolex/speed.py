@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable
 from typing import Final, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -28,6 +27,8 @@ LOGITS: Final = 2**24
 """Logits that are held for it, or those of one row."""
 ROWS: Final = 1024
 """Activations that are encoded for it."""
+WIDEST: Final = 8192
+"""Features of the widest dictionary that they are encoded with; beyond that time goes with the width."""
 
 
 @final
@@ -94,20 +95,12 @@ class Speed:
 
     def coded(self, d_in: int, d_sae: int) -> float:
         """Seconds of an activation that a dictionary encodes, counts and decodes."""
-        flops = 4.0 * d_in * d_sae
-        wide = min(d_sae, 8192)  # beyond that time goes with the width
-        where = self._lm.device if self._lm else torch.device("cpu")
-
-        @torch.no_grad()
-        def work(x: Float[Tensor, "rows d_in"], weights: Float[Tensor, "d_sae d_in"]) -> float:
-            codes = linear(x, weights).relu()
-            return float((codes != 0).sum(0)[0] + (codes @ weights)[0, 0])
-
-        key = ("coded", d_in, wide, ROWS)
-        if key in self._seconds or not self._measured:
-            return self.timed(key, _python, flops * ROWS * wide / d_sae) / ROWS * d_sae / wide
-        x, weights = torch.randn(ROWS, d_in, device=where), torch.randn(wide, d_in, device=where)
-        return self.timed(key, lambda: work(x, weights), flops * ROWS) / ROWS * d_sae / wide
+        wide = min(d_sae, WIDEST)
+        key, flops = ("coded", d_in, wide), 4.0 * d_in * wide * ROWS
+        if key not in self._seconds:
+            where = self._lm.device if self._lm else "cpu"
+            self.timed(key, _coding(d_in, wide, where) if self._measured else _python, flops)
+        return self._seconds[key] / ROWS * d_sae / wide
 
     def _tokens(self, lm: LanguageModel) -> Tensor:
         length = min(self._context, lm.max_context)
@@ -120,11 +113,22 @@ class Speed:
         first = self._clock() - began
         if first > 20 * LEAST:  # warm by itself
             return first
-        began, count = self._clock(), 0
-        while count == 0 or self._clock() - began < LEAST:
+        began, spent, count = self._clock(), 0.0, 0
+        while spent < LEAST:
             work()
-            count += 1
-        return (self._clock() - began) / count
+            count, spent = count + 1, self._clock() - began
+        return spent / count
+
+
+def _coding(d_in: int, d_sae: int, where: torch.device | str) -> Callable[[], float]:
+    """Encodes, counts and decodes some noise."""
+    x, weights = torch.randn(ROWS, d_in, device=where), torch.randn(d_sae, d_in, device=where)
+
+    def work() -> float:
+        codes = linear(x, weights).relu()
+        return float((codes != 0).sum(0)[0] + (codes @ weights)[0, 0])
+
+    return work
 
 
 def _python() -> int:

@@ -35,7 +35,7 @@ def cost(planned: Planned) -> Cost:
 
 def _seconds(rows: int, ica: int, width: int, speed: Speed) -> float:
     """Of the fits at a site: in float64 a covariance, its axes and the codes that turn them; and the rounds of ICA."""
-    products = 4.0 * rows * width * width + 10.0 * width**3
+    products = 4.0 * rows * width * width + 25.0 * width**3
     return speed.product(2 * products + ICA_ROUNDS * 4.0 * ica * width * (width + TANH))
 
 

@@ -38,8 +38,9 @@ def cost(planned: Planned) -> Cost:
     widest = max((d.features for d in chosen), default=0)
     dense = DENSE_BYTES // 2 * min(max(CHUNK, CHUNK_ROWS * widest), rows * widest)
     working = min(config.memory_mb * 10**6, max(together.values(), default=0) + dense)
-    texts = 4 * 4 * min(widest * shape.vocab, 2**22)
-    memory = planned.item * shape.parameters + working + 20 * rows + weights + texts + IMPORTED
+    # both embeddings as unit rows of float32, and the way to the logits; a block of cosines
+    near = 12 * shape.vocab * min(shape.widths.values()) + 8 * min(widest * shape.vocab, 2**22)
+    memory = planned.item * shape.parameters + working + 20 * rows + weights + near + IMPORTED
     memory += max((planned.mapped([d.site], rows) for d in chosen), default=0)
     return Cost(FEATURE_BYTES * features, memory, 0.0, seconds)
 

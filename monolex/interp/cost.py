@@ -44,7 +44,7 @@ def explain(planned: Planned) -> Cost:
     memory = (
         planned.item * shape.parameters + IMPORTED + 4 * min(tokens * widest, KEPT) + 5 * min(fragments * looked, PEAKS)
     )
-    memory += planned.mapped((d.site for d in chosen), planned.rows)
+    memory += planned.mapped((d.site for d in chosen), min(tokens, planned.rows))
     seconds = encode + speed.python(LEARN[config.mode] * features * len(config.explainers))
     return Cost(EXPLAINED_BYTES * features, memory, patterns, seconds)
 
