@@ -38,13 +38,12 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
         UserError: as the stages, or another process writes into the run.
     """
     config = read_run(path)
-    plan(config, folder)  # refuses what does not agree before a model is read
     require_folder(folder)
-    config = settled(config, folder)
-    steps = plan(config, folder)
-    for step in steps:
+    for step in plan(config, folder):  # refuses what does not agree before a model is read
         if check := step.stage.load("check"):
             check(step.config, config.model, config.harvest.sites)
+    config = settled(config, folder)
+    steps = plan(config, folder)
     if dry_run:
         from monolex.estimate import describe
 

@@ -212,7 +212,7 @@ def test_pieces_of_another_version_of_the_layout_are_dropped(whole, tmp_path, mo
         patch.setattr("monolex.artifact.schema", lambda _kind: 99)
         older = Work(folder, "eval", Asked(), {"parent": "p"})
         older.done({"a": piece(older, "a", [])})
-    assert older.place("a").exists()
+        assert older.place("a").exists()
     stage(folder, Asked(), done)
     assert done == list(KEYS) and everything(folder) == whole
 

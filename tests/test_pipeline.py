@@ -241,7 +241,7 @@ def test_show_prints_everything_a_run_wrote(made):
         "baselines, ",
         "eval, ",
         "tied-a0.01-r2-s0",
-        "pca-topk-k4",
+        "pca-topk-k",
         "resid_post.1",
     ):
         assert words in text

@@ -66,6 +66,8 @@ CASES: tuple[tuple[type, dict[str, Any], dict[str, Any]], ...] = (
     (ExplainConfig, {}, {"explainers": ("token", "token")}),
     (ScoreConfig, {}, {"scorers": (), "shuffles": -1, "score_seed": -1, "limit": 0, "resamples": 0, "level": 0.0}),
     (ScoreConfig, {}, {"llm": "m"}),
+    (ExplainConfig, ASKS, {"reply_tokens": 0}),
+    (ScoreConfig, {}, {"reply_tokens": 5}),
     (ScoreConfig, JUDGED, {"llm": ""}),
     (ScoreConfig, {"simulator": "json"}, {"llm": ""}),
     (FigureConfig, {}, {"rows": 0, "resamples": 0, "figure_seed": -1, "level": 1.0}),

@@ -95,7 +95,7 @@ class AblateConfig:
     positions: Positions = "token"
     """At the token alone, or at every token before it too."""
     rescue: tuple[str, ...] = ()
-    """Sites of later layers where it is added back, as `resid_post.20`, repeatable; `resid_post.*` means all; left out:
+    """Sites of later layers where it is added back, as `resid_post.20`; `resid_post.*` means all; left out:
     five of them, evenly spread up to the last."""
     top: int = 20
     """Tokens listed that lose and that gain most."""

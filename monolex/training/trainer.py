@@ -270,5 +270,5 @@ def _finish(
     facts: Mapping[str, Any],
 ) -> Manifest:
     of_data = {"sites": dict(data.sites), "mixing": dict(data.mixing)}
-    warnings = [*data.warnings, *facts[WARNINGS]]
+    warnings = [*data.warnings, *facts.get(WARNINGS, ())]
     return finish(folder, KIND, identity(config), parents, files, {**facts, **of_data, WARNINGS: warnings})

@@ -36,7 +36,11 @@ def test_the_lowest_loss_decides(confusing: int, tmp_path: Path) -> None:
     for option, loss in enumerate(by_option):
         total = 0.0
         for ids in texts:
-            log_p = logits(lm, torch.tensor([[option, *ids]])).float().log_softmax(-1)[0]
+            log_p = (
+                logits(lm, torch.tensor([[option, *ids]]), mask=torch.ones(1, 1 + len(ids), dtype=torch.bool))
+                .float()
+                .log_softmax(-1)[0]
+            )
             total -= sum(float(log_p[at, token]) for at, token in enumerate(ids))
         assert loss == pytest.approx(total / sum(map(len, texts)), rel=1e-5)
     manifest = store(tmp_path / "out", lm, corpus_of(tmp_path))

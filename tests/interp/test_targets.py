@@ -22,8 +22,9 @@ def activations(folder: Path, fingerprint: str, sites: tuple[str, ...] = (SITE,)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A trained dictionary, and top-k baselines of three sizes."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trained dictionary, and top-k baselines of three sizes; there are no rows that could be constant."""
+    monkeypatch.setattr("monolex.dictionaries.listing.constant_sites", lambda *_args, **_kwargs: {})
     run = tmp_path / "run"
     activations(run / "activations", "a")
     content = open_artifact(run / "activations").content

@@ -1,5 +1,6 @@
 """Loading models and their controls, wrapping, and what a model says of itself."""
 
+import dataclasses
 import importlib.util
 import json
 import time
@@ -38,7 +39,7 @@ def save(model: PreTrainedModel, folder: Path, *, shard: str = "1GB", tokenizer:
 
 @pytest.fixture
 def config(tmp_path: Path) -> ModelConfig:
-    return save(tiny_hf("gpt_neox"), tmp_path / "m")
+    return dataclasses.replace(save(tiny_hf("gpt_neox"), tmp_path / "m"), model_dtype="fp32")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -53,7 +53,7 @@ def test_what_a_model_refuses_is_left_out_of_all_later_calls(server, tmp_path, c
         ] * 4
         assert not client.meter.failures and client.meter.calls == client.meter.own_temperature == 4
     # two refusals by the first call alone, of which nothing is kept
-    assert sum("no temperature" in line for line in caplog.messages) == 1
+    assert sum("takes no temperature" in line for line in caplog.messages) == 1
     assert all('"max_completion_tokens":2' in line["text"].replace(" ", "") for line in server.log)
     assert not any("temperature" in line["text"] for line in server.log) and server.refused == 2
     # kept by what was wanted: found without a server, and still counted
