@@ -46,7 +46,7 @@ def centre(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "d_in"]:
 
     Half of the rows would have to be elsewhere to take it away, while one row can take a mean anywhere.
     """
-    rows = rows.double()
+    rows = rows.cpu().double() if rows.device.type == "mps" else rows.double()  # Metal has no float64
     point = rows.mean(0)
     least = torch.linalg.vector_norm(rows - point, dim=1).median() * 1e-6 + LEAST_DISTANCE
     for _ in range(CENTRE_STEPS):

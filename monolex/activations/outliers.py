@@ -27,8 +27,12 @@ MANY: Final = 0.01
 
 
 def limit(norms: Float[Tensor, "rows"], max_norm: float) -> float | None:
-    """The largest norm of a row that counts, in the model's units; None: no row is left out."""
-    return max_norm * float(norms.median()) if max_norm > 0 and len(norms) > 0 else None
+    """The largest norm of a row that counts, in the model's units; None: no row is left out.
+
+    Where most rows are zero there is no usual norm, and a multiple of it would leave out all that are not.
+    """
+    median = float(norms.median()) if len(norms) > 0 else 0.0
+    return max_norm * median if max_norm > 0 and median > 0 else None
 
 
 def beyond(norms: Float[Tensor, "rows"], highest: float | None) -> Bool[Tensor, "rows"]:

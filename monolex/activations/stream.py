@@ -103,8 +103,9 @@ class ModelStream:
     A window is a forward pass over some packed rows in random order. Batches take from all of a window's packed rows
     evenly, because a window holds far fewer of them than it holds tokens. Resuming recomputes one window.
 
-    A row whose norm exceeds ``row_filter.max_norm`` times the median norm of a sample of rows is replaced by the next
-    of its window that does not: how many rows a window has must be known before the model runs. 0 replaces none.
+    A row whose norm exceeds at any site ``row_filter.max_norm`` times the median norm of a sample of rows is replaced, at
+    all sites, by the next of its window that does not: how many rows a window has must be known before the model runs.
+    0 replaces none.
 
     Raises:
         UserError: no site or an unknown one, or fewer kept tokens than one batch.
@@ -178,10 +179,13 @@ class ModelStream:
 
     def _load(self, numbers: Int[Tensor, "contexts"]) -> dict[str, Tensor]:
         window = self._values(numbers)
-        for site, x in window.items() if self._max_norm > 0 else ():
-            beyond = row_norms(x) > self._max_norm * self.usual[site].norm
-            if bool(beyond.any()) and not bool(beyond.all()):
-                window[site] = x[_next_not(beyond)]
+        limits = {site: self._max_norm * self.usual[site].norm for site in window} if self._max_norm > 0 else {}
+        # at all sites, which are served in step; a site whose rows are mostly zero has no usual norm
+        each = [row_norms(window[site]) > limit for site, limit in limits.items() if limit > 0]
+        beyond = torch.stack(each).any(0) if each else torch.zeros(1, dtype=torch.bool)
+        if bool(beyond.any()) and not bool(beyond.all()):
+            served = _next_not(beyond)
+            window = {site: x[served] for site, x in window.items()}
         return window
 
     def _values(self, numbers: Int[Tensor, "contexts"]) -> dict[str, Tensor]:

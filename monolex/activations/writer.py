@@ -35,7 +35,7 @@ ROUNDING_ROWS: Final = 64
 LEAST_ROWS: Final = 8
 """Rows below which their distance from their median says nothing."""
 _SHARD: Final = re.compile(r"\.?(train|held_out)-\d{5}\.safetensors(\.\w+\.tmp)?")
-_TEMPORARY: Final = re.compile(r"\.(corpus\.safetensors|progress\.json|manifest\.json)\.\w+\.tmp")
+_TEMPORARY: Final = re.compile(r"\.((corpus|outliers)\.safetensors|progress\.json|manifest\.json)\.\w+\.tmp")
 
 
 @final
@@ -204,7 +204,7 @@ def keeps(x: Float[Tensor, "rows d_in"], peak: float, dtype: torch.dtype) -> boo
     """
     if peak > torch.finfo(dtype).max:
         return False
-    rows = x[:: max(1, len(x) // ROUNDING_ROWS)].double()
+    rows = x[:: max(1, len(x) // ROUNDING_ROWS)].cpu().double()  # Metal has no float64
     error = (rows.to(dtype).double() - rows).square().sum(1)
     spread = (rows - rows.median(0).values).square().sum(1) if len(rows) >= LEAST_ROWS else rows.square().sum(1)
     return bool((error <= ROUNDING * spread).double().mean() >= 0.5)

@@ -129,7 +129,7 @@ class ModelRows:
         self._lm, self._packed, self._batch = lm, packed, batch_rows
         lm.place(site)
         self.site = site
-        self._keep = kept(lm, packed, row_filter.drop_bos)
+        self._keep = kept(lm, packed, row_filter.drop_bos).clone()  # which may be that of the caller's rows
         if row_filter.max_norm > 0:
             self._leave_out(row_filter.max_norm)
         contexts, positions = (index.int().numpy() for index in self._keep.nonzero(as_tuple=True))

@@ -2,7 +2,7 @@
 
 A model has learned what stands before a text. Which of a tokenizer's special tokens that was is not always what the
 tokenizer says (an instruction model's beginning-of-sequence token is often its chat's), so a harvest measures it
-(`monolex.activations.separator`) and every text that is encoded afterwards stands behind the same token.
+(`monolex.activations.beginning`) and every text that is encoded afterwards stands behind the same token.
 """
 
 from transformers import PreTrainedTokenizerBase

@@ -14,6 +14,7 @@ from monolex.activations.norms import centre, row_norms
 from monolex.activations.reader import Reader, Split
 from monolex.activations.rule import RowFilter, RowRule, row_rule
 from monolex.activations.stream import ModelStream
+from monolex.activations.writer import keeps
 from monolex.artifact import WARNINGS, open_artifact
 from monolex.config import CorpusConfig, FeaturesConfig
 from monolex.features.rows import ModelRows
@@ -242,3 +243,62 @@ def test_the_centre_is_not_moved_by_few_rows() -> None:
     assert torch.equal(centre(torch.ones(5, 4)), torch.ones(4)) and torch.equal(
         centre(torch.zeros(5, 4)), torch.zeros(4)
     )
+
+
+def test_where_most_rows_are_zero_none_is_left_out() -> None:
+    """Ten times a median of zero would leave out every row that holds anything."""
+    norms = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0])
+    assert outliers.limit(norms, 10.0) is None
+    facts = outliers.site_facts(norms, outliers.beyond(norms, None), None)
+    assert facts["outliers"] == {"rows": 0, "share": 0.0} and facts["median_norm"] == 0
+    assert outliers.limit(norms + 1, 10.0) == 10.0
+
+
+def test_a_stream_from_the_model_leaves_a_row_out_at_all_sites_or_none(tmp_path: Path) -> None:
+    """Sites are served in step: what is replaced for one of them is replaced at the other, by the same row."""
+    lm, sites = loud(), ("resid_pre.0", "attn_out.0")
+    rows = build(corpus_of(tmp_path), lm.tokenizer).train  # pyright: ignore[reportArgumentType]
+    taken, every = (
+        ModelStream(lm, rows, sites, 32, 0, 128, row_filter=RowFilter(max_norm=most)).batches() for most in (10.0, 0.0)
+    )
+    replaced = 0
+    for filtered, whole in ((next(taken), next(every)) for _ in range(9)):
+        differs = [(filtered[site] != whole[site]).any(1) for site in sites]
+        assert torch.equal(*differs)
+        replaced += int(differs[0].sum())
+    assert replaced > 0
+
+
+def test_a_stream_from_the_model_keeps_a_site_that_is_mostly_zero(tmp_path: Path) -> None:
+    lm = make_lm()
+    with torch.no_grad():
+        lm.embedding.zero_()
+        lm.embedding[LOUD] = 1.0
+    rows = build(corpus_of(tmp_path), lm.tokenizer).train  # pyright: ignore[reportArgumentType]
+    stream = ModelStream(lm, rows, ["resid_pre.0"], 32, 0, 128)
+    assert stream.usual["resid_pre.0"].norm == 0
+    batches = stream.batches()
+    assert sum(int(next(batches)["resid_pre.0"].any(1).sum()) for _ in range(9)) > 0
+
+
+def test_evidence_from_the_model_leaves_the_rows_it_is_given_alone(tmp_path: Path) -> None:
+    lm = loud()
+    rows = build(corpus_of(tmp_path), lm.tokenizer).train  # pyright: ignore[reportArgumentType]
+    before = rows.keep.clone()
+    source = ModelRows(lm, rows, SITE, FeaturesConfig(), row_filter=RowFilter(drop_bos=False))
+    assert len(source.table) < int(before.sum()) and torch.equal(rows.keep, before)
+
+
+class Metal(Tensor):
+    """What lies on a device without float64."""
+
+    def double(self) -> Tensor:
+        raise TypeError("Cannot convert a MPS Tensor to float64")
+
+    def cpu(self) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+def test_a_precision_is_chosen_on_devices_without_float64() -> None:
+    x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)).as_subclass(Metal)
+    assert keeps(x, 5.0, torch.float16) and not keeps(x, 1e5, torch.float16)

@@ -78,7 +78,7 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
 
     tolerance = claims.EXACT if lm.dtype in (torch.float32, torch.float64) else claims.ROUGH
     shared = {"model": lm.fingerprint, "prompts": pairs.content}
-    needs = {dictionary.key: {**shared, "dictionary": dictionary.content} for dictionary in used}
+    needs = {d.key: {**shared, "dictionary": d.content, "rule": artifact.digest(d.rule)} for d in used}
     curves = list(work.done({dictionary.key: piece(dictionary) for dictionary in used}, needs=needs).values())
     stored = {d.key: load_file(work.place(d.key).with_suffix(".safetensors")) for d in used}
     entry = {
