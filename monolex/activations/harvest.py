@@ -43,6 +43,7 @@ from monolex.model.language_model import DTYPES, LanguageModel
 from monolex.model.load import load
 from monolex.model.precision import Precision
 from monolex.model.sites import expand
+from monolex.model.verify import require_unhooked
 from monolex.runtime import log, size
 from monolex.text.corpus import Corpus, build
 from monolex.text.rows import Rows
@@ -98,7 +99,8 @@ def harvest(
         precision: what `auto` chose where ``model`` is no longer `auto` but has been; None if it never was.
 
     Raises:
-        UserError: the model, the corpus or a site cannot be had, the disk is too small, or the model gives NaN.
+        UserError: the model, the corpus or a site cannot be had, hooks change what the model computes, the disk is too
+            small, or the model gives NaN.
     """
     folder, model, corpus = Path(folder), located(model), located(corpus)
     artifact.require_folder(folder)
@@ -106,6 +108,7 @@ def harvest(
         model, precision = (in_precision_of(lm, model), None) if lm else settled(model, folder)
     lm = lm or load(model)
     require_measured(lm, model, precision)
+    require_unhooked(lm)
     if lm.tokenizer is None:
         raise UserError(f"{lm.name} has no tokenizer, which a corpus needs: give it one when wrapping it")
     sites = tuple(map(str, expand(config.sites, lm.n_layers)))

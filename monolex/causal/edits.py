@@ -76,6 +76,11 @@ class FeatureEdit:
         require(twice == 0, f"features of {self.dictionary}: {twice} of them stand there twice; name each once")
         object.__setattr__(self, "features", chosen.to(self.dictionary.W_dec.device, torch.int64))
 
+    @property
+    def site(self) -> str:
+        """Where its dictionary reads."""
+        return self.dictionary.config.site
+
     def __call__(self, x: Float[Tensor, "batch tokens d_in"], start: int = 0) -> Float[Tensor, "batch tokens d_in"]:
         """``x'``; ``start`` is the position of the first token of ``x``."""
         return added_where(self.positions, x, start, lambda part: self.delta(part, start).to(x.dtype))
@@ -124,6 +129,11 @@ class Projection:
     positions: Positions = None
     """Where; by default everywhere."""
 
+    @property
+    def site(self) -> str:
+        """Where its dictionary reads."""
+        return self.dictionary.config.site
+
     def __call__(self, x: Float[Tensor, "batch tokens d_in"], start: int = 0) -> Float[Tensor, "batch tokens d_in"]:
         """``x'``; ``start`` is the position of the first token of ``x``."""
         rows = self.dictionary.W_dec[list(self.features)]
@@ -157,6 +167,10 @@ class _Running:
     edit: Edit
     start: Callable[[], int]
     mask: Bool[Tensor, "prompts tokens"] | None
+
+    @property
+    def site(self) -> str:
+        return self.edit.site
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.mask is None:
@@ -270,15 +284,23 @@ def applied(lm: LanguageModel, edits: Mapping[str, Edit] | Mapping[Site, Edit], 
 
     Raises:
         UserError: an edit that has changed nothing when the block ends; values or masks of fewer prompts than a forward
-            has rows; and as :func:`monolex.model.hooks.edit`.
+            has rows; a cache and an attention mask that do not agree on how many tokens came before; and as
+            :func:`monolex.model.hooks.edit`.
         SiteError: as :func:`monolex.model.hooks.edit`.
     """
     held = 0
 
-    def count(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+    def count(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal held
         cache = kwargs.get("past_key_values")
         held = 0 if cache is None else int(cache.get_seq_length())
+        tokens, attention = args[0] if args else kwargs.get("input_ids"), kwargs.get("attention_mask")
+        if held and isinstance(tokens, Tensor) and isinstance(attention, Tensor) and attention.ndim == 2:
+            require(
+                attention.shape[1] == held + tokens.shape[1],
+                f"the key-value cache holds {held} tokens before {tokens.shape[1]} new ones, and attention_mask is of "
+                f"{attention.shape[1]}: give every token once, and the mask of all of them",
+            )
 
     real = None if mask is None else mask.bool()
     handle = lm.hf.register_forward_pre_hook(count, with_kwargs=True)

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 
 class ActingEdit(Protocol):
-    """An edit that is an error where it changes no activation at all."""
+    """An edit that is an error where it changes no activation at all, or is of another site."""
+
+    @property
+    def site(self) -> str:
+        """Whose features it edits; empty where nothing is known of that."""
+        ...
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """The replacement of an activation, of the same shape and dtype."""
@@ -149,7 +154,7 @@ def edit(lm: "LanguageModel", edits: Edits) -> Iterator[None]:
 
     Raises:
         UserError: an unknown site, a ``fn`` whose result has another shape, dtype or device, or an
-            :class:`ActingEdit` that has changed nothing when the block ends.
+            :class:`ActingEdit` of another site or that has changed nothing when the block ends.
         SiteError: a forward completed in which an edited site did not fire exactly once.
     """
     counts = {Site.parse(name): 0 for name in edits}
@@ -157,6 +162,7 @@ def edit(lm: "LanguageModel", edits: Edits) -> Iterator[None]:
     with _evaluating(lm.hf), ExitStack() as stack:
         for name, fn in edits.items():
             site = Site.parse(name)
+            _require_own_site(site, fn)
             for handle in _install(lm, site, _checked(lm, site, fn, counts, idle)):
                 stack.callback(handle.remove)
         if counts:
@@ -310,6 +316,15 @@ def _checked(
         return y
 
     return apply
+
+
+def _require_own_site(site: Site, fn: EditFn | ActingEdit) -> None:
+    of = getattr(fn, "site", "")
+    if of not in ("", str(site)):
+        raise UserError(
+            f"features of {of} edited at {site}: use a dictionary of {site}, or, if the other site is meant, give the "
+            "edit as a plain function (lambda x: edit(x))"
+        )
 
 
 def _reset(counts: dict[Site, int]) -> Callable[..., None]:

@@ -36,9 +36,7 @@ def verify(lm: LanguageModel) -> Structure:
     Raises:
         UserError: the first identity of the residual stream that fails.
     """
-    length = min(_LENGTH, lm.max_context)
-    ids = min(lm.vocab_size, lm.embedding.shape[0])
-    tokens = ((torch.arange(2 * length) * 7 + 3) % ids).reshape(2, length)
+    tokens = _fixed_tokens(lm)
     try:
         seen, result, refused = _seen(lm, tokens)
         if not bool(result.isfinite().all()):
@@ -47,11 +45,42 @@ def verify(lm: LanguageModel) -> Structure:
             _verify_stream(lm, layer, seen)
         refused |= _unproved(lm, seen)
         _verify_runs(lm, tokens, seen, result, [site for name in seen if (site := Site.parse(name)) not in refused])
-        _verify_causal(lm, tokens, seen, ids)
+        _verify_causal(lm, tokens, seen)
         _verify_vocabulary(lm, tokens, seen)
     except SiteError as error:
         raise unreadable(lm.architecture, str(error)) from error
     return replace(lm.structure.without(refused), unpadded=_unpadded(lm, tokens, seen))
+
+
+@torch.no_grad()
+def require_unhooked(lm: LanguageModel) -> None:
+    """Refuse a model whose weights do not say what it computes, before anything of it is kept under their hash.
+
+    Hooks that only look, and whatever was registered but changes no logit, are let be.
+
+    Raises:
+        UserError: forward hooks change what a few fixed tokens give.
+    """
+    hooks = [kept for module in lm.hf.modules() for kept in (module._forward_pre_hooks, module._forward_hooks) if kept]
+    if not hooks:
+        return
+    tokens = _fixed_tokens(lm)
+    before = logits(lm, tokens, mask=torch.ones_like(tokens))
+    held = [dict(kept) for kept in hooks]
+    try:
+        for kept in hooks:
+            kept.clear()
+        alone = logits(lm, tokens, mask=torch.ones_like(tokens))
+    finally:
+        for kept, before_clearing in zip(hooks, held, strict=True):
+            kept.update(before_clearing)
+    if not torch.equal(before, alone):
+        raise UserError(f"forward hooks on {lm.name} change what it computes, which no weight tells: remove them")
+
+
+def _fixed_tokens(lm: LanguageModel) -> Tensor:
+    length = min(_LENGTH, lm.max_context)
+    return ((torch.arange(2 * length) * 7 + 3) % min(lm.vocab_size, lm.embedding.shape[0])).reshape(2, length)
 
 
 def _seen(lm: LanguageModel, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor, dict[Site, str]]:
@@ -128,9 +157,9 @@ def _verify_runs(lm: LanguageModel, tokens: Tensor, seen: dict[str, Tensor], res
         _require_close(lm, resumed, result, result.abs().max(), f"resuming at layer {layer}")
 
 
-def _verify_causal(lm: LanguageModel, tokens: Tensor, seen: dict[str, Tensor], ids: int) -> None:
+def _verify_causal(lm: LanguageModel, tokens: Tensor, seen: dict[str, Tensor]) -> None:
     """Padding on the right, and most of what is measured, means nothing where a token sees later ones."""
-    half = tokens.shape[1] // 2
+    half, ids = tokens.shape[1] // 2, min(lm.vocab_size, lm.embedding.shape[0])
     other = torch.cat([tokens[:, :half], (tokens[:, half:] + 1) % ids], 1)
     names = _attention(lm)
     after = capture(lm, other, names, mask=torch.ones_like(other)).activations

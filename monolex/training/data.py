@@ -18,6 +18,7 @@ from monolex.artifact import open_artifact
 from monolex.config import TrainConfig, require
 from monolex.dictionaries.axes import sample
 from monolex.model.language_model import LanguageModel
+from monolex.model.verify import require_unhooked
 from monolex.text.rows import Rows
 
 
@@ -104,8 +105,10 @@ def model_source(
     ``row_filter`` says do not count are left out.
 
     Raises:
-        UserError: no site or one that the model does not have, or fewer kept tokens than a batch.
+        UserError: no site or one that the model does not have, fewer kept tokens than a batch, or hooks that change
+            what the model computes.
     """
+    require_unhooked(lm)
     shape = (config.batch_size, config.data_seed, config.buffer_rows)
     stream = ModelStream(lm, rows, config.sites, *shape, batch_rows=batch_rows, row_filter=row_filter)
     widths = {site: lm.width(site) for site in stream.sites}
