@@ -7,8 +7,10 @@ import pytest
 import torch
 from helpers.counted_stores import write_pairs
 from helpers.tiny_harvests import corpus_of, make_lm, store
+from safetensors.torch import load_file, save_file
 
 from monolex.activations.constant import constant_sites
+from monolex.activations.reader import shard_name
 from monolex.artifact import Manifest, open_artifact
 from monolex.causal.config import PatchConfig
 from monolex.causal.patch.stage import patch
@@ -72,6 +74,18 @@ def test_sites_are_looked_at_by_name_and_split(run):
     assert list(constant_sites(run / "activations").values()) == reasons(run, "train")
     assert list(constant_sites(run / "activations", split="held_out").values()) == reasons(run, "held_out")
     assert list(constant_sites(run / "activations", (VARYING, CONSTANT))) == [CONSTANT]
+
+
+def test_a_site_is_constant_only_to_its_end(tmp_path):
+    out = tmp_path / "out"
+    data = store(out, make_constant(), corpus_of(tmp_path, 250), sites=(CONSTANT,)).data
+    assert data["rows"]["train"] > 1024, "or the first read would be all"
+    assert list(constant_sites(out)) == [CONSTANT]
+    last = out / shard_name(CONSTANT, "train", len(data["shards"]["train"]) - 1)
+    tensors = {name: tensor.clone() for name, tensor in load_file(last).items()}
+    tensors["activations"][-1] += 1
+    save_file(tensors, last)
+    assert constant_sites(out) == {}
 
 
 def test_sweeps_and_baselines_have_the_other_sites(run):

@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.model_folder import tiny_folder
 from helpers.tiny import tiny_hf
 from helpers.tiny_harvests import corpus_of, store
 from helpers.tiny_texts import make_tokenizer
 
-from monolex.activations.beginning import choose, losses
+from monolex.activations import beginning
+from monolex.activations.beginning import LEAST_GAIN, choose, losses
+from monolex.activations.harvest import harvest
 from monolex.activations.reader import Reader
-from monolex.config import ModelConfig
+from monolex.activations.stored import stored_model
+from monolex.config import HarvestConfig, ModelConfig
 from monolex.features.prompt_activations import tokenise
 from monolex.model.hooks import logits
 from monolex.model.language_model import LanguageModel
@@ -66,3 +70,29 @@ def test_one_candidate_is_not_measured(tmp_path: Path) -> None:
     ordered = choose(lm, corpus_of(tmp_path, separator="<|im_start|>"), ModelConfig())
     assert ordered == (2, "<|im_start|>", "as ordered", {})
     assert choose(lm, corpus_of(tmp_path, separator="none"), ModelConfig()).token is None
+
+
+@pytest.mark.parametrize(("times", "winner"), [(0.9, "<s>"), (1.1, "</s>")])
+def test_a_gain_by_chance_leaves_the_tokenizers_own(
+    times: float, winner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beginning, "losses", lambda *_: [3.0, 3.0 - times * LEAST_GAIN])
+    assert choose(confused_by(0), corpus_of(tmp_path, 8), ModelConfig()).text == winner
+
+
+def test_a_control_reads_behind_the_separator_of_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, loaded = corpus_of(tmp_path, 8), []
+    models = {choose(lm, corpus, ModelConfig()).text: lm for lm in (confused_by(0, seed) for seed in range(8))}
+    for control, trained in (("<s>", "</s>"), ("</s>", "<s>")):
+        monkeypatch.setattr(beginning, "load", lambda config, lm=models[trained]: loaded.append(config) or lm)
+        assert choose(models[control], corpus, ModelConfig(control="shuffled")).text == trained
+        assert separator(models[control].tokenizer) == ["<s>", "</s>"].index(trained)  # pyright: ignore
+    assert [config.control for config in loaded] == ["none", "none"]
+
+
+def test_a_model_is_loaded_with_the_separator_of_its_harvest(tmp_path: Path) -> None:
+    model = ModelConfig(model=str(tiny_folder(tmp_path / "model")), device="cpu")
+    corpus = corpus_of(tmp_path, separator="<|im_start|>")
+    harvest(tmp_path / "out", model, corpus, HarvestConfig(sites=("resid_post.0",)))
+    lm = stored_model(tmp_path / "out", "cpu")
+    assert separator(lm.tokenizer) == tokenise(lm, ["the cat"]).separator == 2  # pyright: ignore

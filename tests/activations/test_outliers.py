@@ -9,8 +9,8 @@ from helpers.tiny_harvests import SITES, corpus_of, make_lm, small_shards, store
 from helpers.tiny_texts import sentence, write_jsonl
 from torch import Tensor
 
-from monolex.activations import outliers
-from monolex.activations.norms import centre, row_norms
+from monolex.activations import outliers, stream
+from monolex.activations.norms import centre, row_norms, usual
 from monolex.activations.reader import Reader, Split
 from monolex.activations.rule import RowFilter, RowRule, row_rule
 from monolex.activations.stream import ModelStream
@@ -302,3 +302,17 @@ class Metal(Tensor):
 def test_a_precision_is_chosen_on_devices_without_float64() -> None:
     x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)).as_subclass(Metal)
     assert keeps(x, 5.0, torch.float16) and not keeps(x, 1e5, torch.float16)
+
+
+def test_the_unit_is_not_moved_by_few_rows() -> None:
+    rows = torch.randn(1000, 8, generator=torch.Generator().manual_seed(0))
+    spoiled = rows.clone()
+    spoiled[:20] *= 1e5
+    assert usual(rows).norm == float(rows.norm(dim=1).median())
+    assert usual(spoiled).scale == pytest.approx(usual(rows).scale, rel=0.02)
+
+
+def test_the_next_row_that_counts_takes_an_outliers_place() -> None:
+    beyond = torch.tensor([True, False, True, True, False, True])
+    assert stream._next_not(beyond).tolist() == [1, 1, 4, 4, 4, 1]
+    assert stream._next_not(~torch.ones(3, dtype=torch.bool)).tolist() == [0, 1, 2]

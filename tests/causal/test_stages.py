@@ -119,6 +119,29 @@ def test_a_dictionary_is_not_patched_again_because_what_lies_beside_it_changed(r
     assert len(measured) == 2
 
 
+def test_a_patch_of_other_prompts_is_measured_again(run, task, tmp_path, monkeypatch):
+    pairs_file = tmp_path / "own.jsonl"
+    shutil.copy(task, pairs_file)
+    config = patch_config(
+        str(pairs_file), dictionaries=("pca", "neurons"), searches=("ranking",), sites=("resid_post.2",)
+    )
+    measured, real = [], patching.measure_patch
+
+    def killed(patch, *rest):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(patch)
+        return real(patch, *rest)
+
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(patching, "measure_patch", killed)
+        patch(tmp_path / "patch", run, config)
+    pairs_file.write_text("\n".join(pairs_file.read_text().splitlines()[:2]) + "\n")
+    monkeypatch.setattr(patching, "measure_patch", lambda *asked: measured.append(asked) or real(*asked))
+    patch(tmp_path / "patch", run, config)
+    assert len(measured) == 3
+
+
 @pytest.mark.parametrize("stage", ["patch", "ablate", "tree"])
 def test_an_interrupted_experiment_goes_on(run, task, tmp_path, monkeypatch, stage):
     config = {

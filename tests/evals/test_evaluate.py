@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from monolex import artifact
 from monolex.activations.harvest import harvest
+from monolex.activations.stored import held_out_rows
 from monolex.artifact import FileEntry, read_json
 from monolex.config import CorpusConfig, EvalConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
@@ -231,6 +232,69 @@ def test_no_contexts_no_fidelity(run, tmp_path, caplog):
     assert not pick(rows, kind="reference")
     assert {r["value"] for r in pick(rows, metric="rows") if r["path"]} == {64}
     assert "no control model" in caplog.text
+
+
+def test_replaced_forwards_leave_alone_what_the_harvest_left_out(run, result):
+    """Here separators within rows."""
+    tokens = held_out_rows(run / "none", CONFIG.contexts).tokens
+    share = float((tokens[:, 1:] == 0).double().mean())
+    assert one(result[2], model="subject", site="resid_post.1", name="clean", metric="spared")["value"] == share > 0
+
+
+def finished_again(folder: Path, config: dict, parents: dict | None = None, **facts) -> str:
+    """A manifest of another content beside the same files."""
+    before = artifact.open_artifact(folder)
+    parents, data = parents or before.parents, {**before.data, **facts}
+    return artifact.finish(folder, before.kind, {**before.config, **config}, parents, before.files, data).content
+
+
+def test_a_baseline_that_was_given_up_has_its_reason_in_every_cell(run, tmp_path):
+    shutil.copytree(run / "baselines", tmp_path / "baselines")
+    gone = {"site": "resid_post.1", "name": "ica", "reason": "FastICA had not converged"}
+    finished_again(tmp_path / "baselines", {}, given_up=[gone])
+    config = EvalConfig(rows=64, contexts=0, resamples=10, eval_device="cpu")
+    evaluate(tmp_path / "eval", run / "none", [tmp_path / "baselines"], {}, config)
+    rows = read_json(tmp_path / "eval" / "metrics.json")
+    cells = pick(rows, name="ica", site="resid_post.1", kind="ica", path=None)
+    assert {(cell["value"], cell["reason"]) for cell in cells} == {(None, gone["reason"])}
+    assert [cell["metric"] for cell in cells] == [cell["metric"] for cell in pick(rows, name="pca")]
+
+
+@pytest.mark.parametrize(("changed", "measured"), [("activations", 2), ("sweep", 1)])
+def test_a_site_is_measured_again_only_where_what_it_is_made_of_changed(run, monkeypatch, tmp_path, changed, measured):
+    for name in ("none", "sweep"):
+        shutil.copytree(run / name, tmp_path / name)
+    original, done = module._evaluate_site, []
+
+    def evaluated() -> None:
+        evaluate(tmp_path / "eval", tmp_path / "none", [tmp_path / "sweep"], {}, CONFIG)
+
+    def once(*arguments):
+        if done:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_evaluate_site", once)
+        evaluated()
+    stored = finished_again(tmp_path / "none", {"max_tokens": 7}) if changed == "activations" else None
+    finished_again(tmp_path / "sweep", {"steps": 7}, stored and {"activations": stored})
+    again = []
+    monkeypatch.setattr(module, "_evaluate_site", lambda *a: again.append(a) or original(*a))
+    evaluated()
+    assert len(again) == measured
+
+
+def test_a_value_above_one_is_marked_and_said(result):
+    _, manifest, rows = result
+    worse = [row for row in rows if row["metric"] == "fvu" and row["path"] and row["value"] > 1]
+    assert worse and all(row["reason"].endswith("above 1: worse than answering with the mean") for row in worse)
+    said = [line for line in manifest.data["warnings"] if ": FVU " in line and "above 1" in line]
+    names = [
+        row["name"] if row["model"] == "subject" else f"{row['model']}/{row['site']}/{row['name']}" for row in worse
+    ]
+    assert len(said) == len(names) and all(name in line for name, line in zip(names, said, strict=True))
 
 
 def test_refusals(run, tmp_path):

@@ -8,6 +8,7 @@ from helpers.document_rows import constant, identity, make, noise, rotation
 from helpers.tiny import VOCAB, tiny
 from torch.nn import functional as F
 
+from monolex.activations.rule import RowRule
 from monolex.config import EvalConfig
 from monolex.evals import fidelity as module
 from monolex.evals.fidelity import (
@@ -147,6 +148,23 @@ def test_first_position_keeps_its_activation(lm):
     assert all(torch.equal(replaced[:, 0], x[:, 0]) for replaced in written)
     assert (written[-1][:, 1:] == 5).all()
     assert torch.equal(torch.cat(seen), x[:, 1:].flatten(0, 1))
+
+
+def test_tokens_that_do_not_count_keep_their_activation_and_are_counted(lm):
+    """Separators and outliers are left as the first position is, by the very logits that this gives."""
+    rows, site, zero = own_text(lm), "resid_post.1", torch.zeros(D)
+    x = activations(lm, site, rows)
+    rule = RowRule(int(rows.tokens[0, 4]), float(x.norm(dim=-1)[:, 1:].quantile(0.8)))
+    counts = rule.counts(rows.tokens, x)
+    spared = int((~counts[:, 1:]).sum())
+    assert spared > int((x.norm(dim=-1)[:, 1:] > rule.limit).sum()) > 0
+    counts[:, 0] = False
+    log_q = hooks.logits(lm, rows.tokens, {site: lambda x: torch.where(counts[..., None], 0.0, x)}).log_softmax(-1)
+    loss = -log_q[:, 1:-1].gather(2, rows.tokens[:, 2:, None].long()).double().sum().item()
+    found = fidelity(lm, site, {"zero": constant(D, zero)}, rows, zero, rule=rule, batch=2)
+    assert found.loss["zero"].sum().item() == found.loss[ZERO].sum().item() == pytest.approx(loss, rel=1e-5)
+    assert loss < 0.99 * fidelity(lm, site, {}, rows, zero).loss[ZERO].sum().item()
+    assert (found.spared, found.positions) == (spared, rows.tokens[:, 1:].numel())
 
 
 def test_clean_row_is_the_model_s_own_loss(lm):

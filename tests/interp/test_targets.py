@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from monolex.artifact import finish, open_artifact, write_json
+from monolex.dictionaries import listing
 from monolex.dictionaries.base import CONFIG, DictionaryConfig
 from monolex.errors import UserError
 from monolex.interp import targets as module
@@ -23,8 +24,8 @@ def activations(folder: Path, fingerprint: str, sites: tuple[str, ...] = (SITE,)
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A trained dictionary, and top-k baselines of three sizes; there are no rows that could be constant."""
-    monkeypatch.setattr("monolex.dictionaries.listing.constant_sites", lambda *_args, **_kwargs: {})
+    """A trained dictionary, and top-k baselines of three sizes; no activation is stored."""
+    monkeypatch.setattr(listing, "constant_sites", lambda *_: {})
     run = tmp_path / "run"
     activations(run / "activations", "a")
     content = open_artifact(run / "activations").content

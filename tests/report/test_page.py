@@ -12,6 +12,7 @@ from monolex.artifact import finish, open_artifact, read_json, write_json
 from monolex.errors import UserError
 from monolex.pages.html import interval, number
 from monolex.report.page import report
+from monolex.show.path import show
 
 NOTICE = "The evaluation is not of what lies in this run now"
 
@@ -139,6 +140,18 @@ def test_an_evaluation_of_something_else_says_so(tmp_path):
     assert (
         "no longer in run.toml: controls/random/train/small, controls/shuffled/train/small, train/residual)" in content
     )
+
+
+def test_warnings_stand_where_people_look(tmp_path):
+    run = fake_run(tmp_path)
+    assert "WARNING" not in show(run / "eval") and "to know before" not in report(run).read_text(encoding="utf-8")
+    before = open_artifact(run / "eval")
+    data = {**before.data, "warnings": ["resid_post.1/<a>: FVU 1.3 is above 1"]}
+    finish(run / "eval", before.kind, before.config, before.parents, before.files, data)
+    assert "WARNING  resid_post.1/<a>: FVU 1.3 is above 1" in show(run / "eval")
+    text = report(run).read_text(encoding="utf-8")
+    said = text.index("1 thing to know before reading the numbers")
+    assert said < text.index("resid_post.1/&lt;a&gt;: FVU 1.3 is above 1") < text.index("<svg")
 
 
 def test_other_activations_beside_the_evaluation_are_said(tmp_path):

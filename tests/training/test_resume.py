@@ -17,13 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from monolex.activations import outliers
+from monolex.activations.norms import centre
+from monolex.activations.reader import Reader
 from monolex.artifact import MANIFEST, finish, open_artifact, verify, write_bytes
 from monolex.config import TrainConfig
 from monolex.dictionaries.base import Dictionary, load
 from monolex.errors import UserError
 from monolex.interrupt import interruptible, stoppable
 from monolex.text.corpus import build
-from monolex.training.data import TrainingData, model_source
+from monolex.training.data import TrainingData, model_source, stored_source
 from monolex.training.trainer import checkpoint_steps, train, train_from
 
 CONFIG = TrainConfig(
@@ -427,3 +429,26 @@ def test_train_reads_a_stored_harvest(tmp_path):
         train(tmp_path / "x", activations, TrainConfig(batch_size=129))
     with pytest.raises(UserError, match="holds no site 'mlp_out.9'"):
         train(tmp_path / "x", activations, TrainConfig(sites=("mlp_out.9",)))
+
+
+def test_a_sweep_knows_what_is_usual_of_all_rows(tmp_path):
+    """The unit is the median norm that the harvest wrote down, the centre the geometric median."""
+    activations, lm = stored(tmp_path / "activations", 128), make_lm()
+    made = TrainConfig(batch_size=32, buffer_rows=64, train_device="cpu")
+    known = stored_source(activations, made).usual["resid_post.0"]
+    reader = Reader(activations, "resid_post.0")
+    assert known.norm == reader.median_norm
+    assert torch.allclose(known.centre, centre(reader.read(0, 128)), atol=1e-3)
+    text = build(corpus_of(tmp_path, held_out=0.0), lm.tokenizer)  # pyright: ignore[reportArgumentType]
+    live = model_source(lm, text.train, replace(made, sites=("resid_post.0", "mlp_act.1"), buffer_rows=256))
+    assert {site: len(usual.centre) for site, usual in live.usual.items()} == {"resid_post.0": 32, "mlp_act.1": 48}
+
+
+def test_a_sweep_says_what_is_doubtful_of_its_dictionaries(tmp_path, caplog):
+    made = replace(CONFIG, kinds=("tied",), alphas=(1e-2, 1e3), lrs=(0.03,), preset="paper", keep_checkpoints=0)
+    manifest = train_from(tmp_path, replace(source(), warnings=("c is left out",)), made)
+    ruined = [member["path"] for member in manifest.data["members"] if member["alpha"] == 1e3]
+    said = manifest.data["warnings"]
+    assert said[0] == "c is left out" and {line.partition(":")[0] for line in said[1:]} == set(ruined)
+    assert {f"{path}: 100% of its features are never active" for path in ruined} <= set(said)
+    assert all(line in caplog.text for line in said)
