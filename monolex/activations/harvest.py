@@ -138,8 +138,8 @@ def harvest(
 def disk_need(widths: Sequence[int], rows: int, tokens: int, dtype: str) -> int:
     """Bytes of an artefact: ``rows`` activation rows at sites of these ``widths``, from ``tokens`` packed tokens.
 
-    ``dtype`` is that of :class:`~monolex.config.HarvestConfig`; `auto` is taken for two bytes a value, which it mostly is:
-    a site that neither fp16 nor bf16 holds takes four.
+    ``dtype`` is that of :class:`~monolex.config.HarvestConfig`; `auto` is taken for two bytes a value, which it mostly
+    is: a site that neither fp16 nor bf16 holds takes four.
     """
     row = sum(widths) * BYTES[dtype] + (len(ROW_FIELDS) + len(widths)) * 4
     return rows * row + tokens * (4 + 4 + 1)

@@ -103,9 +103,9 @@ class ModelStream:
     A window is a forward pass over some packed rows in random order. Batches take from all of a window's packed rows
     evenly, because a window holds far fewer of them than it holds tokens. Resuming recomputes one window.
 
-    A row whose norm exceeds at any site ``row_filter.max_norm`` times the median norm of a sample of rows is replaced, at
-    all sites, by the next of its window that does not: how many rows a window has must be known before the model runs.
-    0 replaces none.
+    A row whose norm exceeds at any site ``row_filter.max_norm`` times the median norm of a sample of rows is replaced,
+    at all sites, by the next of its window that does not: how many rows a window has must be known before the model
+    runs. 0 replaces none.
 
     Raises:
         UserError: no site or an unknown one, or fewer kept tokens than one batch.
