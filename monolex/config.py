@@ -165,8 +165,8 @@ class TrainConfig:
     preset: Preset = "paper-effective"
     """`paper`: Adam at 0.001, as printed; `paper-effective`: at 0.00032, what the released code really does; either
     with warmup 0, decay 0, no scale, and for the paper's kinds no decoder bias and free rows. `modern`: 0.0002 /
-    sqrt(d_sae / 16384), warmup 0.05, decay 0.2, scale, and for every kind a decoder bias that starts at the mean of
-    the first batch and decoder rows of unit length."""
+    sqrt(d_sae / 16384), warmup 0.05, decay 0.2, scale, and for every kind a decoder bias that starts at the geometric
+    median of a sample of rows and decoder rows of unit length."""
     steps: int | None = None
     """Optimiser steps; None means `epochs` passes over the stored rows."""
     epochs: float = 1.0

@@ -30,7 +30,7 @@ class Recipe:
     decay: float
     """Last fraction of the steps over which it falls to 0."""
     bias: bool
-    """A learned decoder bias, subtracted before encoding, that starts at the mean of the first batch."""
+    """A learned decoder bias, subtracted before encoding, that starts at the geometric median of a sample of rows."""
     unit: bool
     """Set decoder rows back to unit length after every step, which leaves the function as it is but keeps the turn of
     a row per step from shrinking as its stored length grows."""

@@ -5,8 +5,9 @@ two sites, one or several, are run again on edited streams, and the feature is r
 Versions of texts are folded into the batch in order of length; a version whose edit changes nothing is not run, since
 its effect is exactly zero. Effects are base − edited: what the edit takes away from the feature.
 
-Edits hold at every position. In many models the first one is far from all others and attended to by all, so where a
-dictionary was not trained on it, what is ablated there can outweigh the rest of the text.
+Edits hold at every position that counts by the rule of the edited site. Separators and tokens of an extreme norm,
+which no dictionary has learned and all others attend to, are left as they are: what is ablated there would outweigh the
+rest of the text.
 """
 
 from collections.abc import Iterator
@@ -212,15 +213,16 @@ class Wholes(NamedTuple):
 
 @torch.no_grad()
 def ablate_wholes(texts: BlockTexts, source: Dictionary) -> Wholes:
-    """The two ablations between which every single feature's stands."""
+    """The two ablations between which every single feature's stands, where activations count."""
     taken = torch.zeros(2, 2, len(texts.end), dtype=torch.float64)
     for part in folds(texts.end, texts.batch_tokens):
         x = texts.x[part, : int(texts.end[part[-1]]) + 1]
         flat = x.flatten(0, 1)
         rebuilt = torch.cat([source.reconstruct(flat[rows]) for rows in row_slices(len(flat), source.d_sae)])
         rebuilt = rebuilt.view(x.shape)
+        counts = texts.counts[part, : x.shape[1], None]
         for number, removed in enumerate((x.to(rebuilt.dtype) - rebuilt, rebuilt - source.weights["b_dec"])):
-            taken[number, :, part] = _lost(texts, part, x - removed.to(x.dtype))
+            taken[number, :, part] = _lost(texts, part, torch.where(counts, x - removed.to(x.dtype), x))
     return Wholes(Readings(*taken[0]), Readings(*taken[1]))
 
 
@@ -236,13 +238,15 @@ class Outputs(NamedTuple):
 
 
 @torch.no_grad()
-def ablate_target(texts: BlockTexts, site: str) -> Outputs:
-    """The total effect of the texts' own feature, ablated everywhere in its texts, through all blocks behind it."""
+def ablate_target(texts: BlockTexts, site: str, rule: RowRule = EVERY_ROW) -> Outputs:
+    """The total effect of the texts' own feature, ablated wherever its site's activations count by ``rule``, through
+    all blocks behind it."""
     chosen = torch.tensor([texts.feature], device=texts.target.W_dec.device)
     taken = torch.zeros(3, len(texts.end), texts.lm.unembedding.shape[0], dtype=torch.float64)
     for part in folds(texts.end, max(1, texts.batch_tokens // 2)):
         suffix = prepare(texts.lm, site, texts.tokens[part, : int(texts.end[part[-1]]) + 1], texts.end[part])
-        code = texts.target.encode_some(suffix.x, chosen).clamp_min(0)
+        counts = rule.counts(suffix.tokens, suffix.x)
+        code = texts.target.encode_some(suffix.x, chosen).clamp_min(0) * counts[..., None]
         edited = suffix.x - (code @ texts.target.W_dec[chosen]).to(suffix.x.dtype)
         logits = suffix.end_logits(torch.stack([suffix.x, edited])).double().cpu()
         base, left = logits.log_softmax(-1)

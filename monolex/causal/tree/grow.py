@@ -228,7 +228,7 @@ def _sure(branch: _Branch) -> bool:
 
 def _leaves(plan: _Plan, at: BlockTexts, site: str, text: Callable[[int], str]) -> tuple[Leaf, ...]:
     """The tokens that lose most probability; by log-probability most would be tokens that were never likely."""
-    taken = ablate_target(at, site)
+    taken = ablate_target(at, site, plan.rules[site])
     falls = taken.log_probability
     lost = (taken.base.exp() - (taken.base - falls).exp()).mean(0)
     return tuple(

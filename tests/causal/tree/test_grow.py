@@ -16,6 +16,7 @@ from helpers.tiny_harvests import corpus_of, make_lm, store
 from scipy.stats import t as student_t
 from torch import Tensor, nn
 
+from monolex.activations.rule import RowRule
 from monolex.causal.config import TreeConfig
 from monolex.causal.occurrences import Occurrences, occurrences
 from monolex.causal.tree import blocks
@@ -590,3 +591,41 @@ def test_dictionaries_that_do_not_fit() -> None:
         grow(lm, {**good, "resid_post.1": good["resid_post.0"]}, 3, tokens())
     with pytest.raises(UserError, match="no dictionary is of an earlier place in the residual stream; add one"):
         grow(lm, {"resid_post.2": good["resid_post.2"]}, 3, tokens())
+
+
+def test_what_does_not_count_is_left_as_it_is_by_every_ablation_of_a_tree() -> None:
+    """The error, all features and the root itself: at the separator none of them is taken."""
+    lm, dictionaries, sites = model("gpt_neox"), three(), ("resid_post.0", "resid_post.1")
+    ids = torch.cat([torch.full((6, 1), 7), tokens(6, 8).masked_fill(tokens(6, 8) == 7, 8)], 1)
+    source, target = (dictionaries[site] for site in sites)
+    found = finder(lm, ids)(target, [3], count=6, low=0.1, seed=0)[3]
+    rule = RowRule(separator=7)
+    at = blocks.block_texts(lm, target, 3, sites, found, 100, rule)
+
+    def spared(change):
+        return lambda x: torch.cat([x[:, :1], change(x[:, 1:])], 1)
+
+    def lost(change) -> Tensor:
+        edited = []
+        for number, end in enumerate(at.end.tolist()):
+            text = at.tokens[number : number + 1, : end + 1]
+            with hooks.edit(lm, {sites[0]: spared(change)}):
+                x = hooks.capture(lm, text, [sites[1]]).activations[sites[1]]
+            edited.append(target.pre_activations(x[0, -1:], torch.tensor([3]))[0, 0])
+        return at.base.pre - torch.stack(edited)
+
+    wholes = blocks.ablate_wholes(at, source)
+    bias = source.weights["b_dec"]
+    assert torch.allclose(wholes.error.pre, lost(source.reconstruct), atol=1e-9)
+    assert torch.allclose(wholes.features.pre, lost(lambda x: x - source.reconstruct(x) + bias), atol=1e-9)
+    every = blocks.ablate_wholes(replace(at, counts=torch.ones_like(at.counts)), source)
+    assert not torch.allclose(every.error.pre, wholes.error.pre, atol=1e-3)
+
+    def without(x: Tensor) -> Tensor:
+        return x - target.encode(x)[..., 3:4].clamp_min(0) @ target.W_dec[3:4]
+
+    taken = blocks.ablate_target(at, sites[1], rule)
+    for number, end in enumerate(at.end.tolist()):
+        text = at.tokens[number : number + 1, : end + 1]
+        left = hooks.logits(lm, text, {sites[1]: spared(without)})[0, -1]
+        assert torch.allclose(taken.logit[number], hooks.logits(lm, text)[0, -1] - left, atol=1e-9)
