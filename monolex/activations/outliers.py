@@ -94,7 +94,7 @@ def sentences(sites: Mapping[str, Mapping[str, Any]], left_out: int, rows: int) 
     """What a person must know of the norms before reading any number of these activations."""
     warnings = [
         f"{site}: the {TOP_SHARE:.0%} of the rows with the largest norm hold {facts['top_percent_share']:.0%} of the "
-        "squared norm, so FVU and every mean square are mostly about them; lower max_norm, and see the histogram"
+        "squared norm, so FVU and every mean square say as much of them; a lower max_norm leaves them out"
         for site, facts in sites.items()
         if facts["top_percent_share"] > HEAVY
     ]

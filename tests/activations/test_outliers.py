@@ -121,7 +121,7 @@ def test_a_sink_never_reaches_a_row(tmp_path: Path) -> None:
 def test_few_rows_with_much_of_the_norm_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     manifest = store(tmp_path / "out", loud(30), corpus_of(tmp_path), max_norm=0, sites=("resid_pre.0",))
     (sentence,) = said(manifest.data)
-    assert sentence.startswith("resid_pre.0: the 1% of the rows") and "lower max_norm" in sentence
+    assert sentence.startswith("resid_pre.0: the 1% of the rows") and "a lower max_norm" in sentence
     assert sentence in caplog.text
     many = store(tmp_path / "many", loud(), corpus_of(tmp_path), sites=("resid_pre.0",)).data
     assert len(said(many)) == 1 and "left out at all of them" in said(many)[0]
