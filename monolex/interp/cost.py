@@ -19,6 +19,8 @@ PATTERN_TOKENS = {"paper": 60, "modern": 180}
 """Tokens that the model reads to find the pattern of a feature, by mode."""
 LEARN = {"paper": 0.004, "modern": 0.006}
 """Seconds of Python that an explanation takes without a language model."""
+LOGITS = 2e-8
+"""Seconds a weight of the unembedding, for the tokens that a dictionary's features promote."""
 SIMULATE = 0.006
 """Seconds that scoring an explanation by rules takes."""
 SCORED = 90_000
@@ -44,8 +46,11 @@ def explain(planned: Planned) -> Cost:
     memory = (
         planned.item * shape.parameters + IMPORTED + 4 * min(tokens * widest, KEPT) + 5 * min(fragments * looked, PEAKS)
     )
+    width = min(shape.widths.values())
+    memory += 24 * shape.vocab * width  # the way to the logits, in float32
     memory += planned.mapped((d.site for d in chosen), min(tokens, planned.rows))
-    seconds = encode + speed.python(LEARN[config.mode] * features * len(config.explainers))
+    learned = LEARN[config.mode] * features * len(config.explainers)
+    seconds = encode + speed.python(learned + LOGITS * shape.vocab * width * len(chosen))
     return Cost(EXPLAINED_BYTES * features, memory, patterns, seconds)
 
 
