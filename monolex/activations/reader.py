@@ -10,8 +10,7 @@ from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from monolex import artifact
@@ -29,6 +28,11 @@ def shard_name(site: str, split: str, number: int) -> str:
     return f"{site}/{split}-{number:05d}.safetensors"
 
 
+def stamp(request: str, name: str) -> dict[str, str]:
+    """What a shard says of itself: of which harvest (the hash of its request) it is which file."""
+    return {"shard": f"{request} {name}"}
+
+
 def stored_sites(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
     """The sites of an activations artefact that ``names`` mean: all for none, `resid_post.*` for those of a kind.
 
@@ -43,7 +47,7 @@ class Reader:
     """One site of an activations artefact, memory-mapped.
 
     Raises:
-        UserError: not a finished artefact, a damaged shard, a site that is not stored, or a split without rows.
+        UserError: no finished artefact, a damaged or misplaced shard, a site that is not stored, or a split of no rows.
     """
 
     def __init__(self, folder: str | Path, site: str, split: Split = "train") -> None:
@@ -52,11 +56,13 @@ class Reader:
         manifest = artifact.open_artifact(folder, KIND)
         stored: dict[str, Any] = manifest.data["sites"]
         require(site in stored, f"{folder} holds no site {site!r}; it holds {', '.join(stored)}")
-        self.folder, self.site, self.split = folder, site, split
+        self.folder, self.site = folder, site
+        self.split: Split = split
         self.d_in: int = stored[site]["d_in"]
         self.dtype: str = stored[site]["dtype"]
         self.model: dict[str, Any] = manifest.data["model"]
         self.content: str = manifest.content
+        self._request = manifest.request
         self.median_norm: float = stored[site]["median_norm"]
         self.norm_limit: float | None = stored[site]["norm_limit"]
         self._bounds = torch.tensor([0, *manifest.data["shards"][split]]).cumsum(0)
@@ -144,12 +150,20 @@ class Reader:
 
     def _shard(self, site: str, number: int) -> dict[str, Tensor]:
         if (site, number) not in self._open:
-            self._open[site, number] = _tensors(self.folder / shard_name(site, self.split, number))
+            name = shard_name(site, self.split, number)
+            self._open[site, number] = _tensors(self.folder / name, stamp(self._request, name))
         return self._open[site, number]
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _tensors(path: Path, expected: dict[str, str] | None = None) -> dict[str, Tensor]:
+    """What a file holds, mapped; a file that says that it is another than ``expected`` is refused."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            says, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); delete its manifest and harvest again") from error
+    if expected and says and says != expected:
+        other = str(says.get("shard")).partition(" ")[2]
+        what = "of another harvest" if path.as_posix().endswith(other) else f"the file {other!r}"
+        raise UserError(f"{path} is {what}, put in its place; delete its manifest and harvest again")
+    return tensors

@@ -1,16 +1,20 @@
 """What stored activations are of: their model, loaded again, and the packed rows of tokens that it read."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from monolex.activations.reader import Split
+from monolex.activations.reader import Reader, Split
+from monolex.activations.writer import SPLITS
 from monolex.artifact import open_artifact
 from monolex.config import ModelConfig, located
 from monolex.errors import UserError
+from monolex.model.hooks import capture
 from monolex.model.language_model import DTYPES, LanguageModel
 from monolex.model.load import load, precision
 from monolex.model.precision import Precision
@@ -18,12 +22,19 @@ from monolex.tables import from_table
 from monolex.text.rows import Rows
 from monolex.text.separator import use_separator
 
+COMPARED: Final = 16
+"""Rows at each end of a split that are computed anew when their model is loaded."""
+FAR, ROUNDED = 0.25, 1e-4
+"""Shares of the squared distance from the mean, and of the squares, by which they may differ: other devices,
+batches and stored precisions differ by less, and rows of other tokens by more."""
+
 
 def stored_model(activations: Path, device: str = "auto") -> LanguageModel:
     """The very model that stored activations are of, which encodes texts behind the separator that they were read with.
 
     Raises:
-        UserError: no finished activations, or the model of that name has other weights than it had.
+        UserError: no finished activations, the model of that name has other weights than it had, or stored rows are not
+            what it gives.
     """
     data = open_artifact(activations, "activations").data
     facts = data["model"]
@@ -33,7 +44,34 @@ def stored_model(activations: Path, device: str = "auto") -> LanguageModel:
         raise UserError(f"the model {config.model!r} is no longer the one in {activations}; harvest again")
     assert lm.tokenizer is not None, "only a model with a tokenizer can be harvested"
     use_separator(lm.tokenizer, data["corpus"]["separator"]["token"])
+    for split in SPLITS:
+        if data["rows"][split]:
+            _require_same(activations, lm, {site: Reader(activations, site, split) for site in data["sites"]})
     return lm
+
+
+def _require_same(activations: Path, lm: LanguageModel, readers: Mapping[str, Reader]) -> None:
+    """Refuse stored rows of a split that are others than their tokens give, by the first and the last few of them."""
+    reader = next(iter(readers.values()))
+    packed = packed_rows(activations, reader.split).tokens
+    for start in {0, max(reader.n_rows - COMPARED, 0)}:
+        stop = min(start + COMPARED, reader.n_rows)
+        contexts, positions = reader.contexts(start, stop).long(), reader.positions(start, stop).long()
+        fault = None if torch.equal(packed[contexts, positions], reader.tokens(start, stop)) else "rows"
+        compared = (contexts == contexts[-1 if start else 0]).nonzero()[:, 0]
+        contexts, positions = contexts[compared], positions[compared]
+        tokens = packed[contexts[:1], : int(positions.max()) + 1].long()
+        seen = capture(lm, tokens, list(readers), mask=torch.ones_like(tokens)).activations
+        for site, other in readers.items():
+            x = seen[site][0, positions.to(lm.device)].double().cpu()
+            error = (other.gather(start + compared).double() - x).square().sum()
+            if error > FAR * (x - x.mean(0)).square().sum() + ROUNDED * x.square().sum():
+                fault = fault or site
+        if fault:
+            raise UserError(
+                f"{activations / fault}: the {reader.split} rows {start} to {stop} are not what the model gives on "
+                f"their tokens; look with `monolex show {activations} --verify`, and harvest again"
+            )
 
 
 def settled(model: ModelConfig, activations: Path) -> tuple[ModelConfig, Precision | None]:

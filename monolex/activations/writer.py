@@ -20,7 +20,7 @@ from torch import Tensor
 
 from monolex import artifact
 from monolex.activations.norms import row_norms
-from monolex.activations.reader import shard_name
+from monolex.activations.reader import Split, shard_name, stamp
 from monolex.artifact import FileEntry
 from monolex.errors import UserError
 from monolex.model.language_model import DTYPES
@@ -28,7 +28,7 @@ from monolex.runtime import log
 
 PROGRESS: Final = "progress.json"
 CORPUS: Final = "corpus.safetensors"
-SPLITS: Final = ("train", "held_out")
+SPLITS: Final[tuple[Split, ...]] = ("train", "held_out")
 ROW_FIELDS: Final = ("tokens", "docs", "positions", "contexts")
 ROUNDING: Final = 1e-4
 ROUNDING_ROWS: Final = 64
@@ -180,7 +180,10 @@ class ShardWriter:
         parts = {"rows": {name: filled[name] for name in ROW_FIELDS}}
         parts |= {site: {"activations": filled[site], "norms": filled[norms_of(site)]} for site in progress.sites}
         files = {shard_name(part, split, number): tensors for part, tensors in parts.items()}
-        entries = {name: artifact.write_bytes(self._folder / name, save(tensors)) for name, tensors in files.items()}
+        entries = {
+            name: artifact.write_bytes(self._folder / name, save(tensors, stamp(progress.request, name)))
+            for name, tensors in files.items()
+        }
         progress.files.update(entries)
         progress.shards[split].append(len(filled[ROW_FIELDS[0]]))
         for site, facts in progress.sites.items():

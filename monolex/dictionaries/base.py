@@ -7,6 +7,7 @@ its own (:data:`ENCODERS`).
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,15 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from monolex.artifact import FileEntry, read_json, write_bytes, write_json
+from monolex.artifact import FileEntry, digest, read_json, write_bytes, write_json
 from monolex.dictionaries import nmf
 from monolex.errors import UserError
 from monolex.tables import from_table
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
+CONTENT = "content"
+"""Entry of a saved config: the hash of all others and of the weights' file."""
 SCHEMA = 1
 
 
@@ -151,6 +154,11 @@ class Dictionary:
             if actual != shape:
                 raise UserError(f"dictionary {config.kind!r}: weight {name} should be {shape} but is {actual}")
         for name, tensor in weights.items():
+            if tensor.dtype not in (torch.float32, torch.float64):
+                raise UserError(
+                    f"dictionary {config.kind!r}: weight {name} is {tensor.dtype}, in which other features pass a "
+                    "threshold; use float32"
+                )
             if not tensor.isfinite().all():
                 raise UserError(f"dictionary {config.kind!r}: weight {name} holds NaN or infinity; train it again")
         if config.activation not in ACTIVATIONS and config.activation not in ENCODERS:
@@ -240,25 +248,34 @@ class Dictionary:
     def save(self, folder: Path) -> dict[str, FileEntry]:
         """Write ``weights.safetensors`` and, last, ``config.json``; return their sizes and hashes."""
         tensors = {name: w.detach().cpu().contiguous().clone() for name, w in self.weights.items()}
-        return {
-            WEIGHTS: write_bytes(folder / WEIGHTS, save_tensors(tensors)),
-            CONFIG: write_json(folder / CONFIG, dataclasses.asdict(self.config)),
-        }
+        weights = write_bytes(folder / WEIGHTS, save_tensors(tensors))
+        config = dataclasses.asdict(self.config)
+        content = {CONTENT: digest([config, weights.sha256])}
+        return {WEIGHTS: weights, CONFIG: write_json(folder / CONFIG, {**config, **content})}
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Dictionary:
     """Load a dictionary by path alone.
 
     Raises:
-        UserError: the folder holds no dictionary, or a damaged one.
+        UserError: the folder holds no dictionary, a damaged one, or parts of two.
     """
     folder = Path(folder)
     config = read_config(folder)
     try:
-        weights = load_tensors((folder / WEIGHTS).read_bytes())
+        content = (folder / WEIGHTS).read_bytes()
+        weights = load_tensors(content)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS} is missing or damaged ({error}); train this dictionary again") from error
-    return Dictionary(config, weights).to(device)
+    dictionary = Dictionary(config, weights)
+    raw = read_json(folder / CONFIG)
+    saved = raw.pop(CONTENT, None)
+    if saved is not None and saved != digest([raw, hashlib.sha256(content).hexdigest()]):
+        raise UserError(
+            f"{folder}: {CONFIG} or {WEIGHTS} has changed since both were saved together; make this dictionary again, "
+            f"or, if the change is meant, take {CONTENT!r} out of {CONFIG}"
+        )
+    return dictionary.to(device)
 
 
 def read_config(folder: Path) -> DictionaryConfig:
@@ -277,4 +294,4 @@ def read_config(folder: Path) -> DictionaryConfig:
     for required in ("kind", "activation", "d_in", "d_out", "d_sae"):
         if required not in raw:
             raise UserError(f"{path} lacks {required!r}; make this dictionary again")
-    return from_table(DictionaryConfig, raw, str(path))
+    return from_table(DictionaryConfig, {name: value for name, value in raw.items() if name != CONTENT}, str(path))

@@ -9,7 +9,7 @@ import torch
 
 from monolex.activations.constant import constant_sites
 from monolex.activations.rule import EVERY_ROW, RowRule, row_rule
-from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, digest, file_hash, model_home, open_artifact
+from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, FileEntry, digest, file_hash, model_home, open_artifact
 from monolex.config import require
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, DictionaryConfig, load, read_config
 from monolex.errors import UserError, nearest
@@ -117,7 +117,8 @@ def source_dictionaries(activations: Path, sources: Sequence[Path], model: str =
     A name that two sources share gets the later source's folder in front.
 
     Raises:
-        UserError: an artefact is not finished, a source was made from other activations, or there is no dictionary.
+        UserError: an artefact is not finished, a source was made from other activations, a member has changed since,
+            or there is no dictionary.
     """
     content = open_artifact(activations, "activations").content
     sites: dict[str, dict[str, RunDictionary]] = {}
@@ -129,6 +130,7 @@ def source_dictionaries(activations: Path, sources: Sequence[Path], model: str =
             raise UserError(f"{source} was not made from {activations}; give the activations it was made from")
         for member in manifest.data["members"]:
             folder, site = source / member["path"], member["site"]
+            _require_unchanged(folder / CONFIG, manifest.files.get(f"{member['path']}/{CONFIG}"))
             named = sites.setdefault(site, {})
             name = f"{source.name}/{folder.name}" if folder.name in named else folder.name
             twice = name in named or source in sources[:number]
@@ -137,6 +139,12 @@ def source_dictionaries(activations: Path, sources: Sequence[Path], model: str =
     if not sites:
         raise UserError(f"no dictionaries to evaluate on {activations}; give a folder of a sweep or of baselines")
     return [dictionary for named in sites.values() for dictionary in named.values()]
+
+
+def _require_unchanged(path: Path, entry: FileEntry | None) -> None:
+    """Refuse another dictionary in the place of a member; what is in its weights, loading compares with its config."""
+    if entry is not None and path.exists() and file_hash(path) != entry.sha256:
+        raise UserError(f"{path} has changed since it was written; make this dictionary again")
 
 
 def chosen_dictionaries(
