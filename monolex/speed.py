@@ -65,11 +65,9 @@ class Speed:
         if lm is None:
             return 2 * block / FLOPS
         ids = self._tokens(lm)
-        last = [f"resid_post.{lm.n_layers - 1}"]
-        return (
-            self.timed("forward", lambda: capture(lm, ids, last, mask=torch.ones_like(ids)), 2.0 * block * ids.numel())
-            / ids.numel()
-        )
+        last, mask = [f"resid_post.{lm.n_layers - 1}"], torch.ones_like(ids)
+        seconds = self.timed("forward", lambda: capture(lm, ids, last, mask=mask), 2.0 * block * ids.numel())
+        return seconds / ids.numel()
 
     def prediction(self, vocab: int, width: int) -> float:
         """Seconds of a token's logits and of their comparison with others."""

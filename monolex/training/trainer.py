@@ -84,7 +84,8 @@ def train_from(folder: str | Path, data: TrainingData, config: TrainConfig) -> M
         return open_artifact(folder, KIND)
     if not data.sites:
         _clear(folder)
-        return _finish(folder, data, config, parents, {}, {"members": [], "steps": 0, "rows": 0, "checkpoints": []})
+        nothing = {"members": [], "steps": 0, "rows": 0, "checkpoints": [], WARNINGS: []}
+        return _finish(folder, data, config, parents, {}, nothing)
     return _Run(folder, data, config, parents, start).train()
 
 

@@ -40,11 +40,8 @@ def test_the_lowest_loss_decides(confusing: int, tmp_path: Path) -> None:
     for option, loss in enumerate(by_option):
         total = 0.0
         for ids in texts:
-            log_p = (
-                logits(lm, torch.tensor([[option, *ids]]), mask=torch.ones(1, 1 + len(ids), dtype=torch.bool))
-                .float()
-                .log_softmax(-1)[0]
-            )
+            prompt = torch.tensor([[option, *ids]])
+            log_p = logits(lm, prompt, mask=torch.ones_like(prompt)).float().log_softmax(-1)[0]
             total -= sum(float(log_p[at, token]) for at, token in enumerate(ids))
         assert loss == pytest.approx(total / sum(map(len, texts)), rel=1e-5)
     manifest = store(tmp_path / "out", lm, corpus_of(tmp_path))

@@ -12,6 +12,7 @@ from helpers.killed import kill_between_pieces
 from helpers.tiny import tiny
 from safetensors.numpy import load_file
 
+from monolex.activations.rule import row_rule
 from monolex.artifact import finish, open_artifact, read_json, verify
 from monolex.causal.ablate.stage import ablate
 from monolex.causal.chosen_features import chosen_features, used_folders, words
@@ -117,6 +118,14 @@ def test_a_dictionary_is_not_patched_again_because_what_lies_beside_it_changed(r
     monkeypatch.setattr(patching, "measure_patch", lambda *asked: measured.append(asked) or real(*asked))
     patch(tmp_path / "patch", tmp_path / "run", config)
     assert len(measured) == 2
+
+
+def test_a_patch_is_by_the_rule_of_the_harvest(run, task, tmp_path, monkeypatch):
+    rules, real = [], patching.prepare_patch
+    monkeypatch.setattr(patching, "prepare_patch", lambda *a, **k: rules.append(k["rule"]) or real(*a, **k))
+    config = patch_config(task, dictionaries=("pca",), searches=("ranking",), sites=("resid_post.2",))
+    patch(tmp_path / "patch", run, config)
+    assert rules == [row_rule(run / "activations", "resid_post.2")] and rules[0].separator == 0
 
 
 def test_a_patch_of_other_prompts_is_measured_again(run, task, tmp_path, monkeypatch):

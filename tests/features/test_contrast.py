@@ -12,6 +12,7 @@ from helpers.tiny_texts import WORDS, write_jsonl
 from scipy.stats import false_discovery_control, mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
+from monolex.activations.rule import RowRule
 from monolex.activations.stored import stored_model
 from monolex.cli import main
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
@@ -92,6 +93,25 @@ def test_every_number_equals_a_naive_reference(run, lm, how, tmp_path):
     for row in found.rows:
         assert isinstance(row, ContrastHit)
         assert np.isclose(q[np.isclose(everything, row.p, rtol=1e-4)], row.q, rtol=1e-3).any()
+
+
+@pytest.mark.parametrize("how", ["max", "mean", "last"])
+def test_what_does_not_count_is_in_no_text(run, lm, how, tmp_path, monkeypatch):
+    """Where no row counts there is nothing to tell texts apart by, for a feature or for a probe."""
+    paths = (written(tmp_path / "a.jsonl", 13, 1, "cat"), written(tmp_path / "b.jsonl", 18, 2, "dogs"))
+    config = FindConfig(contrast=paths, aggregate=how, limit=6, resamples=50)
+    chosen, texts = run_dictionaries(run)[:1], read(paths, lm, config)
+    told = contrast._aggregate(lm, texts.tokens, chosen[0].site, chosen, config, Silent())
+    assert told[0][chosen[0].name].any() and told[1].any()
+    monkeypatch.setattr(RunDictionary, "rule", RowRule(limit=0.0))
+    codes, pooled = contrast._aggregate(lm, texts.tokens, chosen[0].site, chosen, config, Silent())
+    assert not codes[chosen[0].name].any() and not pooled.any()
+
+
+class Silent:
+    """A progress bar that nobody sees."""
+
+    def update(self, _count: int) -> None: ...
 
 
 def test_a_planted_concept_is_found_first(lm, tmp_path):

@@ -82,6 +82,15 @@ def test_a_prompt_s_markup_is_special_tokens(run, text):
     assert ("begin with the separator" in answer.notes[-1]) == text.startswith("<s>")
 
 
+def test_what_a_harvest_leaves_out_is_active_in_no_prompt(run):
+    """Here the separator, which is written behind the text."""
+    last = find(run, FindConfig(prompt=f"{PROMPT}<s>", token="last"))
+    assert last.rows == () and any("'<s>' do not count, as in the harvest" in note for note in last.notes)
+    every = find(run, FindConfig(prompt=f"{PROMPT}<s>", token="any", limit=7))
+    plain = find(run, FindConfig(prompt=PROMPT, token="any", limit=7))
+    assert every.rows == plain.rows and not any("do not count" in note for note in plain.notes)
+
+
 def test_a_prompt_s_characters_are_named_with_their_tokens(run):
     (note,) = find(run, FindConfig(prompt="é a")).notes
     assert note.endswith(r"tokens, 'é' ('\xc3' '\xa9') ' ' 'a'") or note.endswith(r"tokens, 'é' ('\xc3' '\xa9') ' a'")

@@ -450,5 +450,4 @@ def test_a_sweep_says_what_is_doubtful_of_its_dictionaries(tmp_path, caplog):
     ruined = [member["path"] for member in manifest.data["members"] if member["alpha"] == 1e3]
     said = manifest.data["warnings"]
     assert said[0] == "c is left out" and {line.partition(":")[0] for line in said[1:]} == set(ruined)
-    assert {f"{path}: 100% of its features are never active" for path in ruined} <= set(said)
     assert all(line in caplog.text for line in said)
