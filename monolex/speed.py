@@ -6,6 +6,7 @@ seconds of a machine whose Python is as fast as :data:`PYTHON` says, and is brou
 
 import time
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Final, final
 
 import torch
@@ -65,9 +66,9 @@ class Speed:
         if lm is None:
             return 2 * block / FLOPS
         ids = self._tokens(lm)
-        last, mask = [f"resid_post.{lm.n_layers - 1}"], torch.ones_like(ids)
-        seconds = self.timed("forward", lambda: capture(lm, ids, last, mask=mask), 2.0 * block * ids.numel())
-        return seconds / ids.numel()
+        last, mask = [f"resid_post.{lm.n_layers - 1}"], torch.ones_like(ids)  # whatever else its ids may mean
+        work = partial(capture, lm, ids, last, mask=mask)
+        return self.timed("forward", work, 2.0 * block * ids.numel()) / ids.numel()
 
     def prediction(self, vocab: int, width: int) -> float:
         """Seconds of a token's logits and of their comparison with others."""

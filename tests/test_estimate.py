@@ -264,3 +264,9 @@ def test_memory_of_a_harvest_is_near_its_peak(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 0.65 < float(done.stdout) < 1.5
+
+
+def test_a_model_is_timed_whatever_its_first_tokens_mean():
+    """Token 0 may pad a text or belong to it, which without a mask is refused."""
+    lm = tiny("llama", pad_token_id=0, eos_token_id=0, bos_token_id=1)
+    assert Speed(lm, 16, clock=Clock()).token(1) > 0

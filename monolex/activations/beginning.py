@@ -66,7 +66,7 @@ def choose(lm: LanguageModel, corpus: CorpusConfig, model: ModelConfig) -> Begin
         beginning = _measured(trained, options, corpus)
         losses = ", ".join(f"{text} {loss:.3f}" for text, loss in beginning.losses.items())
         log.info("separator: %s (%s; nats a token: %s)", beginning.text, beginning.reason, losses)
-    use_separator(tokenizer, beginning.token)
+    use_separator(tokenizer, beginning.token, ordered=corpus.separator != "auto")
     return beginning
 
 

@@ -138,7 +138,7 @@ def _read(lm: LanguageModel) -> tuple[Float[Tensor, "tokens vocab"], float, str]
     runs = []
     for _ in range(3):
         started = clock()
-        out = logits(lm, ids)[0].float().cpu()
+        out = logits(lm, ids, mask=torch.ones_like(ids))[0].float().cpu()
         runs.append((max(clock() - started, 1e-9), out))
     return runs[-1][1].log_softmax(-1), min(seconds for seconds, _ in runs), lm.fingerprint
 

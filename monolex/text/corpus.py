@@ -27,7 +27,7 @@ from monolex.text.encode import CHARACTERS_A_TOKEN, encode_batch, special_patter
 from monolex.text.records import Document
 from monolex.text.report import Report
 from monolex.text.rows import Rows, rows_digest
-from monolex.text.separator import named, separator, use_separator
+from monolex.text.separator import forget_ordered, named, separator, use_separator
 
 log = logging.getLogger("monolex")
 BATCH_DOCUMENTS = 64
@@ -81,8 +81,10 @@ def build(config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, *, max_conte
         max_context is None or config.context_length <= max_context,
         f"context_length = {config.context_length} is beyond the model's {max_context} positions; lower it",
     )
-    if config.separator != "auto":
-        use_separator(tokenizer, named(tokenizer, config.separator))
+    if config.separator == "auto":
+        forget_ordered(tokenizer)
+    else:
+        use_separator(tokenizer, named(tokenizer, config.separator), ordered=True)
     report = Report()
     encoded = list(_encode(documents(config, tokenizer, report), config, tokenizer, report))
     if not encoded:

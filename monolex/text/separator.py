@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from monolex.errors import UserError
 
-_CHOSEN = "monolex_separator"
+_CHOSEN, _ORDERED = "monolex_separator", "monolex_separator_ordered"
 
 
 def separator(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -22,9 +22,20 @@ def separator(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next(iter(candidates(tokenizer)), None)
 
 
-def use_separator(tokenizer: PreTrainedTokenizerBase, token: int | None) -> None:
-    """From now on texts encoded with this tokenizer object stand behind ``token``; None: behind nothing."""
+def use_separator(tokenizer: PreTrainedTokenizerBase, token: int | None, *, ordered: bool = False) -> None:
+    """From now on texts encoded with this tokenizer object stand behind ``token``; None: behind nothing.
+
+    ``ordered`` says that a corpus asked for it by name, which the next that asks for `auto` does not mean.
+    """
     setattr(tokenizer, _CHOSEN, token)
+    setattr(tokenizer, _ORDERED, ordered)
+
+
+def forget_ordered(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Leave no separator that a corpus asked for by name; what was measured stays."""
+    if getattr(tokenizer, _ORDERED, False):
+        delattr(tokenizer, _CHOSEN)
+        delattr(tokenizer, _ORDERED)
 
 
 def candidates(tokenizer: PreTrainedTokenizerBase) -> list[int]:

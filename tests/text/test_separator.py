@@ -78,3 +78,14 @@ def test_a_named_end_of_text_is_a_candidate() -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]})
     assert candidates(tokenizer) == [0, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
+
+
+def test_what_one_corpus_asked_for_is_not_what_auto_means_to_the_next(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    texts = [sentence(number) for number in range(20)]
+    first = in_rows(tmp_path, tokenizer, texts)
+    in_rows(tmp_path, tokenizer, texts, separator="none")
+    assert torch.equal(in_rows(tmp_path, tokenizer, texts).tokens, first.tokens) and separator(tokenizer) == 0
+    use_separator(tokenizer, 1)  # as measured
+    assert (in_rows(tmp_path, tokenizer, texts).tokens[:, 0] == 1).all()
