@@ -62,7 +62,7 @@ def test_partners_of_an_ablation_are_left_alone_there_too(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(interactions, "active_codes", noted)
     rule = RowRule(int(IDS[0, 0]))
-    setup._replace(occurrences=setup.occurrences._replace(rule=rule)).run(positions="all", partners=2)
+    setup._replace(occurrences=setup.occurrences._replace(rule=rule)).run(positions="all")
     assert rules and set(rules) == {rule}
 
 

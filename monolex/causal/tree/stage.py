@@ -61,8 +61,8 @@ def tree(folder: str | Path, run: str | Path, config: TreeConfig) -> Manifest:
 
         return grown
 
-    pieces = {root.key: piece(root) for root in chosen}
-    return finish(work, "trees", pieces, {key: path.values() for key, path in dictionaries.items()})
+    used_by = {key: path.values() for key, path in dictionaries.items()}
+    return finish(work, "trees", {root.key: piece(root) for root in chosen}, used_by)
 
 
 def below(listed: Sequence[RunDictionary], root: ChosenFeature, config: TreeConfig) -> dict[str, RunDictionary]:
@@ -117,5 +117,4 @@ def _residual(key: str, site: str) -> Site:
 def _before(name: str, site: Site) -> bool:
     if name.endswith("*"):
         return False
-    other = Site.parse(name)
-    return other.kind == "resid_post" and other.layer < site.layer
+    return (other := Site.parse(name)).kind == "resid_post" and other.layer < site.layer
