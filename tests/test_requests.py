@@ -257,7 +257,7 @@ def test_all_that_a_stage_reads_is_part_of_its_request(verb, run, request_of):
     others = set(first.parents.values()) - contents
     assert contents <= set(first.parents.values())
     # beside artefacts: a model and a text, or a file of prompts
-    assert len(others) == {"harvest": 2, "patch": 1}.get(verb, 0)
+    assert len(others) == {"harvest": 3, "patch": 1}.get(verb, 0)
 
 
 def test_prompts_of_the_same_name_are_another_request(run, request_of):

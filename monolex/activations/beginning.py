@@ -7,12 +7,15 @@ the lowest loss on it wins. A tokenizer's own first choice stays unless another 
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from monolex.config import CorpusConfig, ModelConfig
+from monolex.artifact import open_artifact
+from monolex.config import CorpusConfig, ModelConfig, identity
+from monolex.errors import UserError
 from monolex.model.hooks import logits
 from monolex.model.language_model import LanguageModel
 from monolex.model.load import load
@@ -67,6 +70,24 @@ def choose(lm: LanguageModel, corpus: CorpusConfig, model: ModelConfig) -> Begin
         losses = ", ".join(f"{text} {loss:.3f}" for text, loss in beginning.losses.items())
         log.info("separator: %s (%s; nats a token: %s)", beginning.text, beginning.reason, losses)
     use_separator(tokenizer, beginning.token, ordered=corpus.separator != "auto")
+    return beginning
+
+
+def recorded(folder: Path, lm: LanguageModel, corpus: CorpusConfig) -> Beginning | None:
+    """The separator that finished activations of this model and corpus in ``folder`` were read with, which stays.
+
+    A measurement on another device, or by a later version, could decide a close call otherwise.
+    """
+    try:
+        manifest = open_artifact(folder, "activations")
+    except UserError:
+        return None
+    wanted = identity(corpus)
+    if manifest.parents.get("model") != lm.fingerprint or wanted != {n: manifest.config.get(n) for n in wanted}:
+        return None
+    assert lm.tokenizer is not None, "a corpus needs a tokenizer"
+    beginning = Beginning(**manifest.data["corpus"]["separator"])
+    use_separator(lm.tokenizer, beginning.token, ordered=corpus.separator != "auto")
     return beginning
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from monolex import artifact, runtime
 from monolex.activations import outliers
-from monolex.activations.beginning import Beginning, choose
+from monolex.activations.beginning import Beginning, choose, recorded
 from monolex.activations.forward import Forward, forward, kept
 from monolex.activations.reader import KIND, shard_name
 from monolex.activations.stored import in_precision_of, require_measured, settled
@@ -113,10 +113,10 @@ def harvest(
         raise UserError(f"{lm.name} has no tokenizer, which a corpus needs: give it one when wrapping it")
     sites = tuple(map(str, expand(config.sites, lm.n_layers)))
     widths = [lm.width(site) for site in sites]
-    begins = choose(lm, corpus, model)
+    begins = recorded(folder, lm, corpus) or choose(lm, corpus, model)
     text = build(corpus, lm.tokenizer, max_context=lm.max_context)
     wanted = {**identity(model), **identity(corpus), **identity(config)}
-    parents = {"model": lm.fingerprint, "corpus": text.digest}
+    parents = {"model": lm.fingerprint, "corpus": text.digest, "separator": artifact.digest(begins.token)}
     if artifact.is_done(folder, KIND, wanted, parents):
         (folder / PROGRESS).unlink(missing_ok=True)
         log.info("harvest: %s is done", folder)
@@ -147,7 +147,7 @@ def disk_need(widths: Sequence[int], rows: int, tokens: int, dtype: str) -> int:
 
 def _require_space(job: _Job, widths: Sequence[int], progress: HarvestProgress) -> None:
     rows = sum(int(keep.sum()) for keep in job.keep.values())
-    if rows == 0:
+    if not bool(job.keep["train"].any()):
         raise UserError("no row is left to harvest: drop_bos, positions and roles leave nothing of the corpus")
     tokens = sum(part.tokens.numel() for part in job.rows.values())
     need = disk_need(widths, rows, tokens, job.config.dtype)

@@ -67,7 +67,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
         ],
         **run_facts.subject(manifests.get("activations"), everything),
         chapters=chapters(run, manifests, listed),
-        warnings=[(name, text) for name, manifest in manifests.items() for text in manifest.data.get(WARNINGS, ())],
+        warnings=_warnings(manifests),
         notice=_notice(evaluation, measured, manifests, listed),
         facts=[*run_facts.facts(manifests.get("activations")), *run_facts.measured(evaluation, everything)],
         problems=run_facts.problems(manifests.get("activations")),
@@ -77,6 +77,15 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     )
     write_bytes(run / PAGE, content.encode())
     return run / PAGE
+
+
+def _warnings(manifests: Mapping[str, Manifest]) -> list[tuple[str, str]]:
+    """Every warning once, behind the artefacts that say it."""
+    said: dict[str, list[str]] = {}
+    for name, manifest in manifests.items():
+        for text in manifest.data.get(WARNINGS, ()):
+            said.setdefault(text, []).append(name)
+    return [(", ".join(names), text) for text, names in said.items()]
 
 
 def _fire_counts(path: Path) -> dict[str, list[int]]:

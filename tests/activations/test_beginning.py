@@ -62,8 +62,8 @@ def test_both_can_win(tmp_path: Path) -> None:
 
 def test_one_candidate_is_not_measured(tmp_path: Path) -> None:
     lm = wrap(tiny_hf("gpt_neox", vocab_size=330), make_tokenizer(), "tiny")
-    beginning = choose(lm, corpus_of(tmp_path), ModelConfig())
-    assert beginning.token == 0 and beginning.losses == {} and "no other" in beginning.reason
+    only = choose(lm, corpus_of(tmp_path), ModelConfig())
+    assert only.token == 0 and only.losses == {} and "no other" in only.reason
     ordered = choose(lm, corpus_of(tmp_path, separator="<|im_start|>"), ModelConfig())
     assert ordered == (2, "<|im_start|>", "as ordered", {})
     assert choose(lm, corpus_of(tmp_path, separator="none"), ModelConfig()).token is None
@@ -93,3 +93,14 @@ def test_a_model_is_loaded_with_the_separator_of_its_harvest(tmp_path: Path) -> 
     harvest(tmp_path / "out", model, corpus, HarvestConfig(sites=("resid_post.0",)))
     lm = stored_model(tmp_path / "out", "cpu")
     assert separator(lm.tokenizer) == tokenise(lm, ["the cat"]).separator == 2  # pyright: ignore
+
+
+def test_a_finished_harvest_keeps_its_separator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another device, or a later version, may measure otherwise: what was read stays what was read."""
+    lm, corpus = confused_by(0), corpus_of(tmp_path)
+    first = store(tmp_path / "out", lm, corpus)
+    monkeypatch.setattr(beginning, "losses", lambda *_: [0.0, 9.0] if separator(lm.tokenizer) else [9.0, 0.0])
+    assert store(tmp_path / "out", lm, corpus) == first
+    other = store(tmp_path / "out", lm, corpus_of(tmp_path, corpus_seed=1))
+    assert other.data["corpus"]["separator"]["token"] != first.data["corpus"]["separator"]["token"]
+    assert other.parents["separator"] != first.parents["separator"]
