@@ -47,7 +47,8 @@ def candidates(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     first = [whole[0]] if whole[:1] != plain[:1] else []
-    named = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.get_added_vocab().get("<|endoftext|>")]
+    added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+    named = [tokenizer.bos_token_id, tokenizer.eos_token_id, added.get("<|endoftext|>")]
     return list(dict.fromkeys([*first, *(token for token in named if isinstance(token, int))]))
 
 
