@@ -116,13 +116,13 @@ def decided(kl: float, speedup: float, *, cpu: bool, fingerprints: tuple[str, st
 
     An accelerator's time on a short text is that of starting its kernels, and bf16 is worth its memory there anyway.
     """
-    said = f"bf16 has KL {kl:.4f} nats a token to fp32"
+    numbers = f"KL {kl:.4f} nats a token to fp32"
     if not kl <= MOST_KL:  # NaN too
-        return Precision("fp32", f"{said}, above {MOST_KL:g}", kl, speedup, fingerprints[0])
-    said += f" and is {speedup:.1f} times as fast"
+        return Precision("fp32", f"bf16 has {numbers}, above {MOST_KL:g}", kl, speedup, fingerprints[0])
+    numbers += f", {speedup:.1f} times as fast"
     if cpu and speedup < LEAST_SPEEDUP:
-        return Precision("fp32", f"{said}, below {LEAST_SPEEDUP:g}", kl, speedup, fingerprints[0])
-    return Precision("bf16", said, kl, speedup, fingerprints[1])
+        return Precision("fp32", f"bf16 has {numbers}, below {LEAST_SPEEDUP:g}", kl, speedup, fingerprints[0])
+    return Precision("bf16", numbers, kl, speedup, fingerprints[1])
 
 
 def _read(lm: LanguageModel) -> tuple[Float[Tensor, "tokens vocab"], float, str]:

@@ -147,7 +147,7 @@ def test_activations_keep_what_was_chosen_and_say_it(native: None, auto: ModelCo
     facts = manifest.data["model"]
     assert manifest.config["model_dtype"] == facts["model_config"]["model_dtype"] == "bf16"
     assert facts["precision"]["kl"] == loading.precision(auto).kl
-    assert f"chosen: bf16 has KL {facts['precision']['kl']:.4f} nats" in show(tmp_path / "acts")
+    assert f"bf16, chosen: KL {facts['precision']['kl']:.4f} nats" in show(tmp_path / "acts")
     # a machine without bf16 goes on with what there is, and so does every stage that loads the model again
     monkeypatch.setattr(precision, "_native_cpu", lambda: False)
     model, chosen = settled(auto, tmp_path / "acts")
