@@ -6,6 +6,7 @@ dictionary's, is told by `monolex show --verify` alone, which hashes all of them
 another model whose ids all exist, and a mean ablation by the mean of another site of the same width.
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,7 @@ def read(home: Path) -> None:
         for split in ("train", "held_out"):
             reader = Reader(home / "acts", site, split)
             reader.read(0, len(reader))
+            reader.tokens(0, len(reader))
 
 
 def model_of(home: Path) -> None:
