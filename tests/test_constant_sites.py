@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.counted_stores import write_pairs
 from helpers.tiny_harvests import corpus_of, make_lm, store
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from monolex.activations.constant import constant_sites
@@ -82,9 +83,11 @@ def test_a_site_is_constant_only_to_its_end(tmp_path):
     assert data["rows"]["train"] > 1024, "or the first read would be all"
     assert list(constant_sites(out)) == [CONSTANT]
     last = out / shard_name(CONSTANT, "train", len(data["shards"]["train"]) - 1)
+    with safe_open(last, framework="pt") as shard:
+        stamp = shard.metadata()
     tensors = {name: tensor.clone() for name, tensor in load_file(last).items()}
     tensors["activations"][-1] += 1
-    save_file(tensors, last)
+    save_file(tensors, last, metadata=stamp)
     assert constant_sites(out) == {}
 
 
