@@ -13,6 +13,7 @@ from helpers.tiny_texts import make_tokenizer, sentence, write_jsonl
 from safetensors.torch import load_file
 
 from monolex import artifact
+from monolex.activations import reader
 from monolex.activations.harvest import harvest
 from monolex.activations.stored import held_out_rows
 from monolex.artifact import FileEntry, read_json
@@ -260,7 +261,11 @@ def test_a_baseline_that_was_given_up_has_its_reason_in_every_cell(run, tmp_path
     assert [cell["metric"] for cell in cells] == [cell["metric"] for cell in pick(rows, name="pca")]
 
 
-def test_a_site_is_not_measured_again_because_its_sweep_was_asked_something_else(run, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("changed", "measured"), [("activations", 2), ("sweep", 1)])
+def test_a_site_is_measured_again_only_where_what_it_is_made_of_changed(run, monkeypatch, tmp_path, changed, measured):
+    # another request beside the same shards, which say whose they are
+    opened = reader._tensors
+    monkeypatch.setattr(reader, "_tensors", lambda path, _expected=None: opened(path))
     for name in ("none", "sweep"):
         shutil.copytree(run / name, tmp_path / name)
     original, done = module._evaluate_site, []
@@ -277,11 +282,12 @@ def test_a_site_is_not_measured_again_because_its_sweep_was_asked_something_else
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "_evaluate_site", once)
         evaluated()
-    finished_again(tmp_path / "sweep", {"steps": 7})
+    stored = finished_again(tmp_path / "none", {"max_tokens": 7}) if changed == "activations" else None
+    finished_again(tmp_path / "sweep", {"steps": 7}, stored and {"activations": stored})
     again = []
     monkeypatch.setattr(module, "_evaluate_site", lambda *a: again.append(a) or original(*a))
     evaluated()
-    assert len(again) == 1, "the site that was killed"
+    assert len(again) == measured
 
 
 def test_a_value_above_one_is_marked_and_said(result):
