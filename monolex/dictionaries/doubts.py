@@ -23,7 +23,7 @@ def doubts(*, fvu: float | None, l0: float | None, dead: float | None, k: int | 
         k: active features that were asked for.
     """
     if fvu is not None and fvu > 1:
-        yield f"FVU {fvu:.3g} is {ABOVE_MEAN}"
+        yield f"FVU {fvu:.4g} is {ABOVE_MEAN}"
     if l0 is not None and k is not None and not k / FAR <= l0 <= k * FAR:
         yield f"L0 is {l0:.3g} where k = {k}"
     if dead is not None and dead > MOST_DEAD:

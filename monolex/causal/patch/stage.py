@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save
 
 from monolex import artifact, runtime
 from monolex.activations.constant import constant_sites
+from monolex.activations.rule import row_rule
 from monolex.activations.stored import stored_model
 from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
 from monolex.causal.chosen_features import used_folders
@@ -56,12 +57,14 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     lm = stored_model(run / "activations", config.patch_device)
     pairs = draw(lm, config)
     bootstrap = Bootstrap(config.resamples, config.level, config.patch_seed)
+    # of the model that is patched: what counts in a control model's activations says nothing of this one's
+    rules = {site: row_rule(run / "activations", site) for site in {dictionary.site for dictionary in used}}
 
     def piece(dictionary: RunDictionary) -> Piece:
         def patched(path: Path) -> dict[str, Any]:
             weights = dictionary.weights(lm.device)
             ready = prepare_patch(
-                lm, pairs, dictionary.site, weights, rule=dictionary.rule, batch_tokens=config.batch_tokens
+                lm, pairs, dictionary.site, weights, rule=rules[dictionary.site], batch_tokens=config.batch_tokens
             )
             result = measure_patch(ready, config, _fits(dictionary, config.exact))
             if result.unmoved:
@@ -78,7 +81,7 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
 
     tolerance = claims.EXACT if lm.dtype in (torch.float32, torch.float64) else claims.ROUGH
     shared = {"model": lm.fingerprint, "prompts": pairs.content}
-    needs = {d.key: {**shared, "dictionary": d.content, "rule": artifact.digest(d.rule)} for d in used}
+    needs = {d.key: {**shared, "dictionary": d.content, "rule": artifact.digest(rules[d.site])} for d in used}
     curves = list(work.done({dictionary.key: piece(dictionary) for dictionary in used}, needs=needs).values())
     stored = {d.key: load_file(work.place(d.key).with_suffix(".safetensors")) for d in used}
     entry = {
