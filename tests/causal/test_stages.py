@@ -346,3 +346,14 @@ def test_parents_are_what_was_read(run):
     used = chosen_dictionaries(run, ("resid_post.2",), ("pca",), controls=True)
     assert set(parents(used_folders(run, used))) == {"activations", "subject.baselines.plain"}
     assert parents(used_folders(run, used))["activations"] == open_artifact(run / "activations").content
+
+
+def test_what_counts_in_a_patch_is_the_patched_models(run, task, tmp_path, monkeypatch):
+    """A control model's rows are of other norms: by its rule nothing of the subject might count."""
+    real, rules = patching.prepare_patch, []
+    (pca,) = chosen_dictionaries(run, ("resid_post.2",), ("pca",), controls=False)
+    elsewhere = dataclasses.replace(pca, activations=tmp_path / "of another model")
+    monkeypatch.setattr(patching, "chosen_dictionaries", lambda *_args, **_kwargs: [elsewhere])
+    monkeypatch.setattr(patching, "prepare_patch", lambda *a, **k: rules.append(k["rule"]) or real(*a, **k))
+    patch(tmp_path / "out", run, PatchConfig(task=task, points=2, resamples=10, patch_device="cpu"))
+    assert rules == [row_rule(run / "activations", "resid_post.2")]
