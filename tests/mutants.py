@@ -8,6 +8,7 @@ that it replaces does not stand there exactly once, or if a test that should not
 
 import argparse
 import ast
+import itertools
 import multiprocessing
 import os
 import re
@@ -31,6 +32,8 @@ LONGEST = 600
 FAILED, INTERRUPTED = 1, 2
 """Exit codes of pytest: a test failed, or a file could not even be imported."""
 TIMEOUT = 124
+STAMPS = itertools.count(10**9)
+"""Times of modification, in seconds."""
 LOADED = ("torch", "transformers", "scipy.stats", "sklearn.decomposition", "matplotlib.pyplot", "tyro")
 MODELS = ("gpt2", "gpt_neox", "llama", "qwen3", "gemma3", "olmo2")
 # Every fault takes a new process, and most of that process would be the import of what no fault changes.
@@ -135,8 +138,9 @@ def _run(tree: Path, tests: list[str], output: Path) -> None:
             os.dup2(file.fileno(), stream.fileno())
     os.chdir(tree)
     sys.path.insert(0, str(tree))
-    sys.dont_write_bytecode = True
-    os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    # most of a fault's time would be compiling what it does not change
+    sys.dont_write_bytecode = False
+    os.environ |= {"PYTHONPATH": str(tree)}
     # pytest warns of plugins that were imported before it, as those are that the server has loaded
     quiet = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     sys.exit(pytest.main(["-x", "-q", "--tb=line", "-rfE", *quiet, *tests]))
@@ -146,14 +150,14 @@ def tried(mutant: Mutant, tree: Path) -> Verdict:
     """Put a fault into ``tree``, run its tests, and take it out again."""
     path, began = tree / mutant.path, time.monotonic()
     whole = path.read_text(encoding="utf-8")
-    path.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
+    _write(path, whole.replace(mutant.old, mutant.new))
     try:
         compile(path.read_text(encoding="utf-8"), mutant.path, "exec")
         code, output = tested(tree, mutant.selected())
     except SyntaxError as error:
         return Verdict(mutant, "", f"is no Python: {error}", 0)
     finally:
-        path.write_text(whole, encoding="utf-8")
+        _write(path, whole)
     seconds = time.monotonic() - began
     if code == 0:
         return Verdict(mutant, "", "", seconds)
@@ -163,6 +167,13 @@ def tried(mutant: Mutant, tree: Path) -> Verdict:
     if code == INTERRUPTED and failed:
         return Verdict(mutant, "", f"cannot even be imported: {failed[1]}", seconds)
     return Verdict(mutant, "", f"pytest ended with {code}: {output[-400:]}", seconds)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a module at a time of its own, so that the bytecode kept of it is of no other fault, however quick."""
+    path.write_text(text, encoding="utf-8")
+    stamp = next(STAMPS)
+    os.utime(path, (stamp, stamp))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
