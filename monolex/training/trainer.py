@@ -84,7 +84,7 @@ def train_from(folder: str | Path, data: TrainingData, config: TrainConfig) -> M
         return open_artifact(folder, KIND)
     if not data.sites:
         _clear(folder)
-        nothing = {"members": [], "steps": 0, "rows": 0, "checkpoints": [], WARNINGS: []}
+        nothing = {"members": [], "steps": 0, "rows": 0, "checkpoints": []}
         return _finish(folder, data, config, parents, {}, nothing)
     return _Run(folder, data, config, parents, start).train()
 

@@ -12,7 +12,7 @@ from helpers.killed import kill_between_pieces
 from helpers.tiny import tiny
 from safetensors.numpy import load_file
 
-from monolex.activations.rule import row_rule
+from monolex.activations.rule import RowRule, row_rule
 from monolex.artifact import finish, open_artifact, read_json, verify
 from monolex.causal.ablate.stage import ablate
 from monolex.causal.chosen_features import chosen_features, used_folders, words
@@ -128,8 +128,11 @@ def test_a_patch_is_by_the_rule_of_the_harvest(run, task, tmp_path, monkeypatch)
     assert rules == [row_rule(run / "activations", "resid_post.2")] and rules[0].separator == 0
 
 
-def test_a_patch_of_other_prompts_is_measured_again(run, task, tmp_path, monkeypatch):
-    pairs_file = tmp_path / "own.jsonl"
+@pytest.mark.parametrize("what", ["prompts", "weights", "rule"])
+def test_a_patch_is_measured_again_where_what_it_is_made_of_changed(run, task, tmp_path, monkeypatch, what):
+    for part in ("activations", "baselines"):
+        shutil.copytree(run / part, tmp_path / "run" / part)
+    run, pairs_file = tmp_path / "run", tmp_path / "own.jsonl"
     shutil.copy(task, pairs_file)
     config = patch_config(
         str(pairs_file), dictionaries=("pca", "neurons"), searches=("ranking",), sites=("resid_post.2",)
@@ -145,7 +148,16 @@ def test_a_patch_of_other_prompts_is_measured_again(run, task, tmp_path, monkeyp
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
         interrupted.setattr(patching, "measure_patch", killed)
         patch(tmp_path / "patch", run, config)
-    pairs_file.write_text("\n".join(pairs_file.read_text().splitlines()[:2]) + "\n")
+    if what == "prompts":
+        pairs_file.write_text("\n".join(pairs_file.read_text().splitlines()[:2]) + "\n")
+    elif what == "rule":
+        monkeypatch.setattr(RunDictionary, "rule", RowRule(limit=1e9))
+    for dictionary in run_dictionaries(run) if what == "weights" else ():
+        weights, before = dictionary.weights(), open_artifact(dictionary.source)
+        weights.weights["b_enc"] += 0.01
+        place = dictionary.folder.relative_to(dictionary.source)
+        saved = {f"{place.as_posix()}/{name}": entry for name, entry in weights.save(dictionary.folder).items()}
+        finish(dictionary.source, before.kind, before.config, before.parents, before.files | saved, before.data)
     monkeypatch.setattr(patching, "measure_patch", lambda *asked: measured.append(asked) or real(*asked))
     patch(tmp_path / "patch", run, config)
     assert len(measured) == 3
