@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -42,10 +42,6 @@ class Beginning(NamedTuple):
     """What decided."""
     losses: dict[str, float]
     """Nats a token behind each candidate, where it was measured."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return self._asdict()
 
 
 def choose(lm: LanguageModel, corpus: CorpusConfig, model: ModelConfig) -> Beginning:

@@ -289,7 +289,7 @@ def _facts(
         "corpus": {
             "digest": job.corpus.digest,
             "report": job.corpus.report.to_json(),
-            "separator": job.begins.to_json(),
+            "separator": job.begins._asdict(),
         },
         "sites": progress.sites,
         "rows": rows,

@@ -23,7 +23,7 @@ class Usual(NamedTuple):
     norm: float
     """Median of the rows' norms; 0 if most rows are zero."""
     centre: Float[Tensor, "d_in"]
-    """Geometric median of the rows, float32."""
+    """Geometric median of the rows, at least float32."""
 
     @property
     def scale(self) -> float:
@@ -32,8 +32,8 @@ class Usual(NamedTuple):
 
 
 def row_norms(x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows"]:
-    """Euclidean norm of every row, float32."""
-    return torch.linalg.vector_norm(x.float(), dim=1)
+    """Euclidean norm of every row, at least float32."""
+    return torch.linalg.vector_norm(x.to(_wide(x)), dim=1)
 
 
 def usual(rows: Float[Tensor, "rows d_in"]) -> Usual:
@@ -46,10 +46,16 @@ def centre(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "d_in"]:
 
     Half of the rows would have to be elsewhere to take it away, while one row can take a mean anywhere.
     """
+    precision = _wide(rows)
     rows = rows.cpu().double() if rows.device.type == "mps" else rows.double()  # Metal has no float64
     point = rows.mean(0)
     least = torch.linalg.vector_norm(rows - point, dim=1).median() * 1e-6 + LEAST_DISTANCE
     for _ in range(CENTRE_STEPS):
         near = 1 / torch.linalg.vector_norm(rows - point, dim=1).clamp_min(least)
         point = near @ rows / near.sum()
-    return point.float()
+    return point.to(precision)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The precision of ``x``, at least float32."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from monolex.config import BaselineConfig, TrainConfig
 from monolex.cost import Cost, Planned, PlannedDictionary
+from monolex.dictionaries.baselines import MATCH_ROWS
 from monolex.kinds import BASELINES, TOPK
 from monolex.speed import Speed
 
@@ -11,8 +12,6 @@ ICA_ROUNDS, TANH = 60, 80
 """Rounds that ICA takes (some dozens on the demo), and what a hyperbolic tangent costs, in multiplications."""
 WRITE, BYTE = 0.02, 1.5e-9
 """Seconds of writing a dictionary, and of a byte of it."""
-MATCH_ROWS = 8192
-"""Activations over which the L0 of a matched dictionary is measured."""
 IMPORTED = 100 * 10**6
 """Bytes of scikit-learn."""
 

@@ -1,6 +1,7 @@
 """What in an evaluation cannot be read like any other number, as sentences."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from monolex.artifact import SUBJECT, open_artifact
@@ -26,22 +27,22 @@ def sentences(listed: Iterable[RunDictionary], rows: Sequence[Mapping[str, Any]]
         rows: of the evaluation.
     """
     measured = {(r["model"], r["site"], r["name"], r["metric"]): r["value"] for r in rows if not r["other"]}
-    said = []
-    for dictionary in listed:
+    dictionaries, said = list(listed), []
+    training = training_fvus(dictionaries)
+    for dictionary in dictionaries:
         names = (dictionary.model, dictionary.site, dictionary.name)
         value = {metric: measured.get((*names, metric)) for metric in ("fvu", "l0", "dead")}
         head = dictionary.title if dictionary.model == SUBJECT else dictionary.key
-        said += [f"{head}: {doubt}" for doubt in _doubts(dictionary, value, training_fvu(dictionary))]
+        said += [f"{head}: {doubt}" for doubt in _doubts(dictionary, value, training.get(dictionary.folder))]
     return said
 
 
-def training_fvu(dictionary: RunDictionary) -> float | None:
-    """Over the last steps of its training; None where it was not trained, or nothing was logged."""
-    if not dictionary.trained or dictionary.step is not None:
-        return None
-    members = open_artifact(dictionary.source).data["members"]
-    paths = {str(dictionary.source / member["path"]): member for member in members}
-    return paths[str(dictionary.folder)].get("fvu")
+def training_fvus(listed: Iterable[RunDictionary]) -> dict[Path, float | None]:
+    """FVU over the last steps of training by folder, of the trained ones; None where nothing was logged."""
+    sweeps = dict.fromkeys(dictionary.source for dictionary in listed if dictionary.trained)
+    return {
+        sweep / member["path"]: member.get("fvu") for sweep in sweeps for member in open_artifact(sweep).data["members"]
+    }
 
 
 def _doubts(dictionary: RunDictionary, value: Mapping[str, float | None], training: float | None) -> Iterator[str]:

@@ -177,10 +177,10 @@ def _aggregate(
     batch_tokens = min(TOKENS, CODES // max(weights.d_sae for weights in dictionaries.values()))
     for batch in activations(lm, texts, [site], batch_tokens):
         x, real = batch.x[site].float(), batch.real.to(lm.device)
-        counts = chosen[0].rule.counts(batch.tokens, x)[..., None]
+        real &= chosen[0].rule.counts(batch.tokens, x)
         for name, weights in dictionaries.items():
-            codes[name][batch.numbers] = _over_tokens(weights.encode(x).clamp_min(0) * counts, real, config.aggregate)
-        pooled[batch.numbers] = _over_tokens(x * counts, real, pool)
+            codes[name][batch.numbers] = _over_tokens(weights.encode(x).clamp_min(0), real, config.aggregate)
+        pooled[batch.numbers] = _over_tokens(x, real, pool)
         bar.update(len(batch.numbers))
     for values in codes.values():
         step = values.max(0) / GRID
@@ -193,13 +193,16 @@ def _aggregate(
 def _over_tokens(
     values: Float[Tensor, "texts tokens columns"], real: Bool[Tensor, "texts tokens"], aggregate: str
 ) -> Float[NDArray, "texts columns"]:
-    """One number a text and column; values are not negative where ``aggregate`` is ``max``."""
-    lengths = real.sum(1)
+    """One number a text and column, of the ``real`` tokens alone; 0 where a text has none.
+
+    Values are not negative where ``aggregate`` is ``max``.
+    """
+    values = values * real[..., None]
     if aggregate == "last":
-        out = values[torch.arange(len(values), device=values.device), lengths - 1]
+        tokens = torch.arange(values.shape[1], device=values.device)
+        out = values[torch.arange(len(values), device=values.device), (real * tokens).argmax(1)]
     else:
-        values = values * real[..., None]
-        out = values.amax(1) if aggregate == "max" else values.sum(1) / lengths[:, None]
+        out = values.amax(1) if aggregate == "max" else values.sum(1) / real.sum(1).clamp_min(1)[:, None]
     return out.cpu().numpy()
 
 

@@ -188,7 +188,7 @@ class Trainer:
         """Fix the units, bring what a dictionary to continue from has into them, and centre what begins anew."""
         known = {site: self._usual[site] if site in self._usual else usual(inputs[site]) for site in self._sites}
         if self._recipes[0].scale:
-            self._scale.copy_(torch.tensor([known[site].scale for site in self._sites]))
+            self._scale.copy_(torch.tensor([known[site].scale for site in self._sites], dtype=self._dtype))
         scales = dict(zip(self._sites, self._scale, strict=True))
         for number, (member, params) in enumerate(zip(self.members, self.params, strict=True)):
             self._threshold[number] *= scales[member.site]

@@ -108,6 +108,14 @@ def test_what_does_not_count_is_in_no_text(run, lm, how, tmp_path, monkeypatch):
     assert not codes[chosen[0].name].any() and not pooled.any()
 
 
+def test_a_text_is_what_its_tokens_that_count_say():
+    values = torch.tensor([[1.0, 5.0, 3.0], [2.0, 4.0, 9.0], [7.0, 7.0, 7.0]])[..., None]
+    real = torch.tensor([[True, False, True], [True, True, False], [False, False, False]])
+    expected = {"mean": [2, 3, 0], "max": [3, 4, 0], "last": [3, 4, 0]}
+    for aggregate, numbers in expected.items():
+        assert contrast._over_tokens(values, real, aggregate)[:, 0].tolist() == numbers
+
+
 class Silent:
     """A progress bar that nobody sees."""
 

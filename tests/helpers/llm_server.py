@@ -35,6 +35,8 @@ from helpers import llm_answers
 
 KEY_ENV = "MONOLEX_TEST_KEY"
 MODEL = "demo-neox"
+KEY, VARIABLE = "sk-secret-41f7aa09", "MONOLEX_TEST_KEY"
+"""What the server wants to see, and where clients find it."""
 WITHIN = 60.0
 """Seconds that a server may take to start."""
 

@@ -332,8 +332,8 @@ def test_scale_makes_training_blind_to_the_units_of_the_activations(kind):
     chosen = config(kinds=(kind,), scale=True, lrs=(3e-3,), batch_size=64)
     small = trained(chosen, {SITE: x}, 60, torch.float64).dictionaries()[0]
     large = trained(chosen, {SITE: 40 * x}, 60, torch.float64).dictionaries()[0]
-    torch.testing.assert_close(large.encode(40 * x), 40 * small.encode(x), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(large.reconstruct(40 * x), 40 * small.reconstruct(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(large.encode(40 * x), 40 * small.encode(x), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(large.reconstruct(40 * x), 40 * small.reconstruct(x), rtol=1e-6, atol=1e-8)
     assert small.config.recipe["scale"] == pytest.approx(40 * large.config.recipe["scale"])
     plain = trained(config(kinds=(kind,), scale=False, lrs=(3e-3,), batch_size=64), {SITE: 40 * x}, 60, torch.float64)
     assert plain.dictionaries()[0].config.recipe["scale"] == 1.0

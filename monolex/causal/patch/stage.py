@@ -15,7 +15,7 @@ from monolex import artifact, runtime
 from monolex.activations.constant import constant_sites
 from monolex.activations.rule import row_rule
 from monolex.activations.stored import stored_model
-from monolex.artifact import SUBJECT, Manifest, json_bytes, write_bytes
+from monolex.artifact import SUBJECT, WARNINGS, Manifest, json_bytes, write_bytes
 from monolex.causal.chosen_features import used_folders
 from monolex.causal.config import PatchConfig
 from monolex.causal.patch import claims
@@ -91,7 +91,7 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     }
     flat = {f"{key}/{name}": array for key, arrays in stored.items() for name, array in arrays.items()}
     constant = constant_sites(run / "activations", config.sites or RESIDUAL)
-    facts = {"task": config.task, "pairs": len(pairs), "warnings": list(constant.values())}
+    facts = {"task": config.task, "pairs": len(pairs), WARNINGS: list(constant.values())}
     return work.finish({PATCH: json_bytes(entry), PAIRS: save(flat)}, facts)
 
 

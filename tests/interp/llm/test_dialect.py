@@ -1,11 +1,10 @@
 """Endpoints that refuse parameters, and those that refuse everything; what a server's sentence may say."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.llm_server import MODEL, Server
+from helpers.llm_server import KEY, MODEL, VARIABLE, Server
 
 from monolex.errors import UserError
 from monolex.interp.config import LlmConfig
@@ -13,24 +12,6 @@ from monolex.interp.llm.answers import CUT, ONLY_REASONING, answered
 from monolex.interp.llm.dialect import OWN_TEMPERATURE, RENAMED, masked, other_way
 from monolex.interp.llm.endpoint import REFUSED, open_client
 from monolex.interp.records import Failure, Reply, Request
-
-KEY = "sk-secret-41f7aa09"
-VARIABLE = "MONOLEX_DIALECT_KEY"
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("server"), KEY) as server:
-        yield server
-
-
-@pytest.fixture
-def server(process: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The server without faults and with an empty log; the key is in the environment."""
-    monkeypatch.setenv(VARIABLE, KEY)
-    process.script()
-    (process.folder / "log.jsonl").unlink(missing_ok=True)
-    return process
 
 
 def config(server: Server, **changes: Any) -> LlmConfig:

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.llm_server import MODEL, Server
+from helpers.llm_server import KEY, MODEL, VARIABLE, Server
 
 from monolex.errors import UserError
 from monolex.interp.config import LlmConfig
@@ -24,24 +23,6 @@ from monolex.interp.llm.meter import BudgetSpent
 from monolex.interp.llm.replies import Replies
 from monolex.interp.records import Failure, Reply, Request
 from monolex.model.load import load
-
-KEY = "sk-secret-5d0e8c7b"
-VARIABLE = "MONOLEX_CLIENT_KEY"
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("server"), KEY) as server:
-        yield server
-
-
-@pytest.fixture
-def server(process: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The server without faults and with an empty log; the key is in the environment."""
-    monkeypatch.setenv(VARIABLE, KEY)
-    process.script()
-    (process.folder / "log.jsonl").unlink(missing_ok=True)
-    return process
 
 
 def config(server: Server, **changes: Any) -> LlmConfig:
