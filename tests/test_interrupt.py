@@ -29,10 +29,13 @@ sys.exit(cli.main(["stuck"]))
 
 @pytest.fixture(autouse=True)
 def signals_as_they_were():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    """Signals as a terminal hands them over, whatever the tests were started by (nohup ignores one); and back."""
+    outside = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    before = {**outside, signal.SIGHUP: signal.SIG_DFL}
     yield
     after = {number: signal.getsignal(number) for number in before}
-    for number, handler in before.items():
+    for number, handler in outside.items():
         signal.signal(number, handler)
     assert after == before
 
