@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from helpers.model_folder import tiny_folder
 from monolex.cli import main
 from monolex.cost import Shape
 from monolex.errors import UserError
-from monolex.new_run import fit, write
+from monolex.new_run import fit, template, write
 from monolex.new_run.fit import TOKENS
 from monolex.new_run.sizes import LADDER, Sizes, Spent, Subject, Text
 from monolex.new_run.template import learning_rate
@@ -125,6 +126,14 @@ def test_sites_are_at_a_quarter_half_and_three_quarters(layers, sites):
     subject = shaped(64, layers, 10**6)
     assert [site for site in subject.sites if "resid" in site] == [f"resid_post.{n}" for n in sites]
     assert subject.middle in subject.sites
+
+
+@pytest.mark.parametrize(("context", "mean", "fragment"), [(1024, 800, 64), (64, 800, 32), (1024, 20, 10), (4, 2, 2)])
+def test_fragments_fit_into_rows_and_documents(context, mean, fragment):
+    subject = shaped(64, 2, 10**6)
+    text = Text("t", "text", TOKENS[-1], 512, mean=mean)
+    sizes = chosen(subject, 60)
+    assert f"fragment_tokens = {fragment} " in template.written(replace(subject, positions=context), text, sizes)
 
 
 def test_rates_are_near_those_that_were_found_by_hand():

@@ -62,6 +62,8 @@ def written(subject: Subject, text: Text, sizes: Sizes, path: Path = Path("run.t
         "memory_mb": 512,
         "explained": rung.explained,
         "fragments": f"{max(min(2_000, sizes.tokens // 100), 1):_}",
+        # a row holds its separator too, and ends of documents
+        "fragment_tokens": int(max(min(64, positions // 2, text.mean / 2), 2)),
         "patch_note": f"# Left out: {subject.unspelled}.\n" if subject.unspelled else "",
         "p": "# " if subject.unspelled else "",
         "words": practised or "standard",
