@@ -9,8 +9,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: help demo test slow lint format bench clean
 
 help:
-	@echo "make demo    the whole pipeline on the bundled model (about 6 minutes on two cores), into $(OUT)/"
-	@echo "make test    the tests (3 minutes)     make slow    the long tests, too"
+	@echo "make demo    the whole pipeline on the bundled model (about 7 minutes on two cores), into $(OUT)/"
+	@echo "make test    the tests (4 minutes)     make slow    the long tests, too"
 	@echo "make lint    ruff and pyright          make bench   measurements; see bench/README.md"
 
 $(READY): pyproject.toml constraints.txt
@@ -28,7 +28,7 @@ demo: $(READY)
 # A process a core with one thread each: the tests are many and small, and threads of two processes only wait.
 test: $(READY)
 	@echo "== running the tests"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 slow: $(READY)
 	@echo "== running the long tests"

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 
+import array_types
 import jaxtyping
 import pytest
 from helpers import browser
 from playwright.sync_api import Browser
+
+jaxtyping.jaxtyped = array_types.jaxtyped  # before the first import of the package, around which it stands
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ BIG = TrainConfig(
 )
 
 
+@pytest.mark.slow
 def test_memory_of_training_is_near_what_it_holds(tmp_path):
     script = """
         import runpy, sys
@@ -237,6 +238,7 @@ def test_what_is_run_again_from_a_site():
     ]
 
 
+@pytest.mark.slow
 def test_memory_of_a_harvest_is_near_its_peak(tmp_path):
     script = """
         import sys

@@ -51,6 +51,7 @@ def uses(module: str, names: set[str]) -> list[str]:
     return sorted(found)
 
 
+@pytest.mark.slow
 def test_every_module_is_imported_without_the_modules_of_posix(tmp_path):
     command = [sys.executable, "-c", IMPORTS, str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -210,7 +210,7 @@ def test_a_replay_without_a_server_gives_the_same_bytes(whole, server, tmp_path,
     assert server.log == []
 
 
-@pytest.mark.parametrize("stage", ["explain", "json"])
+@pytest.mark.parametrize("stage", ["explain", pytest.param("json", marks=pytest.mark.slow)])
 def test_calls_that_went_unanswered_are_asked_again_and_no_others(whole, server, tmp_path, stage, capsys):
     out, settings = tmp_path / "out", {"replies": str(tmp_path / "replies.sqlite"), "retries": 0}
 
@@ -251,7 +251,10 @@ def test_calls_that_went_unanswered_are_asked_again_and_no_others(whole, server,
     assert (out / "manifest.json").stat().st_mtime_ns == written and len(good(server)) == len(after)
 
 
-@pytest.mark.parametrize(("stage", "answers"), [("explain", 17), ("completions", 36), ("json", 42)])
+@pytest.mark.parametrize(
+    ("stage", "answers"),
+    [("explain", 17), pytest.param("completions", 36, marks=pytest.mark.slow), ("json", 42)],
+)
 def test_a_server_that_dies_half_way(whole, server, tmp_path, stage, answers, capsys):
     out, replies = tmp_path / "out", tmp_path / "replies.sqlite"
     config = explaining(server) if stage == "explain" else scoring(server, stage)
