@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monolex.causal.prompts.behaviour import kl
+from monolex.config import require
 from monolex.interp.records import Failure, Fragment
-from monolex.model.verify import require
 
 
 def test_a_wrong_shape_or_type_is_seen():
