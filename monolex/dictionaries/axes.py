@@ -8,6 +8,7 @@ positive one.
 
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,6 +21,8 @@ from monolex.errors import UserError
 CHUNK = 8192
 RANK_TOLERANCE = 1e-8
 ICA_TOLERANCE = 1e-3
+ICA_ALONE = 1024
+"""Dimensions up to which one thread fits ICA."""
 
 
 class ActivationRows(Protocol):
@@ -146,7 +149,8 @@ def ica(rows: Float[Tensor, "rows d_in"], seed: int, most_iterations: int) -> Ic
     with warnings.catch_warnings():
         # reaching the last iteration is recorded in the result instead
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(white.numpy())
+        with few_threads(len(whiten)):
+            model.fit(white.numpy())
     # the unmixing of white rows is a rotation; float32 iterations leave it one only roughly
     left, _, right = torch.linalg.svd(torch.from_numpy(model.components_).double())
     rotation = left @ right
@@ -155,6 +159,14 @@ def ica(rows: Float[Tensor, "rows d_in"], seed: int, most_iterations: int) -> Ic
     axes = orient(Axes(of.mean, rotation @ whiten * length, mixing / length), rows)
     iterations = int(model.n_iter_)
     return Ica(axes, iterations < most_iterations, iterations)
+
+
+def few_threads(width: int) -> AbstractContextManager[object]:
+    """One BLAS thread up to :data:`ICA_ALONE` dimensions: a round's small eigenproblems are two to four times as fast
+    alone as by threads that wait for each other (docs/log.md), and the axes are those of every number of cores."""
+    from threadpoolctl import threadpool_limits  # it looks through every library that is loaded
+
+    return threadpool_limits(1 if width <= ICA_ALONE else None, "blas")
 
 
 def orient(axes: Axes, rows: Float[Tensor, "rows d_in"]) -> Axes:

@@ -12,7 +12,7 @@ FEATURE_BYTES = 10_000
 """Measured on the demo: what the evidence of a feature takes on disk."""
 
 
-CODE, FEATURE = 4e-8, 6e-4
+CODE, FEATURE = 2e-8, 5e-4
 """Seconds of an active code that is sorted, and of a feature that is gathered, written and given its neighbours."""
 IMPORTED = 60 * 10**6
 """Bytes of what is imported for it."""

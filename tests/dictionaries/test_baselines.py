@@ -11,6 +11,7 @@ from helpers.memory_rows import MemoryRows, gaussian_rows, skewed_rows, skewed_s
 from helpers.site_facts import site_facts
 from safetensors.torch import save_file
 from scipy.optimize import nnls
+from threadpoolctl import threadpool_info
 from torch import Tensor
 
 from monolex.activations import outliers
@@ -148,6 +149,15 @@ def test_fewer_rows_than_dimensions():
     assert (found["pca"].d_sae, found["ica"].d_sae) == (9, 3)
     for name in ("pca", "ica"):
         torch.testing.assert_close(found[name].reconstruct(rows), rows, atol=1e-4, rtol=1e-4)
+
+
+def test_the_fit_of_ica_is_one_threads_whatever_the_cores():
+    blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    before = [pool["num_threads"] for pool in blas]
+    with axes.few_threads(axes.ICA_ALONE):
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+    with axes.few_threads(axes.ICA_ALONE + 1):
+        assert [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"] == before
 
 
 def test_an_ica_that_does_not_converge_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture):
