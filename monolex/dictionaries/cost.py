@@ -12,8 +12,8 @@ from monolex.kinds import BASELINES, TOPK
 from monolex.speed import Speed
 
 ICA_ROUNDS, ICA_ROWS, TANH = 120, 8192, 80
-"""Rounds that ICA takes (nobody knows before: 46 to 88 at the demo's sites; 70 at one of SmolLM2's, all 400 at three), rows
-of the one that is timed, and what a hyperbolic tangent costs, in multiplications."""
+"""Rounds that ICA takes (nobody knows before: 46 to 88 at the demo's sites; 70 at one of SmolLM2's, all 400 at three),
+rows of the one that is timed, and what a hyperbolic tangent costs, in multiplications."""
 IMPORTING = 2.0
 """Seconds of importing scikit-learn."""
 WRITE, BYTE = 0.02, 1.5e-9
