@@ -10,6 +10,7 @@ from monolex.config import TrainConfig
 from monolex.cost import Cost, Planned, PlannedDictionary
 from monolex.kinds import KINDS
 from monolex.speed import Speed
+from monolex.training.compiled.step import available
 from monolex.training.members import SweepMember, members
 from monolex.training.optim import recipe
 from monolex.training.sweep import Trainer
@@ -24,6 +25,9 @@ WRITE, LINE = 0.05, 2e-4
 """Seconds of writing a dictionary, and of a line of its metrics."""
 LOADED = 60 * 10**6
 """Bytes of what is imported and set up for training."""
+
+COMPILER = 105 * 10**6
+"""Bytes of numba and of what it has compiled."""
 
 
 def cost(planned: Planned) -> Cost:
@@ -63,6 +67,7 @@ def sweep_cost(
     each = sum(step_seconds(config, member, speed) for member in sweep)
     gathered = GATHER * config.batch_size * widths * item
     written = speed.python(WRITE * len(sweep) + LINE * len(sweep) * steps / config.log_every)
+    memory += COMPILER if available() else 0
     return Cost(disk, memory, 0.0, steps * (each + speed.python(gathered)) + written)
 
 
@@ -96,6 +101,12 @@ def _step(config: TrainConfig, member: SweepMember, batch: int, speed: Speed) ->
 
 
 def _work(config: TrainConfig, member: SweepMember) -> int:
-    """Bytes of a member's graph: matrices of the batch's codes and of the decoder, float32 (measured)."""
+    """Bytes of a member's graph: matrices of the batch's codes and of the decoder, float32 (measured).
+
+    A compiled step has the pre-activations, and those of dead features again; a ReLU takes it only once it is sparse.
+    """
+    if available() and KINDS[member.kind].sparsity == "k":
+        matrices = 1 + (recipe(config, member.kind).auxk > 0)
+        return 4 * member.d_sae * (matrices * config.batch_size + member.d_in)
     codes = KINDS[member.kind].matrices + 2 * (recipe(config, member.kind).auxk > 0)
     return 4 * member.d_sae * (codes * config.batch_size + 4 * member.d_in)

@@ -1,6 +1,7 @@
 """All members of a sweep, one step at a time: parameters, Adam, counters of dead features, metrics.
 
-Every member has its own small graph over the shared batch, and one Adam with a group per member updates them all.
+Where there is a compiled step (a CPU, float32, numba) a member takes that. Else it has its own small graph over the
+shared batch, and one Adam with a group per member updates them all.
 Metrics gather on the device; the host reads them (and whether every loss was finite) only when it is asked to.
 """
 
@@ -13,10 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monolex.activations.norms import Usual, usual
-from monolex.config import TrainConfig
+from monolex.config import TrainConfig, require
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.errors import UserError
 from monolex.kinds import KINDS
+from monolex.model.precision import lacking
+from monolex.training.compiled.step import CompiledStep, available
 from monolex.training.members import SweepMember
 from monolex.training.optim import Recipe, adam, dead_after, recipe, schedule
 from monolex.training.parameters import BIASES, exported, from_dictionary, initial
@@ -58,6 +61,7 @@ class Trainer:
             self._first(member, chosen, start) for member, chosen in zip(members, self._recipes, strict=True)
         ]
         self._adam = adam([list(params.values()) for params in self.params])
+        self._compiled = self._compiled_steps()
         self._dead_after = dead_after(config, steps)
         threshold = 0.0 if start is None else start.config.threshold or 0.0
         self._threshold = torch.full((len(members),), threshold, device=device, dtype=dtype)
@@ -85,9 +89,11 @@ class Trainer:
             self._begin(inputs)
         inputs = {site: inputs[site] * self._scale[number] for number, site in enumerate(self._sites)}
         for number, member in enumerate(self.members):
-            x = inputs[member.site]
-            loss = member_loss(self.params[number], x, member, self._revival(number))
-            loss.total.backward()
+            x, revival, compiled = inputs[member.site], self._revival(number), self._compiled[number]
+            loss = compiled.step(x, self._rate(number), revival) if compiled else None
+            if loss is None:
+                loss = member_loss(self.params[number], x, member, revival)
+                loss.total.backward()
             self._record(number, loss, len(x))
         for number, site in enumerate(self._sites):
             self._variance[number] += (inputs[site] - inputs[site].mean(0)).square().mean()
@@ -183,6 +189,20 @@ class Trainer:
         params = initial(member, chosen) if start is None else from_dictionary(start, member, chosen, where)
         return {n: t.to(self._device, self._dtype, copy=True).requires_grad_() for n, t in params.items()}
 
+    def _compiled_steps(self) -> list[CompiledStep | None]:
+        """A compiled step for every member that can have one here."""
+        wanted, missing = self.config.precision, lacking(self._device)
+        compiled = self._device.type == "cpu" and self._dtype == torch.float32 and available()
+        require(
+            wanted != "bf16" or (compiled and not missing),
+            f"precision = 'bf16' cannot be used here: {missing or 'that takes a CPU and monolex[fast]'}; give 'auto'",
+        )
+        if not compiled:
+            return [None] * len(self.members)
+        bf16 = wanted == "bf16" or (wanted == "auto" and not missing)
+        triples = zip(self.members, self.params, self._recipes, strict=True)
+        return [CompiledStep(m, params, self._adam, unit_rows=chosen.unit, bf16=bf16) for m, params, chosen in triples]
+
     @torch.no_grad()
     def _begin(self, inputs: Mapping[str, Tensor]) -> None:
         """Fix the units, bring what a dictionary to continue from has into them, and centre what begins anew."""
@@ -221,13 +241,22 @@ class Trainer:
 
     @torch.no_grad()
     def _update(self) -> None:
-        for group, member, chosen in zip(self._adam.param_groups, self.members, self._recipes, strict=True):
-            group["lr"] = member.lr * schedule(self.done, self.steps, chosen.warmup, chosen.decay)
+        """Of the members that have gradients; the compiled steps have made theirs."""
+        dense = [number for number, params in enumerate(self.params) if params["W_dec"].grad is not None]
+        if not dense:
+            return
+        for number in dense:
+            self._adam.param_groups[number]["lr"] = self._rate(number)
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
-        for params, chosen in zip(self.params, self._recipes, strict=True):
-            if chosen.unit:
-                params["W_dec"].copy_(unit(params["W_dec"]))
+        for number in dense:
+            if self._recipes[number].unit:
+                rows = self.params[number]["W_dec"]
+                rows.copy_(unit(rows))
+
+    def _rate(self, number: int) -> float:
+        chosen = self._recipes[number]
+        return self.members[number].lr * schedule(self.done, self.steps, chosen.warmup, chosen.decay)
 
     def _require_finite(self, bad_steps: Sequence[int]) -> None:
         for member, step in zip(self.members, bad_steps, strict=True):
@@ -259,6 +288,7 @@ class Trainer:
             "auxk": chosen.auxk,
             "dead_after": self._dead_after,
             "init": config.init,
+            "precision": "bf16" if (compiled := self._compiled[number]) and compiled.bf16 else "fp32",
             "steps_before": self._before,
         }
         return DictionaryConfig(

@@ -63,6 +63,7 @@ ALL = tuple(KINDS)
 
 def config(**fields) -> TrainConfig:
     base = {"kinds": ALL, "alphas": (1e-2,), "ks": (2,), "ratios": (2.0,), "batch_size": 16, "steps": 20}
+    base["precision"] = "fp32"  # the same on every machine
     return TrainConfig(**{**base, **fields})
 
 

@@ -1,0 +1,301 @@
+"""Kernels of a training step for CPUs, compiled by numba: choice of the active codes, decode, gradients with Adam.
+
+Three ideas. The codes of a row, once chosen, are a list, so that all but the encoder's product costs by active codes.
+A row's reconstruction, its error and the gradients of its codes take one visit of its decoder rows. And the codes
+sorted by feature let the gradients of a feature be summed, projected, given to Adam and its row brought back to unit
+length while they are in the cache: there is no matrix of gradients.
+
+The records of :mod:`~monolex.training.compiled.codes` come as plain tuples: numba's parallel loops take no other.
+
+Every loop that runs in parallel writes what is its own, and sums over threads are taken over fixed blocks in order, so
+that equal inputs give equal bits whatever the number of threads.
+"""
+
+# numba compiles what it is given: annotations would only repeat the types, and loops over scalars are what it is for
+from typing import Any
+
+import numba as nb
+import numpy as np
+
+# NaN and infinity must stay what they are, or a diverging run would look like a healthy one
+SAFE = {"reassoc", "contract", "arcp", "nsz"}
+GROUP = 32
+BLOCKS = 64
+
+MOST_THREADS = nb.get_num_threads()
+
+parallel: Any = nb.njit(parallel=True, fastmath=SAFE, cache=True, nogil=True, error_model="numpy")
+serial: Any = nb.njit(fastmath=SAFE, cache=True, nogil=True, error_model="numpy")
+inlined: Any = nb.njit(inline="always")
+
+
+def use_threads(most: int) -> None:
+    """At most so many for the kernels that follow."""
+    nb.set_num_threads(max(min(most, MOST_THREADS), 1))
+
+
+@inlined
+def _kth(bits, count, k, top_bit):
+    """The k-th largest of the first ``count`` of some non-negative integers: found bit by bit, for counting is fast."""
+    low = bits.dtype.type(0)
+    for bit in range(top_bit, -1, -1):
+        tried = bits.dtype.type(low | bits.dtype.type(1 << bit))
+        reached = 0
+        for i in range(count):
+            reached += bits[i] >= tried
+        if reached >= k:
+            low = tried
+    return low
+
+
+@inlined
+def _maxima(row, groups, top):
+    """Largest entry of every group, at least 0; group q is q, q + groups, q + 2 groups, …, along which loops go."""
+    n = len(row)
+    for q in range(groups):
+        top[q] = 0
+    for base in range(0, n, groups):
+        for q in range(min(groups, n - base)):
+            x = row[base + q]
+            top[q] = x if x > top[q] else top[q]
+
+
+@inlined
+def _reaching(row, groups, top, low, values, places):
+    """Write the entries that are at least ``low`` and say how many; only groups that reach it are read."""
+    n, count = len(row), 0
+    for q in range(groups):
+        if top[q] >= low:
+            for place in range(q, n, groups):
+                x = row[place]
+                values[count] = x
+                places[count] = place
+                count += x >= low
+    return count
+
+
+@parallel
+def topk(bits, k, top_bit, shift, counts, features, values):
+    """Of every row the ``k`` largest positive entries, of equal ones at the end any; a row has ``k`` slots.
+
+    ``bits`` are the bits of the pre-activations as signed integers: those of positive numbers compare like them.
+    """
+    rows, n = bits.shape
+    groups = max(n // GROUP, min(n, 2 * k))
+    for b in nb.prange(rows):
+        row = bits[b]
+        top = np.empty(groups, bits.dtype)
+        _maxima(row, groups, top)
+        least = bits.dtype.type(1)
+        low = max(_kth(top, groups, k, top_bit), least) if groups >= k else least
+        candidates, places = np.empty(n + 1, bits.dtype), np.empty(n + 1, np.int32)
+        reached = _reaching(row, groups, top, low, candidates, places)
+        cut = _kth(candidates, reached, k, top_bit) if reached > k else least
+        at, above = b * k, 0
+        for i in range(reached):
+            above += candidates[i] > cut
+        ties = k - above
+        for i in range(reached):
+            x = candidates[i]
+            if x > cut or (x == cut and ties > 0):
+                ties -= x == cut
+                features[at] = places[i]
+                values[at] = np.uint32(x) << shift
+                at += 1
+        counts[b] = at - b * k
+
+
+@parallel
+def maxima(bits, groups, out):
+    """Of every row the largest entry of every group."""
+    for b in nb.prange(bits.shape[0]):
+        _maxima(bits[b], groups, out[b])
+
+
+@serial
+def kth(bits, k, top_bit):
+    """The k-th largest of many non-negative integers; threads would wait for each other at every bit."""
+    return _kth(bits, len(bits), k, top_bit)
+
+
+@parallel
+def count_reaching(bits, groups, top, low, counts):
+    """How many entries of every row are at least ``low``."""
+    rows, n = bits.shape
+    for b in nb.prange(rows):
+        count = 0
+        for q in range(groups):
+            if top[b, q] >= low:
+                for place in range(q, n, groups):
+                    count += bits[b, place] >= low
+        counts[b] = count
+
+
+@parallel
+def gather_reaching(bits, groups, top, low, starts, places, candidates):
+    """Write the entries of every row that are at least ``low`` from ``starts`` on."""
+    rows, n = bits.shape
+    for b in nb.prange(rows):
+        at = starts[b]
+        for q in range(groups):
+            if top[b, q] >= low:
+                for place in range(q, n, groups):
+                    if bits[b, place] >= low:
+                        candidates[at] = bits[b, place]
+                        places[at] = place
+                        at += 1
+
+
+@serial
+def cut_rows(candidates, cut, ties, shift, codes, values):
+    """Of ``candidates``, whose features ``codes`` have, keep those above ``cut`` and the first ``ties`` that equal it.
+
+    They move up, and ``values`` takes their bits. Says how many there are.
+    """
+    starts, counts, features, _ = codes
+    at = 0
+    for b in range(len(counts)):
+        begin, end = starts[b], starts[b] + counts[b]
+        starts[b] = at
+        for i in range(begin, end):
+            x = candidates[i]
+            if x > cut or (x == cut and ties > 0):
+                ties -= x == cut
+                features[at] = features[i]
+                values[at] = np.uint32(x) << shift
+                at += 1
+        counts[b] = at - starts[b]
+    return at
+
+
+@parallel
+def decode(centred, rows, codes, l1, out):
+    """Reconstruct every row and measure it; ``l1`` is added to the gradient of every active code."""
+    starts, counts, features, values = codes
+    error, gradients, squares = out
+    batch, d = centred.shape
+    scale = np.float32(2.0 / (batch * d))
+    for b in nb.prange(batch):
+        e = np.empty(d, np.float32)
+        for c in range(d):
+            e[c] = -centred[b, c]
+        for i in range(starts[b], starts[b] + counts[b]):
+            v, w = values[i], rows[features[i]]
+            for c in range(d):
+                e[c] += v * w[c]
+        total = np.float32(0)
+        for c in range(d):
+            total += e[c] * e[c]
+            error[b, c] = e[c] * scale
+        squares[b] = total
+        for i in range(starts[b], starts[b] + counts[b]):
+            w, dot = rows[features[i]], np.float32(0)
+            for c in range(d):
+                dot += e[c] * w[c]
+            gradients[i] = dot * scale + l1
+
+
+@serial
+def by_feature(codes, ordered):
+    """Sort the codes by feature, those of a feature by row."""
+    starts, counts, features, _ = codes
+    ends, rows, slots = ordered
+    ends[:] = 0
+    for b in range(len(counts)):
+        for i in range(starts[b], starts[b] + counts[b]):
+            ends[features[i] + 1] += 1
+    for f in range(len(ends) - 1):
+        ends[f + 1] += ends[f]
+    place = ends[:-1].copy()
+    for b in range(len(counts)):
+        for i in range(starts[b], starts[b] + counts[b]):
+            at = place[features[i]]
+            rows[at], slots[at] = b, i
+            place[features[i]] = at + 1
+
+
+@inlined
+def _gradients(f, batch, dead, g_dec, g_enc):
+    """Sum the gradients of a feature's rows into two rows; that of its bias is the result."""
+    centred, values, error, by_code, ends, rows, slots = batch
+    g_dec[:] = 0
+    g_enc[:] = 0
+    g_bias = np.float32(0)
+    for p in range(ends[f], ends[f + 1]):
+        b, i = rows[p], slots[p]
+        v, g = values[i], by_code[i]
+        g_bias += g
+        e, x = error[b], centred[b]
+        for c in range(len(g_dec)):
+            g_dec[c] += v * e[c]
+            g_enc[c] += g * x[c]
+    numbers, extra_dec, extra_enc, extra_bias = dead
+    number = numbers[f]
+    if number >= 0:
+        g_bias += extra_bias[number]
+        for c in range(len(g_dec)):
+            g_dec[c] += extra_dec[number, c]
+            g_enc[c] += extra_enc[number, c]
+    return g_bias
+
+
+@inlined
+def _length(w):
+    total = np.float32(0)
+    for c in range(len(w)):
+        total += w[c] * w[c]
+    return max(np.sqrt(total), np.float32(1e-8))
+
+
+@inlined
+def _through_unit(gradient, r, length):
+    """The gradient by a row of what came by the row at unit length: what is along it changes nothing."""
+    along, inverse = np.float32(0), np.float32(1) / length
+    for c in range(len(r)):
+        along += gradient[c] * r[c]
+    for c in range(len(r)):
+        gradient[c] = (gradient[c] - along * r[c]) * inverse
+
+
+@inlined
+def _adam(weights, gradient, first, second, by):
+    rate, root, b1, b2 = by
+    for c in range(len(weights)):
+        g = gradient[c]
+        first[c] += (g - first[c]) * (np.float32(1) - b1)
+        second[c] = b2 * second[c] + (np.float32(1) - b2) * g * g
+        weights[c] -= rate * first[c] / (np.sqrt(second[c]) * root + np.float32(1e-8))
+
+
+@parallel
+def update(batch, dead, moving, rows, pull, tied, unit, by):
+    """Gradients of every feature from its codes, a step of Adam, and the decoder's row at unit length if ``unit``.
+
+    ``batch`` is what its codes, its errors and its sorted codes hold; ``moving`` are decoder, encoder and its bias,
+    each with its moments; ``rows`` the unit rows before the step, the decoder itself where they are kept so; ``by``
+    the rate, the root and the betas of Adam. ``pull`` gathers, block by block, what the encoder has to say to the
+    decoder bias: the sum of its old rows times their bias' gradients.
+    """
+    (w_dec, first_dec, second_dec), (w_enc, first_enc, second_enc), (bias, first_bias, second_bias) = moving
+    n, d = w_dec.shape
+    size = (n + BLOCKS - 1) // BLOCKS
+    for block in nb.prange(BLOCKS):
+        g_dec, g_enc, g_bias = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(1, np.float32)
+        for f in range(block * size, min((block + 1) * size, n)):
+            g_bias[0] = _gradients(f, batch, dead, g_dec, g_enc)
+            w, r = w_dec[f], rows[f]
+            encoder = r if tied else w_enc[f]
+            for c in range(d):
+                pull[block, c] += g_bias[0] * encoder[c]
+            if tied:
+                for c in range(d):
+                    g_dec[c] += g_enc[c]
+            _through_unit(g_dec, r, _length(w))
+            _adam(w, g_dec, first_dec[f], second_dec[f], by)
+            if unit:
+                inverse = np.float32(1) / _length(w)
+                for c in range(d):
+                    w[c] *= inverse
+            if not tied:
+                _adam(w_enc[f], g_enc, first_enc[f], second_enc[f], by)
+            _adam(bias[f : f + 1], g_bias, first_bias[f : f + 1], second_bias[f : f + 1], by)

@@ -1,0 +1,201 @@
+"""Compiled steps against autograd and torch's Adam: values, gradients' moments and parameters, step after step."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from helpers.planted import ALL, SITE, MemoryStream, config, planted, trained
+
+from monolex.errors import UserError
+from monolex.kinds import KINDS
+from monolex.training import sweep
+from monolex.training.compiled import step as compiled
+from monolex.training.members import members
+from monolex.training.optim import adam
+from monolex.training.steps import Revival, member_loss, unit
+from monolex.training.sweep import Trainer
+
+kernels = pytest.importorskip("monolex.training.compiled.kernels", reason="numba is not installed")
+
+
+def parameters(kind: str, d_in: int, d_sae: int, *, unit_rows: bool, bias: bool) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randn(d_sae, d_in, generator=g) / d_in**0.5
+    params = {"W_dec": unit(rows) if unit_rows else rows, "b_enc": torch.randn(d_sae, generator=g) / 100}
+    if not KINDS[kind].tied:
+        params["W_enc"] = torch.randn(d_sae, d_in, generator=g) / d_in**0.5
+    if bias:
+        params["b_dec"] = torch.randn(d_in, generator=g) / 10
+    return {name: tensor.requires_grad_() for name, tensor in params.items()}
+
+
+def compare(kind: str, d_in: int, d_sae: int, batch: int, k: int = 1, *, unit_rows: bool, bias: bool, dead: float):
+    made = config(kinds=(kind,), ks=(k,), ratios=(d_sae / d_in,), lrs=(1e-3,))
+    (member,) = members(made, {SITE: d_in})
+    assert member.d_sae == d_sae
+    slow, fast = (parameters(kind, d_in, d_sae, unit_rows=unit_rows, bias=bias) for _ in range(2))
+    reference, moments = adam([list(slow.values())]), adam([list(fast.values())])
+    reference.param_groups[0]["lr"] = 1e-3
+    quick = compiled.CompiledStep(member, fast, moments, unit_rows=unit_rows, bf16=False)
+    g = torch.Generator().manual_seed(1)
+    revival = Revival(1 / 32, torch.rand(d_sae, generator=g) < dead) if KINDS[kind].auxk else None
+    for _ in range(4):
+        x = torch.randn(batch, d_in, generator=g)
+        expected = member_loss(slow, x, member, revival)
+        expected.total.backward()
+        loss = quick.step(x, 1e-3, revival)
+        assert loss is not None
+        reference.step()
+        reference.zero_grad()
+        if unit_rows:
+            with torch.no_grad():
+                slow["W_dec"].copy_(unit(slow["W_dec"]))
+        close = {"rtol": 1e-4, "atol": 1e-6}
+        torch.testing.assert_close(loss.total, expected.total.detach(), **close)
+        for name, value in expected.parts.items():
+            torch.testing.assert_close(loss.parts[name], value, **close)
+        assert torch.equal(loss.fired, expected.fired)
+        assert (loss.threshold is None) == (expected.threshold is None)
+        if loss.threshold is not None:
+            torch.testing.assert_close(loss.threshold, expected.threshold, **close)
+        for name, tensor in slow.items():
+            ours, theirs = moments.state[fast[name]], reference.state[tensor]
+            assert ours["step"] == theirs["step"]
+            for moment in compiled.MOMENTS:
+                scale = float(theirs[moment].abs().max())
+                torch.testing.assert_close(ours[moment], theirs[moment], rtol=1e-3, atol=1e-4 * scale)
+    for name, tensor in slow.items():
+        torch.testing.assert_close(fast[name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    ("d_in", "d_sae", "batch", "k"),
+    [(16, 33, 7, 3), (33, 100, 50, 8), (64, 512, 128, 16), (16, 5, 9, 5), (16, 31, 1, 1)],
+)
+@pytest.mark.parametrize("kind", ["topk", "batchtopk"])
+def test_a_step_of_the_k_kinds_is_autograds(kind, d_in, d_sae, batch, k, dead):
+    compare(kind, d_in, d_sae, batch, k, unit_rows=True, bias=True, dead=dead)
+
+
+@pytest.mark.parametrize("modern", [False, True])
+@pytest.mark.parametrize(("d_in", "d_sae", "batch"), [(16, 33, 7), (64, 512, 128), (3, 1, 5)])
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+def test_a_step_of_the_relu_kinds_is_autograds(kind, d_in, d_sae, batch, modern, monkeypatch):
+    monkeypatch.setattr(compiled, "DENSEST", 1.0)
+    compare(kind, d_in, d_sae, batch, unit_rows=modern, bias=modern, dead=0)
+
+
+@pytest.mark.parametrize("bits", [np.int16, np.int32])
+@pytest.mark.parametrize(("rows", "n", "k"), [(5, 7, 3), (4, 64, 1), (3, 100, 100), (6, 1000, 40), (1, 1, 1)])
+def test_the_largest_of_every_row_are_chosen_whatever_ties(bits, rows, n, k):
+    values = np.random.default_rng(0).integers(-3, 6, (rows, n)).astype(bits)  # ties everywhere, and zeros
+    values[0] = -1
+    counts, features, found = np.empty(rows, np.int64), np.empty(rows * k, np.int32), np.empty(rows * k, np.uint32)
+    kernels.topk(values, k, 14, np.uint32(0), counts, features, found)
+    for row in range(rows):
+        expected = np.sort(values[row])[::-1][:k]
+        mine = slice(row * k, row * k + counts[row])
+        assert sorted(found[mine], reverse=True) == list(expected[expected > 0])
+        assert len(set(features[mine])) == counts[row]
+        assert list(values[row][features[mine]]) == list(found[mine])
+
+
+def test_empty_rows_and_ties_over_the_batch():
+    made = config(kinds=("batchtopk",), ks=(2,), ratios=(4.0,), lrs=(1e-3,))
+    (member,) = members(made, {SITE: 4})
+    params = parameters("batchtopk", 4, 16, unit_rows=True, bias=True)
+    quick = compiled.CompiledStep(member, params, adam([list(params.values())]), unit_rows=True, bf16=False)
+    pre = torch.zeros(5, 16)
+    pre[1, :9] = 1.0  # nine equal ones, then two larger in another row, of ten that may be active
+    pre[3, 2:4] = 2.0
+    codes = quick._choose(pre)
+    assert codes is not None
+    assert codes.counts.tolist() == [0, 8, 0, 2, 0] and codes.starts.tolist() == [0, 0, 8, 8, 10]
+    assert set(codes.features[:8]) < set(range(9)) and sorted(codes.features[8:]) == [2, 3]
+    assert codes.values.tolist() == [1.0] * 8 + [2.0] * 2
+    nothing = quick._choose(torch.full((5, 16), -1.0))
+    assert nothing is not None and nothing.counts.tolist() == [0] * 5 and len(nothing.values) == 0
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_nan_and_infinity_are_seen(kind, monkeypatch):
+    monkeypatch.setattr(compiled, "DENSEST", 1.0)
+    made = config(kinds=(kind,), ks=(2,), lrs=(1e-3,))
+    for bad in (float("nan"), float("inf")):
+        trainer = Trainer(members(made, {SITE: 5}), made, 4)
+        x = torch.randn(16, 5)
+        trainer.step({SITE: x})
+        trainer.step({SITE: x.index_fill(0, torch.tensor(3), bad)})
+        with pytest.raises(Exception, match="is not finite at step 2"):
+            trainer.metrics()
+
+
+def test_a_relu_is_dense_until_its_codes_are_few(monkeypatch):
+    made = config(kinds=("tied",), alphas=(0.3,), lrs=(0.01,), preset="modern", steps=200)
+    steps = []
+    original = compiled.CompiledStep.step
+
+    def counted(self, *args):
+        loss = original(self, *args)
+        steps.append(loss is not None)
+        return loss
+
+    monkeypatch.setattr(compiled.CompiledStep, "step", counted)
+    x = {SITE: planted().x}
+    together = trained(made, x, 200)
+    assert not steps[0] and steps[-1]
+    monkeypatch.setattr(sweep, "available", lambda: False)
+    alone = trained(made, x, 200)
+    for name, tensor in alone.params[0].items():
+        torch.testing.assert_close(together.params[0][name], tensor, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_state_continues_to_the_same_bits(kind):
+    made = config(kinds=(kind,), alphas=(0.1,), lrs=(1e-3,), dead_after=64, steps=20)
+    x = {SITE: planted(512).x}
+    whole = trained(made, x, 20)
+    half = trained(dataclasses.replace(made), x, 10)
+    again = Trainer(members(made, {SITE: 16}), made, 20)
+    again.load_state(half.state())
+    stream = MemoryStream(x, made.batch_size)
+    for number in range(10, 20):
+        again.step(stream.at(number))
+    for name, tensor in whole.state().items():
+        if not name.startswith(("sums", "variance")):
+            assert torch.equal(again.state()[name], tensor) or name == "step", name
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_bf16_learns_what_fp32_does(kind):
+    x = {SITE: planted().x}
+    fvus = {}
+    for precision in ("fp32", "bf16"):
+        made = config(kinds=(kind,), alphas=(0.1,), lrs=(0.01,), preset="modern", steps=300, ratios=(4.0,))
+        trainer = Trainer(members(made, {SITE: 16}), made, 300)
+        for quick in trainer._compiled:
+            assert quick is not None
+            quick.bf16 = precision == "bf16"
+        stream = MemoryStream(x, 64)
+        for number in range(300):
+            trainer.step(stream.at(number))
+            if number == 199:
+                trainer.metrics()
+        fvus[precision] = trainer.metrics()[0]["fvu"]
+        assert trainer.dictionaries()[0].config.recipe["precision"] == precision
+    assert fvus["bf16"] == pytest.approx(fvus["fp32"], rel=0.05) and fvus["fp32"] < 0.5
+
+
+def test_bf16_is_refused_where_it_is_not_native(monkeypatch):
+    made = config(kinds=("topk",), precision="bf16")
+    monkeypatch.setattr(sweep, "lacking", lambda _where: "this CPU has none")
+    with pytest.raises(UserError, match=r"precision = 'bf16' cannot be used here: this CPU has none; give 'auto'"):
+        Trainer(members(made, {SITE: 5}), made, 4)
+    made = config(kinds=("topk",), precision="auto")
+    assert [quick.bf16 for quick in Trainer(members(made, {SITE: 5}), made, 4)._compiled if quick] == [False]
+    monkeypatch.setattr(sweep, "lacking", lambda _where: "")
+    assert [quick.bf16 for quick in Trainer(members(made, {SITE: 5}), made, 4)._compiled if quick] == [True]
+    monkeypatch.setattr(sweep, "available", lambda: False)
+    assert Trainer(members(made, {SITE: 5}), made, 4)._compiled == [None]
