@@ -93,6 +93,14 @@ def writing(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def being_written(folder: Path) -> str:
+    """Who else is writing into a folder or below it, for those who read it all the same; empty if nobody is."""
+    for path in (folder / LOCK, *(path for pattern in WITHIN for path in sorted(folder.glob(f"{pattern}/{LOCK}")))):
+        if path.parent.resolve() not in _held.get() and (holder := _holder(path)) is not None:
+            return str(_refusal(path.parent, holder)).partition("; wait")[0]
+    return ""
+
+
 def _require_free_around(folder: Path, place: Path) -> None:
     """Refuse what is being written above a folder or below it. Both sides take their own lock before they look."""
     above = {path.resolve() for path in (*folder.absolute().parents[:ABOVE], *place.parents[:ABOVE])}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monolex.artifact import MANIFEST, TIMINGS, read_json, require_folder, write_bytes, write_json
-from monolex.lock import writing
+from monolex.lock import being_written, writing
 from monolex.plan import Step, plan
 from monolex.run_toml import RunConfig, read_run
 from monolex.runtime import log, peak_memory, size
@@ -89,6 +89,8 @@ def write_report(folder: Path, **options: Any) -> Path:
     """
     from monolex.report.page import report
 
+    if writer := being_written(folder):
+        log.warning("%s: the report shows what there is now", writer)
     toml = folder / "run.toml"
     if not toml.exists():
         return report(folder, **options)

@@ -20,6 +20,9 @@ from monolex.errors import UserError
 from monolex.run_toml import MAIN, ControlsConfig, RunConfig, Tables
 from monolex.stages import Stage
 
+OUTSIDE = ("model", "corpus", "separator", "init")
+"""Parents in a manifest that are no artefacts of the run."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -40,13 +43,19 @@ class Step:
 
     @property
     def answered(self) -> bool:
-        """Whether the folder holds a finished artefact of this configuration (its parents are not looked at)."""
+        """Whether the folder holds a finished artefact of this configuration, made of what now lies in the run.
+
+        What comes from outside of the run (model, text) is not looked at.
+        """
         configs = [*filter(dataclasses.is_dataclass, self.inputs.values()), self.config]
         wanted = {name: value for config in configs for name, value in identity(config).items()}
         try:
-            return open_artifact(self.folder).config == wanted
+            manifest = open_artifact(self.folder)
+            contents = {open_artifact(path).content for path in self.needs}
         except UserError:
             return False
+        parents = {content for name, content in manifest.parents.items() if name not in OUTSIDE}
+        return manifest.config == wanted and parents <= contents
 
 
 def plan(run: RunConfig, folder: Path) -> list[Step]:

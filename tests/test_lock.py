@@ -77,6 +77,14 @@ def test_what_a_dead_process_held_is_taken_over(held, tmp_path, how):
     assert not (tmp_path / "run" / LOCK).exists()
 
 
+def test_readers_are_told_of_a_writer(held, tmp_path):
+    said = f"process {held.pid} on {platform.node()} since"
+    assert lock.being_written(tmp_path / "run").startswith(f"{tmp_path / 'run'} is being written by {said}")
+    assert lock.being_written(tmp_path / "other") == ""
+    with writing(tmp_path / "mine"):
+        assert lock.being_written(tmp_path / "mine") == ""
+
+
 @pytest.mark.parametrize("part", ["train/b", "eval", "controls/a/activations", "controls/a/train/b"])
 def test_a_run_waits_for_its_artefacts_and_they_not_for_each_other(tmp_path, part):
     with writing(tmp_path / "run" / part):

@@ -1,5 +1,6 @@
 """A whole run on a tiny model: stages, skipping, redoing what changed, the plan, and what `show` prints of it."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -8,10 +9,10 @@ from pathlib import Path
 import pytest
 from helpers.model_folder import tiny_folder
 
-from monolex.artifact import open_artifact, verify
+from monolex.artifact import MANIFEST, open_artifact, verify, write_json
 from monolex.cli import main
 from monolex.errors import UserError
-from monolex.pipeline import demo_toml
+from monolex.pipeline import demo_toml, settled
 from monolex.plan import plan
 from monolex.run_toml import read_run
 from monolex.show.path import show
@@ -135,6 +136,18 @@ def test_a_changed_table_redoes_its_stage_and_what_stands_on_it(run):
         "features",
     }
     assert (run / "out" / "run.toml").read_text() == toml
+
+
+def test_what_was_made_of_something_else_is_to_do(run):
+    """A parent that was made again by a command of its own."""
+    folder = run / "out" / "eval"
+    manifest = open_artifact(folder)
+    parents = {**manifest.parents, "subject.source.0": "0" * 64}
+    other = dataclasses.replace(manifest, parents=parents)
+    config = settled(read_run(run / "run.toml"), run / "out")
+    assert all(step.answered for step in plan(config, run / "out"))
+    write_json(folder / MANIFEST, {**dataclasses.asdict(other), "content": other.content})
+    assert [step.name for step in plan(config, run / "out") if not step.answered] == ["eval"]
 
 
 def test_a_run_can_be_moved_and_run_from_its_own_folder(run):

@@ -127,7 +127,9 @@ def read(paths: tuple[str | Path, str | Path], lm: LanguageModel, config: FindCo
     ordered = [sorted(set(texts) - both, key=lambda text: _draw(config.find_seed, text)) for texts in sets]
     for path, texts in zip(paths, ordered, strict=True):
         require(
-            len(texts) >= FEWEST, f"contrast: {path} has {len(texts)} different texts; at least {FEWEST} are needed"
+            len(texts) >= FEWEST,
+            f"contrast: {path} has {len(texts)} different texts of its own and at least {FEWEST} are needed"
+            f"{'; ' * bool(notes)}{'; '.join(notes)}",
         )
     tokens = tokenise(lm, [text for texts in ordered for text in texts], literal=config.literal)
     notes += tokens.notes

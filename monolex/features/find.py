@@ -19,6 +19,7 @@ from monolex.features.displayed import displayed_token
 from monolex.features.known import gathered, knowledge, open_store
 from monolex.features.prompt_activations import activations, tokenise
 from monolex.features.query import FindConfig, as_sql
+from monolex.lock import being_written
 from monolex.model.language_model import LanguageModel
 from monolex.text.characters import pieces, quoted
 from monolex.text.vocabulary import Texts
@@ -41,6 +42,8 @@ def find(run: str | Path, config: FindConfig, *, lm: GetModel | None = None) -> 
     if config.on is not None or config.sort or config.where or (config.prompt and evidence and not config.dictionaries):
         chosen = gathered(chosen)
     answer = _answer(chosen, config, lm or (lambda: stored_model(run / "activations", config.find_device)))
+    if writer := being_written(run):
+        answer = replace(answer, notes=(*answer.notes, f"{writer}: this is what there is now"))
     if len(chosen) == named:
         return answer
     note = f"nothing was gathered of {named - len(chosen)} of the {named} dictionaries; they are left out"

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,6 +29,13 @@ COLUMNS = (
 """Numbers of a feature that it can be sorted by and chosen by (see ``store.Summary``)."""
 OPERATORS = ("<", "<=", ">", ">=", "=", "!=")
 MODES = ("prompt", "on", "contrast")
+ONLY_WITH = {
+    "token": ("prompt",),
+    "literal": ("prompt", "contrast"),
+    "ascending": ("sort",),
+    **dict.fromkeys(("aggregate", "text_field", "find_seed", "resamples", "level"), ("contrast",)),
+}
+"""What each option needs beside it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,13 @@ class FindConfig:
         require(
             not (modes and self.sort), f"--sort = {self.sort!r} does not go with --{''.join(modes)}: give one of them"
         )
+        for field in fields(self):
+            needed = ONLY_WITH.get(field.name, ())
+            idle = bool(needed) and not any(getattr(self, name) for name in needed)
+            flag, beside = field.name.replace("_", "-"), " or ".join(f"--{name}" for name in needed)
+            require(
+                not idle or getattr(self, field.name) == field.default, f"--{flag} goes with {beside}: leave it out"
+            )
         require(self.prompt is None or self.prompt != "", "prompt = '' has no token: give a text")
         require(self.on is None or self.on != "", "on = '' is no token: give one, such as ' def'")
         for name in ("where", "dictionaries"):

@@ -36,6 +36,8 @@ class FeatureStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise UserError(f"{path} is a folder; give a store in it (features/SITE/DICTIONARY.sqlite)")
         if not self.path.is_file():
             raise UserError(f"{path} does not exist; gather the evidence first: monolex features")
         try:

@@ -47,7 +47,7 @@ def ablate(path: Path, _manifest: Manifest) -> list[str]:
         effects = [["ablated", "KL, nats", "p"], ["the feature", estimate(kl["feature"]), "–"]]
         effects.append(["a matched feature", estimate(kl["control_feature"]), cell(kl["p_feature"])])
         effects.append(["a random direction", estimate(kl["control_direction"]), cell(kl["p_direction"])])
-        rows = [["token", "change of probability", "direct", "control", "p"]]
+        rows = [["token", "change of probability", "direct", "control", "p, corrected"]]
         for token in ablation["measures"]["probability"]["suppressed"][:10]:
             change = estimate({**token, "value": token["change"], "reason": ""})
             rest = [cell(token[key]) for key in ("direct", "control", "p")]

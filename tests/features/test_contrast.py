@@ -247,7 +247,7 @@ def test_what_is_left_out_is_counted(lm, tmp_path):
 
 def test_too_few_texts_and_wrong_files_are_refused(lm, tmp_path):
     enough, few = written(tmp_path / "a.jsonl", 20, 1), written(tmp_path / "b.jsonl", 7, 2)
-    with pytest.raises(UserError, match="b.jsonl has 7 different texts; at least 8"):
+    with pytest.raises(UserError, match="b.jsonl has 7 different texts of its own and at least 8"):
         read((enough, few), lm, FindConfig(contrast=(enough, few)))
     with pytest.raises(UserError, match="is no file"):
         read((enough, tmp_path / "c.jsonl"), lm, FindConfig(prompt="x"))

@@ -202,11 +202,14 @@ def _verdict(accuracy: Estimate, donor: Estimate) -> tuple[bool, str]:
     for which, estimate in (("the task", accuracy), ("the task of the donor prompts", donor)):
         if estimate.value is None and which != "the task":
             continue
-        if estimate.low is None or estimate.high is None:
+        if estimate.value is None or estimate.low is None or estimate.high is None:
             return False, f"whether this model can do {which} cannot be said: {estimate.reason}"
         if estimate.low <= CHANCE:
-            interval = f"accuracy {estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-            return False, f"this model cannot do {which}: {interval}; read nothing into the curves"
+            interval = f"[{estimate.low:.2f}, {estimate.high:.2f}]"
+            measured = f"accuracy {estimate.value:.2f} {interval}; read nothing into the curves"
+            if estimate.value > CHANCE:
+                return False, f"whether this model can do {which} cannot be said from so few prompts: {measured}"
+            return False, f"this model cannot do {which}: {measured}"
     return True, f"the model does this task on {100 * (accuracy.value or 0):.3g} % of prompts"
 
 

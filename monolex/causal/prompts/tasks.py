@@ -199,7 +199,8 @@ def draw(lm: LanguageModel, config: PatchConfig) -> PromptPairs:
         pairs = TASKS[config.task](tokenizer, **options)
     else:
         known = f"task = {config.task!r}: choose {', '.join(TASKS)} or the path of a file of JSON lines"
-        require(Path(config.task).is_file(), known)
+        missing = "" if Path(config.task).suffix != ".jsonl" else "; there is no such file"
+        require(Path(config.task).is_file(), known + missing)
         pairs = from_jsonl(config.task, tokenizer)
     longest = int(pairs.lengths.max())
     too_long = f"task = {config.task!r}: a prompt has {longest} tokens and {lm.name} {lm.max_context} positions; cut it"

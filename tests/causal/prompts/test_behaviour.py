@@ -165,6 +165,10 @@ def test_a_model_is_able_where_both_prompts_are_answered_rightly():
     )
     able, sentence = verdict(lm, pairs_of(50, 7, 6))
     assert not able and sentence.startswith("this model cannot do the task: accuracy 0.00 [0.00, 0.07]; read nothing")
+    able, sentence = verdict(lm, pairs_of(4, 6, 7, (5,)))
+    assert not able and sentence.startswith(
+        "whether this model can do the task cannot be said from so few prompts: acc"
+    )
     nothing = behaviour(lm, pairs_of(50, 6, 7))
     assert nothing.able and nothing.donor_accuracy.value is None and "no donor has" in nothing.donor_accuracy.reason
     assert behaviour(lm, pairs_of(50, 6, 7, (6,))).donor_accuracy.value is None, "nothing of its own"
