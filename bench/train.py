@@ -1,0 +1,171 @@
+"""A training step of every tool on the same synthetic activations, alternately in one process.
+
+    python bench/train.py [--shape 512,4096,4096,32] [--rounds 8] [--steps 3]
+
+d_in, d_sae, batch, k. Peers are timed where they can be imported (SAELens 6.54.12, dictionary_learning 0.1.0, sparsify
+1.3.3), in their defaults and, where they have it, under bf16 autocast; ``monolex (losses)`` is this package without
+numba. A round gives every tool ``steps`` steps after one that does not count; printed are the median over rounds, the range,
+and the ratio to monolex of the same round.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from monolex.config import TrainConfig
+from monolex.training import sweep
+from monolex.training.members import members
+from monolex.training.sweep import Trainer
+
+ACTIVE = 24
+"""Planted features of a row."""
+Step = Callable[[int], object]
+
+
+def batches(d: int, n: int, size: int) -> list[Tensor]:
+    """Four batches of sparse sums of 2n random directions."""
+    torch.manual_seed(0)
+    directions = normalize(torch.randn(2 * n, d), dim=1)
+    index = torch.randint(0, 2 * n, (4, size, ACTIVE))
+    return [torch.einsum("bkd,bk->bd", directions[i], torch.rand(size, ACTIVE)) for i in index]
+
+
+def ours(kind: str, data: list[Tensor], n: int, k: int, *, compiled: bool = True, precision: str = "auto") -> Step:
+    size, d = data[0].shape
+    config = TrainConfig(
+        kinds=(kind,), ks=(k,), ratios=(n / d,), batch_size=size, lrs=(1e-3,), dead_after=10**9,
+        precision=precision,  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+    available, sweep.available = sweep.available, (sweep.available if compiled else lambda: False)
+    trainer = Trainer(members(config, {"site": d}), config, 1000)
+    sweep.available = available
+    return lambda number: trainer.step({"site": data[number % 4]})
+
+
+def saelens(kind: str, data: list[Tensor], n: int, k: int, *, autocast: bool) -> Step:
+    import sae_lens
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    size, d = data[0].shape
+    name = {"topk": "TopK", "batchtopk": "BatchTopK"}[kind]
+    config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=d, d_sae=n, k=k)
+    trainer = SAETrainer(
+        cfg=SAETrainerConfig(
+            total_training_samples=1000 * size, train_batch_size_samples=size, device="cpu", autocast=autocast, lr=3e-4,
+            lr_end=3e-5, lr_scheduler_name="constant", lr_warm_up_steps=0, lr_decay_steps=0, n_restart_cycles=1,
+            adam_beta1=0.9, adam_beta2=0.999, dead_feature_window=1000, feature_sampling_window=2000, n_checkpoints=0,
+            checkpoint_path=None, save_final_checkpoint=False, logger=LoggingConfig(log_to_wandb=False),
+        ),
+        sae=getattr(sae_lens, f"{name}TrainingSAE")(config), data_provider=iter(()), evaluator=None,
+        save_checkpoint_fn=None,
+    )  # fmt: skip
+
+    def step(number: int) -> None:
+        trainer.step(data[number % 4])
+        trainer.n_training_steps += 1
+
+    return step
+
+
+def dictionary_learning(kind: str, data: list[Tensor], n: int, k: int) -> Step:
+    # its package imports what training needs not
+    for name in ("umap", "umap.umap_"):
+        sys.modules.setdefault(name, types.ModuleType(name))
+    if "dictionary_learning" not in sys.modules:
+        package = types.ModuleType("dictionary_learning")
+        folders = (Path(folder) / "dictionary_learning" for folder in sys.path)
+        package.__path__ = [str(next(folder for folder in folders if folder.is_dir()))]
+        sys.modules["dictionary_learning"] = package
+    from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    trainer = {"topk": TopKTrainer, "batchtopk": BatchTopKTrainer}[kind](
+        steps=100_000, activation_dim=data[0].shape[1], dict_size=n, layer=0, lm_name="", device="cpu", k=k
+    )
+    return lambda number: trainer.update(number, data[number % 4])
+
+
+def sparsify(kind: str, data: list[Tensor], n: int, k: int, *, autocast: bool) -> Step:
+    from sparsify.config import SparseCoderConfig
+    from sparsify.sparse_coder import SparseCoder
+
+    if kind != "topk":
+        raise ImportError(f"no {kind} in sparsify")
+    coder = SparseCoder(data[0].shape[1], SparseCoderConfig(num_latents=n, k=k), device="cpu", dtype=torch.float32)
+    adam = torch.optim.Adam(coder.parameters(), lr=1e-3)
+
+    def step(number: int) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            coder(data[number % 4]).fvu.backward()
+        coder.remove_gradient_parallel_to_decoder_directions()
+        adam.step()
+        adam.zero_grad()
+        coder.set_decoder_norm_to_unit_norm()
+
+    return step
+
+
+def product(data: list[Tensor], n: int, dtype: torch.dtype) -> Step:
+    """The encoder's product alone."""
+    x, weights = [batch.to(dtype) for batch in data], torch.randn(n, data[0].shape[1]).to(dtype)
+    return lambda number: x[number % 4] @ weights.T
+
+
+def tools(kind: str, data: list[Tensor], n: int, k: int) -> Iterator[tuple[str, Callable[[], Step]]]:
+    yield "monolex", lambda: ours(kind, data, n, k)
+    yield "monolex, fp32", lambda: ours(kind, data, n, k, precision="fp32")
+    yield "monolex (losses)", lambda: ours(kind, data, n, k, compiled=False)
+    yield "SAELens, defaults", lambda: saelens(kind, data, n, k, autocast=False)
+    yield "SAELens, autocast", lambda: saelens(kind, data, n, k, autocast=True)
+    yield "dictionary_learning, defaults", lambda: dictionary_learning(kind, data, n, k)
+    yield "sparsify, defaults", lambda: sparsify(kind, data, n, k, autocast=False)
+    yield "sparsify, bf16", lambda: sparsify(kind, data, n, k, autocast=True)
+    yield "encoder's product, fp32", lambda: product(data, n, torch.float32)
+    yield "encoder's product, bf16", lambda: product(data, n, torch.bfloat16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="512,4096,4096,32", help="d_in,d_sae,batch,k")
+    parser.add_argument("--kinds", nargs="+", default=["topk", "batchtopk"])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=3)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    d, n, size, k = map(int, options.shape.split(","))
+    data = batches(d, n, size)
+    print(f"d_in {d}, d_sae {n}, batch {size}, k {k}; {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for kind in options.kinds:
+        steps: dict[str, Step] = {}
+        for name, make in tools(kind, data, n, k):
+            try:
+                steps[name] = make()
+            except ImportError as error:
+                print(f"{name}: not timed ({error})")
+        spent: dict[str, list[float]] = {name: [] for name in steps}
+        for number in range(options.rounds):
+            for name, step in steps.items():
+                step(number)
+                began = time.perf_counter()
+                for inner in range(options.steps):
+                    step(number + inner)
+                spent[name].append((time.perf_counter() - began) / options.steps)
+        print(f"\n| {kind} | ms a step | range | times monolex |\n|---|---|---|---|")
+        for name, seconds in spent.items():
+            ratios = [a / b for a, b in zip(seconds, spent["monolex"], strict=True)]
+            low, middle, high = (1000 * f(seconds) for f in (min, statistics.median, max))
+            print(f"| {name} | {middle:.0f} | {low:.0f}–{high:.0f} | {statistics.median(ratios):.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
