@@ -2,10 +2,10 @@
 
     python bench/train.py [--shape 512,4096,4096,32] [--rounds 8] [--steps 3]
 
-d_in, d_sae, batch, k. Peers are timed where they can be imported (SAELens 6.54.12, dictionary_learning 0.1.0, sparsify
-1.3.3), in their defaults and, where they have it, under bf16 autocast; ``monolex (losses)`` is this package without
-numba. A round gives every tool ``steps`` steps after one that does not count; printed are the median over rounds, the range,
-and the ratio to monolex of the same round.
+d_in, d_sae, batch, k. Peers are timed where they can be imported (SAELens 6.54.12, dictionary_learning 0.1.0,
+sparsify 1.3.3), in their defaults and, where they have it, under bf16 autocast; ``monolex (losses)`` is this
+package without numba. A round gives every tool ``steps`` steps after one that does not count; printed are the
+median over rounds, the range, and the ratio to monolex of the same round.
 """
 
 import argparse
