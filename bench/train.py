@@ -15,6 +15,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -52,19 +53,17 @@ def ours(kind: str, data: list[Tensor], n: int, k: int, *, compiled: bool = True
 
 
 def saelens(kind: str, data: list[Tensor], n: int, k: int, *, autocast: bool) -> Step:
-    import sae_lens
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
-    from sae_lens.training.sae_trainer import SAETrainer
-
+    sae_lens = import_module("sae_lens")
+    configs, training = import_module("sae_lens.config"), import_module("sae_lens.training.sae_trainer")
     size, d = data[0].shape
     name = {"topk": "TopK", "batchtopk": "BatchTopK"}[kind]
     config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=d, d_sae=n, k=k)
-    trainer = SAETrainer(
-        cfg=SAETrainerConfig(
+    trainer = training.SAETrainer(
+        cfg=configs.SAETrainerConfig(
             total_training_samples=1000 * size, train_batch_size_samples=size, device="cpu", autocast=autocast, lr=3e-4,
             lr_end=3e-5, lr_scheduler_name="constant", lr_warm_up_steps=0, lr_decay_steps=0, n_restart_cycles=1,
             adam_beta1=0.9, adam_beta2=0.999, dead_feature_window=1000, feature_sampling_window=2000, n_checkpoints=0,
-            checkpoint_path=None, save_final_checkpoint=False, logger=LoggingConfig(log_to_wandb=False),
+            checkpoint_path=None, save_final_checkpoint=False, logger=configs.LoggingConfig(log_to_wandb=False),
         ),
         sae=getattr(sae_lens, f"{name}TrainingSAE")(config), data_provider=iter(()), evaluator=None,
         save_checkpoint_fn=None,
@@ -86,22 +85,19 @@ def dictionary_learning(kind: str, data: list[Tensor], n: int, k: int) -> Step:
         folders = (Path(folder) / "dictionary_learning" for folder in sys.path)
         package.__path__ = [str(next(folder for folder in folders if folder.is_dir()))]
         sys.modules["dictionary_learning"] = package
-    from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
-    from dictionary_learning.trainers.top_k import TopKTrainer
-
-    trainer = {"topk": TopKTrainer, "batchtopk": BatchTopKTrainer}[kind](
+    file, name = {"topk": ("top_k", "TopKTrainer"), "batchtopk": ("batch_top_k", "BatchTopKTrainer")}[kind]
+    trainer = getattr(import_module(f"dictionary_learning.trainers.{file}"), name)(
         steps=100_000, activation_dim=data[0].shape[1], dict_size=n, layer=0, lm_name="", device="cpu", k=k
     )
     return lambda number: trainer.update(number, data[number % 4])
 
 
 def sparsify(kind: str, data: list[Tensor], n: int, k: int, *, autocast: bool) -> Step:
-    from sparsify.config import SparseCoderConfig
-    from sparsify.sparse_coder import SparseCoder
-
+    configs, coders = import_module("sparsify.config"), import_module("sparsify.sparse_coder")
     if kind != "topk":
         raise ImportError(f"no {kind} in sparsify")
-    coder = SparseCoder(data[0].shape[1], SparseCoderConfig(num_latents=n, k=k), device="cpu", dtype=torch.float32)
+    config = configs.SparseCoderConfig(num_latents=n, k=k)
+    coder = coders.SparseCoder(data[0].shape[1], config, device="cpu", dtype=torch.float32)
     adam = torch.optim.Adam(coder.parameters(), lr=1e-3)
 
     def step(number: int) -> None:
