@@ -83,6 +83,7 @@ BLIND = {
     "an endpoint for a local model": (ScoreConfig, {**JUDGED, "simulator": "exact"}, "base_url: the simulator 'exact'"),
     "two questions": (FindConfig, {"prompt": "a", "on": " b"}, "--prompt and --on ask for different things"),
     "no question": (FindConfig, {}, "nothing to find"),
+    "an idle option": (FindConfig, {"on": " a", "ascending": True}, "--ascending goes with --sort: leave it out"),
     # what may be a secret is not repeated
     "a password": (
         ExplainConfig,

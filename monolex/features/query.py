@@ -84,13 +84,6 @@ class FindConfig:
         require(
             not (modes and self.sort), f"--sort = {self.sort!r} does not go with --{''.join(modes)}: give one of them"
         )
-        for field in fields(self):
-            needed = ONLY_WITH.get(field.name, ())
-            idle = bool(needed) and not any(getattr(self, name) for name in needed)
-            flag, beside = field.name.replace("_", "-"), " or ".join(f"--{name}" for name in needed)
-            require(
-                not idle or getattr(self, field.name) == field.default, f"--{flag} goes with {beside}: leave it out"
-            )
         require(self.prompt is None or self.prompt != "", "prompt = '' has no token: give a text")
         require(self.on is None or self.on != "", "on = '' is no token: give one, such as ' def'")
         for name in ("where", "dictionaries"):
@@ -99,6 +92,13 @@ class FindConfig:
         require(self.limit >= 1, f"limit = {self.limit}: give at least 1")
         require(self.resamples >= 1, f"resamples = {self.resamples}: give at least 1")
         require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")
+        for field in fields(self):
+            needed = ONLY_WITH.get(field.name, ())
+            idle = bool(needed) and not any(getattr(self, name) for name in needed)
+            flag, beside = field.name.replace("_", "-"), " or ".join(f"--{name}" for name in needed)
+            require(
+                not idle or getattr(self, field.name) == field.default, f"--{flag} goes with {beside}: leave it out"
+            )
         if self.sort is not None:
             _known(self.sort, f"sort = {self.sort!r}")
         for text in self.where:

@@ -90,8 +90,9 @@ class Trainer:
         inputs = {site: inputs[site] * self._scale[number] for number, site in enumerate(self._sites)}
         for number, member in enumerate(self.members):
             x, revival, compiled = inputs[member.site], self._revival(number), self._compiled[number]
-            loss = compiled.step(x, self._rate(number), revival) if compiled else None
-            if loss is None:
+            if compiled:
+                loss = compiled.step(x, self._rate(number), revival)
+            else:
                 loss = member_loss(self.params[number], x, member, revival)
                 loss.total.backward()
             self._record(number, loss, len(x))
@@ -241,18 +242,16 @@ class Trainer:
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Of the members that have gradients; the compiled steps have made theirs."""
-        dense = [number for number, params in enumerate(self.params) if params["W_dec"].grad is not None]
-        if not dense:
+        """Adam and unit rows, which a compiled step has in it."""
+        if all(self._compiled):
             return
-        for number in dense:
-            self._adam.param_groups[number]["lr"] = self._rate(number)
+        for number, group in enumerate(self._adam.param_groups):
+            group["lr"] = self._rate(number)
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
-        for number in dense:
-            if self._recipes[number].unit:
-                rows = self.params[number]["W_dec"]
-                rows.copy_(unit(rows))
+        for params, chosen in zip(self.params, self._recipes, strict=True):
+            if chosen.unit:
+                params["W_dec"].copy_(unit(params["W_dec"]))
 
     def _rate(self, number: int) -> float:
         chosen = self._recipes[number]

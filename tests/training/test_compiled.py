@@ -45,7 +45,6 @@ def compare(kind: str, d_in: int, d_sae: int, batch: int, k: int = 1, *, unit_ro
         expected = member_loss(slow, x, member, revival)
         expected.total.backward()
         loss = quick.step(x, 1e-3, revival)
-        assert loss is not None
         reference.step()
         reference.zero_grad()
         if unit_rows:
@@ -79,11 +78,12 @@ def test_a_step_of_the_k_kinds_is_autograds(kind, d_in, d_sae, batch, k, dead):
     compare(kind, d_in, d_sae, batch, k, unit_rows=True, bias=True, dead=dead)
 
 
+@pytest.mark.parametrize("densest", [0.0, 1.0])
 @pytest.mark.parametrize("modern", [False, True])
 @pytest.mark.parametrize(("d_in", "d_sae", "batch"), [(16, 33, 7), (64, 512, 128), (3, 1, 5)])
 @pytest.mark.parametrize("kind", ["tied", "untied"])
-def test_a_step_of_the_relu_kinds_is_autograds(kind, d_in, d_sae, batch, modern, monkeypatch):
-    monkeypatch.setattr(compiled, "DENSEST", 1.0)
+def test_a_step_of_the_relu_kinds_is_autograds(kind, d_in, d_sae, batch, modern, densest, monkeypatch):
+    monkeypatch.setattr(compiled, "DENSEST", densest)
     compare(kind, d_in, d_sae, batch, unit_rows=modern, bias=modern, dead=0)
 
 
@@ -119,9 +119,10 @@ def test_empty_rows_and_ties_over_the_batch():
     assert nothing is not None and nothing.counts.tolist() == [0] * 5 and len(nothing.values) == 0
 
 
+@pytest.mark.parametrize("densest", [0.0, 1.0])
 @pytest.mark.parametrize("kind", ALL)
-def test_nan_and_infinity_are_seen(kind, monkeypatch):
-    monkeypatch.setattr(compiled, "DENSEST", 1.0)
+def test_nan_and_infinity_are_seen(kind, densest, monkeypatch):
+    monkeypatch.setattr(compiled, "DENSEST", densest)
     made = config(kinds=(kind,), ks=(2,), lrs=(1e-3,))
     for bad in (float("nan"), float("inf")):
         trainer = Trainer(members(made, {SITE: 5}), made, 4)
@@ -132,24 +133,27 @@ def test_nan_and_infinity_are_seen(kind, monkeypatch):
             trainer.metrics()
 
 
-def test_a_relu_is_dense_until_its_codes_are_few(monkeypatch):
-    made = config(kinds=("tied",), alphas=(0.3,), lrs=(0.01,), preset="modern", steps=200)
-    steps = []
-    original = compiled.CompiledStep.step
-
-    def counted(self, *args):
-        loss = original(self, *args)
-        steps.append(loss is not None)
-        return loss
-
-    monkeypatch.setattr(compiled.CompiledStep, "step", counted)
+@pytest.mark.parametrize("densest", [0.0, 1.0])
+def test_few_codes_or_many_make_no_difference(densest, monkeypatch):
+    made = config(kinds=("tied", "untied"), alphas=(0.1,), lrs=(0.01,), preset="modern", steps=100)
     x = {SITE: planted().x}
-    together = trained(made, x, 200)
-    assert not steps[0] and steps[-1]
+    monkeypatch.setattr(compiled, "DENSEST", densest)
+    quick = trained(made, x, 100)
     monkeypatch.setattr(sweep, "available", lambda: False)
-    alone = trained(made, x, 200)
-    for name, tensor in alone.params[0].items():
-        torch.testing.assert_close(together.params[0][name], tensor, rtol=0, atol=1e-3)
+    for ours, theirs in zip(quick.params, trained(made, x, 100).params, strict=True):
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-3)
+
+
+def test_a_relu_goes_by_its_codes_once_they_are_few(monkeypatch):
+    made = config(kinds=("tied",), alphas=(0.3,), lrs=(0.01,), preset="modern", steps=200)
+    products = []
+    original = compiled.CompiledStep._by_products
+    monkeypatch.setattr(
+        compiled.CompiledStep, "_by_products", lambda self, *args: (products.append(1), original(self, *args))[1]
+    )
+    trained(made, {SITE: planted().x}, 200)
+    assert 1 <= len(products) < 150
 
 
 @pytest.mark.parametrize("kind", ALL)

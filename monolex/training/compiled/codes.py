@@ -43,8 +43,8 @@ class BatchErrors(NamedTuple):
     """Summed squared error of every row."""
 
 
-class DeadGradients(NamedTuple):
-    """What the auxiliary loss adds to the gradients of dead features."""
+class AddedGradients(NamedTuple):
+    """What is added to what the active codes give: of dead features by the auxiliary loss, of all by products."""
 
     number: NDArray[np.int32]
     """By feature: which of the rows below is its own; -1 for none."""

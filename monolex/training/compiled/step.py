@@ -1,8 +1,8 @@
 """A training step of one member with the compiled kernels: one product for the encoder, the rest by active codes.
 
 Does what ``loss.backward()`` on :func:`monolex.training.steps.member_loss`, Adam and the unit rows do, which the tests
-hold it against. Parameters and Adam's moments are torch's own tensors, changed in place, so that a step may be this one
-and the next the other: a ReLU whose codes are dense is left to the dense path until they are sparse.
+hold it against. Parameters and Adam's moments are torch's own tensors, changed in place. A ReLU whose codes are many
+takes five products instead, step by step as it is.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monolex.kinds import KINDS
-from monolex.training.compiled.codes import ActiveCodes, BatchErrors, DeadGradients, SortedCodes
+from monolex.training.compiled.codes import ActiveCodes, AddedGradients, BatchErrors, SortedCodes
 from monolex.training.members import SweepMember
 from monolex.training.steps import Loss, Revival, keep_largest, unit
 
-DENSEST = 1 / 8
-"""Active share of a ReLU's codes up to which this step is the faster one (docs/log.md)."""
+DENSEST = 1 / 6
+"""Active share of a ReLU's codes up to which going by active codes is faster; half of it in bf16 (docs/log.md)."""
 BETAS = (0.9, 0.999)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Adam's names of them."""
@@ -57,8 +57,8 @@ class CompiledStep:
         self._ends = np.zeros(member.d_sae + 1, np.int64)
 
     @torch.no_grad()
-    def step(self, x: Float[Tensor, "batch d_in"], lr: float, revival: Revival | None) -> Loss | None:
-        """One step at the rate ``lr``; None, and nothing changed, where the codes are too many for it."""
+    def step(self, x: Float[Tensor, "batch d_in"], lr: float, revival: Revival | None) -> Loss:
+        """One step at the rate ``lr``."""
         params, member = self.params, self.member
         self._kernels.use_threads(torch.get_num_threads())
         self.rows = params["W_dec"].detach() if self.unit else unit(params["W_dec"].detach())
@@ -66,7 +66,7 @@ class CompiledStep:
         pre = self._encode(centred)
         codes = self._choose(pre)
         if codes is None:
-            return None
+            return self._by_products(pre, centred, lr)
         batch, count, alpha = len(x), len(codes.values), member.alpha or 0.0
         error = torch.empty_like(centred)
         out = BatchErrors(error.numpy(), np.empty(count, np.float32), np.empty(batch, np.float32))
@@ -83,6 +83,26 @@ class CompiledStep:
         smallest = values.min() if count else torch.tensor(torch.inf)
         threshold = smallest if KINDS[member.kind].activation == "threshold" else None
         return Loss(total, {"mse": mse, "l1": l1, "l0": l0, "auxk": auxk}, fired, threshold)
+
+    def _by_products(self, pre: Tensor, centred: Tensor, lr: float) -> Loss:
+        """A ReLU's step by matrix products, all in the precision of its pre-activations."""
+        batch, alpha, n = len(pre), self.member.alpha or 0.0, self.member.d_sae
+        codes, rows = pre.relu_(), self.rows.to(pre.dtype)
+        error = (codes @ rows).float() - centred
+        mse = error.square().mean()
+        error *= 2 / error.numel()
+        small, active = error.to(pre.dtype), codes > 0
+        by_code = (small @ rows.T).add_(alpha / batch).mul_(active)
+        sums = (codes.T @ small, by_code.T @ centred.to(pre.dtype), by_code.sum(0, dtype=torch.float32))
+        added = AddedGradients(np.arange(n, dtype=np.int32), *(part.float().numpy() for part in sums))
+        nothing = np.zeros(0, np.float32)
+        self._ends[:] = 0
+        ordered = SortedCodes(self._ends, np.zeros(0, np.int32), np.zeros(0, np.int32))
+        out = BatchErrors(error.numpy(), nothing, nothing)
+        self._update(centred.numpy(), nothing, out, ordered, added, lr)
+        l1, l0 = codes.sum(dtype=torch.float32) / batch, active.sum() / batch
+        parts = {"mse": mse, "l1": l1, "l0": l0, "auxk": torch.zeros(())}
+        return Loss(mse + alpha * l1, parts, active.any(0))
 
     def _encode(self, centred: Tensor) -> Tensor:
         weights, bias = self.params.get("W_enc", self.rows).detach(), self.params["b_enc"].detach()
@@ -110,7 +130,7 @@ class CompiledStep:
         counts = np.empty(batch, np.int64)
         self._kernels.count_reaching(bits, groups, top, low, counts)
         total = int(counts.sum())
-        if member.k is None and total > DENSEST * batch * n:
+        if member.k is None and total > DENSEST / (1 + self.bf16) * batch * n:
             return None
         features, candidates = np.empty(total, np.int32), np.empty(total, bits.dtype)
         codes = ActiveCodes(np.cumsum(counts) - counts, counts, features, np.empty(total, np.float32))
@@ -124,13 +144,13 @@ class CompiledStep:
 
     def _auxk(
         self, pre: Tensor, centred: Tensor, error: Tensor, revival: Revival | None
-    ) -> tuple[Tensor, DeadGradients]:
+    ) -> tuple[Tensor, AddedGradients]:
         """The auxiliary loss, and the gradients of the dead features by it."""
         d = centred.shape[1]
         number = np.full(self.member.d_sae, -1, np.int32)
         if revival is None or not bool(revival.dead.any()):
             nothing = np.zeros((0, d), np.float32)
-            return torch.zeros(()), DeadGradients(number, nothing, nothing, np.zeros(0, np.float32))
+            return torch.zeros(()), AddedGradients(number, nothing, nothing, np.zeros(0, np.float32))
         dead = revival.dead.nonzero()[:, 0]
         number[dead.numpy()] = np.arange(len(dead), dtype=np.int32)
         width = max(1, min(d // 2, pre.shape[1]))
@@ -143,10 +163,10 @@ class CompiledStep:
         missed *= 2 * revival.weight / centred.numel()
         by_code = (missed @ rows.T).mul_(codes > 0)
         gradients = (codes.T @ missed, by_code.T @ centred, by_code.sum(0))
-        return loss, DeadGradients(number, *(gradient.numpy() for gradient in gradients))
+        return loss, AddedGradients(number, *(gradient.numpy() for gradient in gradients))
 
     def _update(
-        self, centred: NDArray, values: NDArray, out: BatchErrors, ordered: SortedCodes, dead: DeadGradients, lr: float
+        self, centred: NDArray, values: NDArray, out: BatchErrors, ordered: SortedCodes, dead: AddedGradients, lr: float
     ) -> None:
         states = {name: self._state[tensor] for name, tensor in self.params.items()}
         for state in states.values():
