@@ -153,9 +153,9 @@ def test_a_piece_of_work_is_timed_once_and_remembered():
     done: list[int] = []
     speed = Speed(clock=Clock())
     assert speed.timed("a", lambda: done.append(1), 5.0) == 2
-    assert len(done) == 1, "two seconds are long enough: it was not repeated"
-    assert speed.timed("a", lambda: done.append(1), 5.0) == 2 and len(done) == 1
-    assert speed.timed("b", lambda: done.append(1), 5.0) == 2 and len(done) == 2
+    assert len(done) == 2, "two seconds are long enough: it was done once more, for the first may have compiled"
+    assert speed.timed("a", lambda: done.append(1), 5.0) == 2 and len(done) == 2
+    assert speed.timed("b", lambda: done.append(1), 5.0) == 2 and len(done) == 4
     assert speed.python(10.0) == pytest.approx(20.0 / PYTHON), "Python takes two seconds here for what it took there"
 
 
@@ -163,6 +163,11 @@ def test_work_of_a_moment_is_repeated_and_the_first_time_does_not_count():
     times, done = iter([0.0, LEAST, *(10 + n * LEAST * 0.6 for n in range(9))]), []
     assert Speed(clock=lambda: next(times)).timed("a", lambda: done.append(1), 0) == pytest.approx(LEAST * 0.6)
     assert len(done) == 3
+
+
+def test_what_is_compiled_the_first_time_is_not_that_slow():
+    times = iter([0.0, 5.0, 10.0, 10.5])
+    assert Speed(clock=lambda: next(times)).timed("a", lambda: None, 0) == 0.5
 
 
 def test_what_is_not_measured_is_of_another_machine():
