@@ -1,6 +1,7 @@
 """Compiled steps against autograd and torch's Adam: values, gradients' moments and parameters, step after step."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -190,6 +191,17 @@ def test_bf16_learns_what_fp32_does(kind):
         fvus[precision] = trainer.metrics()[0]["fvu"]
         assert trainer.dictionaries()[0].config.recipe["precision"] == precision
     assert fvus["bf16"] == pytest.approx(fvus["fp32"], rel=0.05) and fvus["fp32"] < 0.5
+
+
+def test_a_numba_that_does_not_work_is_said_once_and_done_without(tmp_path, monkeypatch, caplog):
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba" / "__init__.py").write_text("raise ImportError('Numba needs NumPy 1.0 or less')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "numba")
+    assert not compiled.available.__wrapped__()
+    assert "so training steps are not compiled: Numba needs NumPy 1.0 or less" in caplog.text
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert not compiled.available.__wrapped__()
 
 
 def test_bf16_is_refused_where_it_is_not_native(monkeypatch):

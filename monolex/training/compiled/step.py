@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monolex.kinds import KINDS
+from monolex.runtime import log
 from monolex.training.compiled.codes import ActiveCodes, AddedGradients, BatchErrors, SortedCodes
 from monolex.training.members import SweepMember
 from monolex.training.steps import Loss, Revival, keep_largest, unit
@@ -30,8 +31,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @cache
 def available() -> bool:
-    """Whether there is a compiler, the extra ``monolex[fast]``."""
-    return find_spec("numba") is not None
+    """Whether there is a compiler that works, the extra ``monolex[fast]``."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        import numba  # noqa: F401 (a version of its own mind about numpy's says so here)
+    except ImportError as error:
+        log.warning("numba is installed but cannot be used, so training steps are not compiled: %s", error)
+        return False
+    return True
 
 
 class CompiledStep:
