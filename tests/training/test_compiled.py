@@ -1,7 +1,10 @@
 """Compiled steps against autograd and torch's Adam: values, gradients' moments and parameters, step after step."""
 
 import dataclasses
+import os
+import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -191,6 +194,22 @@ def test_bf16_learns_what_fp32_does(kind):
         fvus[precision] = trainer.metrics()[0]["fvu"]
         assert trainer.dictionaries()[0].config.recipe["precision"] == precision
     assert fvus["bf16"] == pytest.approx(fvus["fp32"], rel=0.05) and fvus["fp32"] < 0.5
+
+
+def test_numba_leaves_torch_its_number_of_threads():
+    code = """
+        import torch
+        before = torch.get_num_threads()
+        import numpy as np
+        from monolex.training.compiled import kernels
+        kernels.use_threads(2)
+        kernels.maxima(np.ones((4, 8), np.int32), 2, np.ones((4, 2), np.int32))
+        print(before, torch.get_num_threads())
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
 
 
 def test_a_numba_that_does_not_work_is_said_once_and_done_without(tmp_path, monkeypatch, caplog):

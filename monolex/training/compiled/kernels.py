@@ -16,13 +16,17 @@ from typing import Any
 
 import numba as nb
 import numpy as np
+import torch
 
 # NaN and infinity must stay what they are, or a diverging run would look like a healthy one
 SAFE = {"reassoc", "contract", "arcp", "nsz"}
 GROUP = 32
 BLOCKS = 64
 
+# numba starts its threads here, and tells the OpenMP that torch may share with it to use as many
+_before = torch.get_num_threads()
 MOST_THREADS = nb.get_num_threads()
+torch.set_num_threads(_before)
 
 parallel: Any = nb.njit(parallel=True, fastmath=SAFE, cache=True, nogil=True, error_model="numpy")
 serial: Any = nb.njit(fastmath=SAFE, cache=True, nogil=True, error_model="numpy")
