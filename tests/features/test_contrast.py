@@ -252,7 +252,7 @@ def test_too_few_texts_and_wrong_files_are_refused(lm, tmp_path):
     with pytest.raises(UserError, match="is no file"):
         read((enough, tmp_path / "c.jsonl"), lm, FindConfig(prompt="x"))
     with pytest.raises(UserError, match="text_field = 'body': .* has no such field but text"):
-        read((enough, enough), lm, FindConfig(prompt="x", text_field="body"))
+        read((enough, enough), lm, FindConfig(contrast=(enough, enough), text_field="body"))
     with pytest.raises(UserError, match="has 0 different texts"):
         read((enough, enough), lm, FindConfig(prompt="x"))
 
