@@ -14,6 +14,8 @@ from monolex.config import Preset, TrainConfig
 from monolex.kinds import KINDS
 
 AUXK = 1 / 32
+BETAS = (0.9, 0.999)
+"""Adam's, of every member."""
 LONGEST_DEAD = 1_000_000
 
 
@@ -83,4 +85,4 @@ def schedule(step: int, steps: int, warmup: float, decay: float) -> float:
 
 def adam(groups: list[list[Tensor]]) -> torch.optim.Adam:
     """One fused Adam (betas 0.9 and 0.999, eps 1e-8) with a group, hence a learning rate, per member."""
-    return torch.optim.Adam([{"params": group} for group in groups], lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    return torch.optim.Adam([{"params": group} for group in groups], lr=0.0, betas=BETAS, eps=1e-8, fused=True)

@@ -219,7 +219,7 @@ def by_feature(codes, ordered):
 
 
 @inlined
-def _gradients(f, batch, dead, g_dec, g_enc):
+def _gradients(f, batch, added, g_dec, g_enc):
     """Sum the gradients of a feature's rows into two rows; that of its bias is the result."""
     centred, values, error, by_code, ends, rows, slots = batch
     g_dec[:] = 0
@@ -233,7 +233,7 @@ def _gradients(f, batch, dead, g_dec, g_enc):
         for c in range(len(g_dec)):
             g_dec[c] += v * e[c]
             g_enc[c] += g * x[c]
-    numbers, extra_dec, extra_enc, extra_bias = dead
+    numbers, extra_dec, extra_enc, extra_bias = added
     number = numbers[f]
     if number >= 0:
         g_bias += extra_bias[number]
@@ -272,7 +272,7 @@ def _adam(weights, gradient, first, second, by):
 
 
 @parallel
-def update(batch, dead, moving, rows, pull, tied, unit, by):
+def update(batch, added, moving, rows, pull, tied, unit, by):
     """Gradients of every feature from its codes, a step of Adam, and the decoder's row at unit length if ``unit``.
 
     ``batch`` is what its codes, its errors and its sorted codes hold; ``moving`` are decoder, encoder and its bias,
@@ -286,7 +286,7 @@ def update(batch, dead, moving, rows, pull, tied, unit, by):
     for block in nb.prange(BLOCKS):
         g_dec, g_enc, g_bias = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(1, np.float32)
         for f in range(block * size, min((block + 1) * size, n)):
-            g_bias[0] = _gradients(f, batch, dead, g_dec, g_enc)
+            g_bias[0] = _gradients(f, batch, added, g_dec, g_enc)
             w, r = w_dec[f], rows[f]
             encoder = r if tied else w_enc[f]
             for c in range(d):

@@ -20,11 +20,11 @@ from monolex.kinds import KINDS
 from monolex.runtime import log
 from monolex.training.compiled.codes import ActiveCodes, AddedGradients, BatchErrors, SortedCodes
 from monolex.training.members import SweepMember
+from monolex.training.optim import BETAS
 from monolex.training.steps import Loss, Revival, keep_largest, unit
 
 DENSEST = 1 / 6
 """Active share of a ReLU's codes up to which going by active codes is faster; half of it in bf16 (docs/log.md)."""
-BETAS = (0.9, 0.999)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Adam's names of them."""
 
@@ -82,8 +82,8 @@ class CompiledStep:
         ordered = SortedCodes(self._ends, np.empty(count, np.int32), np.empty(count, np.int32))
         self._kernels.by_feature(tuple(codes), tuple(ordered))
         mse = (torch.from_numpy(out.squares).double().sum() / x.numel()).float()
-        auxk, dead = self._auxk(pre, centred, error, revival)
-        self._update(centred.numpy(), codes.values, out, ordered, dead, lr)
+        auxk, added = self._auxk(pre, centred, error, revival)
+        self._update(centred.numpy(), codes.values, out, ordered, added, lr)
         values = torch.from_numpy(codes.values)
         l1, l0 = values.sum() / batch, torch.tensor(count / batch, dtype=torch.float32)
         total = mse + alpha * l1 + (0.0 if revival is None else revival.weight * auxk)
@@ -93,10 +93,11 @@ class CompiledStep:
         return Loss(total, {"mse": mse, "l1": l1, "l0": l0, "auxk": auxk}, fired, threshold)
 
     def _by_products(self, pre: Tensor, centred: Tensor, lr: float) -> Loss:
-        """A ReLU's step by matrix products, all in the precision of its pre-activations."""
+        """A ReLU's step by matrix products: the reconstruction in float32, the others as its pre-activations."""
         batch, alpha, n = len(pre), self.member.alpha or 0.0, self.member.d_sae
         codes, rows = pre.relu_(), self.rows.to(pre.dtype)
-        error = (codes @ rows).float() - centred
+        # a small error is the difference of large numbers: in bf16 it would be about their rounding
+        error = torch.addmm(centred, codes.float(), self.rows, beta=-1)
         mse = error.square().mean()
         error *= 2 / error.numel()
         small, active = error.to(pre.dtype), codes > 0
@@ -174,7 +175,13 @@ class CompiledStep:
         return loss, AddedGradients(number, *(gradient.numpy() for gradient in gradients))
 
     def _update(
-        self, centred: NDArray, values: NDArray, out: BatchErrors, ordered: SortedCodes, dead: AddedGradients, lr: float
+        self,
+        centred: NDArray,
+        values: NDArray,
+        out: BatchErrors,
+        ordered: SortedCodes,
+        added: AddedGradients,
+        lr: float,
     ) -> None:
         states = {name: self._state[tensor] for name, tensor in self.params.items()}
         for state in states.values():
@@ -187,7 +194,7 @@ class CompiledStep:
         }
         tied, pull = "W_enc" not in self.params, np.zeros((self._kernels.BLOCKS, centred.shape[1]), np.float32)
         self._kernels.update(
-            (centred, values, out.error, out.codes, *ordered), tuple(dead),
+            (centred, values, out.error, out.codes, *ordered), tuple(added),
             (moving["W_dec"], moving["W_dec" if tied else "W_enc"], moving["b_enc"]),
             self.rows.numpy(), pull, tied, self.unit, tuple(map(np.float32, (rate, root, b1, b2))),
         )  # fmt: skip
