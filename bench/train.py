@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monolex.config import TrainConfig
+from monolex.train_config import TrainConfig
 from monolex.training import sweep
 from monolex.training.members import members
 from monolex.training.sweep import Trainer

@@ -13,7 +13,7 @@ PUBLIC = {
     "ModelConfig": "monolex.config",
     "CorpusConfig": "monolex.config",
     "HarvestConfig": "monolex.config",
-    "TrainConfig": "monolex.config",
+    "TrainConfig": "monolex.train_config",
     "BaselineConfig": "monolex.config",
     "EvalConfig": "monolex.config",
     "FeaturesConfig": "monolex.config",

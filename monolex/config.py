@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from monolex.errors import UserError
-from monolex.kinds import BASELINES, KINDS, BaselineKind, Kind
+from monolex.kinds import BASELINES, BaselineKind
 
 T = TypeVar("T")
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 Control = Literal["none", "random", "shuffled"]
-Preset = Literal["paper", "paper-effective", "modern"]
 
 
 def unhashed(default: Any) -> Any:
@@ -144,115 +143,6 @@ class HarvestConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One sweep: every combination of site, kind, sparsity, ratio, seed and learning rate, in one pass."""
-
-    sites: tuple[str, ...] = ()
-    """Sites to train on; empty means every harvested site."""
-    kinds: tuple[Kind, ...] = ("tied",)
-    """Kinds of dictionary; `tied` is the paper's."""
-    alphas: tuple[float, ...] = (8.6e-4,)
-    """L1 coefficients of the ReLU kinds, in the paper's code convention: MSE averaged over batch and dimensions, |c|
-    summed over features (so without `scale` 8.6e-4 is 0.44 in the literal Eq. 4 at d=512)."""
-    ks: tuple[int, ...] = (32,)
-    """Active features a row of the TopK kinds (the mean over the batch for `batchtopk`)."""
-    ratios: tuple[float, ...] = (4.0,)
-    """R = d_sae / d_in; below 1 is allowed."""
-    seeds: tuple[int, ...] = (0,)
-    """Seeds of the initialisation."""
-    lrs: tuple[float, ...] = ()
-    """Learning rates; empty takes the preset's."""
-    preset: Preset = "paper-effective"
-    """`paper`: Adam at 0.001, as printed; `paper-effective`: at 0.00032, what the released code really does; either
-    with warmup 0, decay 0, no scale, and for the paper's kinds no decoder bias and free rows. `modern`: 0.0002 /
-    sqrt(d_sae / 16384), warmup 0.05, decay 0.2, scale, and for every kind a decoder bias that starts at the geometric
-    median of a sample of rows and decoder rows of unit length."""
-    steps: int | None = None
-    """Optimiser steps; None means `epochs` passes over the stored rows."""
-    epochs: float = 1.0
-    """Passes over the rows when `steps` is not given."""
-    batch_size: int = 1024
-    """Activations in a step."""
-    data_seed: int = 0
-    """Seed of the order of rows, the same for every member."""
-    buffer_rows: int = 262_144
-    """Rows of a shuffle window; larger mixes better and needs more memory."""
-    warmup: float | None = None
-    """Fraction of the steps over which the learning rate rises; None takes the preset's."""
-    decay: float | None = None
-    """Last fraction of the steps over which the learning rate falls to 0; None takes the preset's."""
-    scale: bool | None = None
-    """Train in units in which the mean squared entry of a row of the site's median norm is 1, so that an alpha and a
-    learning rate mean the same at every site; the factor is folded back into what is saved. None takes the preset's
-    (only `modern` scales)."""
-    auxk: float | None = None
-    """Weight of the auxiliary loss that revives dead features of the TopK kinds; 0 is none, None is 1/32."""
-    dead_after: int | None = None
-    """Activations without firing after which AuxK counts a feature as dead; None is a tenth of the run's, at most
-    1,000,000."""
-    init: str | None = place(None)
-    """Folder of a dictionary to continue from; kind, width and site of every member must match it."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products in a compiled step (`monolex[fast]`): the encoder's and, of a ReLU with many active codes,
-    those of its gradients; reconstructions and all else are float32. `auto` takes bf16 where the CPU has it natively,
-    and every saved dictionary says which it was."""
-    keep_checkpoints: int = 0
-    """Dictionaries kept along the way, at steps spaced evenly in the logarithm."""
-    save_every: int = unhashed(500)
-    """Steps between states from which a killed run resumes."""
-    log_every: int = unhashed(50)
-    """Steps between lines of metrics.jsonl."""
-    train_device: str = unhashed("auto")
-    """Where the dictionaries are trained."""
-
-    def __post_init__(self) -> None:
-        for name in ("sites", "kinds", "alphas", "ks", "ratios", "seeds", "lrs"):
-            value = getattr(self, name)
-            require(isinstance(value, tuple | list), f"{name} = {value!r}: give a list, ({value!r},)")
-            require(len(value) > 0 or name not in ("kinds", "ratios", "seeds"), f"{name} is empty: give at least one")
-        _require_known(self.kinds, KINDS)
-        sparsities = {KINDS[kind].sparsity for kind in self.kinds}
-        require("alpha" not in sparsities or len(self.alphas) > 0, "alphas is empty: the ReLU kinds need at least one")
-        require("k" not in sparsities or len(self.ks) > 0, "ks is empty: the TopK kinds need at least one")
-        for alpha in self.alphas:
-            require(alpha >= 0, f"alphas holds {alpha}: an L1 coefficient cannot be negative")
-        for k in self.ks:
-            require(k >= 1, f"ks holds {k}: at least one feature must be active")
-        for ratio in self.ratios:
-            require(ratio > 0, f"ratios holds {ratio}: R = d_sae / d_in must be positive")
-        for lr in self.lrs:
-            require(lr > 0, f"lrs holds {lr}: a learning rate must be positive")
-        require(self.steps is None or self.steps >= 1, f"steps = {self.steps}: give at least 1")
-        require(self.epochs > 0, f"epochs = {self.epochs}: give a positive number")
-        require(self.batch_size >= 1, f"batch_size = {self.batch_size}: give at least 1")
-        require(self.buffer_rows >= self.batch_size, f"buffer_rows = {self.buffer_rows} is below the batch size")
-        for name in ("warmup", "decay"):
-            value = getattr(self, name)
-            require(value is None or 0 <= value <= 1, f"{name} = {value}: give a fraction in [0, 1]")
-        require(self.auxk is None or self.auxk >= 0, f"auxk = {self.auxk}: a weight cannot be negative; 0 is none")
-        revived = [kind.name for kind in KINDS.values() if kind.auxk]
-        require(
-            not self.auxk or not set(revived).isdisjoint(self.kinds),
-            f"auxk = {self.auxk} acts on {' and '.join(revived)} only, and kinds holds none; leave it out or add one",
-        )
-        for name in ("dead_after", "save_every", "log_every"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} = {value}: give at least 1")
-        require(self.keep_checkpoints >= 0, f"keep_checkpoints = {self.keep_checkpoints}: cannot be negative")
-
-    @property
-    def smallest(self) -> "TrainConfig":
-        """One member a site: the smallest of the ratios and the first of every other list.
-
-        It starts anew and keeps no checkpoints, for it is trained on another model.
-        """
-        first = {name: getattr(self, name)[:1] for name in ("kinds", "alphas", "ks", "seeds", "lrs")}
-        auxk = self.auxk if KINDS[self.kinds[0]].auxk else None
-        alone = {"ratios": (min(self.ratios),), "auxk": auxk, "init": None, "keep_checkpoints": 0}
-        return dataclasses.replace(self, **first, **alone)
-
-
-@dataclass(frozen=True)
 class BaselineConfig:
     """Dictionaries nobody trained by gradient descent: what every claim is compared with."""
 
@@ -282,7 +172,7 @@ class BaselineConfig:
 
     def __post_init__(self) -> None:
         require(len(self.kinds) > 0, "kinds is empty: give at least one baseline")
-        _require_known(self.kinds, BASELINES)
+        require_known(self.kinds, BASELINES)
         require(all(k >= 1 for k in self.ks or ()), f"ks = {self.ks}: at least one feature must be active")
         require(self.ratio > 0, f"ratio = {self.ratio}: must be positive")
         for name in ("fit_rows", "ica_rows", "ica_iterations", "nmf_rows", "nmf_features"):
@@ -370,7 +260,7 @@ class FeaturesConfig:
         require(self.memory_mb >= 64, f"memory_mb = {self.memory_mb}: give at least 64")
 
 
-def _require_known(kinds: Iterable[str], known: Collection[str]) -> None:
+def require_known(kinds: Iterable[str], known: Collection[str]) -> None:
     for kind in kinds:
         require(kind in known, f"kinds holds {kind!r}: choose from {', '.join(known)}")
 

@@ -1,6 +1,6 @@
 """The kinds of dictionary, one row each; no torch, so that configs and the command line read them too.
 
-A new kind that is trained is a row of :data:`KINDS`, a loss in ``training/steps.py`` unless one there fits, and its
+A new kind that is trained is a row of :data:`KINDS`, a loss in ``training/losses.py`` unless one there fits, and its
 test. A new family of baselines is a row of :data:`FAMILIES` and a builder in ``dictionaries/families.py``. Either needs
 an activation in ``dictionaries/base.py`` only if those there do not fit.
 """
@@ -13,7 +13,17 @@ L1_CONVENTION = (
     "mean over batch and dimensions of (x - x̂)² + alpha / scale · mean over batch of Σ|c|, alpha and scale as in the "
     "recipe; alpha · d_in / scale is the coefficient of the literal Eq. 4 of arXiv 2309.08600"
 )
-AUXK_CONVENTION = "mean over batch and dimensions of (x - x̂)² + auxk · the same of the dead features' error"
+ANNEALED_CONVENTION = (
+    f"{L1_CONVENTION}; the gradient of Σ|c| is that of Σ|c|^p times Σ|c| / Σ|c|^p, with p from 1 to p_end"
+)
+MSE = "mean over batch and dimensions of (x - x̂)²"
+AUXK_CONVENTION = f"{MSE} + auxk · the same of the dead features' error"
+NESTED_CONVENTION = f"mean over prefixes of the features of {AUXK_CONVENTION}"
+JUMPRELU_CONVENTION = f"{AUXK_CONVENTION} + a multiplier, moved until L0 is k, · mean over batch of the active features"
+GATED_CONVENTION = (
+    f"{MSE} + alpha / scale · mean over batch of Σ relu(gate) + the squared error of decoding relu(gate), in which the "
+    "decoder is constant"
+)
 TOPK = "-topk"
 """How the baselines end that keep the k largest codes."""
 NEUTRAL = "ink"
@@ -27,11 +37,13 @@ class TrainedKind:
     name: str
     """As configs and saved files call it."""
     loss: str
-    """Key of ``LOSSES`` in ``training/steps.py``."""
+    """Key of ``LOSSES`` in ``training/losses.py``."""
     activation: str
-    """Key of ``ACTIVATIONS`` in ``dictionaries/base.py``; where it is `threshold`, one is learned."""
+    """Key of ``ACTIVATIONS`` in ``dictionaries/base.py``; where it is `threshold`, one is learned, where `jumprelu`,
+    one a feature."""
     sparsity: Literal["alpha", "k"]
-    """What sets the number of active features: an L1 coefficient, or that number itself."""
+    """What sets the number of active features: an L1 coefficient, or that number itself (of JumpReLU the mean that a
+    controller holds)."""
     convention: str
     """How the numbers of its loss are to be read."""
     colour: str
@@ -42,6 +54,8 @@ class TrainedKind:
     """Not the paper's: a decoder bias, centring at the start and unit rows whatever the preset."""
     auxk: bool = False
     """Whether an auxiliary loss revives its dead features."""
+    frozen: Literal["", "W_enc", "W_dec"] = ""
+    """A control: the weights that stay random. Decoder rows take any length where the encoder does."""
     matrices: int = 6
     """Matrices of the batch's codes that a step holds at once, without those of the auxiliary loss (measured)."""
 
@@ -79,8 +93,24 @@ KINDS = {
         TrainedKind(
             "batchtopk", "batchtopk", "threshold", "k", AUXK_CONVENTION, "orange", modern=True, auxk=True, matrices=7
         ),
+        TrainedKind(
+            "matryoshka", "matryoshka", "threshold", "k", NESTED_CONVENTION, "teal", modern=True, auxk=True, matrices=9
+        ),
+        TrainedKind(
+            "jumprelu", "jumprelu", "jumprelu", "k", JUMPRELU_CONVENTION, "rose", modern=True, auxk=True, matrices=9
+        ),
+        TrainedKind("gated", "gated", "jumprelu", "alpha", GATED_CONVENTION, "brown", modern=True, matrices=12),
+        TrainedKind("p-anneal", "p-anneal", "relu", "alpha", ANNEALED_CONVENTION, "slate", matrices=7),
+        # Korznikov et al. 2026 (arXiv 2602.14111): what of a result is owed to learned directions, what to the rest
+        TrainedKind(
+            "frozen-decoder", "batchtopk", "threshold", "k", AUXK_CONVENTION, "ink", modern=True, auxk=True, matrices=7,
+            frozen="W_dec",
+        ),
+        TrainedKind(
+            "frozen-encoder", "batchtopk", "threshold", "k", MSE, "ink", modern=True, matrices=7, frozen="W_enc"
+        ),
     )
-}
+}  # fmt: skip
 FAMILIES = {
     family.name: family
     for family in (
@@ -109,7 +139,7 @@ def colour(kind: str) -> str:
 def heading(kind: str) -> str:
     """What dictionaries of a kind stand under in tables.
 
-    >>> heading("topk"), heading("pca-pm"), heading("gated")
+    >>> heading("topk"), heading("pca-pm"), heading("lista")
     ('Trained', 'Baselines', 'Of a kind that this version of monolex does not know')
     """
     unknown = "Of a kind that this version of monolex does not know"

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from monolex import stages
-from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, TrainConfig, require
+from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, require
 from monolex.errors import UserError
 from monolex.stages import Stage
 from monolex.tables import from_table
+from monolex.train_config import TrainConfig
 
 Tables = dict[str, dict[str, Any]]
 """Configurations by the verb of their stage, then by name; the name of a stage's only table is empty."""

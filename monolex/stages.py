@@ -108,7 +108,7 @@ STAGES: tuple[Stage, ...] = (
         "train",
         "Train a sweep of sparse dictionaries in one pass over stored activations.",
         "What is trained.",
-        config="monolex.config:TrainConfig",
+        config="monolex.train_config:TrainConfig",
         run="monolex.training.trainer:train",
         made_of="activations",
         show="monolex.show.stages:members",

@@ -148,7 +148,7 @@ CASES: dict[str, tuple[Callable[[World], list[str]], str]] = {
     "held out": (lambda w: harvest(w, "--held-out", "1.5"), "fraction of documents"),
     "max norm": (lambda w: harvest(w, "--max-norm", "0.5"), "multiple above 1"),
     "negative alpha": (lambda w: train(w, "--alphas", "-0.001"), "cannot be negative"),
-    "auxk of relu kinds": (lambda w: train(w, "--auxk", "0.1"), "acts on topk and batchtopk only"),
+    "auxk of relu kinds": (lambda w: train(w, "--auxk", "0.1"), "acts on topk, batchtopk, matryoshka"),
     "k above d_sae": (lambda w: train(w, "--kinds", "topk", "--ks", "1000"), "k = 1000"),
     "k zero": (lambda w: train(w, "--kinds", "topk", "--ks", "0"), "at least one feature"),
     "ratio": (lambda w: train(w, "--ratios", "0"), "must be positive"),

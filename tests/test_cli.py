@@ -11,7 +11,7 @@ from helpers.interp_run import server_model
 from tyro.conf import Positional
 
 import monolex
-from monolex import cli, config
+from monolex import cli, train_config
 from monolex.causal.config import PatchConfig, TreeConfig
 from monolex.cli import main
 from monolex.features.query import FindConfig
@@ -121,14 +121,14 @@ def test_dictionaries_are_a_list_and_not_repeated(monkeypatch, verb, capsys):
 
 
 def test_the_help_of_presets_says_what_they_set():
-    said = inspect.getsource(config)
+    said = inspect.getsource(train_config)
     said = " ".join(said[said.index("preset: Preset") :].split('"""')[1].split())
     for name in ("paper", "paper-effective"):
         row = RECIPES[name]
         assert f"`{name}`: " in said and f"at {row.lr:f}".rstrip("0") in said
-        assert (row.warmup, row.decay, row.scale, row.bias, row.unit, row.scaled) == (0, 0, False, False, False, False)
+        assert (row.warmup, row.decay, row.preprocess, row.bias, row.unit, row.scaled) == (0, 0, "none", *3 * [False])
     modern = RECIPES["modern"]
     rate = f"`modern`: {modern.lr:.4f} / sqrt(d_sae / {2**14})"
-    assert f"{rate}, warmup {modern.warmup}, decay {modern.decay}, scale" in said
-    assert modern.scaled and modern.scale and modern.bias and modern.unit
-    assert "either with warmup 0, decay 0, no scale" in said
+    assert f"{rate}, warmup {modern.warmup}, decay {modern.decay}, preprocess {modern.preprocess}" in said
+    assert modern.scaled and modern.bias and modern.unit
+    assert "either with warmup 0, decay 0, preprocess none" in said

@@ -10,7 +10,6 @@ from monolex.config import (
     FeaturesConfig,
     HarvestConfig,
     ModelConfig,
-    TrainConfig,
     identity,
     located,
 )
@@ -18,6 +17,7 @@ from monolex.errors import UserError
 from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.run_toml import run_config
 from monolex.tables import from_table
+from monolex.train_config import TrainConfig
 
 CONFIGS = (ModelConfig, CorpusConfig, HarvestConfig, TrainConfig, BaselineConfig, EvalConfig, FeaturesConfig)
 
@@ -46,7 +46,10 @@ def test_a_config_survives_its_own_table():
         ({"alphas": [-1e-3]}, "cannot be negative"),
         ({"ks": [0]}, "at least one feature"),
         ({"ratios": []}, "ratios is empty"),
-        ({"kinds": ["untied"], "auxk": 0.1}, "auxk = 0.1 acts on topk and batchtopk only"),
+        (
+            {"kinds": ["untied"], "auxk": 0.1},
+            "auxk = 0.1 acts on topk, batchtopk, matryoshka, jumprelu and frozen-decoder only",
+        ),
         ({"dead_after": 0}, "dead_after = 0: give at least 1"),
         ({"warmup": 2}, r"fraction in \[0, 1\]"),
     ],

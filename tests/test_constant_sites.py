@@ -15,11 +15,12 @@ from monolex.activations.reader import shard_name
 from monolex.artifact import Manifest, open_artifact
 from monolex.causal.config import PatchConfig
 from monolex.causal.patch.stage import patch
-from monolex.config import BaselineConfig, EvalConfig, FeaturesConfig, TrainConfig
+from monolex.config import BaselineConfig, EvalConfig, FeaturesConfig
 from monolex.dictionaries.baselines import fit_folder
 from monolex.errors import UserError
 from monolex.evals.evaluate import evaluate
 from monolex.features.stage import features
+from monolex.train_config import TrainConfig
 from monolex.training.trainer import train
 
 ZERO, CONSTANT, VARYING = "mlp_out.0", "mlp_out.1", "resid_post.1"

@@ -14,7 +14,7 @@ import torch
 from helpers.planted import SITE, MemoryStream, config, planted
 from helpers.tiny import tiny, tiny_hf
 
-from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, TrainConfig
+from monolex.config import CorpusConfig, HarvestConfig, ModelConfig
 from monolex.cost import Cost, Planned, PlannedDictionary, Shape
 from monolex.estimate import LIBRARIES, costs, measure, model_shape, seconds
 from monolex.interp.config import ExplainConfig
@@ -26,6 +26,7 @@ from monolex.plan import plan
 from monolex.run_toml import read_run
 from monolex.runtime import threads
 from monolex.speed import FLOPS, LEAST, PYTHON, Speed
+from monolex.train_config import TrainConfig
 from monolex.training.cost import step_seconds, sweep_cost
 from monolex.training.data import TrainingData
 from monolex.training.members import members
@@ -186,7 +187,7 @@ def test_steps_grow_with_the_batch_and_the_width_and_differ_by_kind():
     assert 1.8 < two / one < 2
     assert step_seconds(made, replace(tied, d_sae=256), speed) == pytest.approx(2 * step_seconds(made, tied, speed))
     # the weights of the largest that is really trained: what is wider goes with its width
-    wide = replace(tied, d_in=2048, d_sae=65_536)
+    wide = replace(tied, d_in=2048, d_out=2048, d_sae=65_536)
     assert step_seconds(made, wide, speed) == pytest.approx(1024 * 64 * step_seconds(made, tied, speed) / 4, rel=0.05)
     assert step_seconds(made, topk, speed) > step_seconds(made, tied, speed)
 

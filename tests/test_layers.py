@@ -9,7 +9,7 @@ from helpers.parsed_package import ROOT, Function, trees
 
 LAYERS = (
     ("errors", "stages", "windows"),
-    ("kinds", "config", "tables", "artifact", "runtime", "interrupt", "lock", "pieces", "stats"),
+    ("kinds", "config", "train_config", "tables", "artifact", "runtime", "interrupt", "lock", "pieces", "stats"),
     ("model", "text", "cost", "speed"),
     ("activations",),
     ("dictionaries",),

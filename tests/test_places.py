@@ -26,18 +26,18 @@ ADDITIONS: dict[str, dict[str, list[tuple[str, str]]]] = {
                 '        TrainedKind("squared", "squared", "relu", "alpha", L1_CONVENTION, "purple"),\n',
             )
         ],
-        "monolex/training/steps.py": [
+        "monolex/training/losses.py": [
             (
                 "LossFunction = Callable",
-                "def squared_loss(params, x, member, revival):\n"
+                "def squared_loss(params, batch, member, _settings):\n"
                 '    """MSE + alpha · mean over rows of Σc²."""\n'
-                "    rows, pre = encode(params, x)\n"
-                "    codes = pre.relu()\n"
-                "    mse = (x - decode(params, rows, codes)).square().mean()\n"
+                "    passed = encode(params, batch, member)\n"
+                "    codes = passed.pre.relu()\n"
+                "    mse = (passed.target - codes @ passed.rows).square().mean()\n"
                 "    loss = mse + member.alpha * codes.square().sum(1).mean()\n"
-                "    return Loss(loss, *_statistics(codes, mse, mse.new_zeros(())))\n\n\n",
+                "    return Loss(loss, *statistics(codes, mse, mse.new_zeros(())))\n\n\n",
             ),
-            ("LOSSES: dict[str, LossFunction] = {", '"squared": squared_loss, '),
+            ("LOSSES: dict[str, LossFunction] = {", '\n    "squared": squared_loss,'),
         ],
     },
     "baseline": {

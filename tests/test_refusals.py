@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 
 from monolex import config as stage_configs
+from monolex import train_config
 from monolex.causal import config as causal_configs
 from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
-from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, FeaturesConfig, HarvestConfig, TrainConfig
+from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, FeaturesConfig, HarvestConfig
 from monolex.errors import UserError
 from monolex.features import query as find_config
 from monolex.features.query import FindConfig
 from monolex.interp import config as interp_configs
 from monolex.interp.config import ExplainConfig, FigureConfig, ScoreConfig
+from monolex.train_config import TrainConfig
 
-MODULES = (stage_configs, causal_configs, interp_configs, find_config)
+MODULES = (stage_configs, train_config, causal_configs, interp_configs, find_config)
 SITES = {"sites": ("resid_post.0",)}
 ENDPOINT = {"llm": "m", "base_url": "http://127.0.0.1:1/v1"}
 ASKS = {"explainers": ("openai",), **ENDPOINT}
@@ -40,6 +42,9 @@ CASES: tuple[tuple[type, dict[str, Any], dict[str, Any]], ...] = (
     (TrainConfig, {}, {"kinds": ("nothing",), "alphas": (-0.1,), "ks": (0,), "ratios": (0.0,), "lrs": (0.0,)}),
     (TrainConfig, {}, {"steps": 0, "epochs": 0.0, "batch_size": 0, "buffer_rows": 1, "warmup": 1.1, "decay": -0.1}),
     (TrainConfig, {"kinds": ("topk",)}, {"auxk": -1.0, "keep_checkpoints": -1}),
+    (TrainConfig, {"kinds": ("topk",)}, {"k_start": 31, "p_end": 0.0, "anneal": 1.5, "resamplings": -1}),
+    (TrainConfig, {}, {"prefixes": (0.5,), "k_start": 40, "skip": True, "target": "mlp_out", "preprocess": "nothing"}),
+    (TrainConfig, {}, {"prefixes": TEXT}),
     (TrainConfig, {}, {"auxk": 0.5, "dead_after": 0, "save_every": 0, "log_every": 0}),
     (BaselineConfig, {}, {"kinds": (), "ks": (0,), "ratio": 0.0, "fit_rows": 0, "ica_rows": 0, "nmf_rows": 0}),
     (BaselineConfig, {}, {"kinds": ("nothing",), "nmf_features": 0}),

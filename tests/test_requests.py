@@ -27,11 +27,11 @@ from monolex.config import (
     FeaturesConfig,
     HarvestConfig,
     ModelConfig,
-    TrainConfig,
     identity,
 )
 from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.interp.explain.stage import explain
+from monolex.train_config import TrainConfig
 from monolex.training.trainer import train
 
 LLM = {"base_url", "key_env", "calls", "timeout", "retries", "budget_tokens", "budget_usd", "price_in", "price_out"}
@@ -182,7 +182,9 @@ def cases(run: Path) -> Iterator[tuple[str, Case]]:
     sweep = TrainConfig(kinds=("topk",), ks=(4,), ratios=(2.0,), batch_size=32, train_device="cpu")
     other = {"sites": SITE, "kinds": ("topk", "tied"), "alphas": (0.5,), "ks": (3,), "ratios": (1.0,), "seeds": (1,)}
     other |= {"lrs": (0.1,), "init": str(run / "train" / "first" / SITE[0] / TRAINED), "train_device": "auto"}
-    yield "train", Case(of_activations("train"), {"config": sweep}, other, ("activations",))
+    other |= {"preprocess": "centre", "target": "resid_post.2", "prefixes": (0.5, 1.0)}
+    # a linear skip is of a transcoder's alone
+    yield "train", Case(of_activations("train"), {"config": sweep}, other, ("activations",), ("skip",))
 
     fitted = BaselineConfig(kinds=("pca-topk",), match=(str(run / "train" / "first"),))
     other = {"sites": SITE, "kinds": ("pca",), "ks": (3,), "match": (str(run / "train" / "second"),)}

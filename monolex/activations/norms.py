@@ -24,6 +24,8 @@ class Usual(NamedTuple):
     """Median of the rows' norms; 0 if most rows are zero."""
     centre: Float[Tensor, "d_in"]
     """Geometric median of the rows, at least float32."""
+    covariance: Float[Tensor, "d_in d_in"] | None = None
+    """Of the rows about the centre, float64, where it was asked for."""
 
     @property
     def scale(self) -> float:
@@ -36,9 +38,16 @@ def row_norms(x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows"]:
     return torch.linalg.vector_norm(x.to(_wide(x)), dim=1)
 
 
-def usual(rows: Float[Tensor, "rows d_in"]) -> Usual:
-    """Median norm and centre of at least one row."""
-    return Usual(float(row_norms(rows).median()), centre(rows))
+def usual(rows: Float[Tensor, "rows d_in"], *, covariance: bool = False) -> Usual:
+    """Median norm and centre of at least one row, and their covariance where it is asked for."""
+    known = Usual(float(row_norms(rows).median()), centre(rows))
+    return known._replace(covariance=covariance_about(rows, known.centre)) if covariance else known
+
+
+def covariance_about(rows: Float[Tensor, "rows d_in"], point: Float[Tensor, "d_in"]) -> Float[Tensor, "d_in d_in"]:
+    """Mean outer product of the rows' distances from a point, float64."""
+    apart = rows.double() - point.double()
+    return apart.T @ apart / len(rows)
 
 
 def centre(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "d_in"]:

@@ -141,13 +141,15 @@ class ModelStream:
 
     @cached_property
     def usual(self) -> dict[str, Usual]:
-        """Median norm and centre of every site, from packed rows spread over all; the first call runs the model."""
+        """Median norm and centre of every site, from a sample; the first call runs the model."""
+        return {site: usual(x) for site, x in self.sample().items()}
+
+    def sample(self) -> dict[str, Float[Tensor, "rows d_in"]]:
+        """Some thousand rows of every site, of packed rows spread over all, float32; runs the model."""
         numbers = self._keep.any(1).nonzero()[:, 0]
         count = min(len(numbers), -(-SAMPLE_ROWS // self._rows.context_length))
-        return {
-            site: usual(x.float())
-            for site, x in self._values(numbers[torch.arange(count) * len(numbers) // count]).items()
-        }
+        spread = self._values(numbers[torch.arange(count) * len(numbers) // count])
+        return {site: x.float() for site, x in spread.items()}
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, Float[Tensor, "batch d_in"]]]:
         """Endless batches by site, float32; an epoch serves each token once and drops its last partial batch."""

@@ -52,6 +52,11 @@ def _chosen(run: Path, listed: Sequence[RunDictionary], text: str) -> ChosenFeat
     if len(fitting) > 1:
         raise UserError(f"features = {text!r}: {title!r} fits {len(fitting)} dictionaries; write one as SITE/NAME")
     dictionary, d_sae = fitting[0], fitting[0].config.d_sae
+    require(
+        not dictionary.config.target,
+        f"features = {text!r}: {dictionary.title} reconstructs {dictionary.config.target} from {dictionary.site}, so "
+        "its features are no part of what it reads; choose one of an autoencoder",
+    )
     if mark == ":":
         require(int(what) < d_sae, f"features = {text!r}: {dictionary.title} has features 0 to {d_sae - 1}")
         return ChosenFeature(dictionary, int(what))

@@ -63,7 +63,9 @@ class FeatureEdit:
     def __post_init__(self) -> None:
         config = self.dictionary.config
         require(
-            config.d_in == config.d_out, f"{self.dictionary} writes {config.d_out} wide: edit features of its own site"
+            config.d_in == config.d_out and not config.target,
+            f"{self.dictionary} reconstructs {config.target or f'{config.d_out} numbers'}, not the site that it reads: "
+            "edit features of a dictionary of its own site",
         )
         needed, present = self.error in ("mean", "donor"), self.error_value is not None
         require(

@@ -27,6 +27,8 @@ from monolex.tables import from_table
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
+SKIP = "W_skip"
+"""Weight of a transcoder's linear skip."""
 CONTENT = "content"
 """Entry of a saved config: the hash of all others and of the weights' file."""
 SCHEMA = 1
@@ -52,6 +54,8 @@ class DictionaryConfig:
     """BatchTopK: the pre-activation above which a feature is active outside training."""
     site: str = ""
     """Where the activations were read."""
+    target: str = ""
+    """Transcoders: the site whose activations it reconstructs; empty means its own."""
     model: str = ""
     """Name of the language model."""
     model_fingerprint: str = ""
@@ -95,35 +99,43 @@ def sparse(codes: Float[Tensor, "rows d_sae"]) -> SparseCodes:
     return SparseCodes(offsets, feature, codes[row, feature], codes.shape[1])
 
 
-def relu(pre: Tensor, _config: DictionaryConfig) -> Tensor:
+def relu(pre: Tensor, _config: DictionaryConfig, _threshold: Tensor | None) -> Tensor:
     """Non-negative codes."""
     return pre.relu()
 
 
-def linear(pre: Tensor, _config: DictionaryConfig) -> Tensor:
+def linear(pre: Tensor, _config: DictionaryConfig, _threshold: Tensor | None) -> Tensor:
     """Signed codes, as PCA's and ICA's."""
     return pre
 
 
-def topk(pre: Tensor, config: DictionaryConfig) -> Tensor:
+def topk(pre: Tensor, config: DictionaryConfig, _threshold: Tensor | None) -> Tensor:
     """The k largest pre-activations of a row, those above zero (as OpenAI's TopK)."""
     assert config.k is not None, config
     values, features = pre.topk(config.k, dim=-1, sorted=False)
     return torch.zeros_like(pre).scatter_(-1, features, values.relu())
 
 
-def above_threshold(pre: Tensor, config: DictionaryConfig) -> Tensor:
+def above_threshold(pre: Tensor, config: DictionaryConfig, _threshold: Tensor | None) -> Tensor:
     """BatchTopK outside training: pre-activations above the threshold learned as a mean over batches."""
     assert config.threshold is not None, config
     return pre.relu() * (pre > config.threshold)
 
 
-Activation = Callable[[Tensor, DictionaryConfig], Tensor]
+def jumprelu(pre: Tensor, config: DictionaryConfig, threshold: Tensor | None) -> Tensor:
+    """Pre-activations above the feature's own threshold (Rajamanoharan et al. 2024); Gated comes to this too."""
+    assert threshold is not None, config
+    return pre.relu() * (pre > threshold)
+
+
+Activation = Callable[[Tensor, DictionaryConfig, Tensor | None], Tensor]
+"""Pre-activations, what the dictionary is, and the thresholds of their features where each has its own."""
 ACTIVATIONS: dict[str, Activation] = {
     "relu": relu,
     "linear": linear,
     "topk": topk,
     "threshold": above_threshold,
+    "jumprelu": jumprelu,
 }
 Encoder = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 ENCODERS: dict[str, Encoder] = {
@@ -135,8 +147,9 @@ class Dictionary:
     """A decomposition of activations into features.
 
     Weights are float32 (float64 is kept for tests): ``W_enc`` and ``W_dec`` ``(d_sae, d_in)`` and ``(d_sae, d_out)``
-    with features as rows, ``b_enc (d_sae,)``, ``b_dec (d_out,)``, ``centre (d_in,)``. Inputs are cast to the weights'
-    dtype, so encoding is done in full precision whatever the model's.
+    with features as rows, ``b_enc (d_sae,)``, ``b_dec (d_out,)``, ``centre (d_in,)``; with the activation ``jumprelu``
+    ``threshold (d_sae,)``, and of a transcoder with a linear skip ``W_skip (d_out, d_in)``. Inputs are cast to the
+    weights' dtype, so encoding is done in full precision whatever the model's.
     """
 
     def __init__(self, config: DictionaryConfig, weights: Mapping[str, Tensor]) -> None:
@@ -147,6 +160,10 @@ class Dictionary:
             "W_dec": (config.d_sae, config.d_out),
             "b_dec": (config.d_out,),
         }
+        if config.activation == "jumprelu":
+            shapes["threshold"] = (config.d_sae,)
+        if SKIP in weights:
+            shapes[SKIP] = (config.d_out, config.d_in)
         if config.activation == "nmf":
             shapes["H"] = (config.d_sae, 2 * config.d_in)
         for name, shape in shapes.items():
@@ -219,27 +236,39 @@ class Dictionary:
         """Codes of ``x``, dense."""
         if self.config.activation in ENCODERS:
             return ENCODERS[self.config.activation](self._input(x), self.weights)
-        return ACTIVATIONS[self.config.activation](self.pre_activations(x), self.config)
+        return ACTIVATIONS[self.config.activation](self.pre_activations(x), self.config, self.weights.get("threshold"))
 
     def encode_some(
         self, x: Float[Tensor, "*rows d_in"], features: Int[Tensor, "features"]
     ) -> Float[Tensor, "*rows features"]:
         """Codes of ``features`` alone; where no feature looks at another's pre-activation, only they are computed."""
-        if self.config.activation not in ("relu", "linear", "threshold") or len(features) == self.d_sae:
+        if self.config.activation not in ("relu", "linear", "threshold", "jumprelu") or len(features) == self.d_sae:
             return self.encode(x)[..., features]
-        return ACTIVATIONS[self.config.activation](self.pre_activations(x, features), self.config)
+        threshold = self.weights["threshold"][features] if "threshold" in self.weights else None
+        return ACTIVATIONS[self.config.activation](self.pre_activations(x, features), self.config, threshold)
 
     def encode_sparse(self, x: Float[Tensor, "rows d_in"]) -> SparseCodes:
         """Codes of ``x`` as row offsets, features and values; :meth:`SparseCodes.dense` gives :meth:`encode` back."""
         return sparse(self.encode(x))
 
-    def decode(self, codes: Float[Tensor, "*rows d_sae"]) -> Float[Tensor, "*rows d_out"]:
-        """The reconstruction that ``codes`` stand for."""
-        return codes @ self.W_dec + self.weights["b_dec"]
+    def decode(
+        self, codes: Float[Tensor, "*rows d_sae"], x: Float[Tensor, "*rows d_in"] | None = None
+    ) -> Float[Tensor, "*rows d_out"]:
+        """The reconstruction that ``codes`` stand for, and what a linear skip makes of ``x``.
+
+        Raises:
+            UserError: there is a skip and no ``x``: the codes alone stand for another function.
+        """
+        out = codes @ self.W_dec + self.weights["b_dec"]
+        if SKIP not in self.weights:
+            return out
+        if x is None:
+            raise UserError(f"{self} has a linear skip: decode(codes, x) takes what was encoded too")
+        return out + (self._input(x) - self.weights["centre"]) @ self.weights[SKIP].T
 
     def reconstruct(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
-        """``decode(encode(x))``."""
-        return self.decode(self.encode(x))
+        """``decode(encode(x), x)``."""
+        return self.decode(self.encode(x), x)
 
     def to(self, target: torch.device | torch.dtype | str) -> "Dictionary":
         """The same dictionary on another device or in another precision."""

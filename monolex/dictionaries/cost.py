@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from monolex.config import BaselineConfig, TrainConfig
+from monolex.config import BaselineConfig
 from monolex.cost import Cost, Planned, PlannedDictionary
 from monolex.dictionaries.axes import ICA_ALONE, few_threads
 from monolex.dictionaries.baselines import MATCH_ROWS
 from monolex.kinds import BASELINES, TOPK
 from monolex.speed import Speed
+from monolex.train_config import TrainConfig
 
 ICA_ROUNDS, ICA_ROWS, TANH = 120, 8192, 80
 """Rounds that ICA takes (nobody knows before: 46 to 88 at the demo's sites; 70 at one of SmolLM2's, all 400 at three),

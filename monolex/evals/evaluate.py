@@ -196,34 +196,61 @@ def _evaluate_site(
     dictionaries = {dictionary.name: dictionary.weights(device) for dictionary in listed}
 
     third = _whole(len(listed) / 3, advance)
-    reader = Reader(activations, site, "held_out")
-    measured = reconstruction.reconstructions(dictionaries, reader, config.rows, device=device, advance=third)
-    faithful = None
-    if config.contexts:
-        mean = next(iter(measured.values())).mean
-        contexts = held_out_rows(activations, config.contexts)
-        faithful = fidelity.fidelity(
-            lm, site, dictionaries, contexts, mean,
-            rule=row_rule(activations, site), batch=config.batch_contexts, advance=third,
-        )  # fmt: skip
+    measured: dict[str, reconstruction.Reconstruction] = {}
     metrics: dict[str, Metrics] = {}
-    for name, dictionary in dictionaries.items():
-        metrics[name] = {
-            **reconstruction.metrics(measured[name], config),
-            "negative_bias": reconstruction.negative_bias(dictionary, config),
-            **similarity.decoder_metrics(dictionary, config),
-            **_token_cosines(dictionary, Site.parse(site), lm, config),
-            **_fidelity_metrics(faithful, name, config),
-        }
-        third(1 / len(listed))
-    if faithful is None:
-        third(1)
+    references: list[Row] = []
+    writes = {name: dictionary.config.target or site for name, dictionary in dictionaries.items()}
+    for written in dict.fromkeys(writes.values()):
+        chosen = {name: dictionary for name, dictionary in dictionaries.items() if writes[name] == written}
+        share = len(chosen) / len(listed)
+        part, faithful = _measured(
+            activations, site, written, chosen, lm, config, lambda done, share=share: third(done * share)
+        )
+        measured |= part
+        for name, dictionary in chosen.items():
+            metrics[name] = {
+                **reconstruction.metrics(measured[name], config),
+                "negative_bias": reconstruction.negative_bias(dictionary, config),
+                **similarity.decoder_metrics(dictionary, config),
+                **_token_cosines(dictionary, Site.parse(written), lm, config),
+                **_fidelity_metrics(faithful, name, config),
+            }
+            third(1 / len(listed))
+        if written == site:
+            references = _reference_rows(model, site, faithful, config)
     heads = {dictionary.name: identification(dictionary, folder) for dictionary in listed}
-    rows = [row for name, head in heads.items() for row in _rows(head, metrics[name])]
-    rows += _reference_rows(model, site, faithful, config)
+    rows = [row for name in heads for row in _rows(heads[name], metrics[name])] + references
     rows += _pair_rows(listed, heads, dictionaries, config)
     rows += _seed_rows(listed, heads, dictionaries, metrics, config)
     return rows, {f"{model}/{site}/{name}": result.counts for name, result in measured.items()}
+
+
+def _measured(
+    activations: Path,
+    site: str,
+    written: str,
+    dictionaries: Mapping[str, Dictionary],
+    lm: LanguageModel,
+    config: EvalConfig,
+    advance: Callable[[float], None],
+) -> tuple[dict[str, reconstruction.Reconstruction], fidelity.Fidelity | None]:
+    """Reconstruction and fidelity of dictionaries that read ``site`` and reconstruct ``written``."""
+    reader = Reader(activations, site, "held_out")
+    target = None if written == site else Reader(activations, written, "held_out")
+    device = runtime.device(config.eval_device)
+    measured = reconstruction.reconstructions(
+        dictionaries, reader, config.rows, target=target, device=device, advance=advance
+    )
+    if not config.contexts:
+        advance(1)
+        return measured, None
+    mean = next(iter(measured.values())).mean
+    contexts = held_out_rows(activations, config.contexts)
+    faithful = fidelity.fidelity(
+        lm, (site, written), dictionaries, contexts, mean,
+        rule=row_rule(activations, site), batch=config.batch_contexts, advance=advance,
+    )  # fmt: skip
+    return measured, faithful
 
 
 def _whole(size: float, advance: Callable[[int], Any]) -> Callable[[float], None]:

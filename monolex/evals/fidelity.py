@@ -1,5 +1,7 @@
 """What a model loses when a site is replaced by a dictionary's reconstruction of it.
 
+A transcoder replaces what it reconstructs by what it makes of the site it reads in the whole model.
+
 At every position but the first (whose activations are far from all others in most models) the activation becomes x̂, or
 zero, or the mean: the two ablations are the scale on which a loss means something. Tokens that a harvest leaves out,
 separators and those of an extreme norm, are left as they are as well, for no dictionary has learned them; how many is
@@ -35,8 +37,8 @@ METRICS = ("ce", "ce_added", "kl", "perplexity", "loss_recovered_zero", "loss_re
 # Below this many nats between an ablated and the whole model, the share of it that is recovered is noise.
 LEAST_EFFECT = 0.01
 
-Replace = Callable[[Tensor], Tensor]
-"""From rows of activations to what is put in their place."""
+Replace = Callable[[Tensor, Tensor], Tensor]
+"""From rows of what is replaced, and of what is read, to what is put in their place."""
 
 
 class Fidelity(NamedTuple):
@@ -57,7 +59,7 @@ class Fidelity(NamedTuple):
 @torch.no_grad()
 def fidelity(
     lm: LanguageModel,
-    site: Site | str,
+    site: Site | str | tuple[str, str],
     dictionaries: Mapping[str, Dictionary],
     rows: Rows,
     mean: Float[Tensor, "d_in"],
@@ -68,15 +70,16 @@ def fidelity(
 ) -> Fidelity:
     """Loss and divergence of every dictionary and reference over packed ``rows``.
 
-    Tokens that do not count by ``rule`` are not replaced. ``mean`` is the activation that the mean-ablation puts in;
-    ``advance`` is told the share of the rows done. One clean forward a batch serves all; the largest tensors are two
-    sets of logits ``[batch, context, vocab]``.
+    ``site`` is what is encoded and replaced; of transcoders the one and the other. Tokens that do not count by ``rule``
+    are not replaced.
+    ``mean`` is the activation that the mean-ablation puts in; ``advance`` is told the share of the rows done. One clean
+    forward a batch serves all; the largest tensors are two sets of logits ``[batch, context, vocab]``.
     """
-    site = Site.parse(site)
+    read, site = map(Site.parse, site if isinstance(site, tuple) else (site, site))
     assert not set(dictionaries) & set(REFERENCES), f"a dictionary is called like a reference: {list(dictionaries)}"
     replacements: dict[str, Replace] = {
-        ZERO: torch.zeros_like,
-        MEAN: lambda x: mean.to(x).expand_as(x),
+        ZERO: lambda y, _: torch.zeros_like(y),
+        MEAN: lambda y, _: mean.to(y).expand_as(y),
         **{name: _reconstructor(dictionary) for name, dictionary in dictionaries.items()},
     }
     documents, index = rows.docs.long().unique(return_inverse=True)
@@ -86,7 +89,7 @@ def fidelity(
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
         where = index[part, 1:-1][counted[part]]
-        clean = _clean(lm, site, rows.tokens[part].long(), rule)
+        clean = _clean(lm, site, read, rows.tokens[part].long(), rule)
         spared += int((~clean.replaceable[:, 1:]).sum())
         for name, losses in _losses(lm, site, replacements, clean):
             sums[name].index_add_(1, where, losses[:, counted[part]])
@@ -172,27 +175,29 @@ class _Clean(NamedTuple):
     """On the model's device."""
     before: Float[Tensor, "batch tokens d_model"]
     """The residual stream in front of the site's block."""
-    x: Float[Tensor, "batch tokens width"]
+    y: Float[Tensor, "batch tokens width"]
     """The site's activation."""
+    x: Float[Tensor, "batch tokens d_in"]
+    """What is read: the same, but for transcoders."""
     log_p: Float[Tensor, "batch tokens vocab"]
     """Log-probabilities, float32."""
     replaceable: Bool[Tensor, "batch tokens"]
     """Where the activation is replaced."""
 
 
-def _clean(lm: LanguageModel, site: Site, tokens: Int[Tensor, "batch tokens"], rule: RowRule) -> _Clean:
+def _clean(lm: LanguageModel, site: Site, read: Site, tokens: Int[Tensor, "batch tokens"], rule: RowRule) -> _Clean:
     tokens = tokens.to(lm.device)
     before = Site("resid_pre", site.layer)
-    wanted = list(dict.fromkeys((before, site)))
+    wanted = list(dict.fromkeys((before, site, read)))
     captured = hooks.capture(lm, tokens, wanted, mask=torch.ones_like(tokens), logits=True)
     assert captured.logits is not None, "logits were asked for"
     log_p = captured.logits.float()
     for row in log_p:
         row.copy_(F.log_softmax(row, -1))
-    x = captured.activations[str(site)]
+    y, x = (captured.activations[str(each)] for each in (site, read))
     replaceable = rule.counts(tokens, x)
     replaceable[:, 0] = False
-    return _Clean(tokens, captured.activations[str(before)], x, log_p, replaceable)
+    return _Clean(tokens, captured.activations[str(before)], y, x, log_p, replaceable)
 
 
 def _losses(
@@ -202,8 +207,8 @@ def _losses(
     loss = -clean.log_p[:, 1:-1].gather(2, clean.tokens[:, 2:, None])[..., 0]
     yield CLEAN, torch.stack([loss, torch.zeros_like(loss)]).double().cpu()
     for name, replace in replacements.items():
-        replaced = clean.x.clone()
-        replaced[clean.replaceable] = replace(clean.x[clean.replaceable])
+        replaced = clean.y.clone()
+        replaced[clean.replaceable] = replace(clean.y[clean.replaceable], clean.x[clean.replaceable])
         logits = replaced_logits(lm, site, clean.tokens, replaced, clean.before)
         yield name, _compare(clean.log_p, logits, clean.tokens)
 
@@ -219,9 +224,9 @@ def _compare(clean: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _reconstructor(dictionary: Dictionary) -> Replace:
-    def reconstruct(x: Tensor) -> Tensor:
+    def reconstruct(y: Tensor, x: Tensor) -> Tensor:
         rows = x.to(dictionary.W_enc.device)
         parts = [dictionary.reconstruct(rows[part]) for part in row_slices(len(rows), dictionary.d_sae)]
-        return torch.cat(parts).to(x) if parts else x
+        return torch.cat(parts).to(y) if parts else y
 
     return reconstruct

@@ -8,15 +8,15 @@ from typing import Any
 from monolex.artifact import relative_place
 from monolex.dictionaries.listing import RunDictionary
 
-RECIPE = ("kind", "d_sae", "alpha", "k", "ratio", "seed", "lr")
-AXES = ("kind", "alpha", "k", "ratio", "seed", "lr")
+RECIPE = ("kind", "target", "d_sae", "alpha", "k", "ratio", "seed", "lr")
+AXES = ("kind", "target", "alpha", "k", "ratio", "seed", "lr")
 
 
 def recipe(dictionary: RunDictionary) -> dict[str, Any]:
-    """The values of :data:`RECIPE`; of a baseline None but for kind, d_sae and k."""
+    """The values of :data:`RECIPE`; of a baseline None but for kind, d_sae and k. ``target`` is a transcoder's."""
     config = dictionary.config
     trained = config.recipe if dictionary.trained else {}
-    known = {"kind": config.kind, "d_sae": config.d_sae, "k": config.k}
+    known = {"kind": config.kind, "target": config.target or None, "d_sae": config.d_sae, "k": config.k}
     return {name: known[name] if name in known else trained.get(name) for name in RECIPE}
 
 
@@ -40,7 +40,7 @@ def neighbours(dictionaries: Sequence[RunDictionary]) -> Iterator[tuple[RunDicti
             for c in trained
             if c not in (a, b)
             and axes[a, c] == axes[b, c] == axis
-            and axis not in ("kind", "seed")
+            and axis not in ("kind", "target", "seed")
             and min(recipes[a][axis], recipes[b][axis]) < recipes[c][axis] < max(recipes[a][axis], recipes[b][axis])
         ]
         if not between:

@@ -34,8 +34,8 @@ class Reconstruction(NamedTuple):
 
     rows: int
     """Evaluated rows."""
-    mean: Float[Tensor, "d_in"]
-    """Mean activation x̄ of the evaluated rows."""
+    mean: Float[Tensor, "d_out"]
+    """Mean activation x̄ of the evaluated rows; of a transcoder, x here and below is what it reconstructs."""
     counts: Int[Tensor, "d_sae"]
     """Rows in which each feature is not zero."""
     doc_rows: Float[Tensor, "docs"]
@@ -65,6 +65,7 @@ def reconstructions(
     reader: Reader,
     rows: int,
     *,
+    target: Reader | None = None,
     device: torch.device | str = "cpu",
     chunk: int = 8192,
     advance: Advance = lambda _: None,
@@ -72,7 +73,8 @@ def reconstructions(
     """Statistics of every dictionary over ``rows`` rows of ``reader``, each read once.
 
     The rows are blocks of neighbours spread evenly over the split, so that they come from as many documents as they
-    can. ``dictionaries`` lie on ``device``; ``advance`` is told the share of the rows done.
+    can. ``dictionaries`` lie on ``device``; transcoders reconstruct the same rows of ``target``; ``advance`` is told
+    the share of the rows done.
     """
     if rows > reader.n_rows:
         log.warning(
@@ -83,15 +85,16 @@ def reconstructions(
     blocks = list(spread_blocks(rows, reader.n_rows, BLOCK if rows < reader.n_rows else chunk))
     ids = torch.cat([reader.docs(start, stop) for start, stop in blocks])
     documents, index = ids.long().unique(return_inverse=True)
-    spread = _Spread(len(documents), reader.d_in)
+    spread = _Spread(len(documents), (target or reader).d_in)
     sums = {name: torch.zeros(5, len(documents), dtype=torch.float64) for name in dictionaries}
     counts = {name: torch.zeros(d.d_sae, dtype=torch.int64, device=device) for name, d in dictionaries.items()}
     for (start, stop), docs in zip(blocks, index.split([stop - start for start, stop in blocks]), strict=True):
         x = reader.read(start, stop)
-        spread.add(x, docs)
-        x = x.to(device)
+        y = target.read(start, stop) if target else x
+        spread.add(y, docs)
+        x, y = x.to(device), y.to(device)
         for name, dictionary in dictionaries.items():
-            sums[name].index_add_(1, docs, _row_sums(dictionary, x, counts[name]).double().cpu())
+            sums[name].index_add_(1, docs, _row_sums(dictionary, x, y, counts[name]).double().cpu())
         advance(len(x) / rows)
     mean, spreads = spread.result()
     doc_rows = torch.bincount(index, minlength=len(documents)).double()
@@ -170,20 +173,24 @@ class _Spread:
 
 
 def _row_sums(
-    dictionary: Dictionary, x: Float[Tensor, "rows d_in"], counts: Int[Tensor, "d_sae"]
+    dictionary: Dictionary,
+    x: Float[Tensor, "rows d_in"],
+    y: Float[Tensor, "rows d_out"],
+    counts: Int[Tensor, "d_sae"],
 ) -> Float[Tensor, "5 rows"]:
-    """Error, non-zeros, whether ‖x‖ > 0, ‖x̂‖/‖x‖ and cosine of every row; adds to ``counts``."""
-    return torch.cat([_slice_sums(dictionary, x[part], counts) for part in row_slices(len(x), dictionary.d_sae)], 1)
+    """Error, non-zeros, whether ‖y‖ > 0, ‖ŷ‖/‖y‖ and cosine of every row; adds to ``counts``."""
+    parts = row_slices(len(x), dictionary.d_sae)
+    return torch.cat([_slice_sums(dictionary, x[part], y[part], counts) for part in parts], 1)
 
 
-def _slice_sums(dictionary: Dictionary, x: Tensor, counts: Tensor) -> Tensor:
+def _slice_sums(dictionary: Dictionary, x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
     codes = dictionary.encode(x)
     active = codes != 0
     counts += active.sum(0)
-    x_hat = dictionary.decode(codes)
-    norm, norm_hat = x.norm(dim=1), x_hat.norm(dim=1)
+    y_hat = dictionary.decode(codes, x)
+    norm, norm_hat = y.norm(dim=1), y_hat.norm(dim=1)
     measured = norm > 0
     safe = norm.where(measured, 1)
-    cosine = (x * x_hat).sum(1) / (safe * norm_hat).clamp_min(torch.finfo(norm.dtype).tiny)
-    sums = ((x - x_hat).square().sum(1), active.sum(1), measured, measured * norm_hat / safe, measured * cosine)
-    return torch.stack([part.to(x_hat.dtype) for part in sums])
+    cosine = (y * y_hat).sum(1) / (safe * norm_hat).clamp_min(torch.finfo(norm.dtype).tiny)
+    sums = ((y - y_hat).square().sum(1), active.sum(1), measured, measured * norm_hat / safe, measured * cosine)
+    return torch.stack([part.to(y_hat.dtype) for part in sums])

@@ -212,7 +212,8 @@ def _store(path: Path, name: str, dictionary: Dictionary, codes: Codes, job: _Jo
 
 def _write_rest(writer: StoreWriter, dictionary: Dictionary, gathered: Gathered, job: _Job) -> str:
     """What comes from weights, the contexts and the texts; returns why there are no direct logits, if so."""
-    lm, site, table, config = job.lm, Site.parse(job.source.site), job.source.table, job.config
+    lm, table, config = job.lm, job.source.table, job.config
+    site = Site.parse(dictionary.config.target or job.source.site)  # what is written reaches the logits from there
     weights.neighbours(writer, dictionary, config.neighbours)
     way = weights.way_to_logits(lm, site, dictionary)
     tokens = weights.direct_logits(writer, dictionary, lm, way, config.direct)
@@ -245,6 +246,7 @@ def _meta(name: str, dictionary: Dictionary, gathered: Gathered, job: _Job, reas
         "name": name,
         "site": job.source.site,
         "kind": dictionary.config.kind,
+        "target": dictionary.config.target,
         "d_sae": dictionary.d_sae,
         "signed": dictionary.signed,
         "rows": len(job.source.table),

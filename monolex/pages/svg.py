@@ -13,7 +13,9 @@ from markupsafe import Markup, escape
 
 from monolex.pages.axis import Axis, Frame
 
-COLOURS = ("blue", "sky", "vermilion", "orange", "green", "purple", "olive", "ink")
+COLOURS = (
+    "blue", "sky", "vermilion", "orange", "green", "purple", "olive", "teal", "rose", "brown", "slate", "ink"
+)  # fmt: skip
 """Class suffixes of the palette of Okabe and Ito (its yellow darkened to olive, its black the text colour)."""
 APART = 36.0
 NO_DATA = "no data"

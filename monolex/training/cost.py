@@ -6,12 +6,12 @@ from dataclasses import replace
 import torch
 
 from monolex import runtime
-from monolex.config import TrainConfig
 from monolex.cost import Cost, Planned, PlannedDictionary
 from monolex.kinds import KINDS
 from monolex.speed import Speed
-from monolex.training.compiled.step import available
-from monolex.training.members import SweepMember, members
+from monolex.train_config import TrainConfig
+from monolex.training.compiled.available import available
+from monolex.training.members import SweepMember, members, target_of
 from monolex.training.optim import recipe
 from monolex.training.sweep import Trainer
 
@@ -38,13 +38,16 @@ def cost(planned: Planned) -> Cost:
         PlannedDictionary(member.site, member.name, member.d_sae, home, True, kept) for member in sweep
     ]
     spent = sweep_cost(config, sweep, planned.rows, planned.stored, planned.speed)
-    mapped = planned.mapped((member.site for member in sweep), planned.rows)
+    mapped = planned.mapped((site for member in sweep for site in (member.site, member.written)), planned.rows)
     return dataclasses.replace(spent, memory=spent.memory + mapped + LOADED)
 
 
 def planned_members(planned: Planned, config: TrainConfig) -> tuple[SweepMember, ...]:
     """The members of a sweep that is going to be trained."""
-    return members(config, {site: planned.shape.widths[site] for site in planned.sites(config.sites)})
+    sites, widths = planned.sites(config.sites), planned.shape.widths
+    targets = {target for site in sites if (target := target_of(config, site))}
+    read = [site for site in sites if config.sites or site not in targets]
+    return members(config, {site: widths[site] for site in read}, {site: widths[site] for site in targets})
 
 
 def sweep_cost(
@@ -52,10 +55,10 @@ def sweep_cost(
 ) -> Cost:
     """``rows`` to train on, whose stored numbers take ``item`` bytes."""
     speed = speed or Speed(measured=False)
-    weights = sum(2 * m.d_in * m.d_sae for m in sweep)
-    trained = sum((1 if KINDS[m.kind].tied else 2) * m.d_in * m.d_sae for m in sweep)
+    weights = sum((m.d_in + m.d_out) * m.d_sae + m.skip * m.d_in * m.d_out for m in sweep)
+    trained = sum(_trained(m) for m in sweep)
     steps = config.steps or max(1, int(config.epochs * rows / config.batch_size))
-    widths = sum({m.site: m.d_in for m in sweep}.values())
+    widths = sum(({m.site: m.d_in for m in sweep} | {m.written: m.d_out for m in sweep}).values())
     # The current window and the next, with the order of their rows; or all rows at once.
     windows = (1 if rows <= config.buffer_rows else 2) * min(config.buffer_rows, rows) * (widths * item + 16)
     # Parameters, gradients, two moments; then, without gradients, three copies of the other three on their way to disk.
@@ -78,7 +81,9 @@ def step_seconds(config: TrainConfig, member: SweepMember, speed: Speed) -> floa
     than a tenth of a second allows are taken to go with their width.
     """
     wide = max(1, min(member.d_sae, MOST_WEIGHTS // member.d_in))
-    small, large = (_step(config, replace(member, d_sae=wide), batch, speed) for batch in BATCHES)
+    prefixes = tuple(dict.fromkeys(max(1, prefix * wide // member.d_sae) for prefix in member.prefixes))
+    narrower = replace(member, d_sae=wide, prefixes=prefixes)
+    small, large = (_step(config, narrower, batch, speed) for batch in BATCHES)
     slope = max(large - small, 0.0) / (BATCHES[1] - BATCHES[0])
     return max(small + slope * (config.batch_size - BATCHES[0]), 0.2 * small) * member.d_sae / wide
 
@@ -86,17 +91,20 @@ def step_seconds(config: TrainConfig, member: SweepMember, speed: Speed) -> floa
 def _step(config: TrainConfig, member: SweepMember, batch: int, speed: Speed) -> float:
     member = replace(member, k=min(member.k, member.d_sae) if member.k else None)
     revives = recipe(config, member.kind).auxk > 0
-    flops = 10.0 * member.d_in * member.d_sae * batch * (1 + revives / 2) + 30.0 * member.d_in * member.d_sae
+    size = (member.d_in + member.d_out) / 2 * member.d_sae
+    flops = 10.0 * size * batch * (1 + revives / 2) + 30.0 * size
     # the trainer of a step is made when its time is asked for first
     alone: list[Trainer] = []
 
     def work() -> None:
         if not alone:
-            narrow = replace(config, batch_size=batch, dead_after=1, init=None)
+            narrow = replace(config, batch_size=batch, dead_after=1, init=None, preprocess="none", k_start=None)
             alone.append(Trainer([member], narrow, 1000, device=runtime.device(config.train_device)))
-        alone[0].step({member.site: torch.randn(batch, member.d_in)})
+        rows = {member.written: torch.randn(batch, member.d_out), member.site: torch.randn(batch, member.d_in)}
+        alone[0].step(rows)
 
-    key = ("step", member.kind, member.d_in, member.d_sae, batch, revives, config.train_device)
+    shape = (member.d_in, member.d_out, member.d_sae, batch)
+    key = ("step", member.kind, *shape, member.skip, revives, config.train_device)
     return speed.timed(key, work, flops)
 
 
@@ -105,8 +113,16 @@ def _work(config: TrainConfig, member: SweepMember) -> int:
 
     A compiled step has the pre-activations, and those of dead features again; a ReLU takes it only once it is sparse.
     """
+    wide = max(member.d_in, member.d_out)
     if available() and KINDS[member.kind].sparsity == "k":
         matrices = 1 + (recipe(config, member.kind).auxk > 0)
-        return 4 * member.d_sae * (matrices * config.batch_size + member.d_in)
+        nested = len(member.prefixes) * member.d_out * config.batch_size
+        return 4 * (member.d_sae * (matrices * config.batch_size + wide) + nested)
     codes = KINDS[member.kind].matrices + 2 * (recipe(config, member.kind).auxk > 0)
-    return 4 * member.d_sae * (codes * config.batch_size + 4 * member.d_in)
+    return 4 * member.d_sae * (codes * config.batch_size + 4 * wide)
+
+
+def _trained(member: SweepMember) -> int:
+    """Numbers that training moves, or keeps beside those."""
+    decoder, encoder = member.d_out * member.d_sae, member.d_in * member.d_sae
+    return decoder + (0 if KINDS[member.kind].tied else encoder) + member.skip * member.d_in * member.d_out

@@ -10,16 +10,20 @@ from torch import Tensor
 
 from monolex import runtime
 from monolex.activations.constant import constant_sites
-from monolex.activations.norms import SAMPLE_ROWS, Usual, centre
+from monolex.activations.norms import SAMPLE_ROWS, Usual, usual
 from monolex.activations.reader import Reader, stored_sites
 from monolex.activations.rule import USUAL, RowFilter
 from monolex.activations.stream import ModelStream, Stream
 from monolex.artifact import open_artifact
-from monolex.config import TrainConfig, require
+from monolex.config import require
 from monolex.dictionaries.axes import sample
 from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site, expand
 from monolex.model.verify import require_unhooked
 from monolex.text.rows import Rows
+from monolex.train_config import TrainConfig
+from monolex.training.members import target_of
+from monolex.training.optim import recipe
 
 
 class Batches(Protocol):
@@ -46,7 +50,7 @@ class TrainingData:
     stream: Batches
     """Serves all sites in step."""
     sites: Mapping[str, int]
-    """Every site with its d_in."""
+    """Every site that is read, with its width."""
     content: str
     """Content hash of what the stream reads; changes when the batches do."""
     model: str = ""
@@ -59,6 +63,8 @@ class TrainingData:
     """How many documents a batch draws from beside the ideal, for the manifest."""
     warnings: Sequence[str] = ()
     """Which sites are left out and why, a sentence each, for the manifest."""
+    targets: Mapping[str, int] = field(default_factory=dict)
+    """The sites that transcoders reconstruct, with their widths."""
 
 
 def stored_source(activations: Path, config: TrainConfig) -> TrainingData:
@@ -69,14 +75,16 @@ def stored_source(activations: Path, config: TrainConfig) -> TrainingData:
     Raises:
         UserError: an unknown site, or fewer rows than a batch.
     """
-    constant = constant_sites(activations, config.sites)
-    sites = [site for site in stored_sites(activations, config.sites) if site not in constant]
+    read, targets = _read_and_reconstructed(config, stored_sites(activations, config.sites), activations)
+    constant = constant_sites(activations, (*read, *targets))
+    read = [site for site in read if site not in constant and target_of(config, site) not in constant]
+    targets = [site for site in targets if site in {target_of(config, site) for site in read}]
     warnings = list(constant.values())
-    if not sites:
+    if not read:
         content = open_artifact(activations, "activations").content
         return TrainingData(NoBatches(), {}, content, warnings=warnings)
-    readers = {site: Reader(activations, site, "train") for site in sites}
-    first = readers[sites[0]]
+    readers = {site: Reader(activations, site, "train") for site in dict.fromkeys((*read, *targets))}
+    first = readers[read[0]]
     require(
         first.n_rows >= config.batch_size,
         f"batch_size = {config.batch_size} but {activations} has {first.n_rows} training rows; "
@@ -85,10 +93,13 @@ def stored_source(activations: Path, config: TrainConfig) -> TrainingData:
     stream = Stream(readers, config.batch_size, config.data_seed, config.buffer_rows)
     widths = {site: reader.d_in for site, reader in readers.items()}
     model = first.model
-    samples = {site: sample(reader, SAMPLE_ROWS, config.data_seed) for site, reader in readers.items()}
-    usual = {site: Usual(readers[site].median_norm, centre(rows)) for site, rows in samples.items()}
+    known = {site: _usual(sample(reader, SAMPLE_ROWS, config.data_seed), config) for site, reader in readers.items()}
+    known = {site: of_sample._replace(norm=readers[site].median_norm) for site, of_sample in known.items()}
     of_model = model["name"], model["fingerprint"]
-    return TrainingData(stream, widths, first.content, *of_model, usual, _mixing(stream, config), warnings)
+    return TrainingData(
+        stream, {site: widths[site] for site in read}, first.content, *of_model, known, _mixing(stream, config),
+        warnings, {site: widths[site] for site in targets},
+    )  # fmt: skip
 
 
 def model_source(
@@ -109,11 +120,54 @@ def model_source(
             what the model computes.
     """
     require_unhooked(lm)
+    available = tuple(map(str, expand(config.sites, lm.n_layers)))
+    require(len(available) > 0, "sites is empty: a stream from the model needs at least one, such as resid_post.3")
+    read, targets = _read_and_reconstructed(config, available, None)
     shape = (config.batch_size, config.data_seed, config.buffer_rows)
-    stream = ModelStream(lm, rows, config.sites, *shape, batch_rows=batch_rows, row_filter=row_filter)
+    stream = ModelStream(lm, rows, (*read, *targets), *shape, batch_rows=batch_rows, row_filter=row_filter)
     widths = {site: lm.width(site) for site in stream.sites}
-    mixing = _mixing(stream, config)
-    return TrainingData(stream, widths, stream.content, lm.name, lm.fingerprint, stream.usual, mixing)
+    known = stream.usual
+    if _whitens(config):
+        known = {site: _usual(sample, config) for site, sample in stream.sample().items()}
+    return TrainingData(
+        stream, {site: widths[site] for site in read}, stream.content, lm.name, lm.fingerprint, known,
+        _mixing(stream, config), (), {site: widths[site] for site in targets},
+    )  # fmt: skip
+
+
+def _read_and_reconstructed(
+    config: TrainConfig, sites: Sequence[str], stored: Path | None
+) -> tuple[list[str], list[str]]:
+    """Which of ``sites`` are read, and what transcoders reconstruct from them, which ``stored`` must hold.
+
+    Of sites that nobody named, those that are reconstructed are not read.
+    """
+    targets = list(dict.fromkeys(target_of(config, site) for site in sites if config.target))
+    if stored is not None and not config.sites:
+        held = set(sites)
+        sites = [site for site in sites if site not in targets and target_of(config, site) in held | {""}]
+        require(len(sites) > 0, f"target = {config.target!r}: {stored} holds no site that it could be read from")
+        targets = list(dict.fromkeys(target_of(config, site) for site in sites if config.target))
+    for target in targets:
+        Site.parse(target)
+        if stored is not None:
+            stored_sites(stored, (target,))
+        require(target not in sites, f"target = {config.target!r} is {target}, which is read too; take it out of sites")
+    return list(sites), targets
+
+
+def _whitens(config: TrainConfig) -> bool:
+    return recipe(config, config.kinds[0]).preprocess == "whiten"
+
+
+def _usual(rows: Float[Tensor, "rows d_in"], config: TrainConfig) -> Usual:
+    whitens = _whitens(config)
+    require(
+        not whitens or len(rows) >= 2 * rows.shape[1],
+        f"preprocess = 'whiten' needs {2 * rows.shape[1]} rows of width {rows.shape[1]} and has {len(rows)}; harvest "
+        "more text or choose scale",
+    )
+    return usual(rows, covariance=whitens)
 
 
 def _mixing(stream: Stream | ModelStream, config: TrainConfig) -> dict[str, float]:

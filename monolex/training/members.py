@@ -10,9 +10,10 @@ from itertools import product
 
 import numpy as np
 
-from monolex.config import TrainConfig, require
+from monolex.config import require
 from monolex.errors import UserError
 from monolex.kinds import KINDS
+from monolex.train_config import TrainConfig
 from monolex.training.optim import learning_rate, recipe
 
 
@@ -40,10 +41,25 @@ class SweepMember:
     """Seed of the initialisation."""
     lr: float
     """Peak learning rate."""
+    d_out: int
+    """Width of what is reconstructed."""
+    target: str = ""
+    """Transcoders: the site that is reconstructed."""
+    skip: bool = False
+    """Transcoders: whether a linear map stands beside the features."""
+    prefixes: tuple[int, ...] = ()
+    """Matryoshka: numbers of its first features that reconstruct without the others; the last is all."""
+
+    @property
+    def written(self) -> str:
+        """The site that is reconstructed."""
+        return self.target or self.site
 
 
-def members(config: TrainConfig, sites: Mapping[str, int]) -> tuple[SweepMember, ...]:
-    """The members of ``config`` at ``sites`` (name to d_in).
+def members(
+    config: TrainConfig, sites: Mapping[str, int], targets: Mapping[str, int] | None = None
+) -> tuple[SweepMember, ...]:
+    """The members of ``config`` at ``sites`` (name to width); ``targets`` are the sites that transcoders reconstruct.
 
     Raises:
         UserError: k above the number of features, or a value listed twice.
@@ -59,11 +75,30 @@ def members(config: TrainConfig, sites: Mapping[str, int]) -> tuple[SweepMember,
             name = f"{kind}-{f'k{k}' if alpha is None else f'a{short(alpha)}'}-r{short(ratio)}-s{seed}"
             if lr is not None and len(config.lrs) > 1:
                 name += f"-lr{short(lr)}"
+            target = target_of(config, site)
+            if target:
+                name += f"-to-{target}{'-skip' if config.skip else ''}"
             rate = learning_rate(recipe(config, kind), d_sae) if lr is None else lr
+            prefixes = _prefixes(config, d_sae) if KINDS[kind].loss == "matryoshka" else ()
             if (site, name) in sweep:
                 raise UserError(f"the sweep has two members {name} at {site}; list every value once")
-            sweep[site, name] = SweepMember(name, site, kind, sites[site], d_sae, alpha, k, ratio, seed, rate)
+            sweep[site, name] = SweepMember(
+                name, site, kind, sites[site], d_sae, alpha, k, ratio, seed, rate,
+                d_out=(targets or {})[target] if target else sites[site],
+                target=target, skip=config.skip, prefixes=prefixes,
+            )  # fmt: skip
     return tuple(sweep.values())
+
+
+def target_of(config: TrainConfig, site: str) -> str:
+    """The site that is reconstructed from ``site``: that of its layer, or the one site that is named; else nothing."""
+    if not config.target or "." in config.target:
+        return config.target
+    return f"{config.target}.{site.rpartition('.')[2]}"
+
+
+def _prefixes(config: TrainConfig, d_sae: int) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(max(1, round(fraction * d_sae)) for fraction in config.prefixes))
 
 
 def _sparsities(config: TrainConfig, kind: str) -> list[tuple[float | None, int | None]]:

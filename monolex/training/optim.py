@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from monolex.config import Preset, TrainConfig
 from monolex.kinds import KINDS
+from monolex.train_config import Preprocess, Preset, TrainConfig
 
 AUXK = 1 / 32
 BETAS = (0.9, 0.999)
@@ -36,8 +36,8 @@ class Recipe:
     unit: bool
     """Set decoder rows back to unit length after every step, which leaves the function as it is but keeps the turn of
     a row per step from shrinking as its stored length grows."""
-    scale: bool
-    """Train in units in which the site's mean squared entry is 1."""
+    preprocess: Preprocess
+    """What is done to activations before training."""
     auxk: float = 0.0
     """Weight of the auxiliary loss of dead features, of the kinds that have one."""
 
@@ -46,9 +46,11 @@ class Recipe:
 # step 1: after an early spike the step settles at sqrt(0.001) / 0.1 = 0.32 of the nominal rate. `paper-effective` is a
 # correct Adam at the rate that code really had.
 RECIPES: dict[Preset, Recipe] = {
-    "paper": Recipe(lr=1e-3, scaled=False, warmup=0.0, decay=0.0, bias=False, unit=False, scale=False),
-    "paper-effective": Recipe(lr=3.2e-4, scaled=False, warmup=0.0, decay=0.0, bias=False, unit=False, scale=False),
-    "modern": Recipe(lr=2e-4, scaled=True, warmup=0.05, decay=0.2, bias=True, unit=True, scale=True),
+    "paper": Recipe(lr=1e-3, scaled=False, warmup=0.0, decay=0.0, bias=False, unit=False, preprocess="none"),
+    "paper-effective": Recipe(
+        lr=3.2e-4, scaled=False, warmup=0.0, decay=0.0, bias=False, unit=False, preprocess="none"
+    ),
+    "modern": Recipe(lr=2e-4, scaled=True, warmup=0.05, decay=0.2, bias=True, unit=True, preprocess="scale"),
 }
 
 
@@ -57,8 +59,8 @@ def recipe(config: TrainConfig, kind: str) -> Recipe:
     base = RECIPES[config.preset]
     warmup = base.warmup if config.warmup is None else config.warmup
     decay = base.decay if config.decay is None else config.decay
-    scale = base.scale if config.scale is None else config.scale
-    base = replace(base, warmup=warmup, decay=decay, scale=scale)
+    preprocess = config.preprocess or base.preprocess
+    base = replace(base, warmup=warmup, decay=decay, preprocess=preprocess)
     row = KINDS[kind]
     auxk = 0.0 if not row.auxk else AUXK if config.auxk is None else config.auxk
     return replace(base, bias=base.bias or row.modern, unit=base.unit or row.modern, auxk=auxk)

@@ -11,28 +11,47 @@ from torch.nn.init import xavier_uniform_
 
 from monolex import runtime
 from monolex.config import require
-from monolex.dictionaries.base import Dictionary
+from monolex.dictionaries.base import SKIP, Dictionary
 from monolex.errors import UserError
 from monolex.kinds import KINDS
 from monolex.training.members import SweepMember
 from monolex.training.optim import Recipe
-from monolex.training.steps import Params, unit
+from monolex.training.preprocessing import Preprocessing, folded
+from monolex.training.records import Params
+from monolex.training.steps import free_rows, unit
 
-BIASES = ("b_enc", "b_dec")
-"""The parameters that carry the units of the activations."""
+OF_LOSS = {"jumprelu": ("log_threshold",), "gated": ("r_mag", "b_mag")}
+"""Parameters that some losses have beside the linear ones, a number a feature each."""
 
 
 def initial(member: SweepMember, chosen: Recipe) -> dict[str, Tensor]:
-    """Xavier-uniform weights and zero biases (paper); with unit rows the encoder starts as the decoder's rows."""
-    generator = runtime.generator("init", member.seed, member.kind, member.d_in, member.d_sae)
-    rows = xavier_uniform_(torch.empty(member.d_sae, member.d_in), generator=generator)
+    """Xavier-uniform weights and zero biases (paper); with unit rows the encoder starts as the decoder's rows.
+
+    Where a decoder row cannot be an encoder row, or one of both stays random, the encoder starts with unit rows of its
+    own. A transcoder's centre is constant and its linear skip starts at nothing; thresholds are set by the first batch.
+    """
+    kind, shape = KINDS[member.kind], (member.d_sae, member.d_in)
+    generator = runtime.generator("init", member.seed, member.kind, member.d_in, member.d_sae, *_of_target(member))
+    rows = xavier_uniform_(torch.empty(member.d_sae, member.d_out), generator=generator)
     params = {"W_dec": unit(rows) if chosen.unit else rows, "b_enc": torch.zeros(member.d_sae)}
-    if not KINDS[member.kind].tied:
-        free = torch.empty(member.d_sae, member.d_in)
-        params["W_enc"] = params["W_dec"].clone() if chosen.unit else xavier_uniform_(free, generator=generator)
+    if not kind.tied:
+        separate = bool(member.target or kind.frozen == "W_enc") or not chosen.unit
+        free = xavier_uniform_(torch.empty(shape), generator=generator) if separate else params["W_dec"].clone()
+        params["W_enc"] = unit(free) if chosen.unit else free
     if chosen.bias:
-        params["b_dec"] = torch.zeros(member.d_in)
+        params["b_dec"] = torch.zeros(member.d_out)
+    if member.target:
+        params["centre"] = torch.zeros(member.d_in)
+    if member.skip:
+        params[SKIP] = torch.zeros(member.d_out, member.d_in)
+    for name in OF_LOSS.get(kind.loss, ()):
+        params[name] = torch.zeros(member.d_sae)
     return params
+
+
+def constant(member: SweepMember) -> frozenset[str]:
+    """Parameters that training leaves as they are."""
+    return frozenset({"centre", KINDS[member.kind].frozen})
 
 
 def from_dictionary(dictionary: Dictionary, member: SweepMember, chosen: Recipe, where: str) -> dict[str, Tensor]:
@@ -42,49 +61,93 @@ def from_dictionary(dictionary: Dictionary, member: SweepMember, chosen: Recipe,
         UserError: kind, width or site differ, or the recipe cannot express its biases or rows.
     """
     config, weights = dictionary.config, dictionary.weights
-    start = (config.kind, config.site, config.d_in, config.d_sae)
-    wanted = (member.kind, member.site, member.d_in, member.d_sae)
+    start = (config.kind, config.site, config.d_in, config.d_sae, config.target)
+    wanted = (member.kind, member.site, member.d_in, member.d_sae, member.target)
     if start != wanted:
         raise UserError(
             f"init = {where!r} is {_spell(start)} but member {member.name} is {_spell(wanted)}; "
             "train only members that match it, or choose another dictionary"
         )
+    require(
+        (SKIP in weights) == member.skip,
+        f"init = {where!r} has {'a' if SKIP in weights else 'no'} linear skip; set skip to {SKIP in weights}",
+    )
+    require(
+        chosen.preprocess != "whiten",
+        "preprocess = 'whiten' cannot continue a dictionary, whose rows are those of raw activations; give another",
+    )
     centred = bool(weights["centre"].any() or weights["b_dec"].any())
     require(
         chosen.bias or not centred,
         f"init = {where!r} has a decoder bias but this preset trains none; set preset = 'modern'",
     )
     lengths = weights["W_dec"].norm(dim=1)
-    usual = torch.equal(weights["centre"], weights["b_dec"]) and torch.allclose(lengths, torch.ones_like(lengths))
+    usual = bool(member.target) or torch.equal(weights["centre"], weights["b_dec"])
+    usual = usual and (free_rows(member) or torch.allclose(lengths, torch.ones_like(lengths)))
     tied = not KINDS[member.kind].tied or torch.equal(weights["W_enc"], weights["W_dec"])
     require(
         usual and tied,
         f"init = {where!r} was not trained by monolex (its centre, decoder bias or row lengths differ from a "
         f"{member.kind} dictionary's); start from one of a sweep",
     )
-    names = [name for name in ("W_dec", "b_enc", "W_enc", "b_dec") if name in initial(member, chosen)]
-    return {name: weights[name].clone() for name in names}
+    params = {name: weights[name].clone() for name in initial(member, chosen) if name in weights}
+    if KINDS[member.kind].loss == "jumprelu":
+        params["log_threshold"] = weights["threshold"].log()
+    if KINDS[member.kind].loss == "gated":
+        # with a factor of 1 the gate opens where the magnitude's pre-activation passes the threshold
+        params |= {"b_mag": weights["b_enc"].clone(), "r_mag": torch.zeros(member.d_sae)}
+        params["b_enc"] = weights["b_enc"] - weights["threshold"]
+    return params
 
 
-def exported(params: Params, scale: float) -> dict[str, Tensor]:
-    """The weights of a :class:`Dictionary`, on the CPU: unit decoder rows, and zeros where a bias is absent.
+def preprocessed(params: Params, read: Preprocessing, written: Preprocessing) -> None:
+    """Bring the parameters of :func:`from_dictionary`, of raw activations, to preprocessed ones, in place."""
+    for name, at in (("centre", read), ("b_dec", written)):
+        if name in params:
+            params[name].copy_(at.rows(params[name][None])[0])
+    for name in ("b_enc", "b_mag"):
+        if name in params:
+            params[name].mul_(written.factor)
+    for name in ("W_enc", SKIP):
+        if name in params:
+            params[name].mul_(written.factor / read.factor)
+    if "log_threshold" in params:
+        params["log_threshold"].add_(written.factor.log())
 
-    What was trained on ``scale * x`` becomes a dictionary of ``x`` by dividing its biases, because ReLU and the choice
-    of the largest commute with a positive factor.
+
+def exported(params: Params, member: SweepMember, read: Preprocessing, written: Preprocessing) -> dict[str, Tensor]:
+    """The weights of a :class:`Dictionary` of raw activations, on the CPU; zeros where a bias is absent.
+
+    Gated comes to a JumpReLU (its paper, section 3.2): magnitudes whose features are active above a threshold.
     """
     params = {name: tensor.detach().cpu() for name, tensor in params.items()}
-    params |= {name: params[name] / scale for name in BIASES if name in params}
-    rows = unit(params["W_dec"])
+    rows = params["W_dec"] if free_rows(member) else unit(params["W_dec"])
     bias = params.get("b_dec", rows.new_zeros(rows.shape[1]))
-    return {
-        "W_enc": params.get("W_enc", rows).clone(),
-        "b_enc": params["b_enc"].clone(),
-        "centre": bias.clone(),
+    weights = {
+        "W_enc": params.get("W_enc", rows),
+        "b_enc": params["b_enc"],
+        "centre": params.get("centre", bias),
         "W_dec": rows,
-        "b_dec": bias.clone(),
+        "b_dec": bias,
     }
+    if SKIP in params:
+        weights[SKIP] = params[SKIP]
+    if "log_threshold" in params:
+        weights["threshold"] = params["log_threshold"].exp()
+    if "r_mag" in params:
+        factor = params["r_mag"].exp()
+        weights |= {"W_enc": weights["W_enc"] * factor[:, None], "b_enc": params["b_mag"]}
+        weights["threshold"] = (params["b_mag"] - factor * params["b_enc"]).relu()
+    on_cpu = (done.to(torch.device("cpu")) for done in (read, written))
+    # own memory for each: safetensors refuses tensors that share it
+    return {name: tensor.clone() for name, tensor in folded(weights, *on_cpu).items()}
 
 
-def _spell(shape: tuple[str, str, int, int]) -> str:
-    kind, site, d_in, d_sae = shape
-    return f"{kind} at {site or 'no site'} with d_in {d_in} and d_sae {d_sae}"
+def _of_target(member: SweepMember) -> tuple[str, ...]:
+    return (member.target, str(member.d_out)) if member.target else ()
+
+
+def _spell(shape: tuple[str, str, int, int, str]) -> str:
+    kind, site, d_in, d_sae, target = shape
+    to = f" to {target}" if target else ""
+    return f"{kind} at {site or 'no site'}{to} with d_in {d_in} and d_sae {d_sae}"

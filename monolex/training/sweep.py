@@ -13,20 +13,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monolex import runtime
 from monolex.activations.norms import Usual, usual
-from monolex.config import TrainConfig, require
+from monolex.config import require
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
-from monolex.errors import UserError
 from monolex.kinds import KINDS
 from monolex.model.precision import lacking
-from monolex.training.compiled.step import CompiledStep, available
+from monolex.train_config import TrainConfig
+from monolex.training.compiled.available import available
+from monolex.training.compiled.step import COMPILED, CompiledStep
+from monolex.training.losses import member_loss
 from monolex.training.members import SweepMember
 from monolex.training.optim import Recipe, adam, dead_after, recipe, schedule
-from monolex.training.parameters import BIASES, exported, from_dictionary, initial
-from monolex.training.steps import PARTS, Loss, Revival, member_loss, unit
+from monolex.training.parameters import constant, exported, from_dictionary, initial, preprocessed
+from monolex.training.preprocessing import Preprocessing, preprocessing
+from monolex.training.records import Loss, Revival, StepBatch, StepSettings
+from monolex.training.resample import SHORT, resample, resampling_steps
+from monolex.training.sparsity import first_pressure, first_threshold, hold, k_at, p_at
+from monolex.training.steps import encode, free_rows, unit
+from monolex.training.totals import Totals
 
-POWERS = {"loss": 2, "mse": 2, "l1": 1, "auxk": 2}
-"""Powers of the scale that a metric carries while training."""
 # The threshold's memory grows with the run, so that a short one forgets its first steps too.
 LONGEST_MEMORY = 0.999
 
@@ -60,7 +66,11 @@ class Trainer:
         self.params = [
             self._first(member, chosen, start) for member, chosen in zip(members, self._recipes, strict=True)
         ]
-        self._adam = adam([list(params.values()) for params in self.params])
+        self._adam = adam([[t for t in params.values() if t.requires_grad] for params in self.params])
+        self._unit = [
+            chosen.unit and not free_rows(m) and "W_dec" not in constant(m)
+            for m, chosen in zip(members, self._recipes, strict=True)
+        ]
         self._compiled = self._compiled_steps()
         self._dead_after = dead_after(config, steps)
         threshold = 0.0 if start is None else start.config.threshold or 0.0
@@ -70,12 +80,12 @@ class Trainer:
         # The threshold of another k is no beginning.
         self._remembered = [self._before if start is not None and start.config.k == m.k else 0 for m in members]
         self._idle = [torch.zeros(m.d_sae, dtype=torch.int64, device=device) for m in members]
-        self._sites = list(dict.fromkeys(m.site for m in members))
-        self._sums = torch.zeros(len(members), 1 + len(PARTS), device=device, dtype=dtype)
-        self._variance = torch.zeros(len(self._sites), device=device, dtype=dtype)
-        self._scale = torch.ones(len(self._sites), device=device, dtype=dtype)
-        self._read_at = 0
-        self._bad_step = torch.full((len(members),), -1, dtype=torch.int64, device=device)
+        self._pressure = torch.zeros(len(members), device=device, dtype=dtype)
+        self._resample_after = resampling_steps(steps, config.resamplings)
+        self._sites = list(dict.fromkeys(site for m in members for site in (m.site, m.written)))
+        factor = torch.ones((), device=device, dtype=dtype)
+        self._preprocessing = {site: Preprocessing(factor) for site in self._sites}
+        self._totals = Totals(self.members, self._sites, factor)
 
     @property
     def n_parameters(self) -> int:
@@ -84,28 +94,38 @@ class Trainer:
 
     def step(self, batch: Mapping[str, Float[Tensor, "batch d_in"]]) -> None:
         """One optimiser step of every member."""
-        inputs = {site: batch[site].to(self._device, self._dtype, non_blocking=True) for site in self._sites}
+        raw = {site: batch[site].to(self._device, self._dtype, non_blocking=True) for site in self._sites}
         if self.done == 0:
-            self._begin(inputs)
-        inputs = {site: inputs[site] * self._scale[number] for number, site in enumerate(self._sites)}
+            self._begin(raw)
+        rows = {site: self._preprocessing[site].rows(x) for site, x in raw.items()}
+        if self.done == 0:
+            self._begin_thresholds(rows)
+        held: list[tuple[Tensor, int]] = []
         for number, member in enumerate(self.members):
-            x, revival, compiled = inputs[member.site], self._revival(number), self._compiled[number]
-            if compiled:
-                loss = compiled.step(x, self._rate(number), revival)
-            else:
-                loss = member_loss(self.params[number], x, member, revival)
+            inputs, compiled = StepBatch(rows[member.site], rows[member.written]), self._compiled[number]
+            settings = self._settings(number)
+            loss = compiled.step(inputs, self._rate(number), settings) if compiled else None
+            if loss is None:
+                loss = member_loss(self.params[number], inputs, member, settings)
                 loss.total.backward()
-            self._record(number, loss, len(x))
+            self._record(number, loss, len(inputs.x))
+            held.append((loss.parts["l0"], settings.k))
         for number, site in enumerate(self._sites):
-            self._variance[number] += (inputs[site] - inputs[site].mean(0)).square().mean()
+            self._totals.add_rows(number, rows[site])
         self._update()
+        for number, (l0, k) in enumerate(held):
+            if "log_threshold" in self.params[number]:
+                hold(self.params[number]["log_threshold"].detach(), self._pressure[number], l0, k)
         self.done += 1
+        if self.done in self._resample_after:
+            self._resample(raw, rows)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Means since the last call, one row a member, and the count starts again; one read by the host.
 
-        All are in the model's own units, also where training is not: ``mse`` and ``l1`` are those of the dictionary
-        that would be saved, and ``loss`` is its ``loss_convention``, that is, what is minimised, divided by scale².
+        All are in the model's own units, also where training is not, unless it whitens: ``mse`` and ``l1`` are those of
+        the dictionary that would be saved, and ``loss`` is its ``loss_convention``, that is, what is minimised, divided
+        by scale².
         ``fvu`` is the summed squared error over the summed squared distance from the batch means; ``dead`` counts the
         features that have not fired for ``dead_after`` activations (None before that many).
 
@@ -113,24 +133,11 @@ class Trainer:
             UserError: a loss was not finite.
         """
         idle_for_long = torch.stack([(idle >= self._dead_after).sum() for idle in self._idle])
-        host = torch.cat([self._sums.flatten(), self._variance, self._scale, idle_for_long, self._bad_step]).tolist()
-        n, m, width, count = len(self.members), len(self._sites), 1 + len(PARTS), self.done - self._read_at
-        sums, by_site, counters = host[: n * width], host[n * width : -2 * n], host[-2 * n :]
-        self._require_finite([int(bad) for bad in counters[n:]])
-        spread = dict(zip(self._sites, by_site[:m], strict=True))
-        scales = dict(zip(self._sites, by_site[m:], strict=True))
-        rows = []
-        for number, member in enumerate(self.members):
-            total = dict(zip(("loss", *PARTS), sums[number * width : (number + 1) * width], strict=True))
-            means = {name: value / count / scales[member.site] ** POWERS.get(name, 0) for name, value in total.items()}
-            fvu = total["mse"] / spread[member.site] if spread[member.site] > 0 else None
-            # Before dead_after rows nothing can count as dead, which is not the same as none being dead.
-            dead = int(counters[number]) if self.done * self.config.batch_size >= self._dead_after else None
-            rows.append({"site": member.site, "member": member.name, **means, "fvu": fvu, "dead": dead})
-        self._sums.zero_()
-        self._variance.zero_()
-        self._read_at = self.done
-        return rows
+        factors = torch.stack([self._preprocessing[site].factor for site in self._sites])
+        rows = self._totals.read(self.done, factors, idle_for_long)
+        # Before dead_after rows nothing can count as dead, which is not the same as none being dead.
+        known = self.done * self.config.batch_size >= self._dead_after
+        return [{**row, "dead": row["dead"] if known else None} for row in rows]
 
     def verify(self) -> None:
         """Refuse to go on (or to save anything) with numbers that are not finite.
@@ -139,56 +146,67 @@ class Trainer:
             UserError: names the step, the member and its learning rate.
         """
         finite = torch.stack([torch.stack([p.isfinite().all() for p in ps.values()]).all() for ps in self.params])
-        bad = torch.where((self._bad_step < 0) & ~finite, self.done, self._bad_step)
-        self._require_finite(bad.tolist())
+        bad = torch.where((self._totals.bad_step < 0) & ~finite, self.done, self._totals.bad_step)
+        self._totals.require_finite(bad.tolist())
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next steps and metrics depend on, beside the batches; loses nothing."""
         tensors = {
-            "step": torch.tensor([self.done, self._read_at]),
+            "step": torch.tensor([self.done]),
             "threshold": self._threshold,
-            "sums": self._sums,
-            "variance": self._variance,
-            "scale": self._scale,
+            "pressure": self._pressure,
         }
+        tensors |= self._totals.state()
+        for number, site in enumerate(self._sites):
+            parts = self._preprocessing[site]._asdict()
+            tensors |= {f"site{number}.{name}": part for name, part in parts.items() if part is not None}
         for number, params in enumerate(self.params):
             tensors[f"{number}.idle"] = self._idle[number]
             for name, tensor in params.items():
                 tensors[f"{number}.{name}"] = tensor.detach()
-                for key, value in self._adam.state[tensor].items():
+                for key, value in self._adam.state.get(tensor, {}).items():
                     tensors[f"{number}.{name}.{key}"] = value
         return {name: tensor.cpu().clone() for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what :meth:`state` gave, bit by bit."""
-        self.done, self._read_at = state["step"].tolist()
+        self.done = int(state["step"])
+        self._totals.load_state(state)
         self._threshold.copy_(state["threshold"])
-        self._sums.copy_(state["sums"])
-        self._variance.copy_(state["variance"])
-        self._scale.copy_(state["scale"])
+        self._pressure.copy_(state["pressure"])
+        for number, site in enumerate(self._sites):
+            prefix = f"site{number}."
+            parts = {key.removeprefix(prefix): part for key, part in state.items() if key.startswith(prefix)}
+            self._preprocessing[site] = Preprocessing(**parts).to(self._device)
         for number, params in enumerate(self.params):
             self._idle[number].copy_(state[f"{number}.idle"])
             for name, tensor in params.items():
                 tensor.copy_(state[f"{number}.{name}"])
                 prefix = f"{number}.{name}."
                 moments = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+                if not tensor.requires_grad:
+                    continue
                 self._adam.state[tensor] = {key: value.to(self._device) for key, value in moments.items()}
 
     def dictionaries(self, model: str = "", fingerprint: str = "") -> list[Dictionary]:
         """Every member as it is now, in order."""
-        thresholds, scales = self._threshold.tolist(), dict(zip(self._sites, self._scale.tolist(), strict=True))
-        dictionaries = []
-        for number, (member, params) in enumerate(zip(self.members, self.params, strict=True)):
-            scale = scales[member.site]
-            config = self._describe(number, thresholds[number], scale, model, fingerprint)
-            dictionaries.append(Dictionary(config, exported(params, scale)))
-        return dictionaries
+        return [self._dictionary(number, model, fingerprint) for number in range(len(self.members))]
+
+    def _dictionary(self, number: int, model: str = "", fingerprint: str = "") -> Dictionary:
+        member = self.members[number]
+        read, written = (self._preprocessing[site] for site in (member.site, member.written))
+        config = self._describe(number, float(self._threshold[number]), float(written.factor), model, fingerprint)
+        return Dictionary(config, exported(self.params[number], member, read, written))
 
     def _first(self, member: SweepMember, chosen: Recipe, start: Dictionary | None) -> dict[str, Tensor]:
         where = str(self.config.init)
         params = initial(member, chosen) if start is None else from_dictionary(start, member, chosen, where)
-        return {n: t.to(self._device, self._dtype, copy=True).requires_grad_() for n, t in params.items()}
+        still = constant(member)
+        return {
+            name: tensor.to(self._device, self._dtype, copy=True).requires_grad_(name not in still)
+            for name, tensor in params.items()
+        }
 
     def _compiled_steps(self) -> list[CompiledStep | None]:
         """A compiled step for every member that can have one here."""
@@ -201,37 +219,54 @@ class Trainer:
         if not compiled:
             return [None] * len(self.members)
         bf16 = wanted == "bf16" or (wanted == "auto" and not missing)
-        triples = zip(self.members, self.params, self._recipes, strict=True)
-        return [CompiledStep(m, params, self._adam, unit_rows=chosen.unit, bf16=bf16) for m, params, chosen in triples]
+        return [
+            CompiledStep(member, params, self._adam, unit_rows=unit_rows, bf16=bf16)
+            if KINDS[member.kind].loss in COMPILED
+            else None
+            for member, params, unit_rows in zip(self.members, self.params, self._unit, strict=True)
+        ]
 
     @torch.no_grad()
-    def _begin(self, inputs: Mapping[str, Tensor]) -> None:
-        """Fix the units, bring what a dictionary to continue from has into them, and centre what begins anew."""
-        known = {site: self._usual[site] if site in self._usual else usual(inputs[site]) for site in self._sites}
-        if self._recipes[0].scale:
-            self._scale.copy_(torch.tensor([known[site].scale for site in self._sites], dtype=self._dtype))
-        scales = dict(zip(self._sites, self._scale, strict=True))
+    def _begin(self, raw: Mapping[str, Tensor]) -> None:
+        """Fix what is done to activations, bring a dictionary to continue from to it, and centre what begins anew."""
+        what, where = self._recipes[0].preprocess, (self._device, self._dtype)
+        centres = {}
+        for site in self._sites:
+            known = self._usual[site] if site in self._usual else usual(raw[site], covariance=what == "whiten")
+            self._preprocessing[site] = preprocessing(what, known).to(*where)
+            centres[site] = self._preprocessing[site].rows(known.centre.to(*where)[None])[0]
         for number, (member, params) in enumerate(zip(self.members, self.params, strict=True)):
-            self._threshold[number] *= scales[member.site]
-            for name in BIASES:
-                if name in params:
-                    params[name] *= scales[member.site]
-            if "b_dec" in params and not self._started:
-                params["b_dec"].copy_(known[member.site].centre * scales[member.site])
+            read, written = self._preprocessing[member.site], self._preprocessing[member.written]
+            if self._started:
+                preprocessed(params, read, written)
+            for name, centre in (("centre", centres[member.site]), ("b_dec", centres[member.written])):
+                if name in params and not self._started:
+                    params[name].copy_(centre)
+            self._threshold[number] *= written.factor
 
-    def _revival(self, number: int) -> Revival | None:
+    @torch.no_grad()
+    def _begin_thresholds(self, rows: Mapping[str, Tensor]) -> None:
+        """JumpReLU: the thresholds with which the first batch has the L0 that is wanted."""
+        for number, (member, params) in enumerate(zip(self.members, self.params, strict=True)):
+            if "log_threshold" not in params:
+                continue
+            if not self._started:
+                pre = encode(params, StepBatch(rows[member.site], rows[member.written]), member).pre
+                params["log_threshold"].copy_(first_threshold(pre, self._settings(number).k).log())
+            self._pressure[number] = first_pressure(params["log_threshold"].exp().median(), member.d_out)
+
+    def _settings(self, number: int) -> StepSettings:
+        member = self.members[number]
+        k = k_at(self.config, member.k, self.done, self.steps) if member.k else 1
+        p, pressure = p_at(self.config, self.done, self.steps), self._pressure[number]
         weight, after = self._recipes[number].auxk, self._dead_after
         # Counted on the host: before this many rows nothing can be dead, and the auxiliary loss costs nothing.
-        if weight == 0 or self.done * self.config.batch_size < after:
-            return None
-        return Revival(weight, self._idle[number] >= after)
+        possible = weight > 0 and self.done * self.config.batch_size >= after
+        return StepSettings(k, p, pressure, Revival(weight, self._idle[number] >= after) if possible else None)
 
     @torch.no_grad()
     def _record(self, number: int, loss: Loss, rows: int) -> None:
-        total = loss.total.detach()
-        self._sums[number] += torch.stack([total, *(loss.parts[name] for name in PARTS)])
-        first = (self._bad_step[number] < 0) & ~total.isfinite()
-        self._bad_step[number].masked_fill_(first, self.done + 1)
+        self._totals.add(number, loss, self.done + 1)
         self._idle[number].add_(rows).masked_fill_(loss.fired, 0)
         if loss.threshold is not None:
             seen = self._remembered[number] + self.done
@@ -242,28 +277,35 @@ class Trainer:
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Adam and unit rows, which a compiled step has in it."""
-        if all(self._compiled):
+        """Adam and unit rows of the members whose loss left gradients; a compiled step has both in it."""
+        waiting = [number for number, params in enumerate(self.params) if params["b_enc"].grad is not None]
+        if not waiting:
             return
         for number, group in enumerate(self._adam.param_groups):
             group["lr"] = self._rate(number)
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
-        for params, chosen in zip(self.params, self._recipes, strict=True):
-            if chosen.unit:
-                params["W_dec"].copy_(unit(params["W_dec"]))
+        for number in waiting:
+            if self._unit[number]:
+                self.params[number]["W_dec"].copy_(unit(self.params[number]["W_dec"]))
+
+    def _resample(self, raw: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
+        """Start dead features anew; controls, part of which stays as it is, keep theirs."""
+        self.verify()
+        for number, member in enumerate(self.members):
+            dead = self._idle[number] >= self._dead_after
+            if KINDS[member.kind].frozen or not bool(dead.any()):
+                continue
+            missed = raw[member.written] - self._dictionary(number).to(self._device).reconstruct(raw[member.site])
+            generator = runtime.generator("resample", member.seed, member.name, member.site, self.done)
+            batch = StepBatch(rows[member.site], rows[member.written])
+            length = SHORT if member.k is None else 1.0
+            resample(self.params[number], self._adam.state, batch, missed.square().sum(1), dead, generator, length)
+            self._idle[number].masked_fill_(dead, 0)
 
     def _rate(self, number: int) -> float:
         chosen = self._recipes[number]
         return self.members[number].lr * schedule(self.done, self.steps, chosen.warmup, chosen.decay)
-
-    def _require_finite(self, bad_steps: Sequence[int]) -> None:
-        for member, step in zip(self.members, bad_steps, strict=True):
-            if step >= 0:
-                raise UserError(
-                    f"the loss of {member.name} at {member.site} is not finite at step {step} "
-                    f"(lr = {member.lr:g}); lower its learning rate or leave the member out"
-                )
 
     def _describe(self, number: int, threshold: float, scale: float, model: str, fingerprint: str) -> DictionaryConfig:
         member, chosen, config = self.members[number], self._recipes[number], self.config
@@ -283,22 +325,33 @@ class Trainer:
             "data_seed": config.data_seed,
             "warmup": chosen.warmup,
             "decay": chosen.decay,
+            "preprocess": chosen.preprocess,
             "scale": scale,
             "auxk": chosen.auxk,
+            "resamplings": config.resamplings,
             "dead_after": self._dead_after,
             "init": config.init,
             "precision": "bf16" if (compiled := self._compiled[number]) and compiled.bf16 else "fp32",
             "steps_before": self._before,
         }
+        if kind.sparsity == "k" and config.k_start is not None:
+            facts |= {"k_start": config.k_start, "anneal": config.anneal}
+        if kind.loss == "p-anneal":
+            facts |= {"p_end": config.p_end, "anneal": config.anneal}
+        if member.prefixes:
+            facts["prefixes"] = list(member.prefixes)
+        if kind.loss == "jumprelu":
+            facts["pressure"] = float(self._pressure[number])
         return DictionaryConfig(
             kind=member.kind,
             activation=kind.activation,
             d_in=member.d_in,
-            d_out=member.d_in,
+            d_out=member.d_out,
             d_sae=member.d_sae,
             k=member.k,
             threshold=threshold / scale if kind.activation == "threshold" else None,
             site=member.site,
+            target=member.target,
             model=model,
             model_fingerprint=fingerprint,
             loss_convention=kind.convention,

@@ -41,13 +41,14 @@ from monolex.artifact import (
     write_bytes,
     write_json,
 )
-from monolex.config import TrainConfig, identity, located
+from monolex.config import identity, located
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
 from monolex.dictionaries.doubts import doubts
 from monolex.dictionaries.listing import CHECKPOINTS
 from monolex.errors import UserError
 from monolex.interrupt import interruptible
 from monolex.lock import alone
+from monolex.train_config import TrainConfig
 from monolex.training.data import TrainingData, stored_source
 from monolex.training.members import members
 from monolex.training.sweep import Trainer
@@ -105,7 +106,7 @@ class _Run:
         self.request = request_hash(KIND, identity(config), parents)
         self.steps = config.steps or max(1, round(config.epochs * data.stream.steps_per_epoch))
         self.kept = checkpoint_steps(self.steps, config.keep_checkpoints)
-        self.members = members(config, data.sites)
+        self.members = members(config, data.sites, data.targets)
         device = runtime.device(config.train_device)
         self.trainer = Trainer(self.members, config, self.steps, device=device, start=start, usual=data.usual)
 
@@ -200,7 +201,8 @@ class _Run:
         for member in self.members:
             final = last[member.site, member.name]
             numbers = {name: value for name, value in final.items() if name not in ("step", "rows", "site", "member")}
-            table.append({"path": f"{member.site}/{member.name}", **asdict(member), **numbers})
+            facts = {**asdict(member), "prefixes": list(member.prefixes)}
+            table.append({"path": f"{member.site}/{member.name}", **facts, **numbers})
         files["members.json"] = write_json(self.folder / "members.json", table)
         for path in [log, *sorted((self.folder / CHECKPOINTS).rglob("*.*"))]:
             if path.is_file() and not path.name.startswith("."):
@@ -270,6 +272,6 @@ def _finish(
     files: Mapping[str, FileEntry],
     facts: Mapping[str, Any],
 ) -> Manifest:
-    of_data = {"sites": dict(data.sites), "mixing": dict(data.mixing)}
+    of_data = {"sites": dict(data.sites), "targets": dict(data.targets), "mixing": dict(data.mixing)}
     warnings = [*data.warnings, *facts.get(WARNINGS, ())]
     return finish(folder, KIND, identity(config), parents, files, {**facts, **of_data, WARNINGS: warnings})

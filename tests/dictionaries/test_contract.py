@@ -27,6 +27,8 @@ def trained(kind: str, d_in: int = D_IN, d_sae: int = 20, k: int = 3) -> Diction
         "W_dec": decoder.clone(),
         "b_dec": torch.zeros(d_in) if row.tied else torch.randn(d_in, generator=generator),
     }
+    if row.activation == "jumprelu":
+        weights["threshold"] = 0.3 * torch.rand(d_sae, generator=generator)
     k_or_none = k if row.sparsity == "k" else None
     threshold = 0.2 if row.activation == "threshold" else None
     config = DictionaryConfig(kind, row.activation, d_in, d_in, d_sae, k_or_none, threshold, recipe={"steps": 0})

@@ -10,11 +10,11 @@ from helpers.fake_run import SITES, fake_run
 from helpers.memory_rows import MemoryRows
 from helpers.planted import SITE, config, planted, trained
 
-from monolex import config as configs
+from monolex import kinds as kind_rows
 from monolex.artifact import read_json
 from monolex.causal.patch.claims import COMPLETE
 from monolex.cli import main
-from monolex.config import BaselineConfig, TrainConfig
+from monolex.config import BaselineConfig
 from monolex.dictionaries import baselines, families
 from monolex.dictionaries.base import ACTIVATIONS, ENCODERS, Dictionary, load
 from monolex.errors import UserError
@@ -23,14 +23,15 @@ from monolex.pages import patch_charts, score_charts, svg
 from monolex.pages.eval_charts import UNKNOWN
 from monolex.report.page import report
 from monolex.report.patch_section import describe
-from monolex.training import steps
+from monolex.train_config import TrainConfig
+from monolex.training import losses, steps
 from monolex.training.members import members
 from monolex.training.sweep import Trainer
 
 
 def test_rows_name_what_exists():
     for kind in KINDS.values():
-        assert kind.loss in steps.LOSSES and kind.activation in {**ACTIVATIONS, **ENCODERS}, kind.name
+        assert kind.loss in losses.LOSSES and kind.activation in {**ACTIVATIONS, **ENCODERS}, kind.name
     assert set(FAMILIES) == set(families.BUILDERS)
     fields = {field.name for field in dataclasses.fields(BaselineConfig)}
     assert {family.rows for family in FAMILIES.values()} - {None} <= fields
@@ -45,23 +46,24 @@ def test_flags_list_all_kinds_and_refuse_others(verb, known, capsys):
         main([verb, "--help"])
     assert "{" + ",".join(known) + "}" in "".join(capsys.readouterr().out.split())
     with pytest.raises(SystemExit) as refused:
-        main([verb, "activations", "out", "--kinds", "gated"])
+        main([verb, "activations", "out", "--kinds", "lista"])
     assert refused.value.code == 2
-    assert get_args({"train": configs.Kind, "baselines": configs.BaselineKind}[verb]) == tuple(known)
-    with pytest.raises(UserError, match="kinds holds 'gated': choose from "):
-        {"train": TrainConfig, "baselines": BaselineConfig}[verb](kinds=("gated",))
+    assert get_args({"train": kind_rows.Kind, "baselines": kind_rows.BaselineKind}[verb]) == tuple(known)
+    with pytest.raises(UserError, match="kinds holds 'lista': choose from "):
+        {"train": TrainConfig, "baselines": BaselineConfig}[verb](kinds=("lista",))
 
 
 def test_a_made_up_kind_takes_a_row_and_its_loss(monkeypatch):
-    def absolute_error(params, x, member, _revival):
-        loss = steps.l1_loss(params, x, member, None)
-        rows, pre = steps.encode(params, x)
-        return loss._replace(total=(x - steps.decode(params, rows, pre.relu())).abs().mean())
+    def absolute_error(params, batch, member, settings):
+        loss, passed = losses.l1_loss(params, batch, member, settings), steps.encode(params, batch, member)
+        return loss._replace(total=(passed.target - passed.pre.relu() @ passed.rows).abs().mean())
 
     row = dataclasses.replace(KINDS["untied"], name="absolute", loss="absolute", modern=True)
     monkeypatch.setitem(KINDS, "absolute", row)
-    monkeypatch.setitem(steps.LOSSES, "absolute", absolute_error)
-    (dictionary,) = trained(config(kinds=("absolute",), steps=5), {SITE: planted().x}, 5).dictionaries()
+    monkeypatch.setitem(losses.LOSSES, "absolute", absolute_error)
+    trainer = trained(config(kinds=("absolute",), steps=5), {SITE: planted().x}, 5)
+    (dictionary,), (row_of_metrics,) = trainer.dictionaries(), trainer.metrics()
+    assert row_of_metrics["loss"] > 1.5 * row_of_metrics["mse"], "another loss than its own"
     assert dictionary.config.kind == "absolute" and dictionary.config.loss_convention == row.convention
     assert dictionary.weights["b_dec"].any() and not torch.equal(dictionary.W_enc, dictionary.W_dec)
     assert (colour("absolute"), heading("absolute")) == (row.colour, "Trained")
@@ -145,9 +147,9 @@ def test_an_unknown_kind_has_a_colour_in_the_charts_of_patches_and_scores():
 
 def test_a_dictionary_of_an_unknown_kind_loads_while_its_activation_is_known(tmp_path):
     (saved,) = trained(config(kinds=("untied",), steps=1), {SITE: planted().x}, 1).dictionaries()
-    Dictionary(dataclasses.replace(saved.config, kind="gated"), saved.weights).save(tmp_path)
+    Dictionary(dataclasses.replace(saved.config, kind="lista"), saved.weights).save(tmp_path)
     x = planted(8).x
-    assert load(tmp_path).config.kind == "gated" and torch.equal(load(tmp_path).encode(x), saved.encode(x))
+    assert load(tmp_path).config.kind == "lista" and torch.equal(load(tmp_path).encode(x), saved.encode(x))
     further = config(kinds=("untied",), init=str(tmp_path), steps=1)
-    with pytest.raises(UserError, match=r"init = '.*' is gated at resid_post.0"):
+    with pytest.raises(UserError, match=r"init = '.*' is lista at resid_post.0"):
         Trainer(members(further, {SITE: 16}), further, 1, start=load(tmp_path))

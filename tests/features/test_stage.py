@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from monolex.activations.reader import Reader
 from monolex.artifact import open_artifact, verify
 from monolex.cli import main
-from monolex.config import BaselineConfig, CorpusConfig, FeaturesConfig, HarvestConfig, ModelConfig, TrainConfig
+from monolex.config import BaselineConfig, CorpusConfig, FeaturesConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.base import Dictionary, load
 from monolex.dictionaries.baselines import fit_folder
 from monolex.errors import UserError
@@ -28,6 +28,7 @@ from monolex.show.files import show_feature
 from monolex.show.path import show
 from monolex.text.characters import alone
 from monolex.text.rows import Rows
+from monolex.train_config import TrainConfig
 from monolex.training.trainer import train
 
 CONFIG = FeaturesConfig(fragment_tokens=8, coactive_rows=200, features_device="cpu")

@@ -16,12 +16,13 @@ from monolex.activations.reader import Reader
 from monolex.activations.stored import stored_model
 from monolex.artifact import FileEntry, file_hash, finish
 from monolex.causal.prompts.pairs import single_token
-from monolex.config import BaselineConfig, HarvestConfig, ModelConfig, TrainConfig
+from monolex.config import BaselineConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.base import load
 from monolex.dictionaries.baselines import fit_folder
 from monolex.dictionaries.listing import RunDictionary, run_dictionaries
 from monolex.features.evidence import BINS, TOKEN_BINS
 from monolex.features.store_writer import StoreWriter
+from monolex.train_config import TrainConfig
 from monolex.training.trainer import train
 
 SITES = ("resid_post.0", "resid_post.2")

@@ -11,9 +11,10 @@ from transformers import AutoTokenizer
 
 from monolex import demo
 from monolex.activations.harvest import harvest
-from monolex.config import BaselineConfig, HarvestConfig, ModelConfig, TrainConfig
+from monolex.config import BaselineConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.baselines import fit_folder
 from monolex.interp.config import ExplainConfig
+from monolex.train_config import TrainConfig
 from monolex.training.trainer import train
 
 SITES = ("resid_post.0", "resid_post.2")

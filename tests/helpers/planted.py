@@ -6,9 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monolex.config import TrainConfig
 from monolex.kinds import KINDS
+from monolex.train_config import TrainConfig
+from monolex.training.losses import member_loss
 from monolex.training.members import SweepMember, members
+from monolex.training.records import Loss, Params, Revival, StepBatch, StepSettings
 from monolex.training.sweep import Trainer
 
 SITE = "resid_post.0"
@@ -28,7 +30,7 @@ def planted(n: int = 8192, d_in: int = 16, features: int = 32, density: float = 
 
 
 class MemoryStream:
-    """Batch i is a pure function of i; ``before`` is called with i ahead of serving it."""
+    """StepBatch i is a pure function of i; ``before`` is called with i ahead of serving it."""
 
     def __init__(self, x: dict[str, Tensor], batch: int, before: Callable[[int], None] = lambda _step: None) -> None:
         self.x, self.batch, self.before = x, batch, before
@@ -73,3 +75,13 @@ def one(kind: str, d_in: int = 5, **fields) -> SweepMember:
 
 def batch(rows: int = 7, d_in: int = 5, seed: int = 1) -> Tensor:
     return torch.randn(rows, d_in, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def settings(member: SweepMember, revival: Revival | None = None) -> StepSettings:
+    """Those of a step in the middle of a run."""
+    return StepSettings(member.k or 1, 0.6, torch.tensor(1 / 64), revival)
+
+
+def loss_of(params: Params, x: Tensor, member: SweepMember, revival: Revival | None = None) -> Loss:
+    """Of an autoencoder in the middle of a run."""
+    return member_loss(params, StepBatch(x, x), member, settings(member, revival))

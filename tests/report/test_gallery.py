@@ -322,7 +322,7 @@ sites = ["resid_post.3"]
 kinds = ["batchtopk"]
 ks = [8]
 ratios = [1.0]
-scale = true
+preprocess = "scale"
 steps = 30
 batch_size = 256
 [baselines.plain]

@@ -1,12 +1,17 @@
+import math
+
 import pytest
 import torch
-from helpers.planted import ALL, batch, config, one
+from helpers.planted import ALL, batch, config, loss_of, one
 from torch import Tensor
 
+from monolex.kinds import KINDS
+from monolex.training.losses import Jump, member_loss
 from monolex.training.members import SweepMember
 from monolex.training.optim import recipe
 from monolex.training.parameters import initial
-from monolex.training.steps import Revival, auxk_loss, member_loss, unit
+from monolex.training.records import Revival, StepBatch, StepSettings
+from monolex.training.steps import auxk_loss, unit
 
 
 def parameters(member: SweepMember, chosen: str = "modern", seed: int = 3) -> dict[str, Tensor]:
@@ -19,26 +24,49 @@ def parameters(member: SweepMember, chosen: str = "modern", seed: int = 3) -> di
 def by_hand(params: dict[str, Tensor], x: Tensor, member: SweepMember) -> dict[str, float]:
     """The losses of every kind, one number at a time."""
     d_sae, d_in, rows = member.d_sae, member.d_in, len(x)
-    norms = [max(sum(float(w) ** 2 for w in row) ** 0.5, 1e-8) for row in params["W_dec"]]
+    free = KINDS[member.kind].frozen == "W_enc"
+    norms = [1.0 if free else max(sum(float(w) ** 2 for w in row) ** 0.5, 1e-8) for row in params["W_dec"]]
     dec = [[float(w) / norms[j] for w in row] for j, row in enumerate(params["W_dec"])]
-    enc = dec if member.kind == "tied" else params["W_enc"].tolist()
+    enc = dec if KINDS[member.kind].tied else params["W_enc"].tolist()
     bias = params["b_dec"].tolist() if "b_dec" in params else [0.0] * d_in
     b_enc, inner = params["b_enc"].tolist(), [[float(v) - bias[i] for i, v in enumerate(row)] for row in x]
     pre = [[sum(a * w for a, w in zip(row, enc[j], strict=True)) + b_enc[j] for j in range(d_sae)] for row in inner]
     kept = {(r, j) for r in range(rows) for j in range(d_sae)}
-    if member.kind == "topk":
+    loss = KINDS[member.kind].loss
+    if loss == "topk":
         kept = {(r, j) for r in range(rows) for j in sorted(range(d_sae), key=lambda j: -pre[r][j])[: member.k]}
-    if member.kind == "batchtopk":
+    if loss in ("batchtopk", "matryoshka"):
         kept = set(sorted(kept, key=lambda rj: -pre[rj[0]][rj[1]])[: member.k * rows])
+    if loss == "jumprelu":
+        kept = {(r, j) for r, j in kept if pre[r][j] > math.exp(params["log_threshold"][j])}
+    gate = [[max(p, 0.0) for p in row] for row in pre]
+    if loss == "gated":
+        kept = {(r, j) for r, j in kept if pre[r][j] > 0}
+        for j in range(d_sae):
+            for row in pre:
+                row[j] = (row[j] - b_enc[j]) * math.exp(params["r_mag"][j]) + float(params["b_mag"][j])
     code = [[max(pre[r][j], 0.0) if (r, j) in kept else 0.0 for j in range(d_sae)] for r in range(rows)]
-    error, l1 = 0.0, 0.0
-    for r in range(rows):
-        for i in range(d_in):
-            error += (float(x[r, i]) - bias[i] - sum(code[r][j] * dec[j][i] for j in range(d_sae))) ** 2
-        l1 += sum(code[r])
-    mse = error / (rows * d_in)
+
+    def error(codes: list[list[float]], features: int = d_sae) -> float:
+        total = 0.0
+        for r in range(rows):
+            for i in range(d_in):
+                total += (float(x[r, i]) - bias[i] - sum(codes[r][j] * dec[j][i] for j in range(features))) ** 2
+        return total / (rows * d_in)
+
+    mse, l1 = error(code), sum(sum(row) for row in code) / rows
     l0 = sum(c > 0 for row in code for c in row) / rows
-    return {"total": mse + (member.alpha or 0) * l1 / rows, "mse": mse, "l1": l1 / rows, "l0": l0}
+    total, aux = mse + (member.alpha or 0) * l1, 0.0
+    if loss == "matryoshka":
+        total = sum(error(code, features) for features in member.prefixes) / len(member.prefixes)
+    if loss == "jumprelu":
+        total = mse + l0 / 64
+    if loss == "gated":
+        aux = error(gate)
+        total = mse + (member.alpha or 0) * sum(sum(row) for row in gate) / rows + aux
+    if loss == "p-anneal":
+        total = mse + (member.alpha or 0) * 1.01 * l1
+    return {"total": total, "mse": mse, "l1": l1, "l0": l0, "aux": aux}
 
 
 @pytest.mark.parametrize("preset", ["paper", "modern"])
@@ -46,15 +74,18 @@ def by_hand(params: dict[str, Tensor], x: Tensor, member: SweepMember) -> dict[s
 def test_loss_is_the_formula(kind, preset):
     member = one(kind)
     params, x = parameters(member, preset), batch()
-    loss = member_loss(params, x, member, None)
+    loss = loss_of(params, x, member)
     expected = by_hand(params, x, member)
     assert float(loss.total) == pytest.approx(expected.pop("total"), rel=1e-12)
     for name, value in expected.items():
         assert float(loss.parts[name]) == pytest.approx(value, rel=1e-12), name
-    assert float(loss.parts["auxk"]) == 0
 
 
-@pytest.mark.parametrize("kind", ALL)
+SMOOTH = [name for name, row in KINDS.items() if row.loss not in ("jumprelu", "gated", "p-anneal")]
+"""Kinds whose slope is that of their loss: others have constants in it, or a slope where the loss has a step."""
+
+
+@pytest.mark.parametrize("kind", SMOOTH)
 def test_gradient_is_that_of_finite_differences_and_crosses_the_norm(kind):
     member = one(kind)
     params = {name: tensor.requires_grad_() for name, tensor in parameters(member).items()}
@@ -62,22 +93,69 @@ def test_gradient_is_that_of_finite_differences_and_crosses_the_norm(kind):
     names = list(params)
 
     def total(*tensors: Tensor) -> Tensor:
-        return member_loss(dict(zip(names, tensors, strict=True)), x, member, None).total
+        return loss_of(dict(zip(names, tensors, strict=True)), x, member).total
 
     assert torch.autograd.gradcheck(total, tuple(params.values()), eps=1e-7, atol=1e-6)
     total(*params.values()).backward()
     rows = params["W_dec"]
     assert rows.grad is not None
     # A loss of the direction alone has no slope along the row.
-    assert (rows.grad * rows).sum(1).abs().max() < 1e-12 < rows.grad.abs().max()
+    assert ((rows.grad * rows).sum(1).abs().max() < 1e-12) == (KINDS[kind].frozen != "W_enc")
+    assert rows.grad.abs().max() > 1e-12
+
+
+def test_a_jumprelus_threshold_moves_by_the_codes_in_a_window_around_it():
+    pre = torch.tensor([[1.2, 0.9, 0.7, 3.0], [0.74, -1.0, 1.26, 1.24]], dtype=torch.float64, requires_grad=True)
+    threshold = torch.ones(4).double().requires_grad_()
+    codes, active = Jump.apply(pre, threshold)
+    assert codes.tolist() == [[1.2, 0, 0, 3.0], [0, 0, 1.26, 1.24]]
+    by_code, by_active = torch.full((2, 4), 2.0), torch.full((2, 4), 10.0)
+    torch.autograd.backward((codes, active), (by_code.double(), by_active.double()))
+    assert pre.grad is not None and threshold.grad is not None
+    assert pre.grad.tolist() == [[2, 0, 0, 2], [0, 0, 2, 2]]
+    # of a window from 0.75 to 1.25: the first, the second, none, the last
+    torch.testing.assert_close(threshold.grad, torch.tensor([-24.0, -24.0, 0.0, -24.0]).double())
+
+
+def test_gated_keeps_its_auxiliary_loss_from_the_decoder_and_its_reconstruction_from_the_gate():
+    """Two leaks of peers: the decoder learning from the gate's codes, and a gate that opens because it reconstructs."""
+    member = one("gated", alphas=(0.0,))
+    params = {name: tensor.requires_grad_() for name, tensor in parameters(member).items()}
+    x = batch()
+    loss = loss_of(params, x, member)
+    aux, decoder = torch.autograd.grad(loss.total, (params["b_enc"], params["W_dec"]))
+    closed = {**params, "b_mag": params["b_mag"] - 1000.0}
+    alone = loss_of(closed, x, member)
+    (same,) = torch.autograd.grad(alone.total, (params["b_enc"],), retain_graph=True)
+    torch.testing.assert_close(aux, same)
+    (nothing,) = torch.autograd.grad(alone.total, (params["W_dec"],))
+    assert not nothing.any() and decoder.any() and float(alone.parts["l0"]) == 0
+
+
+def test_p_anneal_is_l1_at_first_and_presses_small_codes_later():
+    member, x = one("p-anneal"), batch()
+    params = {name: tensor.requires_grad_() for name, tensor in parameters(member).items()}
+    rows, names = StepBatch(x, x), ("b_enc", "W_enc")
+    slopes = []
+    for loss in (
+        member_loss(params, rows, member, StepSettings(p=1.0)),
+        loss_of(params, x, one("untied")),
+        member_loss(params, rows, member, StepSettings(p=0.3)),
+    ):
+        slopes.append(torch.autograd.grad(loss.total, [params[name] for name in names]))
+    for ours, theirs, later in zip(*slopes, strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert not torch.allclose(ours, later)
 
 
 def test_loss_ignores_the_length_of_decoder_rows():
     for kind in ALL:
         member = one(kind)
         params = parameters(member)
+        if KINDS[kind].frozen == "W_enc":
+            continue
         longer = {**params, "W_dec": params["W_dec"] * 7}
-        a, b = (member_loss(p, batch(), member, None).total for p in (params, longer))
+        a, b = (loss_of(p, batch(), member).total for p in (params, longer))
         torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
 
 
@@ -86,8 +164,8 @@ def test_auxk_is_the_error_of_the_dead_features_and_moves_only_them():
     params = {name: tensor.requires_grad_() for name, tensor in parameters(member).items()}
     x = batch(d_in=6)
     dead = torch.tensor([True, False] * 6)
-    loss = member_loss(params, x, member, Revival(0.25, dead))
-    plain = member_loss(params, x, member, None)
+    loss = loss_of(params, x, member, Revival(0.25, dead))
+    plain = loss_of(params, x, member)
     with torch.no_grad():
         rows = unit(params["W_dec"])
         pre = (x - params["b_dec"]) @ params["W_enc"].T + params["b_enc"]
@@ -105,7 +183,7 @@ def test_auxk_is_the_error_of_the_dead_features_and_moves_only_them():
         slope = -2 * aux.T @ (residual - aux @ rows) / x.numel()
         norm = params["W_dec"].norm(dim=1, keepdim=True)
         slope = (slope - (slope * rows).sum(1, keepdim=True) * rows) / norm
-    torch.testing.assert_close(loss.parts["auxk"], expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss.parts["aux"], expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(loss.total - plain.total, 0.25 * expected, rtol=1e-9, atol=0)
     (loss.total - plain.total).backward()
     for name in ("W_dec", "W_enc", "b_enc"):

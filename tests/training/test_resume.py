@@ -20,11 +20,11 @@ from monolex.activations import outliers
 from monolex.activations.norms import centre
 from monolex.activations.reader import Reader
 from monolex.artifact import MANIFEST, finish, open_artifact, verify, write_bytes
-from monolex.config import TrainConfig
 from monolex.dictionaries.base import Dictionary, load
 from monolex.errors import UserError
 from monolex.interrupt import interruptible, stoppable
 from monolex.text.corpus import build
+from monolex.train_config import TrainConfig
 from monolex.training.data import TrainingData, model_source, stored_source
 from monolex.training.trainer import checkpoint_steps, train, train_from
 

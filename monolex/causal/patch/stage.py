@@ -25,6 +25,7 @@ from monolex.causal.patch.patch import prepare_patch
 from monolex.causal.prompts.behaviour import behaviour, by_wording, demo_table
 from monolex.causal.prompts.pairs import PromptPairs
 from monolex.causal.prompts.tasks import draw
+from monolex.config import require
 from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits, parents
 from monolex.lock import alone
 from monolex.model.files import is_demo
@@ -49,7 +50,10 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
         UserError: no run, nothing that fits, a task that the tokenizer cannot spell, or a file that cannot be read.
     """
     folder, run = Path(folder), Path(run)
-    used = chosen_dictionaries(run, config.sites or RESIDUAL, config.dictionaries, controls=config.controls)
+    fitting = chosen_dictionaries(run, config.sites or RESIDUAL, config.dictionaries, controls=config.controls)
+    used = [dictionary for dictionary in fitting if not dictionary.config.target]
+    transcoders = [dictionary.key for dictionary in fitting if dictionary.config.target]
+    require(bool(used), f"{', '.join(transcoders)} reconstruct another site than they read: patch with an autoencoder")
     choose(used, config.exact)
     work = Work(folder, "patch", config, parents(used_folders(run, used)) | _file_parent(config.task))
     if manifest := work.answer():
@@ -91,7 +95,8 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     }
     flat = {f"{key}/{name}": array for key, arrays in stored.items() for name, array in arrays.items()}
     constant = constant_sites(run / "activations", config.sites or RESIDUAL)
-    facts = {"task": config.task, "pairs": len(pairs), WARNINGS: list(constant.values())}
+    warnings = [*constant.values(), *(f"{key} is left out: it reconstructs another site" for key in transcoders)]
+    facts = {"task": config.task, "pairs": len(pairs), WARNINGS: warnings}
     return work.finish({PATCH: json_bytes(entry), PAIRS: save(flat)}, facts)
 
 

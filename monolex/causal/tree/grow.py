@@ -268,7 +268,7 @@ def _require_dictionaries(
         boundary(name)
         config = dictionary.config
         require(
-            config.d_in == config.d_out == lm.width(name),
+            config.d_in == config.d_out == lm.width(name) and not config.target,
             f"{dictionary} does not rebuild the {lm.width(name)} numbers of {name}: give a dictionary of that site",
         )
         require(config.site in ("", name), f"{dictionary} is of {config.site}, not of {name}: put it at its own site")

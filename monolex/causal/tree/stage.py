@@ -75,7 +75,7 @@ def below(listed: Sequence[RunDictionary], root: ChosenFeature, config: TreeConf
     site = _residual(root.key, root.dictionary.site)
     patterns = config.dictionaries or (root.dictionary.name,)
     path = {root.dictionary.site: root.dictionary}
-    earlier = [dictionary for dictionary in listed if _before(dictionary.site, site)]
+    earlier = [each for each in listed if _before(each.site, site) and not each.config.target]
     by_site: dict[str, list[RunDictionary]] = {}
     for dictionary in sorted(earlier, key=lambda dictionary: -Site.parse(dictionary.site).layer):
         if fits(dictionary, patterns):

@@ -213,7 +213,8 @@ def _output(
     target: Target, lm: LanguageModel, weights: Dictionary, features: Sequence[int], count: int
 ) -> list[dict[str, Any]]:
     """The tokens that each direction promotes and suppresses most by itself: what it says, not when it speaks."""
-    logits, reason = moved(lm, Site.parse(target.dictionary.site), weights, features, count)
+    site = Site.parse(weights.config.target or target.dictionary.site)
+    logits, reason = moved(lm, site, weights, features, count)
     return [
         {"feature": feature, "explainer": "output", "output": {**of_feature._asdict(), "reason": reason}}
         for feature, of_feature in zip(features, logits, strict=True)

@@ -18,7 +18,7 @@ class ActiveCodes(NamedTuple):
     features: NDArray[np.int32]
     """Of each."""
     values: Floats
-    """Positive."""
+    """Positive; 0 of a JumpReLU's that is just below its threshold."""
 
 
 class SortedCodes(NamedTuple):
@@ -33,14 +33,14 @@ class SortedCodes(NamedTuple):
 
 
 class BatchErrors(NamedTuple):
-    """What decoding a batch gives."""
+    """What decoding a batch gives, for every prefix of the features that reconstructs (one, but for Matryoshka)."""
 
     error: Floats
-    """The gradient of the mean squared error by the reconstruction, ``[batch, d_in]``."""
+    """The gradient of the loss by what the features up to each prefix reconstruct, ``[prefixes, batch, d_out]``."""
     codes: Floats
-    """That of the loss by every active code."""
+    """That of the loss by every listed code."""
     squares: Floats
-    """Summed squared error of every row."""
+    """Summed squared error of every row, ``[prefixes, batch]``."""
 
 
 class AddedGradients(NamedTuple):
@@ -52,5 +52,5 @@ class AddedGradients(NamedTuple):
     """By the decoder's rows."""
     enc: Floats
     """By the encoder's."""
-    bias: Floats
-    """By its bias."""
+    pre: Floats
+    """By its pre-activation."""

@@ -173,16 +173,48 @@ def cut_rows(candidates, cut, ties, shift, codes, values):
 
 
 @parallel
-def decode(centred, rows, codes, l1, out):
-    """Reconstruct every row and measure it; ``l1`` is added to the gradient of every active code."""
+def reaching_own(bits, groups, low, hits, counts):
+    """How many entries of every row are at least their column's ``low``, and which groups have any."""
+    rows, n = bits.shape
+    for b in nb.prange(rows):
+        for q in range(groups):
+            hits[b, q] = 0
+        count = 0
+        for base in range(0, n, groups):
+            for q in range(min(groups, n - base)):
+                reached = bits[b, base + q] >= low[base + q]
+                hits[b, q] |= reached
+                count += reached
+        counts[b] = count
+
+
+@parallel
+def gather_own(bits, groups, low, hits, shift, codes):
+    """Write features and values of the entries of every row that are at least their column's ``low``."""
+    starts, _, features, values = codes
+    rows, n = bits.shape
+    for b in nb.prange(rows):
+        at = starts[b]
+        for q in range(groups):
+            if hits[b, q]:
+                for place in range(q, n, groups):
+                    if bits[b, place] >= low[place]:
+                        features[at] = place
+                        values[at] = np.uint32(bits[b, place]) << shift
+                        at += 1
+
+
+@parallel
+def decode(target, rows, codes, out):
+    """Reconstruct every row and measure it: its error, the slope along every listed code, its squared error."""
     starts, counts, features, values = codes
     error, gradients, squares = out
-    batch, d = centred.shape
+    batch, d = target.shape
     scale = np.float32(2.0 / (batch * d))
     for b in nb.prange(batch):
         e = np.empty(d, np.float32)
         for c in range(d):
-            e[c] = -centred[b, c]
+            e[c] = -target[b, c]
         for i in range(starts[b], starts[b] + counts[b]):
             v, w = values[i], rows[features[i]]
             for c in range(d):
@@ -190,13 +222,55 @@ def decode(centred, rows, codes, l1, out):
         total = np.float32(0)
         for c in range(d):
             total += e[c] * e[c]
-            error[b, c] = e[c] * scale
-        squares[b] = total
+            error[0, b, c] = e[c] * scale
+        squares[0, b] = total
         for i in range(starts[b], starts[b] + counts[b]):
             w, dot = rows[features[i]], np.float32(0)
             for c in range(d):
                 dot += e[c] * w[c]
-            gradients[i] = dot * scale + l1
+            gradients[i] = dot * scale
+
+
+@parallel
+def decode_nested(target, rows, codes, prefixes, out):
+    """Like :func:`decode` for the mean over ``prefixes`` of the features of the error by those before each.
+
+    A feature before the first prefix has a say in every reconstruction, one after the last but one in the last alone:
+    ``error[m]`` is the sum of the scaled errors of the prefixes from m on, ``squares[m]`` of m itself.
+    """
+    starts, counts, features, values = codes
+    error, gradients, squares = out
+    batch, d = target.shape
+    most = len(prefixes)
+    scale = np.float32(2.0 / (batch * d * most))
+    for b in nb.prange(batch):
+        e = np.empty(d, np.float32)
+        for c in range(d):
+            e[c] = -target[b, c]
+        begin = 0
+        for m in range(most):
+            for i in range(starts[b], starts[b] + counts[b]):
+                if begin <= features[i] < prefixes[m]:
+                    v, w = values[i], rows[features[i]]
+                    for c in range(d):
+                        e[c] += v * w[c]
+            total = np.float32(0)
+            for c in range(d):
+                total += e[c] * e[c]
+                error[m, b, c] = e[c] * scale
+            squares[m, b] = total
+            begin = prefixes[m]
+        for m in range(most - 2, -1, -1):
+            for c in range(d):
+                error[m, b, c] += error[m + 1, b, c]
+        for i in range(starts[b], starts[b] + counts[b]):
+            m = 0
+            while features[i] >= prefixes[m]:
+                m += 1
+            w, dot = rows[features[i]], np.float32(0)
+            for c in range(d):
+                dot += error[m, b, c] * w[c]
+            gradients[i] = dot
 
 
 @serial
@@ -219,28 +293,30 @@ def by_feature(codes, ordered):
 
 
 @inlined
-def _gradients(f, batch, added, g_dec, g_enc):
-    """Sum the gradients of a feature's rows into two rows; that of its bias is the result."""
+def _gradients(f, level, batch, added, g_dec, g_enc):
+    """Sum the gradients of a feature's rows into two rows; that of its pre-activation is the result."""
     centred, values, error, by_code, ends, rows, slots = batch
     g_dec[:] = 0
     g_enc[:] = 0
-    g_bias = np.float32(0)
+    g_pre = np.float32(0)
     for p in range(ends[f], ends[f + 1]):
         b, i = rows[p], slots[p]
         v, g = values[i], by_code[i]
-        g_bias += g
-        e, x = error[b], centred[b]
+        g_pre += g
+        e, x = error[level, b], centred[b]
         for c in range(len(g_dec)):
             g_dec[c] += v * e[c]
+        for c in range(len(g_enc)):
             g_enc[c] += g * x[c]
-    numbers, extra_dec, extra_enc, extra_bias = added
+    numbers, extra_dec, extra_enc, extra_pre = added
     number = numbers[f]
     if number >= 0:
-        g_bias += extra_bias[number]
+        g_pre += extra_pre[number]
         for c in range(len(g_dec)):
             g_dec[c] += extra_dec[number, c]
+        for c in range(len(g_enc)):
             g_enc[c] += extra_enc[number, c]
-    return g_bias
+    return g_pre
 
 
 @inlined
@@ -272,34 +348,43 @@ def _adam(weights, gradient, first, second, by):
 
 
 @parallel
-def update(batch, added, moving, rows, pull, tied, unit, by):
+def update(batch, added, moving, rows, prefixes, sums, switches, by):
     """Gradients of every feature from its codes, a step of Adam, and the decoder's row at unit length if ``unit``.
 
-    ``batch`` is what its codes, its errors and its sorted codes hold; ``moving`` are decoder, encoder and its bias,
-    each with its moments; ``rows`` the unit rows before the step, the decoder itself where they are kept so; ``by``
-    the rate, the root and the betas of Adam. ``pull`` gathers, block by block, what the encoder has to say to the
-    decoder bias: the sum of its old rows times their bias' gradients.
+    ``batch`` is what its codes, its errors and its sorted codes hold; ``moving`` are decoder and encoder, each with its
+    moments; ``rows`` the decoder's rows as they were read, the decoder itself where they are kept unit or free;
+    ``prefixes`` end the features of each of the errors; ``switches`` say whether the weights are tied, rows are kept
+    unit, rows have any length, and the decoder and the encoder move; ``by`` the rate, the root and the betas of Adam.
+    ``sums`` take what a feature's pre-activation gets over the batch and, block by block, what the encoder has to say
+    to its input: its old rows times that.
     """
-    (w_dec, first_dec, second_dec), (w_enc, first_enc, second_enc), (bias, first_bias, second_bias) = moving
-    n, d = w_dec.shape
+    (w_dec, first_dec, second_dec), (w_enc, first_enc, second_enc) = moving
+    tied, unit, free, moves_dec, moves_enc = switches
+    pre, pull = sums
+    n, d_out, d_in = len(w_dec), w_dec.shape[1], w_enc.shape[1]
     size = (n + BLOCKS - 1) // BLOCKS
     for block in nb.prange(BLOCKS):
-        g_dec, g_enc, g_bias = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(1, np.float32)
+        g_dec, g_enc = np.empty(d_out, np.float32), np.empty(d_in, np.float32)
+        level = 0
         for f in range(block * size, min((block + 1) * size, n)):
-            g_bias[0] = _gradients(f, batch, added, g_dec, g_enc)
+            while f >= prefixes[level]:
+                level += 1
+            g_pre = _gradients(f, level, batch, added, g_dec, g_enc)
+            pre[f] = g_pre
             w, r = w_dec[f], rows[f]
             encoder = r if tied else w_enc[f]
-            for c in range(d):
-                pull[block, c] += g_bias[0] * encoder[c]
+            for c in range(d_in):
+                pull[block, c] += g_pre * encoder[c]
             if tied:
-                for c in range(d):
+                for c in range(d_in):
                     g_dec[c] += g_enc[c]
-            _through_unit(g_dec, r, _length(w))
-            _adam(w, g_dec, first_dec[f], second_dec[f], by)
-            if unit:
-                inverse = np.float32(1) / _length(w)
-                for c in range(d):
-                    w[c] *= inverse
-            if not tied:
+            if moves_dec:
+                if not free:
+                    _through_unit(g_dec, r, _length(w))
+                _adam(w, g_dec, first_dec[f], second_dec[f], by)
+                if unit:
+                    inverse = np.float32(1) / _length(w)
+                    for c in range(d_out):
+                        w[c] *= inverse
+            if moves_enc:
                 _adam(w_enc[f], g_enc, first_enc[f], second_enc[f], by)
-            _adam(bias[f : f + 1], g_bias, first_bias[f : f + 1], second_bias[f : f + 1], by)

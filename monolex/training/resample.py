@@ -1,0 +1,63 @@
+"""Dead features that start anew from rows which are badly reconstructed (Bricken et al. 2023; late code of the paper).
+
+A row is drawn with a probability that goes with the square of its squared error. Its direction becomes the feature's
+decoder row and, at a fifth of the usual length, its encoder's (at the usual length where features compete for k places,
+or it would win none); what Adam remembers of the feature is forgotten.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monolex.training.records import Params, StepBatch
+from monolex.training.steps import centred_input, left_to_codes, unit
+
+SHORT = 0.2
+"""Length of a new encoder row over the mean of the live ones where L1 decides what is active."""
+PER_FEATURE = ("W_dec", "W_enc", "b_enc", "b_mag", "r_mag", "log_threshold")
+"""Parameters with an entry or a row a feature."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's names of what it remembers."""
+
+
+@torch.no_grad()
+def resample(
+    params: Params,
+    moments: Mapping[Tensor, dict[str, Tensor]],
+    batch: StepBatch,
+    squares: Float[Tensor, "batch"],
+    dead: Bool[Tensor, "d_sae"],
+    generator: torch.Generator,
+    length: float = SHORT,
+) -> None:
+    """Start the ``dead`` features anew, in place.
+
+    ``squares`` are the squared errors of the rows of ``batch``, ``length`` that of new encoder rows over the mean of
+    the live ones.
+    """
+    count = int(dead.sum())
+    weights = squares.double().cpu().square()
+    if count == 0 or not bool(weights.sum() > 0):
+        return
+    chosen = torch.multinomial(weights, count, replacement=True, generator=generator).to(dead.device)
+    centred = centred_input(params, batch.x)
+    params["W_dec"][dead] = unit(left_to_codes(params, centred, batch.y)[chosen])
+    if "W_enc" in params:
+        live = params["W_enc"][~dead].norm(dim=1)
+        params["W_enc"][dead] = unit(centred[chosen]) * (length * live.mean() if len(live) else 1.0)
+    for name in ("b_enc", "b_mag", "r_mag"):
+        if name in params:
+            params[name][dead] = 0
+    if "log_threshold" in params and not bool(dead.all()):
+        params["log_threshold"][dead] = params["log_threshold"][~dead].median()
+    for parameter in PER_FEATURE:
+        if parameter in params:
+            for name in MOMENTS:
+                moments[params[parameter]][name][dead] = 0
+
+
+def resampling_steps(steps: int, times: int) -> frozenset[int]:
+    """After which steps: ``times`` of them, evenly over the first four fifths of the run."""
+    return frozenset(round(0.8 * steps * (number + 1) / times) for number in range(times)) - {0}
