@@ -4,8 +4,9 @@
 
 d_in, d_sae, batch, k. Peers are timed where they can be imported (SAELens 6.54.12, dictionary_learning 0.1.0,
 sparsify 1.3.3), in their defaults and, where they have it, under bf16 autocast; ``monolex (losses)`` is this
-package without numba. A round gives every tool ``steps`` steps after one that does not count; printed are the
-median over rounds, the range, and the ratio to monolex of the same round.
+package without numba. ReLU kinds are timed at ``k`` active features a row, where their biases are put. A round
+gives every tool ``steps`` steps after one that does not count; printed are the median over rounds, the range, and
+the ratio to monolex of the same round.
 """
 
 import argparse
@@ -25,11 +26,15 @@ from torch.nn.functional import normalize
 from monolex.train_config import TrainConfig
 from monolex.training import sweep
 from monolex.training.members import members
+from monolex.training.records import StepBatch
+from monolex.training.steps import encode
 from monolex.training.sweep import Trainer
 
 ACTIVE = 24
 """Planted features of a row."""
 Step = Callable[[int], object]
+GROUPS = (0.0625, 0.125, 0.25, 0.5, 1.0)
+"""Matryoshka: fractions of the features that reconstruct alone."""
 
 
 def batches(d: int, n: int, size: int) -> list[Tensor]:
@@ -43,21 +48,58 @@ def batches(d: int, n: int, size: int) -> list[Tensor]:
 def ours(kind: str, data: list[Tensor], n: int, k: int, *, compiled: bool = True, precision: str = "auto") -> Step:
     size, d = data[0].shape
     config = TrainConfig(
-        kinds=(kind,), ks=(k,), ratios=(n / d,), batch_size=size, lrs=(1e-3,), dead_after=10**9,
+        kinds=(kind,), ks=(k,), ratios=(n / d,), batch_size=size, lrs=(1e-4,), dead_after=10**9, prefixes=GROUPS,
         precision=precision,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
     available, sweep.available = sweep.available, (sweep.available if compiled else lambda: False)
-    trainer = Trainer(members(config, {"site": d}), config, 1000)
+    (member,) = members(config, {"site": d})
+    trainer = Trainer([member], config, 1000)
     sweep.available = available
+    if member.k is None:
+        _sparsen(trainer, data, k)
     return lambda number: trainer.step({"site": data[number % 4]})
+
+
+def _sparsen(trainer: Trainer, data: list[Tensor], k: int) -> None:
+    """Put the encoder's biases where k features of a row are active."""
+    (params,), (member,) = trainer.params, trainer.members
+    trainer.step({"site": data[0]})
+    with torch.no_grad():
+        pre = encode(params, StepBatch(data[1], data[1]), member).pre
+        params["b_enc"] -= pre.flatten().kthvalue(pre.numel() - k * len(pre)).values
+
+
+SAELENS = {
+    "topk": ("TopK", lambda _n, k: {"k": k}),
+    "batchtopk": ("BatchTopK", lambda _n, k: {"k": k}),
+    "matryoshka": ("MatryoshkaBatchTopK", lambda n, k: {"k": k, "matryoshka_widths": [round(f * n) for f in GROUPS]}),
+    "jumprelu": ("JumpReLU", lambda _n, _k: {}),
+    "gated": ("Gated", lambda _n, _k: {}),
+    "untied": ("Standard", lambda _n, _k: {}),
+}
+DICTIONARY_LEARNING = {
+    "topk": ("top_k", "TopKTrainer", lambda k: {"k": k}),
+    "batchtopk": ("batch_top_k", "BatchTopKTrainer", lambda k: {"k": k}),
+    "matryoshka": (
+        "matryoshka_batch_top_k", "MatryoshkaBatchTopKTrainer",
+        lambda k: {"k": k, "group_fractions": [b - a for a, b in zip((0.0, *GROUPS), GROUPS, strict=False)]},
+    ),
+    "jumprelu": ("jumprelu", "JumpReluTrainer", lambda k: {"target_l0": float(k)}),
+    "gated": ("gdm", "GatedSAETrainer", lambda _k: {}),
+    "untied": ("standard", "StandardTrainer", lambda _k: {}),
+    "p-anneal": ("p_anneal", "PAnnealTrainer", lambda _k: {}),
+}  # fmt: skip
+"""Module or class, class, and settings of every kind that a peer has. Nobody else has tied weights."""
 
 
 def saelens(kind: str, data: list[Tensor], n: int, k: int, *, autocast: bool) -> Step:
     sae_lens = import_module("sae_lens")
+    if kind not in SAELENS:
+        raise ImportError(f"no {kind} in SAELens")
     configs, training = import_module("sae_lens.config"), import_module("sae_lens.training.sae_trainer")
     size, d = data[0].shape
-    name = {"topk": "TopK", "batchtopk": "BatchTopK"}[kind]
-    config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=d, d_sae=n, k=k)
+    name, settings = SAELENS[kind]
+    config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=d, d_sae=n, **settings(n, k))
     trainer = training.SAETrainer(
         cfg=configs.SAETrainerConfig(
             total_training_samples=1000 * size, train_batch_size_samples=size, device="cpu", autocast=autocast, lr=3e-4,
@@ -85,9 +127,11 @@ def dictionary_learning(kind: str, data: list[Tensor], n: int, k: int) -> Step:
         folders = (Path(folder) / "dictionary_learning" for folder in sys.path)
         package.__path__ = [str(next(folder for folder in folders if folder.is_dir()))]
         sys.modules["dictionary_learning"] = package
-    file, name = {"topk": ("top_k", "TopKTrainer"), "batchtopk": ("batch_top_k", "BatchTopKTrainer")}[kind]
+    if kind not in DICTIONARY_LEARNING:
+        raise ImportError(f"no {kind} in dictionary_learning")
+    file, name, settings = DICTIONARY_LEARNING[kind]
     trainer = getattr(import_module(f"dictionary_learning.trainers.{file}"), name)(
-        steps=100_000, activation_dim=data[0].shape[1], dict_size=n, layer=0, lm_name="", device="cpu", k=k
+        steps=100_000, activation_dim=data[0].shape[1], dict_size=n, layer=0, lm_name="", device="cpu", **settings(k)
     )
     return lambda number: trainer.update(number, data[number % 4])
 

@@ -16,8 +16,9 @@ from monolex.training.members import SweepMember
 from monolex.training.records import Loss, Params, StepBatch, StepSettings
 from monolex.training.steps import Pass, auxk_loss, encode, keep_largest, left_to_codes, statistics
 
-BANDWIDTH = 0.5
-"""Width of the window around a JumpReLU's threshold in which a code has a say about it, over the threshold."""
+BANDWIDTH = 0.25
+"""Width of the window around a JumpReLU's threshold in which a code has a say about it, over the threshold.
+From 0.1 to 1 it makes no difference to what is learned (docs/log.md); a wider one costs more."""
 SOFTENING = 0.01
 """What is added to a code before it is raised to a power below 1, over the batch's mean active code: without it the
 smallest codes would have all the gradient."""

@@ -503,5 +503,5 @@ def test_bad_edits(x):
         random_pairs.dictionary(32, 48).config.__class__(kind="t", activation="relu", d_in=32, d_out=16, d_sae=48),
         {**dictionary.weights, "W_dec": torch.zeros(48, 16), "b_dec": torch.zeros(16)},
     )
-    with pytest.raises(UserError, match="writes 16 wide"):
+    with pytest.raises(UserError, match="reconstructs 16 numbers, not the site that it reads"):
         edits.FeatureEdit(wide, [0], added(1.0))

@@ -105,16 +105,16 @@ def test_gradient_is_that_of_finite_differences_and_crosses_the_norm(kind):
 
 
 def test_a_jumprelus_threshold_moves_by_the_codes_in_a_window_around_it():
-    pre = torch.tensor([[1.2, 0.9, 0.7, 3.0], [0.74, -1.0, 1.26, 1.24]], dtype=torch.float64, requires_grad=True)
+    pre = torch.tensor([[1.1, 0.9, 0.8, 3.0], [0.87, -1.0, 1.13, 1.12]], dtype=torch.float64, requires_grad=True)
     threshold = torch.ones(4).double().requires_grad_()
     codes, active = Jump.apply(pre, threshold)
-    assert codes.tolist() == [[1.2, 0, 0, 3.0], [0, 0, 1.26, 1.24]]
+    assert codes.tolist() == [[1.1, 0, 0, 3.0], [0, 0, 1.13, 1.12]]
     by_code, by_active = torch.full((2, 4), 2.0), torch.full((2, 4), 10.0)
     torch.autograd.backward((codes, active), (by_code.double(), by_active.double()))
     assert pre.grad is not None and threshold.grad is not None
     assert pre.grad.tolist() == [[2, 0, 0, 2], [0, 0, 2, 2]]
-    # of a window from 0.75 to 1.25: the first, the second, none, the last
-    torch.testing.assert_close(threshold.grad, torch.tensor([-24.0, -24.0, 0.0, -24.0]).double())
+    # of a window from 0.875 to 1.125: the first, the second, none, the last
+    torch.testing.assert_close(threshold.grad, torch.tensor([-48.0, -48.0, 0.0, -48.0]).double())
 
 
 def test_gated_keeps_its_auxiliary_loss_from_the_decoder_and_its_reconstruction_from_the_gate():
