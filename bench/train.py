@@ -118,8 +118,8 @@ def saelens(kind: str, data: list[Tensor], n: int, k: int, *, autocast: bool) ->
     return step
 
 
-def dictionary_learning(kind: str, data: list[Tensor], n: int, k: int) -> Step:
-    # its package imports what training needs not
+def dictionary_learning_package() -> None:
+    """Make its trainers importable: the package itself imports what training needs not."""
     for name in ("umap", "umap.umap_"):
         sys.modules.setdefault(name, types.ModuleType(name))
     if "dictionary_learning" not in sys.modules:
@@ -127,6 +127,10 @@ def dictionary_learning(kind: str, data: list[Tensor], n: int, k: int) -> Step:
         folders = (Path(folder) / "dictionary_learning" for folder in sys.path)
         package.__path__ = [str(next(folder for folder in folders if folder.is_dir()))]
         sys.modules["dictionary_learning"] = package
+
+
+def dictionary_learning(kind: str, data: list[Tensor], n: int, k: int) -> Step:
+    dictionary_learning_package()
     if kind not in DICTIONARY_LEARNING:
         raise ImportError(f"no {kind} in dictionary_learning")
     file, name, settings = DICTIONARY_LEARNING[kind]

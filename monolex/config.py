@@ -126,6 +126,11 @@ class HarvestConfig:
     a value which does not fit is stored in fp32."""
     drop_bos: bool = True
     """Leave out the separator, whose norm is often far above the rest."""
+    store: bool = True
+    """Store the activations of all text. `false` stores those of the held-out text and of a sample of the rest, from
+    which baselines, evidence and units are taken; [train] then reads all training text through the model itself."""
+    sample_tokens: int = 250_000
+    """With `store = false`, training tokens that are stored all the same, evenly spread over the text."""
     max_norm: float = 10.0
     """Leave out rows whose norm at any site exceeds this multiple of that site's median norm over all rows; 0 leaves
     none out."""
@@ -138,6 +143,7 @@ class HarvestConfig:
         require(not isinstance(self.sites, str), f"sites = {self.sites!r}: give a list of sites")
         require(len(self.sites) > 0, "[harvest] sites is empty: name at least one site, for example resid_post.3")
         require(self.max_norm == 0 or self.max_norm > 1, f"max_norm = {self.max_norm}: give a multiple above 1, or 0")
+        require(self.sample_tokens >= 1, f"sample_tokens = {self.sample_tokens}: give at least 1")
         require(self.shard_mb >= 1, f"shard_mb = {self.shard_mb}: give at least 1")
         require(self.batch_rows >= 1, f"batch_rows = {self.batch_rows}: give at least 1")
 

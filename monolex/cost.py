@@ -91,9 +91,14 @@ class Planned:
     """Bytes of a parameter of the model."""
 
     @property
-    def rows(self) -> int:
+    def training_rows(self) -> int:
         """Activations to train on, a site."""
         return int(self.corpus.max_tokens * (1 - self.corpus.held_out))
+
+    @property
+    def rows(self) -> int:
+        """Those of them that are stored."""
+        return self.training_rows if self.harvest.store else min(self.training_rows, self.harvest.sample_tokens)
 
     @property
     def stored(self) -> int:

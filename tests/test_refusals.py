@@ -34,7 +34,7 @@ CASES: tuple[tuple[type, dict[str, Any], dict[str, Any]], ...] = (
     (CorpusConfig, {}, {"context_length": 1, "max_tokens": 0, "document_tokens": 0, "held_out": 1.0}),
     (CorpusConfig, {}, {"positions": "9999:"}),
     (CorpusConfig, {}, {"positions": "a:b"}),
-    (HarvestConfig, SITES, {"sites": TEXT, "max_norm": 1.0, "shard_mb": 0, "batch_rows": 0}),
+    (HarvestConfig, SITES, {"sites": TEXT, "max_norm": 1.0, "shard_mb": 0, "batch_rows": 0, "sample_tokens": 0}),
     (HarvestConfig, {}, {"sites": ()}),
     (TrainConfig, {}, {name: "x" for name in ("sites", "kinds", "alphas", "ks", "ratios", "seeds", "lrs")}),
     (TrainConfig, {}, {"kinds": (), "ratios": (), "seeds": (), "alphas": ()}),

@@ -30,6 +30,7 @@ from monolex.activations.writer import (
     PROGRESS,
     ROW_FIELDS,
     SPLITS,
+    STREAMED,
     HarvestProgress,
     ShardWriter,
     keeps,
@@ -65,6 +66,8 @@ class _Job:
     corpus: Corpus
     begins: Beginning
     rows: dict[str, Rows]
+    streamed: Rows | None
+    """Training rows that are not stored, for whoever reads them through the model."""
     keep: dict[str, Bool[Tensor, "rows context"]]
     config: HarvestConfig
 
@@ -121,9 +124,10 @@ def harvest(
         (folder / PROGRESS).unlink(missing_ok=True)
         log.info("harvest: %s is done", folder)
         return artifact.open_artifact(folder, KIND)
-    rows = {"train": text.train, "held_out": text.held_out}
+    sample, streamed = (text.train, None) if config.store else _apart(text.train, config.sample_tokens)
+    rows = {"train": sample, "held_out": text.held_out}
     keep = {split: kept(lm, rows[split], config.drop_bos) for split in SPLITS}
-    job = _Job(folder, lm, sites, text, begins, rows, keep, config)
+    job = _Job(folder, lm, sites, text, begins, rows, streamed, keep, config)
     progress = resume(folder, artifact.request_hash(KIND, wanted, parents), config.batch_rows)
     _require_space(job, widths, progress)
     _run(job, progress)
@@ -162,7 +166,7 @@ def _require_space(job: _Job, widths: Sequence[int], progress: HarvestProgress) 
 def _run(job: _Job, progress: HarvestProgress) -> None:
     start, before = time.monotonic(), progress.seconds
     if CORPUS not in progress.files:
-        progress.files[CORPUS] = artifact.write_bytes(job.folder / CORPUS, save(_packed(job.rows)))
+        progress.files[CORPUS] = artifact.write_bytes(job.folder / CORPUS, save(_packed(job)))
     shard_batches = _shard_batches(job, progress.batch_rows)
     due = list(_due(job, progress, shard_batches))
     first: dict[int, Forward] = {}
@@ -183,9 +187,18 @@ def _run(job: _Job, progress: HarvestProgress) -> None:
                 writer.flush(batch.split)
 
 
-def _packed(rows: Mapping[str, Rows]) -> dict[str, Tensor]:
+def _apart(rows: Rows, tokens: int) -> tuple[Rows, Rows | None]:
+    """Packed rows with about so many tokens, evenly spread, and the others; None where there are no others."""
+    count = min(-(-tokens // rows.context_length), len(rows))
+    stored = torch.zeros(len(rows), dtype=torch.bool)
+    stored[torch.arange(count) * len(rows) // max(count, 1)] = True
+    return rows.where(stored), None if bool(stored.all()) else rows.where(~stored)
+
+
+def _packed(job: _Job) -> dict[str, Tensor]:
     names = ("tokens", "docs", "keep")
-    return {f"{split}.{name}": getattr(part, name).contiguous() for split, part in rows.items() for name in names}
+    parts = {**job.rows, **({STREAMED: job.streamed} if job.streamed else {})}
+    return {f"{split}.{name}": getattr(part, name).contiguous() for split, part in parts.items() for name in names}
 
 
 def _shard_batches(job: _Job, batch_rows: int) -> int:
@@ -293,6 +306,7 @@ def _facts(
         },
         "sites": progress.sites,
         "rows": rows,
+        "streamed": 0 if job.streamed is None else job.streamed.n_tokens,
         "shards": progress.shards,
         "dropped": dropped,
         "outlier_tokens": outliers.token_counts(tokens, lambda ids: dict(Texts(lm).of(ids))),

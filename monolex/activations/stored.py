@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from monolex.activations.reader import Reader, Split
-from monolex.activations.writer import SPLITS
+from monolex.activations.writer import SPLITS, STREAMED
 from monolex.artifact import open_artifact
 from monolex.config import ModelConfig, located
 from monolex.errors import UserError
@@ -121,11 +121,26 @@ def in_precision_of(lm: LanguageModel, model: ModelConfig) -> ModelConfig:
 
 
 def packed_rows(activations: Path, split: Split) -> Rows:
-    """All packed rows of a split, memory-mapped.
+    """All packed rows of a split whose activations are stored, memory-mapped.
 
     Raises:
         UserError: the file is damaged.
     """
+    return _packed(activations, split)
+
+
+def training_rows(activations: Path) -> Rows:
+    """All packed rows to train on, those first whose activations are stored.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    streamed = bool(open_artifact(activations, "activations").data.get("streamed"))
+    parts = [_packed(activations, part) for part in ("train", STREAMED)[: 1 + streamed]]
+    return Rows(*(torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "docs", "keep")))
+
+
+def _packed(activations: Path, split: str) -> Rows:
     path = activations / "corpus.safetensors"
     try:
         tensors = load_file(path)

@@ -141,7 +141,7 @@ class ModelStream:
 
     @cached_property
     def usual(self) -> dict[str, Usual]:
-        """Median norm and centre of every site, from a sample; the first call runs the model."""
+        """Median norm and centre of every site, of a sample, which runs the model; whoever knows more may set it."""
         return {site: usual(x) for site, x in self.sample().items()}
 
     def sample(self) -> dict[str, Float[Tensor, "rows d_in"]]:
@@ -152,8 +152,15 @@ class ModelStream:
         return {site: x.float() for site, x in spread.items()}
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, Float[Tensor, "batch d_in"]]]:
-        """Endless batches by site, float32; an epoch serves each token once and drops its last partial batch."""
-        return shuffle.floats(shuffle.cut(self._loaded(start_step, self._load), self._batch))
+        """Endless batches by site, float32; an epoch serves each token once and drops its last partial batch.
+
+        On an accelerator the next window is computed while the current one is served; where both are the CPU's work,
+        that costs more than it gains (docs/log.md).
+        """
+        loaded = self._loaded(start_step, self._load)
+        if self._lm.device.type != "cpu":
+            loaded = shuffle.ahead(loaded)
+        return shuffle.floats(shuffle.cut(loaded, self._batch))
 
     def mixing(self, batches: int = 8) -> Mixing:
         """How many distinct documents the first ``batches`` batches draw from, beside the ideal; runs no model."""

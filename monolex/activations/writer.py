@@ -28,6 +28,8 @@ from monolex.runtime import log
 
 PROGRESS: Final = "progress.json"
 CORPUS: Final = "corpus.safetensors"
+STREAMED: Final = "streamed"
+"""Packed rows of the corpus whose activations are not stored, beside its splits."""
 SPLITS: Final[tuple[Split, ...]] = ("train", "held_out")
 ROW_FIELDS: Final = ("tokens", "docs", "positions", "contexts")
 ROUNDING: Final = 1e-4

@@ -21,7 +21,7 @@ def cost(planned: Planned) -> Cost:
     """Encoding and decoding held-out rows with every dictionary, and the model's later part once for each."""
     config, corpus, shape, speed = planned.config, planned.corpus, planned.shape, planned.speed
     dictionaries = [dictionary for of_step in planned.dictionaries.values() for dictionary in of_step]
-    rows = min(config.rows, max(corpus.max_tokens - planned.rows, 1))
+    rows = min(config.rows, max(corpus.max_tokens - planned.training_rows, 1))
     tokens = min(config.contexts, max(rows // corpus.context_length, 1)) * corpus.context_length
     token, prediction = speed.token(shape.block), speed.prediction(shape.vocab, max(shape.widths.values()))
     replaced = 0.0

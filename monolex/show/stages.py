@@ -35,7 +35,8 @@ def activations(_path: Path, manifest: Manifest) -> list[str]:
     return [
         f"model    {model['name']} ({model['architecture']}), fingerprint {model['fingerprint'][:12]}",
         f"in       {model['model_config']['model_dtype']}" + (f", chosen: {chosen['reason']}" if chosen else ""),
-        f"rows     {', '.join(f'{split} {rows:,}' for split, rows in data['rows'].items())}",
+        f"rows     {', '.join(f'{split} {rows:,}' for split, rows in data['rows'].items())}"
+        + (f"; training reads {data['streamed']:,} more through the model" if data.get("streamed") else ""),
         f"dropped  {json.dumps(data['dropped'])}",
         *([f"outliers {named}"] if named else []),
         f"begins   {begins['text'] or 'nothing'} before every document and row ({begins['reason']}{losses})",

@@ -21,6 +21,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def where(self, chosen: Bool[Tensor, "rows"]) -> "Rows":
+        """The ``chosen`` rows, in order."""
+        return Rows(self.tokens[chosen], self.docs[chosen], self.keep[chosen])
+
     @property
     def context_length(self) -> int:
         """Tokens in a row."""

@@ -8,6 +8,7 @@ import torch
 from monolex import runtime
 from monolex.cost import Cost, Planned, PlannedDictionary
 from monolex.kinds import KINDS
+from monolex.model.sites import Site
 from monolex.speed import Speed
 from monolex.train_config import TrainConfig
 from monolex.training.compiled.available import available
@@ -37,7 +38,15 @@ def cost(planned: Planned) -> Cost:
     planned.dictionaries[planned.folder] = [
         PlannedDictionary(member.site, member.name, member.d_sae, home, True, kept) for member in sweep
     ]
-    spent = sweep_cost(config, sweep, planned.rows, planned.stored, planned.speed)
+    spent = sweep_cost(config, sweep, planned.training_rows, planned.stored, planned.speed)
+    if planned.rows < planned.training_rows:
+        # all rows of every pass come from the model: its weights, and windows in its precision
+        passed = (max(Site.parse(site).layer for m in sweep for site in (m.site, m.written)) + 1) / planned.shape.layers
+        tokens = _steps(config, planned.training_rows) * config.batch_size
+        flops = 2.0 * planned.shape.block * passed * tokens
+        spent = dataclasses.replace(
+            spent, flops=spent.flops + flops, memory=spent.memory + planned.shape.parameters * planned.item
+        )
     mapped = planned.mapped((site for member in sweep for site in (member.site, member.written)), planned.rows)
     return dataclasses.replace(spent, memory=spent.memory + mapped + LOADED)
 
@@ -57,7 +66,7 @@ def sweep_cost(
     speed = speed or Speed(measured=False)
     weights = sum((m.d_in + m.d_out) * m.d_sae + m.skip * m.d_in * m.d_out for m in sweep)
     trained = sum(_trained(m) for m in sweep)
-    steps = config.steps or max(1, int(config.epochs * rows / config.batch_size))
+    steps = _steps(config, rows)
     widths = sum(({m.site: m.d_in for m in sweep} | {m.written: m.d_out for m in sweep}).values())
     # The current window and the next, with the order of their rows; or all rows at once.
     windows = (1 if rows <= config.buffer_rows else 2) * min(config.buffer_rows, rows) * (widths * item + 16)
@@ -72,6 +81,10 @@ def sweep_cost(
     written = speed.python(WRITE * len(sweep) + LINE * len(sweep) * steps / config.log_every)
     memory += COMPILER if available() else 0
     return Cost(disk, memory, 0.0, steps * (each + speed.python(gathered)) + written)
+
+
+def _steps(config: TrainConfig, rows: int) -> int:
+    return config.steps or max(1, int(config.epochs * rows / config.batch_size))
 
 
 def step_seconds(config: TrainConfig, member: SweepMember, speed: Speed) -> float:
@@ -98,7 +111,8 @@ def _step(config: TrainConfig, member: SweepMember, batch: int, speed: Speed) ->
 
     def work() -> None:
         if not alone:
-            narrow = replace(config, batch_size=batch, dead_after=1, init=None, preprocess="none", k_start=None)
+            plain = {"dead_after": 1, "init": None, "preprocess": "none", "k_start": None}
+            narrow = replace(config, batch_size=batch, buffer_rows=max(config.buffer_rows, batch), **plain)
             alone.append(Trainer([member], narrow, 1000, device=runtime.device(config.train_device)))
         rows = {member.written: torch.randn(batch, member.d_out), member.site: torch.randn(batch, member.d_in)}
         alone[0].step(rows)

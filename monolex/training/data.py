@@ -13,6 +13,7 @@ from monolex.activations.constant import constant_sites
 from monolex.activations.norms import SAMPLE_ROWS, Usual, usual
 from monolex.activations.reader import Reader, stored_sites
 from monolex.activations.rule import USUAL, RowFilter
+from monolex.activations.stored import stored_model, training_rows
 from monolex.activations.stream import ModelStream, Stream
 from monolex.artifact import open_artifact
 from monolex.config import require
@@ -70,6 +71,7 @@ class TrainingData:
 def stored_source(activations: Path, config: TrainConfig) -> TrainingData:
     """What :func:`~monolex.training.trainer.train_from` needs to train ``config`` on stored activations.
 
+    Where a harvest stored a sample alone, all rows come from its model, and what is usual of them from the sample.
     Constant sites are left out; where no other is asked for, there is nothing to train at.
 
     Raises:
@@ -85,17 +87,20 @@ def stored_source(activations: Path, config: TrainConfig) -> TrainingData:
         return TrainingData(NoBatches(), {}, content, warnings=warnings)
     readers = {site: Reader(activations, site, "train") for site in dict.fromkeys((*read, *targets))}
     first = readers[read[0]]
-    require(
-        first.n_rows >= config.batch_size,
-        f"batch_size = {config.batch_size} but {activations} has {first.n_rows} training rows; "
-        "lower batch_size or harvest more text",
-    )
-    stream = Stream(readers, config.batch_size, config.data_seed, config.buffer_rows)
     widths = {site: reader.d_in for site, reader in readers.items()}
     model = first.model
     known = {site: _usual(sample(reader, SAMPLE_ROWS, config.data_seed), config) for site, reader in readers.items()}
     known = {site: of_sample._replace(norm=readers[site].median_norm) for site, of_sample in known.items()}
     of_model = model["name"], model["fingerprint"]
+    if open_artifact(activations).data.get("streamed"):
+        stream: Stream | ModelStream = _through_the_model(activations, list(readers), config, known)
+    else:
+        require(
+            first.n_rows >= config.batch_size,
+            f"batch_size = {config.batch_size} but {activations} has {first.n_rows} training rows; "
+            "lower batch_size or harvest more text",
+        )
+        stream = Stream(readers, config.batch_size, config.data_seed, config.buffer_rows)
     return TrainingData(
         stream, {site: widths[site] for site in read}, first.content, *of_model, known, _mixing(stream, config),
         warnings, {site: widths[site] for site in targets},
@@ -133,6 +138,18 @@ def model_source(
         stream, {site: widths[site] for site in read}, stream.content, lm.name, lm.fingerprint, known,
         _mixing(stream, config), (), {site: widths[site] for site in targets},
     )  # fmt: skip
+
+
+def _through_the_model(
+    activations: Path, sites: Sequence[str], config: TrainConfig, known: Mapping[str, Usual]
+) -> ModelStream:
+    """All training rows of a harvest that stored some, by its model and by its rule of what is left out."""
+    lm, harvested = stored_model(activations, config.train_device), open_artifact(activations).config
+    row_filter = RowFilter(harvested["drop_bos"], harvested["max_norm"])
+    shape = (config.batch_size, config.data_seed, config.buffer_rows)
+    stream = ModelStream(lm, training_rows(activations), sites, *shape, row_filter=row_filter)
+    stream.usual = dict(known)
+    return stream
 
 
 def _read_and_reconstructed(
