@@ -2,10 +2,10 @@
 
     python bench/quality.py ACTIVATIONS SITE [--rows 1000000] [--ratio 4] [--k 32] [--kind topk] [--seeds 3]
 
-ACTIVATIONS is a harvest. All tools see the same batches in the same order and the same schedule (the rate rises over 5 %
-of the steps and falls to 0 over the last 20 %), each in the units it is documented for; peers are trained in float32,
-their auxiliary losses at their defaults. A feature is dead that is active on none of the held-out rows; FVU is of the
-held-out rows, with k active features a row for `topk` and the tool's own inference for `batchtopk`.
+ACTIVATIONS is a harvest. All tools see the same batches in the same order and the same schedule (the rate rises over
+5 % of the steps and falls to 0 over the last 20 %), each in the units it is documented for; peers are trained in
+float32, their auxiliary losses at their defaults. A feature is dead that is active on none of the held-out rows; FVU is
+of the held-out rows, with k active features a row for `topk` and the tool's own inference for `batchtopk`.
 """
 
 import argparse

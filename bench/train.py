@@ -3,8 +3,8 @@
     python bench/train.py [--shape 512,4096,4096,32] [--rounds 8] [--steps 3]
 
 d_in, d_sae, batch, k. Peers are timed where they can be imported (SAELens 6.54.12, dictionary_learning 0.1.0,
-sparsify 1.3.3), in their defaults and, where they have it, under bf16 autocast; ``monolex (losses)`` is this
-package without numba. ReLU kinds are timed at ``k`` active features a row, where their biases are put. A round
+sparsify 1.3.3), in their defaults and, where they have it, under bf16 autocast; ``monolex, no numba`` is this
+package on torch alone. ReLU kinds are timed at ``k`` active features a row, where their biases are put. A round
 gives every tool ``steps`` steps after one that does not count; printed are the median over rounds, the range, and
 the ratio to monolex of the same round.
 """
@@ -125,7 +125,9 @@ def dictionary_learning_package() -> None:
     if "dictionary_learning" not in sys.modules:
         package = types.ModuleType("dictionary_learning")
         folders = (Path(folder) / "dictionary_learning" for folder in sys.path)
-        package.__path__ = [str(next(folder for folder in folders if folder.is_dir()))]
+        if not (folder := next((folder for folder in folders if folder.is_dir()), None)):
+            raise ImportError("no dictionary_learning")
+        package.__path__ = [str(folder)]
         sys.modules["dictionary_learning"] = package
 
 
@@ -168,7 +170,7 @@ def product(data: list[Tensor], n: int, dtype: torch.dtype) -> Step:
 def tools(kind: str, data: list[Tensor], n: int, k: int) -> Iterator[tuple[str, Callable[[], Step]]]:
     yield "monolex", lambda: ours(kind, data, n, k)
     yield "monolex, fp32", lambda: ours(kind, data, n, k, precision="fp32")
-    yield "monolex (losses)", lambda: ours(kind, data, n, k, compiled=False)
+    yield "monolex, no numba", lambda: ours(kind, data, n, k, compiled=False)
     yield "SAELens, defaults", lambda: saelens(kind, data, n, k, autocast=False)
     yield "SAELens, autocast", lambda: saelens(kind, data, n, k, autocast=True)
     yield "dictionary_learning, defaults", lambda: dictionary_learning(kind, data, n, k)

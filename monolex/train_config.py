@@ -79,7 +79,7 @@ class TrainConfig:
     init: str | None = place(None)
     """Folder of a dictionary to continue from; kind, width and site of every member must match it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products in a compiled step (`monolex[fast]`): the encoder's and, of a ReLU with many active codes,
+    """Of matrix products in a step by active codes: the encoder's and, of a ReLU with many active codes,
     those of its gradients; reconstructions and all else are float32. `auto` takes bf16 where the CPU has it natively,
     and every saved dictionary says which it was."""
     keep_checkpoints: int = 0

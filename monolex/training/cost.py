@@ -11,9 +11,9 @@ from monolex.kinds import KINDS
 from monolex.model.sites import Site
 from monolex.speed import Speed
 from monolex.train_config import TrainConfig
-from monolex.training.compiled.available import available
 from monolex.training.members import SweepMember, members, target_of
 from monolex.training.optim import recipe
+from monolex.training.sparse.available import available
 from monolex.training.sweep import Trainer
 
 BATCHES = (64, 512)
@@ -125,7 +125,7 @@ def _step(config: TrainConfig, member: SweepMember, batch: int, speed: Speed) ->
 def _work(config: TrainConfig, member: SweepMember) -> int:
     """Bytes of a member's graph: matrices of the batch's codes and of the decoder, float32 (measured).
 
-    A compiled step has the pre-activations, and those of dead features again; a ReLU takes it only once it is sparse.
+    A sparse step has the pre-activations, and those of dead features again; a ReLU takes it only once it is sparse.
     """
     wide = max(member.d_in, member.d_out)
     if available() and KINDS[member.kind].sparsity == "k":

@@ -1,7 +1,8 @@
 """All members of a sweep, one step at a time: parameters, Adam, counters of dead features, metrics.
 
-Where there is a compiled step (a CPU, float32, numba) a member takes that. Else it has its own small graph over the
-shared batch, and one Adam with a group per member updates them all.
+A member goes by its active codes (:mod:`monolex.training.sparse`), in float32, of the kinds that are known there; with
+numba on a CPU that updates it too. Else it has its own small graph over the shared batch. One Adam with a group per
+member updates those that were left gradients.
 Metrics gather on the device; the host reads them (and whether every loss was finite) only when it is asked to.
 """
 
@@ -20,8 +21,6 @@ from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.kinds import KINDS
 from monolex.model.precision import lacking
 from monolex.train_config import TrainConfig
-from monolex.training.compiled.available import available
-from monolex.training.compiled.step import COMPILED, CompiledStep
 from monolex.training.losses import member_loss
 from monolex.training.members import SweepMember
 from monolex.training.optim import Recipe, adam, dead_after, recipe, schedule
@@ -29,6 +28,8 @@ from monolex.training.parameters import constant, exported, from_dictionary, ini
 from monolex.training.preprocessing import Preprocessing, preprocessing
 from monolex.training.records import Loss, Revival, StepBatch, StepSettings
 from monolex.training.resample import SHORT, resample, resampling_steps
+from monolex.training.sparse.available import available
+from monolex.training.sparse.step import LOSSES, SparseStep
 from monolex.training.sparsity import first_pressure, first_threshold, hold, k_at, p_at
 from monolex.training.steps import encode, free_rows, unit
 from monolex.training.totals import Totals
@@ -71,7 +72,7 @@ class Trainer:
             chosen.unit and not free_rows(m) and "W_dec" not in constant(m)
             for m, chosen in zip(members, self._recipes, strict=True)
         ]
-        self._compiled = self._compiled_steps()
+        self._sparse = self._sparse_steps()
         self._dead_after = dead_after(config, steps)
         threshold = 0.0 if start is None else start.config.threshold or 0.0
         self._threshold = torch.full((len(members),), threshold, device=device, dtype=dtype)
@@ -102,9 +103,9 @@ class Trainer:
             self._begin_thresholds(rows)
         held: list[tuple[Tensor, int]] = []
         for number, member in enumerate(self.members):
-            inputs, compiled = StepBatch(rows[member.site], rows[member.written]), self._compiled[number]
+            inputs, sparse = StepBatch(rows[member.site], rows[member.written]), self._sparse[number]
             settings = self._settings(number)
-            loss = compiled.step(inputs, self._rate(number), settings) if compiled else None
+            loss = sparse.step(inputs, self._rate(number), settings) if sparse else None
             if loss is None:
                 loss = member_loss(self.params[number], inputs, member, settings)
                 loss.total.backward()
@@ -208,20 +209,20 @@ class Trainer:
             for name, tensor in params.items()
         }
 
-    def _compiled_steps(self) -> list[CompiledStep | None]:
-        """A compiled step for every member that can have one here."""
+    def _sparse_steps(self) -> list[SparseStep | None]:
+        """A step by active codes for every member that can have one here."""
         wanted, missing = self.config.precision, lacking(self._device)
-        compiled = self._device.type == "cpu" and self._dtype == torch.float32 and available()
+        compiled = self._device.type == "cpu" and available()
         require(
-            wanted != "bf16" or (compiled and not missing),
-            f"precision = 'bf16' cannot be used here: {missing or 'that takes a CPU and monolex[fast]'}; give 'auto'",
+            wanted != "bf16" or not missing,
+            f"precision = 'bf16' cannot be used here: {missing}; give 'auto'",
         )
-        if not compiled:
+        if self._dtype != torch.float32:
             return [None] * len(self.members)
         bf16 = wanted == "bf16" or (wanted == "auto" and not missing)
         return [
-            CompiledStep(member, params, self._adam, unit_rows=unit_rows, bf16=bf16)
-            if KINDS[member.kind].loss in COMPILED
+            SparseStep(member, params, self._adam, unit_rows=unit_rows, bf16=bf16, compiled=compiled)
+            if KINDS[member.kind].loss in LOSSES
             else None
             for member, params, unit_rows in zip(self.members, self.params, self._unit, strict=True)
         ]
@@ -331,7 +332,7 @@ class Trainer:
             "resamplings": config.resamplings,
             "dead_after": self._dead_after,
             "init": config.init,
-            "precision": "bf16" if (compiled := self._compiled[number]) and compiled.bf16 else "fp32",
+            "precision": "bf16" if (sparse := self._sparse[number]) and sparse.bf16 else "fp32",
             "steps_before": self._before,
         }
         if kind.sparsity == "k" and config.k_start is not None:

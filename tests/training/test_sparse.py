@@ -14,18 +14,31 @@ from helpers.planted import ALL, SITE, MemoryStream, config, planted, settings, 
 from monolex.errors import UserError
 from monolex.kinds import KINDS
 from monolex.training import sweep
-from monolex.training.compiled import choose
-from monolex.training.compiled import step as compiled
-from monolex.training.compiled.available import available
 from monolex.training.losses import member_loss
 from monolex.training.members import SweepMember, members
 from monolex.training.optim import adam, recipe
 from monolex.training.parameters import constant, initial
 from monolex.training.records import Revival, StepBatch
+from monolex.training.sparse import compiled, operators
+from monolex.training.sparse import step as sparse
+from monolex.training.sparse.available import available
 from monolex.training.steps import free_rows, unit
 from monolex.training.sweep import Trainer
 
-kernels = pytest.importorskip("monolex.training.compiled.kernels", reason="numba is not installed")
+kernels = pytest.importorskip("monolex.training.sparse.kernels", reason="numba is not installed")
+
+
+@pytest.fixture(params=["compiled", "operators"])
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the parts of a step are done."""
+    monkeypatch.setattr(sweep, "available", lambda: request.param == "compiled")
+    return request.param
+
+
+def densest(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """Let a ReLU go by its active codes up to this share of them."""
+    for module in (compiled, operators):
+        monkeypatch.setattr(module, "DENSEST", share)
 
 
 def parameters(member: SweepMember, *, unit_rows: bool, bias: bool) -> dict[str, torch.Tensor]:
@@ -44,7 +57,7 @@ def parameters(member: SweepMember, *, unit_rows: bool, bias: bool) -> dict[str,
 
 
 def compare(kind: str, d_in: int, d_sae: int, batch: int, k: int = 1, *, unit_rows: bool, bias: bool, dead: float,
-            d_out: int = 0, skip: bool = False):  # fmt: skip
+            d_out: int = 0, skip: bool = False, parts: str = "compiled"):  # fmt: skip
     target = {"target": "mlp_out", "skip": skip} if d_out else {}
     made = config(kinds=(kind,), ks=(k,), ratios=(d_sae / d_in,), lrs=(1e-3,), **target)
     (member,) = members(made, {SITE: d_in}, {"mlp_out.0": d_out})
@@ -53,7 +66,8 @@ def compare(kind: str, d_in: int, d_sae: int, batch: int, k: int = 1, *, unit_ro
     slow, fast = (parameters(member, unit_rows=unit_rows, bias=bias) for _ in range(2))
     reference, moments = (adam([[t for t in params.values() if t.requires_grad]]) for params in (slow, fast))
     reference.param_groups[0]["lr"] = 1e-3
-    quick = compiled.CompiledStep(member, fast, moments, unit_rows=keep_unit, bf16=False)
+    quick = sparse.SparseStep(member, fast, moments, unit_rows=keep_unit, bf16=False, compiled=parts == "compiled")
+    moments.param_groups[0]["lr"] = 1e-3
     g = torch.Generator().manual_seed(1)
     revival = Revival(1 / 32, torch.rand(d_sae, generator=g) < dead) if KINDS[kind].auxk else None
     now = settings(member, revival)
@@ -64,11 +78,12 @@ def compare(kind: str, d_in: int, d_sae: int, batch: int, k: int = 1, *, unit_ro
         expected.total.backward()
         loss = quick.step(rows, 1e-3, now)
         assert loss is not None
-        reference.step()
-        reference.zero_grad()
-        if keep_unit:
-            with torch.no_grad():
-                slow["W_dec"].copy_(unit(slow["W_dec"]))
+        for params, optimiser in ((slow, reference), (fast, moments))[: 1 + (parts == "operators")]:
+            optimiser.step()
+            optimiser.zero_grad()
+            if keep_unit:
+                with torch.no_grad():
+                    params["W_dec"].copy_(unit(params["W_dec"]))
         close = {"rtol": 1e-4, "atol": 1e-6}
         torch.testing.assert_close(loss.total, expected.total.detach(), **close)
         for name, value in expected.parts.items():
@@ -82,7 +97,7 @@ def compare(kind: str, d_in: int, d_sae: int, batch: int, k: int = 1, *, unit_ro
             if tensor.requires_grad:
                 ours, theirs = moments.state[fast[name]], reference.state[tensor]
                 assert ours["step"] == theirs["step"]
-                for moment in compiled.MOMENTS:
+                for moment in sparse.MOMENTS:
                     scale = float(theirs[moment].abs().max())
                     torch.testing.assert_close(ours[moment], theirs[moment], rtol=1e-3, atol=1e-4 * scale)
     for name, tensor in slow.items():
@@ -95,31 +110,31 @@ def compare(kind: str, d_in: int, d_sae: int, batch: int, k: int = 1, *, unit_ro
     [(16, 33, 7, 3), (33, 100, 50, 8), (64, 512, 128, 16), (16, 5, 9, 5), (16, 31, 1, 1)],
 )
 @pytest.mark.parametrize("kind", [name for name, row in KINDS.items() if row.sparsity == "k"])
-def test_a_step_of_the_k_kinds_is_autograds(kind, d_in, d_sae, batch, k, dead):
-    compare(kind, d_in, d_sae, batch, k, unit_rows=True, bias=True, dead=dead)
+def test_a_step_of_the_k_kinds_is_autograds(kind, d_in, d_sae, batch, k, dead, parts):
+    compare(kind, d_in, d_sae, batch, k, unit_rows=True, bias=True, dead=dead, parts=parts)
 
 
-@pytest.mark.parametrize("densest", [0.0, 1.0])
+@pytest.mark.parametrize("share", [0.0, 1.0])
 @pytest.mark.parametrize("modern", [False, True])
 @pytest.mark.parametrize(("d_in", "d_sae", "batch"), [(16, 33, 7), (64, 512, 128), (3, 1, 5)])
 @pytest.mark.parametrize("kind", ["tied", "untied", "p-anneal"])
-def test_a_step_of_the_relu_kinds_is_autograds(kind, d_in, d_sae, batch, modern, densest, monkeypatch):
-    monkeypatch.setattr(choose, "DENSEST", densest)
-    compare(kind, d_in, d_sae, batch, unit_rows=modern, bias=modern, dead=0)
+def test_a_step_of_the_relu_kinds_is_autograds(kind, d_in, d_sae, batch, modern, share, monkeypatch, parts):
+    densest(monkeypatch, share)
+    compare(kind, d_in, d_sae, batch, unit_rows=modern, bias=modern, dead=0, parts=parts)
 
 
 @pytest.mark.parametrize(("d_in", "d_sae", "batch"), [(16, 33, 7), (64, 512, 128), (3, 1, 5)])
-def test_a_step_of_gated_is_autograds(d_in, d_sae, batch, monkeypatch):
-    monkeypatch.setattr(choose, "DENSEST", 1.0)
-    compare("gated", d_in, d_sae, batch, unit_rows=True, bias=True, dead=0)
+def test_a_step_of_gated_is_autograds(d_in, d_sae, batch, monkeypatch, parts):
+    densest(monkeypatch, 1.0)
+    compare("gated", d_in, d_sae, batch, unit_rows=True, bias=True, dead=0, parts=parts)
 
 
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize(("d_in", "d_out", "d_sae"), [(16, 7, 40), (5, 24, 40)])
 @pytest.mark.parametrize("kind", [name for name, row in KINDS.items() if not row.tied])
-def test_a_step_of_a_transcoder_is_autograds(kind, d_in, d_out, d_sae, skip, monkeypatch):
-    monkeypatch.setattr(choose, "DENSEST", 1.0)
-    compare(kind, d_in, d_sae, 30, 4, unit_rows=True, bias=True, dead=0.3, d_out=d_out, skip=skip)
+def test_a_step_of_a_transcoder_is_autograds(kind, d_in, d_out, d_sae, skip, monkeypatch, parts):
+    densest(monkeypatch, 1.0)
+    compare(kind, d_in, d_sae, 30, 4, unit_rows=True, bias=True, dead=0.3, d_out=d_out, skip=skip, parts=parts)
 
 
 @pytest.mark.parametrize("bits", [np.int16, np.int32])
@@ -137,23 +152,24 @@ def test_the_largest_of_every_row_are_chosen_whatever_ties(bits, rows, n, k):
         assert list(values[row][features[mine]]) == list(found[mine])
 
 
-def test_empty_rows_and_ties_over_the_batch():
+@pytest.mark.parametrize("made", [lambda: compiled.Compiled({}), operators.Operators])
+def test_empty_rows_and_ties_over_the_batch(made):
     pre = torch.zeros(5, 16)
     pre[1, :9] = 1.0  # nine equal ones, then two larger in another row, of ten that may be active
     pre[3, 2:4] = 2.0
-    codes = choose.largest_of_batch(kernels, pre, 2)
+    codes = made().largest_of_batch(pre, 2)
     assert codes is not None
     assert codes.counts.tolist() == [0, 8, 0, 2, 0] and codes.starts.tolist() == [0, 0, 8, 8, 10]
-    assert set(codes.features[:8]) < set(range(9)) and sorted(codes.features[8:]) == [2, 3]
+    assert set(codes.features[:8].tolist()) < set(range(9)) and sorted(codes.features[8:].tolist()) == [2, 3]
     assert codes.values.tolist() == [1.0] * 8 + [2.0] * 2
-    nothing = choose.largest_of_batch(kernels, torch.full((5, 16), -1.0), 2)
+    nothing = made().largest_of_batch(torch.full((5, 16), -1.0), 2)
     assert nothing is not None and nothing.counts.tolist() == [0] * 5 and len(nothing.values) == 0
 
 
-@pytest.mark.parametrize("densest", [0.0, 1.0])
+@pytest.mark.parametrize("share", [0.0, 1.0])
 @pytest.mark.parametrize("kind", ALL)
-def test_nan_and_infinity_are_seen(kind, densest, monkeypatch):
-    monkeypatch.setattr(choose, "DENSEST", densest)
+def test_nan_and_infinity_are_seen(kind, share, monkeypatch, parts):
+    densest(monkeypatch, share)
     made = config(kinds=(kind,), ks=(2,), lrs=(1e-3,))
     for bad in (float("nan"), float("inf")):
         trainer = Trainer(members(made, {SITE: 5}), made, 4)
@@ -164,31 +180,31 @@ def test_nan_and_infinity_are_seen(kind, densest, monkeypatch):
             trainer.metrics()
 
 
-@pytest.mark.parametrize("densest", [0.0, 1.0])
-def test_few_codes_or_many_make_no_difference(densest, monkeypatch):
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_few_codes_or_many_make_no_difference(share, monkeypatch, parts):
     made = config(kinds=("tied", "untied"), alphas=(0.1,), lrs=(0.01,), preset="modern", steps=100)
     x = {SITE: planted().x}
-    monkeypatch.setattr(choose, "DENSEST", densest)
+    densest(monkeypatch, share)
     quick = trained(made, x, 100)
-    monkeypatch.setattr(sweep, "available", lambda: False)
+    monkeypatch.setattr(sweep, "LOSSES", frozenset())
     for ours, theirs in zip(quick.params, trained(made, x, 100).params, strict=True):
         for name, tensor in theirs.items():
             torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-3)
 
 
-def test_a_relu_goes_by_its_codes_once_they_are_few(monkeypatch):
+def test_a_relu_goes_by_its_codes_once_they_are_few(monkeypatch, parts):
     made = config(kinds=("tied",), alphas=(0.3,), lrs=(0.01,), preset="modern", steps=200)
     products = []
-    original = compiled.CompiledStep._by_products
+    original = sparse.SparseStep._by_products
     monkeypatch.setattr(
-        compiled.CompiledStep, "_by_products", lambda self, *args: (products.append(1), original(self, *args))[1]
+        sparse.SparseStep, "_by_products", lambda self, *args: (products.append(1), original(self, *args))[1]
     )
     trained(made, {SITE: planted().x}, 200)
     assert 1 <= len(products) < 150
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_state_continues_to_the_same_bits(kind):
+def test_a_state_continues_to_the_same_bits(kind, parts):
     made = config(kinds=(kind,), alphas=(0.1,), lrs=(1e-3,), dead_after=64, steps=20)
     x = {SITE: planted(512).x}
     whole = trained(made, x, 20)
@@ -205,13 +221,13 @@ def test_a_state_continues_to_the_same_bits(kind):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_bf16_learns_what_fp32_does(kind):
+def test_bf16_learns_what_fp32_does(kind, parts):
     x = {SITE: planted().x}
     fvus = {}
     for precision in ("fp32", "bf16"):
         made = config(kinds=(kind,), alphas=(0.1,), lrs=(0.01,), preset="modern", steps=300, ratios=(4.0,))
         trainer = Trainer(members(made, {SITE: 16}), made, 300)
-        for quick in trainer._compiled:
+        for quick in trainer._sparse:
             assert quick is not None
             quick.bf16 = precision == "bf16"
         stream = MemoryStream(x, 64)
@@ -229,7 +245,7 @@ def test_numba_leaves_torch_its_number_of_threads():
         import torch
         before = torch.get_num_threads()
         import numpy as np
-        from monolex.training.compiled import kernels
+        from monolex.training.sparse import kernels
         kernels.use_threads(2)
         kernels.maxima(np.ones((4, 8), np.int32), 2, np.ones((4, 2), np.int32))
         print(before, torch.get_num_threads())
@@ -257,8 +273,8 @@ def test_bf16_is_refused_where_it_is_not_native(monkeypatch):
     with pytest.raises(UserError, match=r"precision = 'bf16' cannot be used here: this CPU has none; give 'auto'"):
         Trainer(members(made, {SITE: 5}), made, 4)
     made = config(kinds=("topk",), precision="auto")
-    assert [quick.bf16 for quick in Trainer(members(made, {SITE: 5}), made, 4)._compiled if quick] == [False]
+    assert [quick.bf16 for quick in Trainer(members(made, {SITE: 5}), made, 4)._sparse if quick] == [False]
     monkeypatch.setattr(sweep, "lacking", lambda _where: "")
-    assert [quick.bf16 for quick in Trainer(members(made, {SITE: 5}), made, 4)._compiled if quick] == [True]
+    assert [quick.bf16 for quick in Trainer(members(made, {SITE: 5}), made, 4)._sparse if quick] == [True]
     monkeypatch.setattr(sweep, "available", lambda: False)
-    assert Trainer(members(made, {SITE: 5}), made, 4)._compiled == [None]
+    assert [quick.bf16 for quick in Trainer(members(made, {SITE: 5}), made, 4)._sparse if quick] == [True]

@@ -5,7 +5,7 @@ A row's reconstruction, its error and the gradients of its codes take one visit 
 sorted by feature let the gradients of a feature be summed, projected, given to Adam and its row brought back to unit
 length while they are in the cache: there is no matrix of gradients.
 
-The records of :mod:`~monolex.training.compiled.codes` come as plain tuples: numba's parallel loops take no other.
+The records of :mod:`~monolex.training.sparse.codes` come as plain tuples: numba's parallel loops take no other.
 
 Every loop that runs in parallel writes what is its own, and sums over threads are taken over fixed blocks in order, so
 that equal inputs give equal bits whatever the number of threads.

@@ -1,0 +1,259 @@
+"""A training step of one member by its active codes: one product for the encoder, the rest costs by active codes.
+
+Gives what ``loss.backward()`` on :func:`monolex.training.losses.member_loss` gives, which the tests hold it against.
+Two ways do the parts: :class:`~monolex.training.sparse.compiled.Compiled`, with Adam and the unit rows in it, and
+:class:`~monolex.training.sparse.operators.Operators`, which leaves gradients. A ReLU whose codes are many takes five
+products instead, step by step as it is; a Gated then leaves the step to autograd.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monolex.kinds import KINDS
+from monolex.training.losses import BANDWIDTH
+from monolex.training.members import SweepMember
+from monolex.training.optim import BETAS
+from monolex.training.records import Loss, StepBatch, StepSettings
+from monolex.training.resample import MOMENTS
+from monolex.training.sparse.codes import ActiveCodes, AddedGradients, BatchErrors, Passed, Weights
+from monolex.training.sparse.compiled import Compiled
+from monolex.training.sparse.operators import Operators
+from monolex.training.sparse.parts import StepParts
+from monolex.training.sparse.penalty import penalty
+from monolex.training.steps import centred_input, free_rows, keep_largest, left_to_codes, unit
+
+LOSSES = frozenset({"l1", "p-anneal", "topk", "batchtopk", "matryoshka", "jumprelu", "gated"})
+"""Those that a sparse step computes; others are left to autograd."""
+
+
+class Slopes(NamedTuple):
+    """What a batch says of a member's parameters, before it is summed by feature."""
+
+    out: BatchErrors
+    """``slopes`` are those by every listed code's pre-activation."""
+    total: Tensor
+    """The loss but for AuxK."""
+    aux: Tensor
+    """The auxiliary loss, of the kinds that have one of their own."""
+    vectors: dict[str, Tensor]
+    """Gradients of parameters with a number a feature, where they are no sum of ``out.slopes``."""
+
+
+class SparseStep:
+    """Steps of one member: with ``compiled`` parts ``params`` and their moments in ``adam`` change in place, else
+    ``grad`` is left in ``params``."""
+
+    def __init__(
+        self,
+        member: SweepMember,
+        params: Mapping[str, Tensor],
+        adam: torch.optim.Adam,
+        *,
+        unit_rows: bool,
+        bf16: bool,
+        compiled: bool,
+    ) -> None:
+        self.member, self.params, self.bf16, self.compiled = member, params, bf16, compiled
+        self._state = adam.state
+        if compiled:
+            for tensor in params.values():  # as Adam itself begins
+                if tensor.requires_grad:
+                    zeros = (torch.zeros_like(tensor, requires_grad=False) for _ in range(2))
+                    self._state[tensor] = {"step": torch.zeros(()), **dict(zip(MOMENTS, zeros, strict=True))}
+        self._parts: StepParts = Compiled(self._state) if compiled else Operators()
+        self._prefixes = torch.tensor(member.prefixes or (member.d_sae,), device=params["W_dec"].device)
+        self._unit, self._free = unit_rows, free_rows(member)
+        self._as_stored = unit_rows or self._free or not params["W_dec"].requires_grad
+
+    @torch.no_grad()
+    def step(self, batch: StepBatch, lr: float, settings: StepSettings) -> Loss | None:
+        """One step at the rate ``lr``; None leaves it, undone, to autograd."""
+        params, kind = self.params, KINDS[self.member.kind]
+        rows = params["W_dec"].detach() if self._as_stored else unit(params["W_dec"].detach())
+        weights = Weights(params, rows, self._prefixes, self._unit, self._free)
+        centred = centred_input(params, batch.x).detach().contiguous()
+        alike = batch.y is batch.x and "centre" not in params
+        target = centred if alike else left_to_codes(params, centred, batch.y).detach().contiguous()
+        pre = self._encode(centred, rows)
+        listed = self._choose(pre, settings)
+        if listed is None:
+            return None if kind.loss == "gated" else self._by_products(pre, centred, target, lr, settings, weights)
+        codes = self._codes(listed)
+        slopes = self._slopes(target, weights, listed, codes, settings)
+        aux, added = self._auxk(pre, centred, slopes.out, settings, rows)
+        self._move(Passed(centred, codes, slopes.out, added), weights, slopes.vectors, lr)
+        active = codes.values > 0
+        count, size = active.sum(), len(pre)
+        parts = {
+            "mse": _mean(slopes.out.squares[-1], target),
+            "l1": codes.values.sum() / size,
+            "l0": count / size,
+            "aux": slopes.aux if settings.revival is None else aux,
+        }
+        fired = torch.zeros(self.member.d_sae, dtype=torch.bool, device=pre.device)
+        fired[codes.features[active]] = True
+        total = slopes.total + (0.0 if settings.revival is None else settings.revival.weight * aux)
+        threshold = None
+        if kind.activation == "threshold":
+            nothing = total.new_full((1,), torch.inf)
+            threshold = torch.cat([codes.values.where(active, torch.inf), nothing]).min()
+        return Loss(total, parts, fired, threshold)
+
+    def _encode(self, centred: Tensor, rows: Tensor) -> Tensor:
+        weights, bias = self.params.get("W_enc", rows).detach(), self.params["b_enc"].detach()
+        if self.bf16:
+            return torch.addmm(bias.bfloat16(), centred.bfloat16(), weights.bfloat16().T)
+        return torch.addmm(bias, centred, weights.T)
+
+    def _choose(self, pre: Tensor, settings: StepSettings) -> ActiveCodes | None:
+        """Pre-activations that are active or have a say in what is; None where a ReLU's are too many."""
+        loss = KINDS[self.member.kind].loss
+        if loss == "topk":
+            return self._parts.largest_of_rows(pre, settings.k)
+        if loss == "jumprelu":
+            return self._parts.above(pre, self.params["log_threshold"].detach().exp() * (1 - BANDWIDTH / 2))
+        return self._parts.largest_of_batch(pre, None if self.member.k is None else settings.k)
+
+    def _codes(self, listed: ActiveCodes) -> ActiveCodes:
+        """The codes of listed pre-activations."""
+        if "log_threshold" in self.params:
+            return listed._replace(values=listed.values * (listed.values > self._of("log_threshold", listed, exp=True)))
+        if "r_mag" in self.params:
+            shared = listed.values - self._of("b_enc", listed)
+            magnitude = shared * self._of("r_mag", listed, exp=True) + self._of("b_mag", listed)
+            return listed._replace(values=magnitude.relu_())
+        return listed
+
+    def _of(self, name: str, codes: ActiveCodes, *, exp: bool = False) -> Float[Tensor, "listed"]:
+        """A parameter of the feature of every code."""
+        vector = self.params[name].detach()
+        return (vector.exp() if exp else vector)[codes.features]
+
+    def _slopes(
+        self, target: Tensor, weights: Weights, listed: ActiveCodes, codes: ActiveCodes, settings: StepSettings
+    ) -> Slopes:
+        """Errors and slopes of the kind's loss."""
+        out = self._parts.decode(target, weights, codes)
+        total = _mean(out.squares, target) / len(out.squares)
+        nothing, size = torch.zeros_like(total), len(target)
+        if "log_threshold" in self.params:
+            assert settings.pressure is not None
+            threshold, active = self._of("log_threshold", listed, exp=True), codes.values > 0
+            inside = (listed.values - threshold).abs_() < BANDWIDTH / 2 * threshold
+            slope = (out.slopes * threshold).add_(settings.pressure / size).mul_(inside).div_(-BANDWIDTH)
+            total = total + settings.pressure * active.sum() / size
+            vectors = {"log_threshold": self._by_feature(codes, slope)}
+            return Slopes(out._replace(slopes=out.slopes * active), total, nothing, vectors)
+        if "r_mag" in self.params:
+            return self._gated(target, weights, listed, codes, out)
+        if self.member.alpha is None:
+            # a listed code of 0 is no active one
+            return Slopes(out._replace(slopes=out.slopes * (codes.values > 0)), total, nothing, {})
+        slopes, added = penalty(codes.values, self.member, settings, size)
+        return Slopes(out._replace(slopes=out.slopes + slopes), total + added, nothing, {})
+
+    def _gated(
+        self, target: Tensor, weights: Weights, listed: ActiveCodes, codes: ActiveCodes, out: BatchErrors
+    ) -> Slopes:
+        """Of magnitudes that are decoded and gates that are decoded once more, beside their L1."""
+        assert self.member.alpha is not None
+        alone, size = self._parts.decode(target, weights, listed), len(target)
+        aux, l1 = _mean(alone.squares, target), listed.values.sum() / size
+        by_gate = alone.slopes + self.member.alpha / size
+        by_magnitude = out.slopes * (codes.values > 0)
+        factor, shared = self._of("r_mag", listed, exp=True), listed.values - self._of("b_enc", listed)
+        vectors = {
+            "b_enc": self._by_feature(codes, by_gate),
+            "b_mag": self._by_feature(codes, by_magnitude),
+            "r_mag": self._by_feature(codes, by_magnitude * factor * shared),
+        }
+        total = _mean(out.squares, target) + self.member.alpha * l1 + aux
+        return Slopes(out._replace(slopes=by_gate + by_magnitude * factor), total, aux, vectors)
+
+    def _by_feature(self, codes: ActiveCodes, numbers: Tensor) -> Float[Tensor, "d_sae"]:
+        return torch.bincount(codes.features, numbers, self.member.d_sae).to(numbers.dtype)
+
+    def _by_products(
+        self, pre: Tensor, centred: Tensor, target: Tensor, lr: float, settings: StepSettings, weights: Weights
+    ) -> Loss:
+        """A ReLU's step by matrix products: the reconstruction in float32, the others as its pre-activations."""
+        size, every = len(pre), torch.arange(self.member.d_sae, device=pre.device)
+        codes, rows = pre.relu_(), weights.rows.to(pre.dtype)
+        # a small error is the difference of large numbers: in bf16 it would be about their rounding
+        error = torch.addmm(target, codes.float(), weights.rows, beta=-1)
+        mse = error.square().mean()
+        error *= 2 / error.numel()
+        small, active = error.to(pre.dtype), codes > 0
+        slopes, pressed = penalty(codes, self.member, settings, size)
+        by_code = (small @ rows.T).add_(slopes).mul_(active)
+        sums = (codes.T @ small, by_code.T @ centred.to(pre.dtype), by_code.sum(0, dtype=torch.float32))
+        added = AddedGradients(every, *(part.float() for part in sums))
+        empty, counts = centred.new_zeros(0), every.new_zeros(size)
+        nothing = ActiveCodes(counts, counts, every[:0].int(), empty)
+        self._move(Passed(centred, nothing, BatchErrors(error[None], empty, empty[None]), added), weights, {}, lr)
+        l1, l0 = codes.sum(dtype=torch.float32) / size, active.sum() / size
+        parts = {"mse": mse, "l1": l1, "l0": l0, "aux": torch.zeros_like(mse)}
+        return Loss(mse + pressed, parts, active.any(0))
+
+    def _auxk(
+        self, pre: Tensor, centred: Tensor, out: BatchErrors, settings: StepSettings, rows: Tensor
+    ) -> tuple[Tensor, AddedGradients]:
+        """The auxiliary loss, and the gradients of the dead features by it."""
+        revival, (prefixes, _, d_out), d_in = settings.revival, out.error.shape, centred.shape[1]
+        if revival is None or not bool(revival.dead.any()):
+            dead = torch.zeros(0, dtype=torch.int64, device=pre.device)
+            nothing = (centred.new_zeros(0, d_out), centred.new_zeros(0, d_in), centred.new_zeros(0))
+            return centred.new_zeros(()), AddedGradients(dead, *nothing)
+        dead = revival.dead.nonzero()[:, 0]
+        width = max(1, min(d_out // 2, pre.shape[1]))
+        chosen = pre[:, dead].float()
+        codes = keep_largest(chosen, width) if len(dead) > width else chosen.relu()
+        directions, whole = rows[dead], out.error[-1]
+        # the error is 2 / (batch · d_out · prefixes) times x̂ - x
+        missed = torch.addmm(whole * (whole.numel() * prefixes / 2), codes, directions)
+        loss = missed.square().mean()
+        missed *= 2 * revival.weight / whole.numel()
+        by_code = (missed @ directions.T).mul_(codes > 0)
+        return loss, AddedGradients(dead, codes.T @ missed, by_code.T @ centred, by_code.sum(0))
+
+    def _move(self, passed: Passed, weights: Weights, vectors: Mapping[str, Tensor], lr: float) -> None:
+        """Give all parameters their gradients, or the step that follows from them."""
+        by = self._next_step(lr) if self.compiled else None
+        moved = self._parts.move(passed, weights, by)
+        gradients, whole = {"b_enc": moved.pre, **vectors}, passed.out.error[0]
+        if "b_dec" in self.params:
+            gradients["b_dec"] = whole.sum(0)
+            if "centre" not in self.params:
+                gradients["b_dec"] = gradients["b_dec"] - moved.pull
+        if "W_skip" in self.params:
+            gradients["W_skip"] = whole.T @ passed.centred
+        for name, gradient in gradients.items():
+            if by is None:
+                self.params[name].grad = gradient
+            else:
+                _adam(self.params[name], gradient, self._state[self.params[name]], by)
+
+    def _next_step(self, lr: float) -> tuple[float, float, float, float]:
+        """Count the step; its rate, the factor of the root of the second moments, and the betas."""
+        for tensor in self.params.values():
+            if tensor.requires_grad:
+                self._state[tensor]["step"] += 1
+        steps, (b1, b2) = float(self._state[self.params["b_enc"]]["step"]), BETAS
+        return lr / (1 - b1**steps), (1 - b2**steps) ** -0.5, b1, b2
+
+
+def _adam(parameter: Tensor, gradient: Tensor, state: Mapping[str, Tensor], by: tuple[float, ...]) -> None:
+    rate, root, b1, b2 = by
+    first, second = (state[moment] for moment in MOMENTS)
+    first.lerp_(gradient, 1 - b1)
+    second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+    parameter.addcdiv_(first, second.sqrt().mul_(root).add_(1e-8), value=-rate)
+
+
+def _mean(squares: Float[Tensor, "*prefixes batch"], target: Float[Tensor, "batch d_out"]) -> Float[Tensor, ""]:
+    """Mean over all entries of ``target``, from sums over the dimensions of every row; summed over prefixes."""
+    return (squares.double().sum() / target.numel()).to(target.dtype)
