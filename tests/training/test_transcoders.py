@@ -13,6 +13,7 @@ from helpers.tiny_harvests import corpus_of, make_lm
 from monolex.activations.harvest import harvest
 from monolex.activations.norms import usual
 from monolex.activations.reader import Reader
+from monolex.activations.rule import row_rule
 from monolex.activations.stored import held_out_rows, stored_model
 from monolex.causal.chosen_features import chosen_features
 from monolex.causal.config import PatchConfig
@@ -24,6 +25,7 @@ from monolex.dictionaries.listing import run_dictionaries
 from monolex.errors import UserError
 from monolex.evals.evaluate import METRICS, evaluate
 from monolex.evals.fidelity import CLEAN, ZERO, fidelity
+from monolex.evals.fidelity import metrics as fidelity_metrics
 from monolex.evals.reconstruction import metrics, reconstructions
 from monolex.features.find import find
 from monolex.features.query import FindConfig
@@ -193,7 +195,11 @@ def test_evaluation_measures_what_is_reconstructed(run, tmp_path):
             missed = (whole - dictionary.reconstruct(x.read(0, held))).square().sum()
             expected = float(missed / (whole - whole.mean(0)).square().sum())
             assert mine["fvu"]["value"] == pytest.approx(expected, rel=1e-4)
-        assert mine["ce_added"]["value"] is not None and mine["unembedding_cosine"]["value"] is not None
+        mean, contexts = result.mean, held_out_rows(run / "activations", 4)
+        lm, rule = stored_model(run / "activations", "cpu"), row_rule(run / "activations", "mlp_in.1")
+        loss = fidelity(lm, ("mlp_in.1", "mlp_out.1"), {name: dictionary}, contexts, mean, rule=rule)
+        assert mine["ce"]["value"] == pytest.approx(fidelity_metrics(loss, name, config)["ce"].value, rel=1e-6)
+        assert mine["unembedding_cosine"]["value"] is not None
     assert {row["site"] for row in rows} == {"mlp_in.1", "mlp_out.1"}
 
 
