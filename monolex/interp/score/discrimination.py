@@ -83,9 +83,10 @@ def fuzz_marks(fragment: Fragment, rng: np.random.Generator) -> Marks:
 
     A silent token that is part of a character with an active one is neither: marks stand around whole characters.
     """
-    silent = np.zeros(len(fragment.texts), bool)
-    for piece in pieces(fragment.texts):
-        silent[piece.start : piece.stop] = (fragment.activations[piece.start : piece.stop] <= 0).all()
+    silent = fragment.activations <= 0
+    if any("\\x" in text for text in fragment.texts):  # most fragments have no cut character
+        for piece in pieces(fragment.texts):
+            silent[piece.start : piece.stop] = silent[piece.start : piece.stop].all()
     active, quiet = np.flatnonzero(active_tokens(fragment)), np.flatnonzero(silent)
     count = min(len(active), len(quiet))
     return np.sort(rng.permutation(active)[:count]), np.sort(rng.permutation(quiet)[:count])
