@@ -2,8 +2,8 @@
 
     python bench/budget.py [--steps 300] [--rows 10000000] [--batch 2048]
 
-Synthetic rows from memory; ``steps`` steps are timed after as many of warming up and scaled to all rows. Peers train the
-16 one after the other, where they can be imported; nobody else has tied weights, so theirs are not tied.
+Synthetic rows from memory; ``steps`` steps are timed after as many of warming up and scaled to all rows. Peers train
+the 16 one after the other, where they can be imported; nobody else has tied weights, so theirs are not tied.
 """
 
 import argparse
@@ -61,7 +61,8 @@ def main() -> None:
         alone = (time.perf_counter() - began) / (options.steps // 3)
         ratio = alone * MEMBERS / spent
         print(
-            f"{name}: {1000 * alone:.0f} ms a step of one, {alone * total * MEMBERS / 60:.0f} minutes, {ratio:.1f} times"
+            f"{name}: {1000 * alone:.0f} ms a step of one, "
+            f"{alone * total * MEMBERS / 60:.0f} minutes, {ratio:.1f} times"
         )
 
 

@@ -1,6 +1,6 @@
-"""What every tool has learned after the same rows: held-out FVU and dead features, at each of three learning rates.
+"""What every tool has learned after the same rows: held-out FVU and dead features, at each of some learning rates.
 
-    python bench/quality.py ACTIVATIONS SITE [--rows 1000000] [--ratio 4] [--k 32] [--kind topk] [--seeds 3]
+    python bench/quality.py ACTIVATIONS SITE [--rows 1000000] [--ratio 4] [--k 32] [--kind topk] [--seeds 3] [--rates …]
 
 ACTIVATIONS is a harvest. All tools see the same batches in the same order and the same schedule (the rate rises over
 5 % of the steps and falls to 0 over the last 20 %), each in the units it is documented for; peers are trained in
@@ -189,7 +189,7 @@ def runs(options: argparse.Namespace) -> Iterator[tuple[str, Run, Tensor]]:
         return x[index[step * size : (step + 1) * size]]
 
     steps = options.rows // size
-    for rate in RATES:
+    for rate in options.rates:
         for seed in range(options.seeds):
             for name in options.tools or TOOLS:
                 d_sae = round(options.ratio * train.d_in)
@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--kind", default="topk", choices=("topk", "batchtopk"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--tools", nargs="*")
     options = parser.parse_args()
     warnings.simplefilter("ignore")

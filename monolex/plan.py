@@ -136,7 +136,9 @@ def _control_sites(controls: ControlsConfig, harvested: tuple[str, ...]) -> tupl
     if any(not config.sites for config in configs):
         return harvested
     sites: dict[str, None] = {}
-    for name in (name for config in configs for name in config.sites):
+    # transcoders need what they reconstruct too
+    targets = [config.target_of(name) for config in configs if hasattr(config, "target_of") for name in config.sites]
+    for name in (*(name for config in configs for name in config.sites), *filter(None, targets)):
         kind = name.removesuffix(".*")
         same = [site for site in harvested if name.endswith(".*") and site.rpartition(".")[0] == kind]
         sites |= dict.fromkeys(same or [name])

@@ -165,6 +165,16 @@ class TrainConfig:
             value = getattr(self, name)
             require(value >= 0, f"{name} = {value}: cannot be negative")
 
+    def target_of(self, site: str) -> str:
+        """What a transcoder reconstructs from ``site``: of its layer, or the site that is named; else nothing.
+
+        >>> TrainConfig(kinds=("topk",), target="mlp_out").target_of("mlp_in.3")
+        'mlp_out.3'
+        """
+        if not self.target or "." in self.target:
+            return self.target
+        return f"{self.target}.{site.rpartition('.')[2]}"
+
     @property
     def smallest(self) -> "TrainConfig":
         """One member a site: the smallest of the ratios and the first of every other list.

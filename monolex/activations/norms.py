@@ -46,6 +46,7 @@ def usual(rows: Float[Tensor, "rows d_in"], *, covariance: bool = False) -> Usua
 
 def covariance_about(rows: Float[Tensor, "rows d_in"], point: Float[Tensor, "d_in"]) -> Float[Tensor, "d_in d_in"]:
     """Mean outer product of the rows' distances from a point, float64."""
+    rows, point = (part.cpu() if part.device.type == "mps" else part for part in (rows, point))
     apart = rows.double() - point.double()
     return apart.T @ apart / len(rows)
 

@@ -62,11 +62,7 @@ class FeatureEdit:
 
     def __post_init__(self) -> None:
         config = self.dictionary.config
-        require(
-            config.d_in == config.d_out and not config.target,
-            f"{self.dictionary} reconstructs {config.target or f'{config.d_out} numbers'}, not the site that it reads: "
-            "edit features of a dictionary of its own site",
-        )
+        _require_own_site(self.dictionary)
         needed, present = self.error in ("mean", "donor"), self.error_value is not None
         require(
             needed == present, f"error = {self.error!r}: error_value goes with mean and donor, and only with those two"
@@ -130,6 +126,9 @@ class Projection:
     """Activation of the donor; None takes the directions away."""
     positions: Positions = None
     """Where; by default everywhere."""
+
+    def __post_init__(self) -> None:
+        _require_own_site(self.dictionary)
 
     @property
     def site(self) -> str:
@@ -269,6 +268,15 @@ def ablate(
 ) -> FeatureEdit:
     """The features' codes become ``to``: zero, their means, or those of another prompt."""
     return FeatureEdit(dictionary, features, set_to(to), positions, error, error_value)
+
+
+def _require_own_site(dictionary: Dictionary) -> None:
+    config = dictionary.config
+    require(
+        config.d_in == config.d_out and not config.target,
+        f"{dictionary} reconstructs {config.target or f'{config.d_out} numbers'}, not the site that it reads: edit "
+        "features of a dictionary of its own site",
+    )
 
 
 def reconstruction_error(dictionary: Dictionary, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_in"]:

@@ -216,8 +216,7 @@ def _evaluate_site(
                 **_fidelity_metrics(faithful, name, config),
             }
             third(1 / len(listed))
-        if written == site:
-            references = _reference_rows(model, site, faithful, config)
+        references += _reference_rows(model, site, "" if written == site else written, faithful, config)
     heads = {dictionary.name: identification(dictionary, folder) for dictionary in listed}
     rows = [row for name in heads for row in _rows(heads[name], metrics[name])] + references
     rows += _pair_rows(listed, heads, dictionaries, config)
@@ -288,15 +287,18 @@ def _token_cosines(dictionary: Dictionary, site: Site, lm: LanguageModel, config
     return dict(zip(names, cosines, strict=True))
 
 
-def _reference_rows(model: str, site: str, result: fidelity.Fidelity | None, config: EvalConfig) -> list[Row]:
-    """The model as it is and with the site ablated: the scale beside which fidelity is read."""
+def _reference_rows(
+    model: str, site: str, target: str, result: fidelity.Fidelity | None, config: EvalConfig
+) -> list[Row]:
+    """The model as it is and with the site, or a transcoder's target, ablated: the scale of fidelity."""
     rows: list[Row] = []
+    of, nameless = f" of {target}" if target else "", _nameless(model, site) | {"target": target or None}
     for name in fidelity.REFERENCES if result else ():
-        identification = _nameless(model, site) | {"name": name, "kind": "reference"}
+        identification = nameless | {"name": name + of, "kind": "reference"}
         rows += _rows(identification, _fidelity_metrics(result, name, config))
     if result:
         spared = exact(result.spared / result.positions, result.positions, "positions", "a share of the positions")
-        rows += _rows(_nameless(model, site) | {"name": fidelity.CLEAN, "kind": "reference"}, {"spared": spared})
+        rows += _rows(nameless | {"name": fidelity.CLEAN + of, "kind": "reference"}, {"spared": spared})
     return rows
 
 

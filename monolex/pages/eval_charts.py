@@ -70,6 +70,11 @@ class EvaluatedDictionary:
         return self.head["kind"]
 
     @property
+    def target(self) -> str:
+        """The site that a transcoder reconstructs; nothing of any other."""
+        return self.head.get("target") or ""
+
+    @property
     def key(self) -> str:
         """Its name in densities.safetensors."""
         return f"{self.model}/{self.site}/{self.name}"
@@ -93,7 +98,7 @@ class EvaluatedDictionary:
     def curve(self) -> tuple[Any, ...]:
         """Dictionaries that differ only in their sparsity share a curve."""
         source = str(PurePosixPath(self.head["path"]).parent)
-        return (self.model, self.site, source, *(self.head[f] for f in ("kind", "ratio", "seed", "lr")))
+        return (self.model, self.site, self.target, source, *(self.head[f] for f in ("kind", "ratio", "seed", "lr")))
 
     def value(self, metric: str) -> float | None:
         """The number, if there is one."""
@@ -126,7 +131,7 @@ class Looks:
         if entry.trained:
             width = "" if self._one_width else f" R={entry.head['ratio']:g}"
             marker = self._markers[entry.kind, entry.head["ratio"]]
-            label = entry.kind + width + control
+            label = entry.kind + width + (f" to {entry.target}" if entry.target else "") + control
             return Series(label, tuple(points), colour(entry.kind), marker, variant=variant)
         family, topk = BASELINES.get(entry.kind), entry.kind.endswith(TOPK)
         label = entry.kind + ("" if family else UNKNOWN) + control

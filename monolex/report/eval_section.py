@@ -184,9 +184,13 @@ def _equal_l0(everything: Sequence[EvaluatedDictionary], sites: Sequence[str]) -
     columns = (*CODES, FIDELITY[2], FIDELITY[5])
     shown = []
     for site in sites:
-        for chosen in _matched(_at(everything, site)):
-            label = f"{site}, L0 = {number(chosen[0].value('l0'))} ± 10 %"
-            shown.append((label, [(_full_name(e), partial(_look_up, e)) for e in chosen]))
+        at = _at(everything, site)
+        # what reconstructs another site has other numbers to be compared with
+        for target in dict.fromkeys(e.target for e in at):
+            for chosen in _matched([e for e in at if e.target == target]):
+                where = f"{site} to {target}" if target else site
+                label = f"{where}, L0 = {number(chosen[0].value('l0'))} ± 10 %"
+                shown.append((label, [(_full_name(e), partial(_look_up, e)) for e in chosen]))
     return table("equal", "Dictionaries at equal L0: within 10 %, or half a feature", "Dictionary", columns, shown)
 
 

@@ -11,7 +11,7 @@ from monolex.kinds import KINDS
 from monolex.model.sites import Site
 from monolex.speed import Speed
 from monolex.train_config import TrainConfig
-from monolex.training.members import SweepMember, members, target_of
+from monolex.training.members import SweepMember, members
 from monolex.training.optim import recipe
 from monolex.training.sparse.available import available
 from monolex.training.sweep import Trainer
@@ -54,8 +54,9 @@ def cost(planned: Planned) -> Cost:
 def planned_members(planned: Planned, config: TrainConfig) -> tuple[SweepMember, ...]:
     """The members of a sweep that is going to be trained."""
     sites, widths = planned.sites(config.sites), planned.shape.widths
-    targets = {target for site in sites if (target := target_of(config, site))}
-    read = [site for site in sites if config.sites or site not in targets]
+    stored = planned.sites()
+    targets = {target for site in sites if (target := config.target_of(site)) in stored}
+    read = [site for site in sites if config.sites or (site not in targets and config.target_of(site) in {"", *stored})]
     return members(config, {site: widths[site] for site in read}, {site: widths[site] for site in targets})
 
 

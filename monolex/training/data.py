@@ -23,7 +23,6 @@ from monolex.model.sites import Site, expand
 from monolex.model.verify import require_unhooked
 from monolex.text.rows import Rows
 from monolex.train_config import TrainConfig
-from monolex.training.members import target_of
 from monolex.training.optim import recipe
 
 
@@ -79,8 +78,8 @@ def stored_source(activations: Path, config: TrainConfig) -> TrainingData:
     """
     read, targets = _read_and_reconstructed(config, stored_sites(activations, config.sites), activations)
     constant = constant_sites(activations, (*read, *targets))
-    read = [site for site in read if site not in constant and target_of(config, site) not in constant]
-    targets = [site for site in targets if site in {target_of(config, site) for site in read}]
+    read = [site for site in read if site not in constant and config.target_of(site) not in constant]
+    targets = [site for site in targets if site in {config.target_of(site) for site in read}]
     warnings = list(constant.values())
     if not read:
         content = open_artifact(activations, "activations").content
@@ -159,12 +158,12 @@ def _read_and_reconstructed(
 
     Of sites that nobody named, those that are reconstructed are not read.
     """
-    targets = list(dict.fromkeys(target_of(config, site) for site in sites if config.target))
+    targets = list(dict.fromkeys(config.target_of(site) for site in sites if config.target))
     if stored is not None and not config.sites:
         held = set(sites)
-        sites = [site for site in sites if site not in targets and target_of(config, site) in held | {""}]
+        sites = [site for site in sites if site not in targets and config.target_of(site) in held | {""}]
         require(len(sites) > 0, f"target = {config.target!r}: {stored} holds no site that it could be read from")
-        targets = list(dict.fromkeys(target_of(config, site) for site in sites if config.target))
+        targets = list(dict.fromkeys(config.target_of(site) for site in sites if config.target))
     for target in targets:
         Site.parse(target)
         if stored is not None:

@@ -4,13 +4,13 @@ A member says everything that its numbers depend on beside the batches, so one t
 is the same dictionary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
-from monolex.config import require
+from monolex.config import ModelConfig, require
 from monolex.errors import UserError
 from monolex.kinds import KINDS
 from monolex.train_config import TrainConfig
@@ -72,10 +72,14 @@ def members(
                 k is None or k <= d_sae,
                 f"k = {k} is more than the {d_sae} features of ratio {ratio} at {site}; lower k or raise the ratio",
             )
+            require(
+                k is None or (config.k_start or 0) <= d_sae,
+                f"k_start = {config.k_start} is more than the {d_sae} features of ratio {ratio} at {site}; lower it",
+            )
             name = f"{kind}-{f'k{k}' if alpha is None else f'a{short(alpha)}'}-r{short(ratio)}-s{seed}"
             if lr is not None and len(config.lrs) > 1:
                 name += f"-lr{short(lr)}"
-            target = target_of(config, site)
+            target = config.target_of(site)
             if target:
                 name += f"-to-{target}{'-skip' if config.skip else ''}"
             rate = learning_rate(recipe(config, kind), d_sae) if lr is None else lr
@@ -90,11 +94,22 @@ def members(
     return tuple(sweep.values())
 
 
-def target_of(config: TrainConfig, site: str) -> str:
-    """The site that is reconstructed from ``site``: that of its layer, or the one site that is named; else nothing."""
-    if not config.target or "." in config.target:
-        return config.target
-    return f"{config.target}.{site.rpartition('.')[2]}"
+def check(config: TrainConfig, _model: ModelConfig, harvested: Sequence[str]) -> None:
+    """Refuse transcoders of sites that are not ``harvested``.
+
+    Raises:
+        UserError: a target that [harvest] does not name.
+    """
+    targets = {config.target_of(site) for site in config.sites} - {""}
+    if config.target and not config.sites:
+        kinds = {site.rpartition(".")[0] for site in harvested}
+        stored = config.target in harvested or config.target.rpartition(".")[0] in kinds or config.target in kinds
+        targets = set() if stored else {config.target}
+    for target in sorted(targets):
+        kind, _, layer = target.rpartition(".")
+        stored = target in harvested or f"{kind}.*" in harvested
+        stored = stored or (layer == "*" and any(site.startswith(f"{kind}.") for site in harvested))
+        require(stored, f"target = {config.target!r}: [harvest] sites holds no {target}; add it there")
 
 
 def _prefixes(config: TrainConfig, d_sae: int) -> tuple[int, ...]:

@@ -73,10 +73,15 @@ def from_dictionary(dictionary: Dictionary, member: SweepMember, chosen: Recipe,
         f"init = {where!r} has {'a' if SKIP in weights else 'no'} linear skip; set skip to {SKIP in weights}",
     )
     require(
-        chosen.preprocess != "whiten",
+        "whiten" not in (chosen.preprocess, config.recipe.get("preprocess")),
         "preprocess = 'whiten' cannot continue a dictionary, whose rows are those of raw activations; give another",
     )
-    centred = bool(weights["centre"].any() or weights["b_dec"].any())
+    require(
+        chosen.bias or chosen.preprocess != "centre",
+        "preprocess = 'centre' cannot continue a dictionary without a decoder bias, which would be another around the "
+        "centre; set preset = 'modern', or preprocess = 'scale'",
+    )
+    centred = bool(weights["b_dec"].any()) or (not member.target and bool(weights["centre"].any()))
     require(
         chosen.bias or not centred,
         f"init = {where!r} has a decoder bias but this preset trains none; set preset = 'modern'",

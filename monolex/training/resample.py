@@ -38,7 +38,7 @@ def resample(
     the live ones.
     """
     count = int(dead.sum())
-    weights = squares.double().cpu().square()
+    weights = squares.cpu().double().square()
     if count == 0 or not bool(weights.sum() > 0):
         return
     chosen = torch.multinomial(weights, count, replacement=True, generator=generator).to(dead.device)

@@ -217,7 +217,8 @@ class Trainer:
             wanted != "bf16" or not missing,
             f"precision = 'bf16' cannot be used here: {missing}; give 'auto'",
         )
-        if self._dtype != torch.float32:
+        # Metal has no float64, in which squares are summed
+        if self._dtype != torch.float32 or self._device.type == "mps":
             return [None] * len(self.members)
         bf16 = wanted == "bf16" or (wanted == "auto" and not missing)
         return [
@@ -270,7 +271,9 @@ class Trainer:
         self._totals.add(number, loss, self.done + 1)
         self._idle[number].add_(rows).masked_fill_(loss.fired, 0)
         if loss.threshold is not None:
-            seen = self._remembered[number] + self.done
+            # what a threshold was for another k says nothing of this one's
+            annealing = 0 if self.config.k_start is None else round(self.config.anneal * self.steps)
+            seen = max(self._remembered[number] + self.done - annealing, 0)
             memory = min(LONGEST_MEMORY, seen / (seen + 10))
             old = self._threshold[number]
             new = memory * old + (1 - memory) * loss.threshold

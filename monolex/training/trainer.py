@@ -138,7 +138,8 @@ class _Run:
             # Rows of an earlier process count as done but not towards the rate.
             bar.n = bar.initial = trainer.done * config.batch_size
             while trainer.done < self.steps:
-                trainer.step(next(batches))
+                with self._keeping_last_good():
+                    trainer.step(next(batches))
                 self._after_step(metrics)
                 # before the bar, which a closed terminal refuses
                 if interrupted.is_set():
@@ -214,7 +215,7 @@ class _Run:
             "rows": self.steps * self.config.batch_size,
             "parameters": self.trainer.n_parameters,
             "checkpoints": self.kept,
-            WARNINGS: [f"{row['path']}: {sentence}" for row in table for sentence in _doubts(row)],
+            WARNINGS: [f"{row['path']}: {sentence}" for row in table for sentence in _doubts(row, self.config)],
         }
         manifest = _finish(self.folder, self.data, self.config, self.parents, files, facts)
         shutil.rmtree(self.folder / STATE.parent, ignore_errors=True)
@@ -244,10 +245,10 @@ class _Run:
         return f"the dictionaries of step {max(step, in_state)} are kept in {target}, for load_dictionary and for init"
 
 
-def _doubts(row: Mapping[str, Any]) -> Iterator[str]:
-    """What is doubtful of a member at the end of its training."""
+def _doubts(row: Mapping[str, Any], config: TrainConfig) -> Iterator[str]:
+    """What is doubtful of a member at the end of its training; while k is annealed its last numbers are of several."""
     dead = None if row["dead"] is None else row["dead"] / row["d_sae"]
-    return doubts(fvu=row["fvu"], l0=row["l0"], dead=dead, k=row["k"])
+    return doubts(fvu=row["fvu"], l0=row["l0"], dead=dead, k=row["k"] if config.k_start is None else None)
 
 
 def _clear(folder: Path) -> None:

@@ -65,6 +65,21 @@ def test_jumprelu_reaches_its_l0_and_holds_it(target, compiled, monkeypatch):
     assert float(thresholds.std()) > 0.01
 
 
+def test_a_threshold_is_of_the_last_k_however_late_k_was_annealed():
+    x = planted(8192).x
+    for anneal in (0.5, 1.0):
+        made = config(
+            kinds=("batchtopk", "matryoshka"), ks=(2,), k_start=16, anneal=anneal, ratios=(2.0,), lrs=(1e-3,),
+            batch_size=64, steps=300,
+        )  # fmt: skip
+        trainer = Trainer(members(made, {SITE: 16}), made, 300)
+        stream = MemoryStream({SITE: x}, 64)
+        for step in range(300):
+            trainer.step(stream.at(step))
+        for dictionary in trainer.dictionaries():
+            assert float((dictionary.encode(x) > 0).sum(1).float().mean()) == pytest.approx(2, rel=0.25)
+
+
 def test_the_controller_moves_thresholds_at_once_and_the_pressure_by_what_is_left():
     for l0, up in ((8.0, True), (2.0, False), (0.0, False)):
         thresholds, pressure = torch.zeros(3), torch.ones(())

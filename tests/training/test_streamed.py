@@ -145,6 +145,16 @@ batch_size = 32
 buffer_rows = 64
 [baselines.plain]
 kinds = ["pca"]
+[controls]
+models = ["random"]
+[controls.train.across]
+sites = ["mlp_in.1"]
+target = "mlp_out"
+kinds = ["topk"]
+ks = [4]
+ratios = [1.0]
+batch_size = 32
+buffer_rows = 64
 [eval]
 rows = 50
 contexts = 2
@@ -154,9 +164,14 @@ coactive_rows = 64
 """)
     assert main(["run", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
     assert main(["run", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run")]) == 0
-    assert (tmp_path / "run" / "report.html").exists()
+    wrong = (tmp_path / "run.toml").read_text().replace('target = "mlp_out"', 'target = "mlp_outt"')
+    (tmp_path / "wrong.toml").write_text(wrong)
+    assert main(["run", str(tmp_path / "wrong.toml"), "--out", str(tmp_path / "other"), "--dry-run"]) == 2
+    assert "[harvest] sites holds no mlp_outt.1; add it there" in capsys.readouterr().err
     capsys.readouterr()
     assert main(["show", str(tmp_path / "run" / "activations")]) == 0
     assert "training reads" in capsys.readouterr().out
     sweep = open_artifact(tmp_path / "run" / "train" / "across").data
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "mlp_in.1 to mlp_out.1, L0" in page[page.index("Dictionaries at equal L0") :]
     assert sweep["rows"] > 3 * open_artifact(tmp_path / "run" / "activations").data["rows"]["train"]

@@ -109,6 +109,8 @@ def test_names_spell_numbers_exactly():
 def test_member_mistakes():
     with pytest.raises(UserError, match="k = 9 is more than the 4 features"):
         members(config(kinds=("topk",), ks=(9,), ratios=(0.5,)), {SITE: 7})
+    with pytest.raises(UserError, match="k_start = 15 is more than the 14 features"):
+        members(config(kinds=("topk",), k_start=15), {SITE: 7})
     with pytest.raises(UserError, match="two members tied-a0.01-r2-s0"):
         members(config(kinds=("tied",), alphas=(0.01, 0.01)), {SITE: 5})
 
@@ -323,6 +325,9 @@ def test_start_that_does_not_match_names_both():
         from_dictionary(found, one("tied", ratios=(4.0,)), modern, "there")
     with pytest.raises(UserError, match="has a decoder bias but this preset trains none"):
         from_dictionary(found, one("tied"), paper, "there")
+    around = recipe(config(preset="paper", preprocess="centre"), "tied")
+    with pytest.raises(UserError, match="preprocess = 'centre' cannot continue a dictionary without a decoder bias"):
+        from_dictionary(found, one("tied"), around, "there")
     other = Dictionary(found.config, {**found.weights, "W_enc": found.W_enc * 2})
     with pytest.raises(UserError, match="was not trained by monolex"):
         from_dictionary(other, one("tied"), modern, "there")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.model_folder import tiny_folder
 from helpers.planted import SITE, MemoryStream, config, planted
+from helpers.random_pairs import pairs as random_pairs
 from helpers.tiny_harvests import corpus_of, make_lm
 
 from monolex.activations.harvest import harvest
@@ -17,7 +18,8 @@ from monolex.activations.rule import row_rule
 from monolex.activations.stored import held_out_rows, stored_model
 from monolex.causal.chosen_features import chosen_features
 from monolex.causal.config import PatchConfig
-from monolex.causal.edits import ablate
+from monolex.causal.edits import Projection, ablate
+from monolex.causal.patch.patch import prepare_patch
 from monolex.causal.patch.stage import patch
 from monolex.config import EvalConfig, FeaturesConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, load
@@ -126,6 +128,17 @@ def test_a_transcoder_continues():
             Trainer(members(other, {SITE: 16}, {TARGET: 11}), other, 5, start=first)
 
 
+def test_a_transcoder_without_a_decoder_bias_continues_too():
+    x = pairs(512)
+    first = trained("untied", x, 20, lrs=(1e-2,), preset="paper").dictionaries()[0]
+    made = config(kinds=("untied",), target="mlp_out", batch_size=64, steps=5, preprocess="scale", lrs=(1e-30,))
+    known = {site: usual(rows) for site, rows in x.items()}
+    again = Trainer(members(made, {SITE: 16}, {TARGET: 11}), made, 5, usual=known, start=first)
+    again.step(MemoryStream(x, 64).at(0))
+    for name, tensor in again.dictionaries()[0].weights.items():
+        torch.testing.assert_close(tensor, first.weights[name], rtol=1e-3, atol=1e-4)
+
+
 def test_codes_alone_are_no_reconstruction_where_there_is_a_skip():
     weights = {name: torch.zeros(3, 2) for name in ("W_enc", "W_dec")} | {"b_enc": torch.zeros(3)}
     weights |= {"centre": torch.ones(2), "b_dec": torch.zeros(2), "W_skip": torch.eye(2)}
@@ -201,6 +214,9 @@ def test_evaluation_measures_what_is_reconstructed(run, tmp_path):
         assert mine["ce"]["value"] == pytest.approx(fidelity_metrics(loss, name, config)["ce"].value, rel=1e-6)
         assert mine["unembedding_cosine"]["value"] is not None
     assert {row["site"] for row in rows} == {"mlp_in.1", "mlp_out.1"}
+    # what its loss is to be read beside: its own target, ablated
+    ablated = {(row["name"], row["target"]) for row in rows if row["kind"] == "reference" and row["site"] == "mlp_in.1"}
+    assert ("zero-ablation", None) in ablated and ("zero-ablation of mlp_out.1", "mlp_out.1") in ablated
 
 
 def test_a_transcoder_that_is_the_models_own_map_loses_nothing(run):
@@ -252,6 +268,11 @@ def test_what_edits_a_site_refuses_dictionaries_that_do_not_reconstruct_it(run):
     dictionary = load(run / "train" / "across" / title)
     with pytest.raises(UserError, match=r"reconstructs mlp_out.1, not the site that it reads"):
         ablate(dictionary, [0])
+    with pytest.raises(UserError, match=r"reconstructs mlp_out.1, not the site that it reads"):
+        Projection(dictionary, [0])
+    lm = stored_model(run / "activations", "cpu")
+    with pytest.raises(UserError, match="does not fit mlp_in.1"):
+        prepare_patch(lm, random_pairs(), "mlp_in.1", dictionary)
     with pytest.raises(UserError, match=r"reconstructs mlp_out.1 from mlp_in.1, so its features are no part"):
         chosen_features(run, (f"{title}:0",))
     with pytest.raises(UserError, match="reconstruct another site than they read"):

@@ -232,7 +232,7 @@ def _require_fitting(lm: LanguageModel, dictionary: Dictionary, feature: int, oc
     config = dictionary.config
     width = lm.width(config.site)
     require(
-        (config.d_in, config.d_out) == (width, width),
+        (config.d_in, config.d_out, config.target) == (width, width, ""),
         f"{dictionary} does not fit {config.site}, which is {width} wide; give a dictionary of that site",
     )
     require(0 <= feature < config.d_sae, f"feature {feature}: {dictionary} has features 0 to {config.d_sae - 1}")

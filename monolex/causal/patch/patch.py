@@ -199,7 +199,7 @@ def prepare_patch(
     require(len(pairs) > 0, "there are no prompt pairs; give at least one")
     width = lm.width(site)
     require(
-        (dictionary.config.d_in, dictionary.config.d_out) == (width, width),
+        (dictionary.config.d_in, dictionary.config.d_out, dictionary.config.target) == (width, width, ""),
         f"{dictionary} does not fit {site}, which is {width} wide; give a dictionary of that site",
     )
     suffix = prepare(lm, site, pairs.base, pairs.end)

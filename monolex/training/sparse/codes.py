@@ -67,6 +67,8 @@ class Weights(NamedTuple):
     """Decoder rows as they entered the reconstruction."""
     prefixes: Int[Tensor, "prefixes"]
     """Where each prefix of the features ends."""
+    ends: tuple[int, ...]
+    """The same, for the host."""
     unit: bool
     """Rows are brought back to unit length after a step."""
     free: bool

@@ -49,7 +49,7 @@ class Operators:
         return listed(pre >= lowest.to(pre.dtype), pre)
 
     def decode(self, target: Tensor, weights: Weights, codes: ActiveCodes) -> BatchErrors:
-        prefixes = weights.prefixes.tolist()
+        prefixes = weights.ends
         residual, errors, squares = -target, [], []
         for begin, end in zip((0, *prefixes), prefixes, strict=False):
             values = codes.values if len(prefixes) == 1 else codes.values * _between(codes.features, begin, end)

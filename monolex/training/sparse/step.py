@@ -65,7 +65,8 @@ class SparseStep:
                     zeros = (torch.zeros_like(tensor, requires_grad=False) for _ in range(2))
                     self._state[tensor] = {"step": torch.zeros(()), **dict(zip(MOMENTS, zeros, strict=True))}
         self._parts: StepParts = Compiled(self._state) if compiled else Operators()
-        self._prefixes = torch.tensor(member.prefixes or (member.d_sae,), device=params["W_dec"].device)
+        self._ends = member.prefixes or (member.d_sae,)
+        self._prefixes = torch.tensor(self._ends, device=params["W_dec"].device)
         self._unit, self._free = unit_rows, free_rows(member)
         self._as_stored = unit_rows or self._free or not params["W_dec"].requires_grad
 
@@ -74,7 +75,7 @@ class SparseStep:
         """One step at the rate ``lr``; None leaves it, undone, to autograd."""
         params, kind = self.params, KINDS[self.member.kind]
         rows = params["W_dec"].detach() if self._as_stored else unit(params["W_dec"].detach())
-        weights = Weights(params, rows, self._prefixes, self._unit, self._free)
+        weights = Weights(params, rows, self._prefixes, self._ends, self._unit, self._free)
         centred = centred_input(params, batch.x).detach().contiguous()
         alike = batch.y is batch.x and "centre" not in params
         target = centred if alike else left_to_codes(params, centred, batch.y).detach().contiguous()
@@ -183,32 +184,33 @@ class SparseStep:
         """A ReLU's step by matrix products: the reconstruction in float32, the others as its pre-activations."""
         size, every = len(pre), torch.arange(self.member.d_sae, device=pre.device)
         codes, rows = pre.relu_(), weights.rows.to(pre.dtype)
+        exact = codes.float()  # sums of bf16 are slow, and read this
         # a small error is the difference of large numbers: in bf16 it would be about their rounding
-        error = torch.addmm(target, codes.float(), weights.rows, beta=-1)
+        error = torch.addmm(target, exact, weights.rows, beta=-1)
         mse = error.square().mean()
         error *= 2 / error.numel()
         small, active = error.to(pre.dtype), codes > 0
-        slopes, pressed = penalty(codes, self.member, settings, size)
+        slopes, pressed = penalty(exact, self.member, settings, size)
         by_code = (small @ rows.T).add_(slopes).mul_(active)
-        sums = (codes.T @ small, by_code.T @ centred.to(pre.dtype), by_code.sum(0, dtype=torch.float32))
+        sums = (codes.T @ small, by_code.T @ centred.to(pre.dtype), (by_code.new_ones(1, size) @ by_code)[0])
         added = AddedGradients(every, *(part.float() for part in sums))
         empty, counts = centred.new_zeros(0), every.new_zeros(size)
         nothing = ActiveCodes(counts, counts, every[:0].int(), empty)
         self._move(Passed(centred, nothing, BatchErrors(error[None], empty, empty[None]), added), weights, {}, lr)
-        l1, l0 = codes.sum(dtype=torch.float32) / size, active.sum() / size
+        l1, l0 = exact.sum() / size, active.sum() / size
         parts = {"mse": mse, "l1": l1, "l0": l0, "aux": torch.zeros_like(mse)}
-        return Loss(mse + pressed, parts, active.any(0))
+        return Loss(mse + pressed, parts, exact.amax(0) > 0)
 
     def _auxk(
         self, pre: Tensor, centred: Tensor, out: BatchErrors, settings: StepSettings, rows: Tensor
     ) -> tuple[Tensor, AddedGradients]:
         """The auxiliary loss, and the gradients of the dead features by it."""
         revival, (prefixes, _, d_out), d_in = settings.revival, out.error.shape, centred.shape[1]
-        if revival is None or not bool(revival.dead.any()):
-            dead = torch.zeros(0, dtype=torch.int64, device=pre.device)
+        none_dead = torch.zeros(0, dtype=torch.int64, device=pre.device)
+        dead = none_dead if revival is None else revival.dead.nonzero()[:, 0]
+        if revival is None or len(dead) == 0:
             nothing = (centred.new_zeros(0, d_out), centred.new_zeros(0, d_in), centred.new_zeros(0))
             return centred.new_zeros(()), AddedGradients(dead, *nothing)
-        dead = revival.dead.nonzero()[:, 0]
         width = max(1, min(d_out // 2, pre.shape[1]))
         chosen = pre[:, dead].float()
         codes = keep_largest(chosen, width) if len(dead) > width else chosen.relu()
