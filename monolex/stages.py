@@ -113,7 +113,7 @@ STAGES: tuple[Stage, ...] = (
         made_of="activations",
         show="monolex.show.stages:members",
         cost="monolex.training.cost:cost",
-        check="monolex.training.members:check",
+        check="monolex.training.check:check",
         kind="sweep",
         makes="sweep",
     ),

@@ -4,13 +4,13 @@ A member says everything that its numbers depend on beside the batches, so one t
 is the same dictionary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
-from monolex.config import ModelConfig, require
+from monolex.config import require
 from monolex.errors import UserError
 from monolex.kinds import KINDS
 from monolex.train_config import TrainConfig
@@ -92,24 +92,6 @@ def members(
                 target=target, skip=config.skip, prefixes=prefixes,
             )  # fmt: skip
     return tuple(sweep.values())
-
-
-def check(config: TrainConfig, _model: ModelConfig, harvested: Sequence[str]) -> None:
-    """Refuse transcoders of sites that are not ``harvested``.
-
-    Raises:
-        UserError: a target that [harvest] does not name.
-    """
-    targets = {config.target_of(site) for site in config.sites} - {""}
-    if config.target and not config.sites:
-        kinds = {site.rpartition(".")[0] for site in harvested}
-        stored = config.target in harvested or config.target.rpartition(".")[0] in kinds or config.target in kinds
-        targets = set() if stored else {config.target}
-    for target in sorted(targets):
-        kind, _, layer = target.rpartition(".")
-        stored = target in harvested or f"{kind}.*" in harvested
-        stored = stored or (layer == "*" and any(site.startswith(f"{kind}.") for site in harvested))
-        require(stored, f"target = {config.target!r}: [harvest] sites holds no {target}; add it there")
 
 
 def _prefixes(config: TrainConfig, d_sae: int) -> tuple[int, ...]:

@@ -143,6 +143,13 @@ ks = [4]
 ratios = [2.0]
 batch_size = 32
 buffer_rows = 64
+[train.plain]
+sites = ["mlp_in.1"]
+kinds = ["jumprelu"]
+ks = [4]
+ratios = [2.0]
+batch_size = 32
+buffer_rows = 64
 [baselines.plain]
 kinds = ["pca"]
 [controls]
@@ -173,5 +180,7 @@ coactive_rows = 64
     assert "training reads" in capsys.readouterr().out
     sweep = open_artifact(tmp_path / "run" / "train" / "across").data
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "mlp_in.1 to mlp_out.1, L0" in page[page.index("Dictionaries at equal L0") :]
+    equal = page[page.index("Dictionaries at equal L0") :]
+    for group in equal[: equal.index("</table>")].split('class="group"')[1:]:
+        assert ("mlp_in.1 to mlp_out.1, L0" in group) == ("-to-mlp_out.1<" in group), group
     assert sweep["rows"] > 3 * open_artifact(tmp_path / "run" / "activations").data["rows"]["train"]
