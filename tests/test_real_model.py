@@ -83,7 +83,7 @@ def test_a_sparse_dictionary_beats_pca_at_its_l0(stored: tuple[Path, Manifest], 
     match = BaselineConfig(sites=("resid_post.12",), kinds=("pca-topk",), match=(str(tmp_path / "sweep"),))
     fit_folder(tmp_path / "baselines", folder, match)
     sources = [tmp_path / "sweep", tmp_path / "baselines"]
-    config = EvalConfig(rows=2000, contexts=4, batch_contexts=2, resamples=100)
+    config = EvalConfig(rows=2000, contexts=16, batch_contexts=2, resamples=100)
     manifest = evaluate(tmp_path / "eval", folder, sources, {}, config)
     value = {(row["kind"], row["metric"]): row["value"] for row in read_json(tmp_path / "eval" / "metrics.json")}
     for metric, better in (("fvu", -1), ("loss_recovered_mean", 1)):
