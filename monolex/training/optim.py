@@ -16,6 +16,8 @@ from monolex.train_config import Preprocess, Preset, TrainConfig
 AUXK = 1 / 32
 BETAS = (0.9, 0.999)
 """Adam's, of every member."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's names of what it remembers of a parameter."""
 LONGEST_DEAD = 1_000_000
 
 

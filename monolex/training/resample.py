@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monolex.training.optim import MOMENTS
 from monolex.training.records import Params, StepBatch
 from monolex.training.steps import centred_input, left_to_codes, unit
 
@@ -18,8 +19,6 @@ SHORT = 0.2
 """Length of a new encoder row over the mean of the live ones where L1 decides what is active."""
 PER_FEATURE = ("W_dec", "W_enc", "b_enc", "b_mag", "r_mag", "log_threshold")
 """Parameters with an entry or a row a feature."""
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Adam's names of what it remembers."""
 
 
 @torch.no_grad()

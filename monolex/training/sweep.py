@@ -91,7 +91,7 @@ class Trainer:
     @property
     def n_parameters(self) -> int:
         """Trained numbers of all members."""
-        return sum(tensor.numel() for params in self.params for tensor in params.values())
+        return sum(tensor.numel() for params in self.params for tensor in params.values() if tensor.requires_grad)
 
     def step(self, batch: Mapping[str, Float[Tensor, "batch d_in"]]) -> None:
         """One optimiser step of every member."""

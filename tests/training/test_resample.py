@@ -6,10 +6,10 @@ from helpers.planted import SITE, MemoryStream, config, one, planted
 
 from monolex.kinds import KINDS
 from monolex.training.members import members
-from monolex.training.optim import recipe
+from monolex.training.optim import MOMENTS, recipe
 from monolex.training.parameters import initial
 from monolex.training.records import StepBatch
-from monolex.training.resample import MOMENTS, PER_FEATURE, resample, resampling_steps
+from monolex.training.resample import PER_FEATURE, resample, resampling_steps
 from monolex.training.sweep import Trainer
 
 

@@ -106,6 +106,15 @@ def test_names_spell_numbers_exactly():
     assert (short(8.6e-4), short(4.0), short(0.0)) == ("8.6e-4", "4", "0")
 
 
+def test_weights_that_stay_random_are_no_trained_numbers():
+    numbers = {}
+    for kind in ("batchtopk", "frozen-decoder", "frozen-encoder"):
+        made = config(kinds=(kind,))
+        numbers[kind] = Trainer(members(made, {SITE: 5}), made, 2).n_parameters
+    assert numbers["batchtopk"] == 2 * 5 * 10 + 10 + 5
+    assert numbers["frozen-decoder"] == numbers["frozen-encoder"] == 5 * 10 + 10 + 5
+
+
 def test_member_mistakes():
     with pytest.raises(UserError, match="k = 9 is more than the 4 features"):
         members(config(kinds=("topk",), ks=(9,), ratios=(0.5,)), {SITE: 7})

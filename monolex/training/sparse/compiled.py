@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monolex.training.resample import MOMENTS
+from monolex.training.optim import MOMENTS
 from monolex.training.sparse.codes import ActiveCodes, BatchErrors, FeatureSums, Passed, Weights
 
 DENSEST = 1 / 6

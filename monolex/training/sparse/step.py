@@ -16,9 +16,8 @@ from torch import Tensor
 from monolex.kinds import KINDS
 from monolex.training.losses import BANDWIDTH
 from monolex.training.members import SweepMember
-from monolex.training.optim import BETAS
+from monolex.training.optim import BETAS, MOMENTS
 from monolex.training.records import Loss, StepBatch, StepSettings
-from monolex.training.resample import MOMENTS
 from monolex.training.sparse.codes import ActiveCodes, AddedGradients, BatchErrors, Passed, Weights
 from monolex.training.sparse.compiled import Compiled
 from monolex.training.sparse.operators import Operators
