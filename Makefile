@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: help demo test slow lint format bench clean
 
 help:
-	@echo "make demo    the whole pipeline on the bundled model (about 7 minutes on two cores), into $(OUT)/"
+	@echo "make demo    the whole pipeline on the bundled model (about 4 minutes on two cores), into $(OUT)/"
 	@echo "make test    the tests (4 minutes)     make slow    the long tests, too"
 	@echo "make lint    ruff and pyright          make bench   measurements; see bench/README.md"
 

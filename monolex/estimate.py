@@ -6,7 +6,7 @@ cannot be tried in a second was measured once and goes with the speed of Python 
 
 Memory is the peak of a process that does the step alone: what it holds, mapped pages of stored activations (which the
 system takes back where it needs them), and the interpreter and its libraries (:data:`LIBRARIES`). A whole run has the
-peak of its largest step.
+peak of its largest step, or of as many of the largest as are done at a time.
 """
 
 import time
@@ -22,36 +22,49 @@ from monolex.cost import Cost, Planned, PlannedDictionary, Shape
 from monolex.model.files import source
 from monolex.model.load import load
 from monolex.model.sites import Structure, resolve
-from monolex.plan import Step
+from monolex.plan import Step, waits
 from monolex.run_toml import RunConfig
-from monolex.runtime import device, free_memory, log, size
+from monolex.runtime import device, free_memory, log, size, threads
+from monolex.schedule import span
 from monolex.speed import Speed
+from monolex.workers import cores
 
 LIBRARIES = 480 * 10**6
 """Bytes of a process that has imported what every stage needs and done nothing (Linux, torch for CPUs)."""
 ITEM = {"fp32": 4, "bf16": 2, "fp16": 2, "auto": 4}
 """Bytes of a parameter; of a precision that nobody settled yet, at most."""
+SMALL_MODEL = 10**7
+"""Parameters of a model up to which several steps are done at a time."""
+MOST_JOBS = 4
+"""Steps that are done at a time, unless one asks for more."""
+FREE_MEMORY = 0.8
+"""Share of the free memory that steps may take beside each other."""
 
 
-def describe(run: RunConfig, steps: Sequence[Step], speed: Speed | None = None) -> str:
-    """The plan as a table: step, state, disk, memory, minutes.
+def describe(run: RunConfig, steps: Sequence[Step], jobs: int = 1, speed: Speed | None = None) -> str:
+    """The plan as a table: step, state, disk, memory, minutes; in all with ``jobs`` steps at a time.
 
     Raises:
         UserError: as :func:`measure`.
     """
     shape = model_shape(run.model)
-    speed = speed or measure(run.model, shape, run.corpus.context_length)
     lines = [f"{'stage':<20} {'state':<8} {'disk':>9} {'memory':>9} {'minutes':>8}"]
-    disk, memory, minutes, redone = 0, 0, 0.0, set[Path]()
-    for step, cost in zip(steps, costs(run, steps, shape, speed), strict=True):
-        done = step.answered and not redone.intersection(step.needs)
-        if not done:
-            redone.add(step.folder)
-        spent = seconds(step, cost, shape, speed) / 60
-        state = "there" if done else "to do"
-        lines.append(f"{step.name:<20} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
-        disk, memory, minutes = disk + cost.disk, max(memory, cost.memory), minutes + (0.0 if done else spent)
-    lines.append(f"{'in all':<20} {'':<8} {size(disk):>9} {size(memory):>9} {minutes:>8.1f}")
+    redone, every, left = set[Path](), [], []
+    with threads(max(1, torch.get_num_threads() // jobs)):
+        speed = speed or measure(run.model, shape, run.corpus.context_length)
+        for step, cost in zip(steps, costs(run, steps, shape, speed), strict=True):
+            done = step.answered and not redone.intersection(step.needs)
+            if not done:
+                redone.add(step.folder)
+            spent = seconds(step, cost, shape, speed) / 60
+            state = "there" if done else "to do"
+            lines.append(f"{step.name:<20} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
+            every.append(cost)
+            left.append(0.0 if done else spent)
+    disk, memory = sum(cost.disk for cost in every), _most_memory(every, jobs)
+    minutes = span(waits(steps), left, jobs)
+    said = "in all" if jobs == 1 else f"in all, {jobs} jobs"
+    lines.append(f"{said:<20} {'':<8} {size(disk):>9} {size(memory):>9} {minutes:>8.1f}")
     lines.append(
         f"memory: the peak of each step, {size(LIBRARIES)} of Python and its libraries in it; minutes: as busy"
     )
@@ -60,10 +73,34 @@ def describe(run: RunConfig, steps: Sequence[Step], speed: Speed | None = None) 
 
 
 def total(run: RunConfig, steps: Sequence[Step], shape: Shape, speed: Speed) -> tuple[float, int, int]:
-    """Minutes of all steps at ``speed``, bytes of disk of all, and of memory of the largest."""
-    every = list(zip(steps, costs(run, steps, shape, speed), strict=True))
-    spent = sum(seconds(step, cost, shape, speed) for step, cost in every)
-    return spent / 60, sum(c.disk for _, c in every), max(c.memory for _, c in every)
+    """Minutes of all steps at ``speed``, bytes of disk of all, and of memory, with as many at a time as are done."""
+    every = list(costs(run, steps, shape, speed))
+    spent = [seconds(step, cost, shape, speed) for step, cost in zip(steps, every, strict=True)]
+    jobs = _jobs(run, every, shape)
+    return span(waits(steps), spent, jobs) / 60, sum(cost.disk for cost in every), _most_memory(every, jobs)
+
+
+def jobs_for(run: RunConfig, steps: Sequence[Step]) -> int:
+    """How many steps are done at a time unless one says: one, and of a small model on a CPU one a core, up to four.
+
+    Matrices of small models leave most of a second thread idle, as does the Python around them. Each step has to fit
+    into its share of the free memory.
+    """
+    shape = model_shape(run.model)
+    return _jobs(run, list(costs(run, steps, shape)), shape)
+
+
+def _jobs(run: RunConfig, every: Sequence[Cost], shape: Shape) -> int:
+    where = device(run.model.device)
+    if where.type != "cpu" or shape.parameters > SMALL_MODEL:
+        return 1
+    fit = int(FREE_MEMORY * free_memory(where)) // max(cost.memory for cost in every)
+    return max(1, min(cores(), MOST_JOBS, fit))
+
+
+def _most_memory(every: Sequence[Cost], jobs: int) -> int:
+    """Bytes of the largest steps, as many as are done at a time."""
+    return sum(sorted((cost.memory for cost in every), reverse=True)[:jobs])
 
 
 def measure(config: ModelConfig, shape: Shape, context: int) -> Speed:
@@ -73,7 +110,7 @@ def measure(config: ModelConfig, shape: Shape, context: int) -> Speed:
         UserError: as :func:`monolex.model.load.load`.
     """
     needed, free = ITEM[config.model_dtype] * shape.parameters, free_memory(device(config.device))
-    if config.device_map is None and needed > 0.8 * free:
+    if config.device_map is None and needed > FREE_MEMORY * free:
         log.warning("%s takes %s and %s are free: minutes are a guess", config.model, size(needed), size(free))
         return Speed()
     began = time.perf_counter()

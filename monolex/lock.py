@@ -93,6 +93,16 @@ def writing(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def held() -> frozenset[Path]:
+    """The folders that are held here."""
+    return _held.get()
+
+
+def hold_too(places: frozenset[Path]) -> None:
+    """Work for the process that holds ``places``, until it ends."""
+    _held.set(_held.get() | places)
+
+
 def being_written(folder: Path) -> str:
     """Who else is writing into a folder or below it, for those who read it all the same; empty if nobody is."""
     for path in (folder / LOCK, *(path for pattern in WITHIN for path in sorted(folder.glob(f"{pattern}/{LOCK}")))):

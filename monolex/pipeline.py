@@ -8,15 +8,20 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from monolex import runtime
 from monolex.artifact import MANIFEST, TIMINGS, read_json, require_folder, write_bytes, write_json
+from monolex.config import require
 from monolex.lock import being_written, writing
-from monolex.plan import Step, plan
+from monolex.plan import Step, plan, waits
 from monolex.run_toml import RunConfig, read_run
 from monolex.runtime import log, peak_memory, size
+from monolex.schedule import Schedule, alone
 from monolex.stages import Stage
+from monolex.workers import done
 
 
 def drawn(stage: Stage, folder: Path) -> list[Path]:
@@ -28,15 +33,20 @@ def drawn(stage: Stage, folder: Path) -> list[Path]:
     return figures.draw(folder)
 
 
-def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
+def execute(path: Path, folder: Path, *, dry_run: bool = False, jobs: int | None = 1) -> Path | None:
     """Run what is not done of a run.toml, then write the report; with ``dry_run`` only log the plan.
+
+    ``jobs`` steps are done at a time, by processes that share the cores (:mod:`monolex.workers`: a script that asks
+    for more than one needs its ``if __name__ == "__main__":``); None chooses by the model
+    (:func:`monolex.estimate.jobs_for`).
 
     Returns:
         The report's path; None after a dry run.
 
     Raises:
-        UserError: as the stages, or another process writes into the run.
+        UserError: as the stages, or another process writes into the run, or ``jobs`` is below 1.
     """
+    require(jobs is None or jobs >= 1, f"jobs must be at least 1, not {jobs}")
     config = read_run(path)
     require_folder(folder)
     for step in plan(config, folder):  # refuses what does not agree before a model is read
@@ -44,25 +54,39 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False) -> Path | None:
             check(step.config, config.model, config.harvest.sites)
     config = settled(config, folder)
     steps = plan(config, folder)
+    if jobs is None:
+        from monolex.estimate import jobs_for
+
+        jobs = jobs_for(config, steps)
     if dry_run:
         from monolex.estimate import describe
 
-        log.info(describe(config, steps))
+        log.info(describe(config, steps, jobs))
         return None
     with writing(folder):
-        return _execute(path, folder, steps)
+        return _execute(path, folder, steps, jobs)
 
 
-def _execute(path: Path, folder: Path, steps: Sequence[Step]) -> Path:
+def _execute(path: Path, folder: Path, steps: Sequence[Step], jobs: int) -> Path:
     _keep_toml(path, folder)
     started = time.monotonic()
-    for number, step in enumerate(steps, 1):
-        log.info(f"[{number}/{len(steps) + 1}] {step.name}")
-        _timed(step, folder)
-    log.info(f"[{len(steps) + 1}/{len(steps) + 1}] report")
-    page = write_report(folder)
-    spent = time.monotonic() - started
-    log.info(f"done in {spent / 60:.1f} minutes, peak memory {size(peak_memory())}")
+    needs = waits(steps)
+    shares = [1 if lonely else jobs for lonely in alone(needs)]
+    last = len(steps) + 1
+    work = [
+        partial(_do, step, f"[{number}/{last}] {step.name}", share)
+        for number, (step, share) in enumerate(zip(steps, shares, strict=True), 1)
+    ]
+    peak = 0
+    for number, (spent, memory) in done(work, Schedule(needs), jobs):
+        peak = max(peak, memory)
+        if spent is not None:
+            _keep_time(steps[number], folder, spent)
+    log.info(f"[{last}/{last}] report")
+    page = write_report(folder, jobs=jobs)
+    minutes, most = (time.monotonic() - started) / 60, size(max(peak, peak_memory()))
+    beside = "" if jobs == 1 else f" in the largest of {jobs} processes"
+    log.info(f"done in {minutes:.1f} minutes, peak memory {most}{beside}")
     return page
 
 
@@ -103,17 +127,26 @@ def demo_toml() -> Path:
     return Path(__file__).parent / "demo" / "run.toml"
 
 
-def _timed(step: Step, folder: Path) -> None:
-    """Do a step and, if it did anything, keep how long it took for the report."""
+def _do(step: Step, said: str, share: int) -> tuple[float | None, int]:
+    """Do a step with one ``share``-th of the threads; its seconds, if it did any, and its process's peak memory."""
+    import torch
+
+    log.info(said)
     manifest = step.folder / MANIFEST
     before, started = _written(manifest), time.monotonic()
-    step.stage.load("run")(step.folder, config=step.config, **step.inputs)
+    with runtime.threads(max(1, torch.get_num_threads() // share)):
+        step.stage.load("run")(step.folder, config=step.config, **step.inputs)
     drawn(step.stage, step.folder)
-    if _written(manifest) != before:
-        path = folder / TIMINGS
-        timings = read_json(path) if path.exists() else {}
-        timings[step.folder.relative_to(folder).as_posix()] = round(time.monotonic() - started, 1)
-        write_json(path, timings)
+    spent = time.monotonic() - started
+    return None if _written(manifest) == before else spent, peak_memory()
+
+
+def _keep_time(step: Step, folder: Path, seconds: float) -> None:
+    """Keep how long a step took, for the report."""
+    path = folder / TIMINGS
+    timings = read_json(path) if path.exists() else {}
+    timings[step.folder.relative_to(folder).as_posix()] = round(seconds, 1)
+    write_json(path, timings)
 
 
 def _written(path: Path) -> int | None:

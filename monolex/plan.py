@@ -89,6 +89,12 @@ def plan(run: RunConfig, folder: Path) -> list[Step]:
     return steps
 
 
+def waits(steps: Sequence[Step]) -> list[list[int]]:
+    """For every step the numbers of those that make what it is made of."""
+    made_by = {step.folder: number for number, step in enumerate(steps)}
+    return [[made_by[folder] for folder in step.needs if folder in made_by] for step in steps]
+
+
 def _text(run: RunConfig, model: ModelConfig) -> dict[str, Any]:
     """What a stage on text is given: a control model in the subject's precision."""
     return {"model": model, "corpus": run.corpus, "precision": run.precision}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
-from monolex import windows
+from monolex import bars, windows
 from monolex.artifact import write_bytes
 from monolex.errors import UserError
 
@@ -75,7 +75,7 @@ def progress(total: int | None, desc: str, unit: str = "it") -> tqdm:
     Where stderr is no terminal a line is written at most every five seconds.
     """
     quiet = not sys.stderr.isatty()
-    return tqdm(
+    bar = tqdm(
         total=total,
         desc=desc,
         unit=unit,
@@ -83,8 +83,11 @@ def progress(total: int | None, desc: str, unit: str = "it") -> tqdm:
         dynamic_ncols=not quiet,
         mininterval=5.0 if quiet else 0.1,
         maxinterval=30.0,
-        leave=True,
+        leave=not bars.shared(),
+        position=bars.next_line(),
     )
+    bars.add(bar)
+    return bar
 
 
 def setup_logging() -> None:
@@ -92,7 +95,8 @@ def setup_logging() -> None:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            tqdm.write(self.format(record), file=sys.stderr)
+            clear = bars.CLEAR_BELOW if bars.shared() else ""
+            tqdm.write(clear + self.format(record), file=sys.stderr)
 
     handler = Handler()
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -36,6 +36,7 @@ def run(
     config: Annotated[Positional[Path], arg(metavar="RUN.TOML")],
     out: Path | None = None,
     dry_run: bool = False,
+    jobs: int | None = None,
 ) -> None:
     """Do all that a run.toml says, from harvest to experiments, explanations and report; what is done is skipped.
 
@@ -44,29 +45,32 @@ def run(
         out: Folder of the run; by default the one that a file called run.toml lies in, and for a file of another name
             the name without its ending, beside it.
         dry_run: Print the plan with disk, memory and rough minutes, and do nothing.
+        jobs: Steps done at a time, by processes that share the cores; by default 1, and for a small model on a CPU one
+            a core, up to four.
     """
     from monolex.pipeline import execute
 
     config = config / "run.toml" if config.is_dir() else config
     folder = out or _run_folder(config)
-    page = execute(config, folder, dry_run=dry_run)
+    page = execute(config, folder, dry_run=dry_run, jobs=jobs)
     if page:
         say(f"look at {page} in a browser, or try: monolex show {folder}")
 
 
-def demo(out: Path = Path("demo-run"), dry_run: bool = False) -> None:
+def demo(out: Path = Path("demo-run"), dry_run: bool = False, jobs: int | None = None) -> None:
     """The whole pipeline on the bundled model over the text of this Python installation; a few minutes on two cores.
 
     Args:
         out: Folder of the run.
         dry_run: Print the plan and do nothing.
+        jobs: Steps done at a time, by processes that share the cores; by default one a core, up to four.
     """
     from monolex.pipeline import demo_toml, execute
 
     kept = out / "run.toml"
     if kept.exists() and kept.read_bytes() != demo_toml().read_bytes():
         raise UserError(f"{kept} is not the demo's: go on with it by `monolex run {out}`, or give another --out")
-    page = execute(demo_toml(), out, dry_run=dry_run)
+    page = execute(demo_toml(), out, dry_run=dry_run, jobs=jobs)
     if page:
         say(f"open {page} in a browser: every dictionary beside its baselines and controls")
         say(f"`monolex show {out}` prints the tables; {out / 'run.toml'} is where to change things")
@@ -210,8 +214,9 @@ def report(run: Run, cards: int = 300) -> None:
         cards: Features on the page of a gallery, the most interesting ones; a card takes some 30 kB.
     """
     from monolex.pipeline import write_report
+    from monolex.workers import cores
 
-    say(f"open {write_report(run, cards=cards)} in a browser")
+    say(f"open {write_report(run, cards=cards, jobs=cores())} in a browser")
 
 
 def show(

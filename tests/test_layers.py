@@ -7,9 +7,21 @@ from pathlib import Path
 import pytest
 from helpers.parsed_package import ROOT, Function, trees
 
-LAYERS = (
-    ("errors", "stages", "windows"),
-    ("kinds", "config", "train_config", "tables", "artifact", "runtime", "interrupt", "lock", "pieces", "stats"),
+LAYERS = (  # fmt: skip
+    ("errors", "stages", "windows", "schedule", "bars"),
+    (
+        "kinds",
+        "config",
+        "train_config",
+        "tables",
+        "artifact",
+        "runtime",
+        "interrupt",
+        "lock",
+        "pieces",
+        "stats",
+        "workers",
+    ),
     ("model", "text", "cost", "speed"),
     ("activations",),
     ("dictionaries",),

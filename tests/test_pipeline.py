@@ -123,6 +123,23 @@ def test_a_second_run_does_nothing_again(run):
     assert stamps(run / "out") == before
 
 
+def test_steps_that_are_done_at_the_same_time_make_the_same(made, tmp_path):
+    """With as many threads a step as one alone has."""
+    run, together = made / "out", tmp_path / "together"
+    assert main(["run", str(made / "run.toml"), "--out", str(together), "--jobs", "2"]) == 0
+    manifests = sorted(path.relative_to(run) for path in run.rglob(MANIFEST))
+    assert manifests == sorted(path.relative_to(together) for path in together.rglob(MANIFEST))
+    different = [p for p in manifests if verify(run / p.parent).content != verify(together / p.parent).content]
+    assert not different
+    timings = json.loads((together / "timings.json").read_text())
+    assert timings.keys() == json.loads((run / "timings.json").read_text()).keys()
+
+
+def test_jobs_are_at_least_one(made, tmp_path, capsys):
+    assert main(["run", str(made / "run.toml"), "--out", str(tmp_path / "run"), "--jobs", "0"]) == 2
+    assert capsys.readouterr().err == "monolex: jobs must be at least 1, not 0\n"
+
+
 def test_a_changed_table_redoes_its_stage_and_what_stands_on_it(run):
     before = stamps(run / "out")
     toml = (run / "run.toml").read_text().replace("ratios = [0.5]", "ratios = [0.25]")

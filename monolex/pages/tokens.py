@@ -8,6 +8,7 @@ A character that is cut over several tokens stands once, over a ``<mark>`` for e
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from markupsafe import Markup, escape
 
@@ -25,6 +26,8 @@ SPACES = 4
 PICTURES = {"\n": "↵", "\t": "→", "\r": "␍", "\x7f": "␡", "\xa0": "⍽"}
 ATOM = re.compile(rf"[^ !-~]| {{{SPACES},}}")
 UNSEEN = re.compile(f"(?:{ATOM.pattern})+")
+CACHED = 2**14
+"""Texts whose pictures are kept: a page shows the same tokens thousands of times."""
 EMPTY = '<i title="no text">∅</i>'
 LETTERS = r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]+"
 RIGHT_TO_LEFT = re.compile(f"{LETTERS}(?: {LETTERS})*")
@@ -164,11 +167,13 @@ def _mark(text: str, value: float, maximum: float, position: int, strongest: boo
     return f'<mark{head} title="{_bytes(text)}{number(value)} @{position}">'
 
 
+@lru_cache(CACHED)
 def _bytes(text: str) -> str:
     """Begins the title of a token that holds a part of a character: which one."""
     return f"{escape(plain(text))}: " if BYTE.search(text) else ""
 
 
+@lru_cache(CACHED)
 def _run(text: str, *, alone: bool = False) -> str:
     """Text in which nothing is invisible; words that run from right to left are isolated from what is around them."""
     shown = _visible(text, alone=alone)

@@ -20,12 +20,15 @@ from monolex.pages.interest import RankedFeature, ranked, varied
 from monolex.pages.tokens import token
 from monolex.report.gallery import CARDS, chosen, gallery
 from monolex.runtime import progress
+from monolex.workers import each
 
 GALLERY = "gallery"
 SHOWN = 6
 """Cards of a dictionary in the report."""
 AXES = "neurons"
 """Kind of the dictionary whose features are the axes of the activations."""
+WORTH_A_PROCESS = 3
+"""Pages that take as long as a process takes to start."""
 
 
 class Shown(NamedTuple):
@@ -56,22 +59,31 @@ By = Mapping[tuple[str, str, str], Mapping[int, Sequence[Scored]]]
 """Scored explanations by dictionary (model, site, name) and feature."""
 
 
-def write_galleries(run: Path, manifest: Manifest, cards: int = CARDS, scored: By | None = None) -> None:
+def write_galleries(run: Path, manifest: Manifest, cards: int = CARDS, scored: By | None = None, jobs: int = 1) -> None:
     """Write ``RUN/gallery/SITE/NAME.html`` for every store of ``RUN/features``, of at most ``cards`` cards each.
 
-    A page that was made of the same store and of the same explanations stays.
+    A page that was made of the same store and of the same explanations stays. ``jobs`` are written at a time, if there
+    are enough for a process to be worth its start.
     """
-    with progress(len(manifest.data["stores"]), "gallery", "page") as bar:
-        for entry in manifest.data["stores"]:
-            page = _page(entry["path"])
-            explained = _of(scored, entry)
-            hashes = f"{manifest.files[entry['path']].sha256} {digest(sorted(explained.items())) if explained else '-'}"
-            made_of = f"<!-- {hashes} {cards} {__version__} -->\n".encode()
-            if not _ends_with(run / page, made_of):
-                home = "../" * page.count("/") + "report.html"
-                with closing(_open(run, entry)) as store:
-                    write_bytes(run / page, gallery(store, home=home, cards=cards, scored=explained).encode() + made_of)
+    stale = []
+    for entry in manifest.data["stores"]:
+        explained = _of(scored, entry)
+        hashes = f"{manifest.files[entry['path']].sha256} {digest(sorted(explained.items())) if explained else '-'}"
+        made_of = f"<!-- {hashes} {cards} {__version__} -->\n".encode()
+        if not _ends_with(run / _page(entry["path"]), made_of):
+            stale.append((run, entry, cards, explained, made_of))
+    with progress(len(stale), "gallery", "page") as bar:
+        for _ in each(_write_gallery, stale, min(jobs, max(1, len(stale) // WORTH_A_PROCESS))):
             bar.update(1)
+
+
+def _write_gallery(
+    run: Path, entry: dict[str, Any], cards: int, explained: Mapping[int, Sequence[Scored]], made_of: bytes
+) -> None:
+    page = _page(entry["path"])
+    home = "../" * page.count("/") + "report.html"
+    with closing(_open(run, entry)) as store:
+        write_bytes(run / page, gallery(store, home=home, cards=cards, scored=explained).encode() + made_of)
 
 
 def _ends_with(path: Path, tail: bytes) -> bool:

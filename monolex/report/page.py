@@ -25,13 +25,14 @@ from monolex.report.section import chapters
 PAGE = "report.html"
 
 
-def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int = CARDS) -> Path:
+def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int = CARDS, jobs: int = 1) -> Path:
     """Write ``RUN/report.html`` and return its path. Missing baselines, controls and features are left out.
 
     Every dictionary whose features were gathered in ``RUN/features`` gets a page ``RUN/gallery/SITE/NAME.html``.
 
     Args:
         cards: features on the page of a gallery, the most interesting ones.
+        jobs: pages of galleries that are written at a time, by processes (:mod:`monolex.workers`).
         listed: paths in the run of the artefacts that its run.toml asks for; None if there is no run.toml. Others that
             lie there are shown only if they were measured, or if their stage is ``shown_apart``.
 
@@ -52,7 +53,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     seen = {}
     if features := manifests.get("features"):
         scored = results.scored(run, [n.partition("/")[2] for n, m in manifests.items() if m.kind == "score"])
-        features_section.write_galleries(run, features, cards, scored)
+        features_section.write_galleries(run, features, cards, scored, jobs)
         seen = features_section.section(run, features, cards, scored)
     timings = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
     of_norms = norms(manifests.get("activations"))
