@@ -23,6 +23,7 @@ from monolex.pages.picture import Panel, Picture, svg_file
 from monolex.pages.svg import Point, Series
 from monolex.train_config import TrainConfig
 from monolex.training.members import members
+from monolex.training.sparse.operators import Operators
 from monolex.training.sweep import Trainer
 
 D_IN, USUAL = 512, {"d_sae": 4096, "k": 32, "batch": 4096, "members": 1}
@@ -34,7 +35,7 @@ VALUES = {
 }
 TOOLS: dict[str, tuple[str, Callable[[str, list[Tensor], int, int], Step]]] = {
     "monolex": ("vermilion", ours),
-    "monolex, no numba": ("orange", lambda kind, data, n, k: ours(kind, data, n, k, compiled=False)),
+    "monolex, no numba": ("orange", lambda kind, data, n, k: ours(kind, data, n, k, parts=Operators)),
     "sparsify, bf16": ("green", lambda kind, data, n, k: sparsify(kind, data, n, k, autocast=True)),
     "SAELens, autocast": ("blue", lambda kind, data, n, k: saelens(kind, data, n, k, autocast=True)),
     "dictionary_learning": ("purple", dictionary_learning),

@@ -27,6 +27,8 @@ from monolex.train_config import TrainConfig
 from monolex.training import sweep
 from monolex.training.members import members
 from monolex.training.records import StepBatch
+from monolex.training.sparse.available import Parts
+from monolex.training.sparse.operators import Operators
 from monolex.training.steps import encode
 from monolex.training.sweep import Trainer
 
@@ -45,16 +47,16 @@ def batches(d: int, n: int, size: int) -> list[Tensor]:
     return [torch.einsum("bkd,bk->bd", directions[i], torch.rand(size, ACTIVE)) for i in index]
 
 
-def ours(kind: str, data: list[Tensor], n: int, k: int, *, compiled: bool = True, precision: str = "auto") -> Step:
+def ours(kind: str, data: list[Tensor], n: int, k: int, *, parts: Parts | None = None, precision: str = "auto") -> Step:
     size, d = data[0].shape
     config = TrainConfig(
         kinds=(kind,), ks=(k,), ratios=(n / d,), batch_size=size, lrs=(1e-4,), dead_after=10**9, prefixes=GROUPS,
         precision=precision,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
-    available, sweep.available = sweep.available, (sweep.available if compiled else lambda: False)
     (member,) = members(config, {"site": d})
+    usual, sweep.parts_for = sweep.parts_for, (lambda _device: parts) if parts else sweep.parts_for
     trainer = Trainer([member], config, 1000)
-    sweep.available = available
+    sweep.parts_for = usual
     if member.k is None:
         _sparsen(trainer, data, k)
     return lambda number: trainer.step({"site": data[number % 4]})
@@ -170,7 +172,7 @@ def product(data: list[Tensor], n: int, dtype: torch.dtype) -> Step:
 def tools(kind: str, data: list[Tensor], n: int, k: int) -> Iterator[tuple[str, Callable[[], Step]]]:
     yield "monolex", lambda: ours(kind, data, n, k)
     yield "monolex, fp32", lambda: ours(kind, data, n, k, precision="fp32")
-    yield "monolex, no numba", lambda: ours(kind, data, n, k, compiled=False)
+    yield "monolex, no numba", lambda: ours(kind, data, n, k, parts=Operators)
     yield "SAELens, defaults", lambda: saelens(kind, data, n, k, autocast=False)
     yield "SAELens, autocast", lambda: saelens(kind, data, n, k, autocast=True)
     yield "dictionary_learning, defaults", lambda: dictionary_learning(kind, data, n, k)

@@ -1,6 +1,12 @@
 """Fixtures of more than one test file."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
+
+# Triton reads it when it is first imported, which torch does: without a GPU its kernels are interpreted.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import array_types
 import jaxtyping

@@ -13,7 +13,8 @@ from monolex.speed import Speed
 from monolex.train_config import TrainConfig
 from monolex.training.members import SweepMember, members
 from monolex.training.optim import recipe
-from monolex.training.sparse.available import available
+from monolex.training.sparse.available import parts_for
+from monolex.training.sparse.compiled import Compiled
 from monolex.training.sweep import Trainer
 
 BATCHES = (64, 512)
@@ -80,7 +81,7 @@ def sweep_cost(
     each = sum(step_seconds(config, member, speed) for member in sweep)
     gathered = GATHER * config.batch_size * widths * item
     written = speed.python(WRITE * len(sweep) + LINE * len(sweep) * steps / config.log_every)
-    memory += COMPILER if available() else 0
+    memory += COMPILER if _compiled(config) else 0
     return Cost(disk, memory, 0.0, steps * (each + speed.python(gathered)) + written)
 
 
@@ -129,12 +130,17 @@ def _work(config: TrainConfig, member: SweepMember) -> int:
     A sparse step has the pre-activations, and those of dead features again; a ReLU takes it only once it is sparse.
     """
     wide = max(member.d_in, member.d_out)
-    if available() and KINDS[member.kind].sparsity == "k":
+    if _compiled(config) and KINDS[member.kind].sparsity == "k":
         matrices = 1 + (recipe(config, member.kind).auxk > 0)
         nested = len(member.prefixes) * member.d_out * config.batch_size
         return 4 * (member.d_sae * (matrices * config.batch_size + wide) + nested)
     codes = KINDS[member.kind].matrices + 2 * (recipe(config, member.kind).auxk > 0)
     return 4 * member.d_sae * (codes * config.batch_size + 4 * wide)
+
+
+def _compiled(config: TrainConfig) -> bool:
+    """Whether numba's compiler is loaded for it."""
+    return parts_for(runtime.device(config.train_device)) is Compiled
 
 
 def _trained(member: SweepMember) -> int:

@@ -28,7 +28,7 @@ from monolex.training.parameters import constant, exported, from_dictionary, ini
 from monolex.training.preprocessing import Preprocessing, preprocessing
 from monolex.training.records import Loss, Revival, StepBatch, StepSettings
 from monolex.training.resample import SHORT, resample, resampling_steps
-from monolex.training.sparse.available import available
+from monolex.training.sparse.available import parts_for
 from monolex.training.sparse.step import LOSSES, SparseStep
 from monolex.training.sparsity import first_pressure, first_threshold, hold, k_at, p_at
 from monolex.training.steps import encode, free_rows, unit
@@ -105,7 +105,7 @@ class Trainer:
         for number, member in enumerate(self.members):
             inputs, sparse = StepBatch(rows[member.site], rows[member.written]), self._sparse[number]
             settings = self._settings(number)
-            loss = sparse.step(inputs, self._rate(number), settings) if sparse else None
+            loss = sparse.step(inputs, self._rate(number), settings, self.done + 1) if sparse else None
             if loss is None:
                 loss = member_loss(self.params[number], inputs, member, settings)
                 loss.total.backward()
@@ -212,7 +212,6 @@ class Trainer:
     def _sparse_steps(self) -> list[SparseStep | None]:
         """A step by active codes for every member that can have one here."""
         wanted, missing = self.config.precision, lacking(self._device)
-        compiled = self._device.type == "cpu" and available()
         require(
             wanted != "bf16" or not missing,
             f"precision = 'bf16' cannot be used here: {missing}; give 'auto'",
@@ -220,9 +219,9 @@ class Trainer:
         # Metal has no float64, in which squares are summed
         if self._dtype != torch.float32 or self._device.type == "mps":
             return [None] * len(self.members)
-        bf16 = wanted == "bf16" or (wanted == "auto" and not missing)
+        bf16, parts = wanted == "bf16" or (wanted == "auto" and not missing), parts_for(self._device)
         return [
-            SparseStep(member, params, self._adam, unit_rows=unit_rows, bf16=bf16, compiled=compiled)
+            SparseStep(member, params, self._adam, unit_rows=unit_rows, bf16=bf16, parts=parts)
             if KINDS[member.kind].loss in LOSSES
             else None
             for member, params, unit_rows in zip(self.members, self.params, self._unit, strict=True)

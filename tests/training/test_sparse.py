@@ -1,6 +1,5 @@
 """Compiled steps against autograd and torch's Adam: values, gradients' moments and parameters, step after step."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -9,29 +8,26 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from helpers.planted import ALL, SITE, MemoryStream, config, planted, settings, trained
+from helpers.planted import ALL, SITE, MemoryStream, config, planted, trained
+from helpers.sparse_steps import compare
 
 from monolex.errors import UserError
 from monolex.kinds import KINDS
 from monolex.training import sweep
-from monolex.training.losses import member_loss
-from monolex.training.members import SweepMember, members
-from monolex.training.optim import adam, recipe
-from monolex.training.parameters import constant, initial
-from monolex.training.records import Revival, StepBatch
+from monolex.training.members import members
 from monolex.training.sparse import compiled, operators
 from monolex.training.sparse import step as sparse
-from monolex.training.sparse.available import available
-from monolex.training.steps import free_rows, unit
+from monolex.training.sparse.available import usable
+from monolex.training.sparse.parts import StepParts
 from monolex.training.sweep import Trainer
 
 kernels = pytest.importorskip("monolex.training.sparse.kernels", reason="numba is not installed")
 
 
-@pytest.fixture(params=["compiled", "operators"])
-def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=[compiled.Compiled, operators.Operators])
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[StepParts]:
     """How the parts of a step are done."""
-    monkeypatch.setattr(sweep, "available", lambda: request.param == "compiled")
+    monkeypatch.setattr(sweep, "parts_for", lambda _device: request.param)
     return request.param
 
 
@@ -41,69 +37,6 @@ def densest(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
         monkeypatch.setattr(module, "DENSEST", share)
 
 
-def parameters(member: SweepMember, *, unit_rows: bool, bias: bool) -> dict[str, torch.Tensor]:
-    g = torch.Generator().manual_seed(0)
-    chosen = dataclasses.replace(recipe(config(preset="modern"), member.kind), unit=unit_rows, bias=bias)
-    params = initial(member, chosen)
-    noise = {"W_dec": member.d_out**-0.5, "W_enc": member.d_in**-0.5, "b_dec": 0.1, "W_skip": 0.1, "r_mag": 0.3}
-    for name, tensor in params.items():
-        tensor += noise.get(name, 0.01) * torch.randn(tensor.shape, generator=g)
-    if unit_rows and not free_rows(member):
-        params["W_dec"] = unit(params["W_dec"])
-    if "log_threshold" in params:
-        params["log_threshold"] += -0.5 + 0.3 * torch.randn(member.d_sae, generator=g)
-    still = constant(member)
-    return {name: tensor.requires_grad_(name not in still) for name, tensor in params.items()}
-
-
-def compare(kind: str, d_in: int, d_sae: int, batch: int, k: int = 1, *, unit_rows: bool, bias: bool, dead: float,
-            d_out: int = 0, skip: bool = False, parts: str = "compiled"):  # fmt: skip
-    target = {"target": "mlp_out", "skip": skip} if d_out else {}
-    made = config(kinds=(kind,), ks=(k,), ratios=(d_sae / d_in,), lrs=(1e-3,), **target)
-    (member,) = members(made, {SITE: d_in}, {"mlp_out.0": d_out})
-    assert member.d_sae == d_sae
-    keep_unit = unit_rows and not free_rows(member) and "W_dec" not in constant(member)
-    slow, fast = (parameters(member, unit_rows=unit_rows, bias=bias) for _ in range(2))
-    reference, moments = (adam([[t for t in params.values() if t.requires_grad]]) for params in (slow, fast))
-    reference.param_groups[0]["lr"] = 1e-3
-    quick = sparse.SparseStep(member, fast, moments, unit_rows=keep_unit, bf16=False, compiled=parts == "compiled")
-    moments.param_groups[0]["lr"] = 1e-3
-    g = torch.Generator().manual_seed(1)
-    revival = Revival(1 / 32, torch.rand(d_sae, generator=g) < dead) if KINDS[kind].auxk else None
-    now = settings(member, revival)
-    for _ in range(4):
-        x = torch.randn(batch, d_in, generator=g)
-        rows = StepBatch(x, torch.randn(batch, d_out, generator=g) if d_out else x)
-        expected = member_loss(slow, rows, member, now)
-        expected.total.backward()
-        loss = quick.step(rows, 1e-3, now)
-        assert loss is not None
-        for params, optimiser in ((slow, reference), (fast, moments))[: 1 + (parts == "operators")]:
-            optimiser.step()
-            optimiser.zero_grad()
-            if keep_unit:
-                with torch.no_grad():
-                    params["W_dec"].copy_(unit(params["W_dec"]))
-        close = {"rtol": 1e-4, "atol": 1e-6}
-        torch.testing.assert_close(loss.total, expected.total.detach(), **close)
-        for name, value in expected.parts.items():
-            torch.testing.assert_close(loss.parts[name], value, **close)
-        assert torch.equal(loss.fired, expected.fired)
-        assert (loss.threshold is None) == (expected.threshold is None)
-        if loss.threshold is not None:
-            torch.testing.assert_close(loss.threshold, expected.threshold, **close)
-        for name, tensor in slow.items():
-            assert (tensor in reference.state) == (fast[name] in moments.state) == tensor.requires_grad
-            if tensor.requires_grad:
-                ours, theirs = moments.state[fast[name]], reference.state[tensor]
-                assert ours["step"] == theirs["step"]
-                for moment in sparse.MOMENTS:
-                    scale = float(theirs[moment].abs().max())
-                    torch.testing.assert_close(ours[moment], theirs[moment], rtol=1e-3, atol=1e-4 * scale)
-    for name, tensor in slow.items():
-        torch.testing.assert_close(fast[name], tensor, rtol=0, atol=5e-5)  # a rate of 1e-3
-
-
 @pytest.mark.parametrize("dead", [0.0, 0.5])
 @pytest.mark.parametrize(
     ("d_in", "d_sae", "batch", "k"),
@@ -111,12 +44,12 @@ def compare(kind: str, d_in: int, d_sae: int, batch: int, k: int = 1, *, unit_ro
 )
 @pytest.mark.parametrize("kind", [name for name, row in KINDS.items() if row.sparsity == "k"])
 def test_a_step_of_the_k_kinds_is_autograds(kind, d_in, d_sae, batch, k, dead, parts):
-    compare(kind, d_in, d_sae, batch, k, unit_rows=True, bias=True, dead=dead, parts=parts)
+    compare(parts, kind, d_in, d_sae, batch, k, unit_rows=True, bias=True, dead=dead)
 
 
 @pytest.mark.parametrize("kind", ["topk", "matryoshka"])
 def test_a_step_of_a_dictionary_that_is_dead_altogether_is_autograds(kind, parts):
-    compare(kind, 16, 33, 7, 3, unit_rows=True, bias=True, dead=1.0, parts=parts)
+    compare(parts, kind, 16, 33, 7, 3, unit_rows=True, bias=True, dead=1.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -125,13 +58,13 @@ def test_a_step_of_a_dictionary_that_is_dead_altogether_is_autograds(kind, parts
 @pytest.mark.parametrize("kind", ["tied", "untied", "p-anneal"])
 def test_a_step_of_the_relu_kinds_is_autograds(kind, d_in, d_sae, batch, modern, share, monkeypatch, parts):
     densest(monkeypatch, share)
-    compare(kind, d_in, d_sae, batch, unit_rows=modern, bias=modern, dead=0, parts=parts)
+    compare(parts, kind, d_in, d_sae, batch, unit_rows=modern, bias=modern, dead=0)
 
 
 @pytest.mark.parametrize(("d_in", "d_sae", "batch"), [(16, 33, 7), (64, 512, 128), (3, 1, 5)])
 def test_a_step_of_gated_is_autograds(d_in, d_sae, batch, monkeypatch, parts):
     densest(monkeypatch, 1.0)
-    compare("gated", d_in, d_sae, batch, unit_rows=True, bias=True, dead=0, parts=parts)
+    compare(parts, "gated", d_in, d_sae, batch, unit_rows=True, bias=True, dead=0)
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -139,7 +72,7 @@ def test_a_step_of_gated_is_autograds(d_in, d_sae, batch, monkeypatch, parts):
 @pytest.mark.parametrize("kind", [name for name, row in KINDS.items() if not row.tied])
 def test_a_step_of_a_transcoder_is_autograds(kind, d_in, d_out, d_sae, skip, monkeypatch, parts):
     densest(monkeypatch, 1.0)
-    compare(kind, d_in, d_sae, 30, 4, unit_rows=True, bias=True, dead=0.3, d_out=d_out, skip=skip, parts=parts)
+    compare(parts, kind, d_in, d_sae, 30, 4, unit_rows=True, bias=True, dead=0.3, d_out=d_out, skip=skip)
 
 
 @pytest.mark.parametrize("bits", [np.int16, np.int32])
@@ -157,17 +90,17 @@ def test_the_largest_of_every_row_are_chosen_whatever_ties(bits, rows, n, k):
         assert list(values[row][features[mine]]) == list(found[mine])
 
 
-@pytest.mark.parametrize("made", [lambda: compiled.Compiled({}), operators.Operators])
+@pytest.mark.parametrize("made", [compiled.Compiled, operators.Operators])
 def test_empty_rows_and_ties_over_the_batch(made):
     pre = torch.zeros(5, 16)
     pre[1, :9] = 1.0  # nine equal ones, then two larger in another row, of ten that may be active
     pre[3, 2:4] = 2.0
-    codes = made().largest_of_batch(pre, 2)
+    codes = made({}).largest_of_batch(pre, 2)
     assert codes is not None
     assert codes.counts.tolist() == [0, 8, 0, 2, 0] and codes.starts.tolist() == [0, 0, 8, 8, 10]
     assert set(codes.features[:8].tolist()) < set(range(9)) and sorted(codes.features[8:].tolist()) == [2, 3]
     assert codes.values.tolist() == [1.0] * 8 + [2.0] * 2
-    nothing = made().largest_of_batch(torch.full((5, 16), -1.0), 2)
+    nothing = made({}).largest_of_batch(torch.full((5, 16), -1.0), 2)
     assert nothing is not None and nothing.counts.tolist() == [0] * 5 and len(nothing.values) == 0
 
 
@@ -266,10 +199,10 @@ def test_a_numba_that_does_not_work_is_said_once_and_done_without(tmp_path, monk
     (tmp_path / "numba" / "__init__.py").write_text("raise ImportError('Numba needs NumPy 1.0 or less')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "numba")
-    assert not available.__wrapped__()
+    assert not usable.__wrapped__("numba")
     assert "so training steps are not compiled: Numba needs NumPy 1.0 or less" in caplog.text
     monkeypatch.setitem(sys.modules, "numba", None)
-    assert not available.__wrapped__()
+    assert not usable.__wrapped__("numba")
 
 
 def test_bf16_is_refused_where_it_is_not_native(monkeypatch):
@@ -281,5 +214,5 @@ def test_bf16_is_refused_where_it_is_not_native(monkeypatch):
     assert [quick.bf16 for quick in Trainer(members(made, {SITE: 5}), made, 4)._sparse if quick] == [False]
     monkeypatch.setattr(sweep, "lacking", lambda _where: "")
     assert [quick.bf16 for quick in Trainer(members(made, {SITE: 5}), made, 4)._sparse if quick] == [True]
-    monkeypatch.setattr(sweep, "available", lambda: False)
+    monkeypatch.setattr(sweep, "parts_for", lambda _device: operators.Operators)
     assert [quick.bf16 for quick in Trainer(members(made, {SITE: 5}), made, 4)._sparse if quick] == [True]

@@ -8,6 +8,8 @@ from helpers.planted import SITE, MemoryStream, config, planted
 
 from monolex.training import sweep
 from monolex.training.members import members
+from monolex.training.sparse.compiled import Compiled
+from monolex.training.sparse.operators import Operators
 from monolex.training.sparsity import annealed, first_threshold, hold, k_at, p_at
 from monolex.training.sweep import Trainer
 
@@ -43,10 +45,10 @@ def test_the_first_threshold_keeps_k_of_a_row():
     assert float(first_threshold(-pre.abs(), 3)) > 0
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("parts", [Compiled, Operators])
 @pytest.mark.parametrize("target", [1, 4, 12])
-def test_jumprelu_reaches_its_l0_and_holds_it(target, compiled, monkeypatch):
-    monkeypatch.setattr(sweep, "available", lambda: compiled)
+def test_jumprelu_reaches_its_l0_and_holds_it(target, parts, monkeypatch):
+    monkeypatch.setattr(sweep, "parts_for", lambda _device: parts)
     made = config(kinds=("jumprelu",), ks=(target,), ratios=(4.0,), lrs=(3e-3,), batch_size=256, steps=300)
     trainer = Trainer(members(made, {SITE: 16}), made, 300)
     x = planted(8192).x

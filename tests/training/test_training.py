@@ -11,7 +11,7 @@ from monolex.errors import UserError
 from monolex.kinds import KINDS
 from monolex.training.members import members, short
 from monolex.training.optim import RECIPES, adam, dead_after, learning_rate, recipe, schedule
-from monolex.training.parameters import from_dictionary, initial
+from monolex.training.parameters import ENCODER_LENGTH, from_dictionary, initial
 from monolex.training.steps import free_rows
 from monolex.training.sweep import Trainer
 
@@ -22,7 +22,7 @@ def test_auxk_revives_dead_features(auxk):
     made = config(kinds=("topk",), lrs=(1e-2,), auxk=auxk, dead_after=320, batch_size=64, steps=150)
     trainer = Trainer(members(made, {SITE: 16}), made, 150)
     with torch.no_grad():
-        trainer.params[0]["b_enc"][:16] = -1.0
+        trainer.params[0]["b_enc"][:16] = -ENCODER_LENGTH  # what a row as long as the encoder's can reach at most
     stream = MemoryStream({SITE: data.x}, 64)
     for step in range(150):
         trainer.step(stream.at(step))
@@ -122,6 +122,17 @@ def test_member_mistakes():
         members(config(kinds=("topk",), k_start=15), {SITE: 7})
     with pytest.raises(UserError, match="two members tied-a0.01-r2-s0"):
         members(config(kinds=("tied",), alphas=(0.01, 0.01)), {SITE: 5})
+
+
+@pytest.mark.parametrize(
+    ("kind", "length"), [("topk", 0.3), ("untied", 0.3), ("frozen-decoder", 0.3), ("frozen-encoder", 1)]
+)
+def test_encoder_rows_begin_short_along_the_decoders(kind, length):
+    params = initial(one(kind), recipe(config(preset="modern"), kind))
+    torch.testing.assert_close(params["W_enc"].norm(dim=1), torch.full((len(params["W_enc"]),), float(length)))
+    along = torch.cosine_similarity(params["W_enc"], params["W_dec"])
+    assert bool((along > 0.999).all()) == (kind != "frozen-encoder")
+    assert "W_enc" not in initial(one("tied"), recipe(config(preset="modern"), "tied"))
 
 
 def test_initialisation_depends_on_seed_kind_and_shape_only():

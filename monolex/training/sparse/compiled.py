@@ -5,7 +5,7 @@ Parameters, moments and codes are torch's own tensors, of which the kernels see 
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ DENSEST = 1 / 6
 
 class Compiled:
     """A :class:`~monolex.training.sparse.parts.StepParts`; ``state`` is Adam's, by parameter."""
+
+    adam: ClassVar[bool] = True
 
     def __init__(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         from monolex.training.sparse import kernels  # numba takes a second to import

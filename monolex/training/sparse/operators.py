@@ -4,6 +4,9 @@ A batch's codes are bags of decoder rows, and a feature's gradient is a bag of a
 sums both without a matrix of codes and without a copy of a row a code. Gradients are left to torch's fused Adam.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,10 +21,15 @@ DENSEST = 1 / 8
 
 
 class Operators:
-    """A :class:`~monolex.training.sparse.parts.StepParts`."""
+    """A :class:`~monolex.training.sparse.parts.StepParts`; leaves gradients to Adam, whose ``_state`` is not read."""
+
+    adam: ClassVar[bool] = False
+
+    def __init__(self, _state: Mapping[Tensor, dict[str, Tensor]]) -> None:
+        pass
 
     def largest_of_rows(self, pre: Tensor, k: int) -> ActiveCodes:
-        values, places = pre.topk(k, dim=1, sorted=False)
+        values, places = _largest(pre, k)
         counts = torch.full((len(pre),), k, device=pre.device)
         return ActiveCodes(counts.cumsum(0) - counts, counts, places.flatten(), values.relu().flatten().float())
 
@@ -34,8 +42,7 @@ class Operators:
         groups = n // GROUP
         if batch * groups >= wanted:
             # as many groups have an entry at least as large, so all that is wanted is
-            top = pre[:, : groups * GROUP].reshape(batch, groups, GROUP).amax(2).flatten()
-            low = top.kthvalue(len(top) - wanted + 1).values.clamp_min(0)
+            low = _kth_largest(_maxima(pre).flatten(), wanted).clamp_min(0)
         codes = listed((pre >= low) & (pre > 0), pre)
         if len(codes.values) <= wanted:
             return codes
@@ -93,6 +100,33 @@ class Operators:
                 dec = (dec - (dec * weights.rows).sum(1, keepdim=True) * weights.rows) / length
             params["W_dec"].grad = dec
         return FeatureSums(pre, pull)
+
+
+def _maxima(pre: Tensor) -> Tensor:
+    """Of every group of neighbours in a row; those at its end that fill none are left out."""
+    groups = pre.shape[1] // GROUP
+    return pre[:, : groups * GROUP].unflatten(1, (groups, GROUP)).amax(2)
+
+
+def _largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of every row and where they are: those of the k groups with the largest maxima, and of the end."""
+    n = pre.shape[1]
+    groups = n // GROUP
+    if groups < 2 * k:
+        return pre.topk(k, dim=1, sorted=False)
+    chosen = _maxima(pre).topk(k, dim=1, sorted=False).indices
+    places = chosen[:, :, None] * GROUP + torch.arange(GROUP, device=pre.device)
+    end = torch.arange(groups * GROUP, n, device=pre.device).expand(len(pre), -1)
+    places = torch.cat([places.flatten(1), end], dim=1)
+    values, among = pre.gather(1, places).topk(k, dim=1, sorted=False)
+    return values, places.gather(1, among)
+
+
+def _kth_largest(values: Tensor, k: int) -> Tensor:
+    # quickselect is one thread's work: fast on a CPU, on a GPU slower than a sort
+    if values.device.type == "cpu":
+        return values.kthvalue(len(values) - k + 1).values
+    return values.topk(k, sorted=False).values.min()
 
 
 def listed(active: Tensor, pre: Tensor) -> ActiveCodes:

@@ -1,6 +1,6 @@
 """What a sparse step asks of whoever does its parts."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -8,7 +8,10 @@ from monolex.training.sparse.codes import ActiveCodes, BatchErrors, FeatureSums,
 
 
 class StepParts(Protocol):
-    """How the parts are done: by kernels that numba compiles, or by torch's operators on any device."""
+    """How the parts are done: by kernels of numba or Triton, or by torch's operators on any device."""
+
+    adam: ClassVar[bool]
+    """Whether :meth:`move` takes Adam's step and leaves unit rows, so that gradients never become matrices."""
 
     def largest_of_rows(self, pre: Tensor, k: int) -> ActiveCodes:
         """The ``k`` largest positive ones of every row."""

@@ -1,9 +1,10 @@
 """A training step of one member by its active codes: one product for the encoder, the rest costs by active codes.
 
 Gives what ``loss.backward()`` on :func:`monolex.training.losses.member_loss` gives, which the tests hold it against.
-Two ways do the parts: :class:`~monolex.training.sparse.compiled.Compiled`, with Adam and the unit rows in it, and
-:class:`~monolex.training.sparse.operators.Operators`, which leaves gradients. A ReLU whose codes are many takes five
-products instead, step by step as it is; a Gated then leaves the step to autograd.
+Three ways do the parts: :class:`~monolex.training.sparse.compiled.Compiled` (numba) on CPUs and
+:class:`~monolex.training.sparse.fused.Fused` (Triton) on GPUs, with Adam and the unit rows in them, and
+:class:`~monolex.training.sparse.operators.Operators` anywhere, which leaves gradients. A ReLU whose codes are many
+takes five products instead, step by step as it is; a Gated then leaves the step to autograd.
 """
 
 from collections.abc import Mapping
@@ -18,11 +19,10 @@ from monolex.training.losses import BANDWIDTH
 from monolex.training.members import SweepMember
 from monolex.training.optim import BETAS, MOMENTS
 from monolex.training.records import Loss, StepBatch, StepSettings
+from monolex.training.sparse.available import Parts
 from monolex.training.sparse.codes import ActiveCodes, AddedGradients, BatchErrors, Passed, Weights
-from monolex.training.sparse.compiled import Compiled
-from monolex.training.sparse.operators import Operators
-from monolex.training.sparse.parts import StepParts
 from monolex.training.sparse.penalty import penalty
+from monolex.training.sparse.products import by_rows
 from monolex.training.steps import centred_input, free_rows, keep_largest, left_to_codes, unit
 
 LOSSES = frozenset({"l1", "p-anneal", "topk", "batchtopk", "matryoshka", "jumprelu", "gated"})
@@ -43,8 +43,8 @@ class Slopes(NamedTuple):
 
 
 class SparseStep:
-    """Steps of one member: with ``compiled`` parts ``params`` and their moments in ``adam`` change in place, else
-    ``grad`` is left in ``params``."""
+    """Steps of one member, in ``parts`` that take Adam's step too (``params`` and their moments in ``adam`` change in
+    place), or that leave ``grad`` in ``params``."""
 
     def __init__(
         self,
@@ -54,24 +54,26 @@ class SparseStep:
         *,
         unit_rows: bool,
         bf16: bool,
-        compiled: bool,
+        parts: Parts,
     ) -> None:
-        self.member, self.params, self.bf16, self.compiled = member, params, bf16, compiled
+        self.member, self.params, self.bf16 = member, params, bf16
         self._state = adam.state
-        if compiled:
+        self._parts = parts(self._state)
+        self._now = 0.0, 0
+        if self._parts.adam:
             for tensor in params.values():  # as Adam itself begins
                 if tensor.requires_grad:
-                    zeros = (torch.zeros_like(tensor, requires_grad=False) for _ in range(2))
-                    self._state[tensor] = {"step": torch.zeros(()), **dict(zip(MOMENTS, zeros, strict=True))}
-        self._parts: StepParts = Compiled(self._state) if compiled else Operators()
+                    moments = {moment: torch.zeros_like(tensor, requires_grad=False) for moment in MOMENTS}
+                    self._state[tensor] = {"step": torch.zeros((), device=tensor.device), **moments}
         self._ends = member.prefixes or (member.d_sae,)
         self._prefixes = torch.tensor(self._ends, device=params["W_dec"].device)
         self._unit, self._free = unit_rows, free_rows(member)
         self._as_stored = unit_rows or self._free or not params["W_dec"].requires_grad
 
     @torch.no_grad()
-    def step(self, batch: StepBatch, lr: float, settings: StepSettings) -> Loss | None:
-        """One step at the rate ``lr``; None leaves it, undone, to autograd."""
+    def step(self, batch: StepBatch, lr: float, settings: StepSettings, number: int) -> Loss | None:
+        """The step ``number`` of Adam, from 1, at the rate ``lr``; None leaves it, undone, to autograd."""
+        self._now = lr, number
         params, kind = self.params, KINDS[self.member.kind]
         rows = params["W_dec"].detach() if self._as_stored else unit(params["W_dec"].detach())
         weights = Weights(params, rows, self._prefixes, self._ends, self._unit, self._free)
@@ -81,11 +83,11 @@ class SparseStep:
         pre = self._encode(centred, rows)
         listed = self._choose(pre, settings)
         if listed is None:
-            return None if kind.loss == "gated" else self._by_products(pre, centred, target, lr, settings, weights)
+            return None if kind.loss == "gated" else self._by_products(pre, centred, target, settings, weights)
         codes = self._codes(listed)
         slopes = self._slopes(target, weights, listed, codes, settings)
         aux, added = self._auxk(pre, centred, slopes.out, settings, rows)
-        self._move(Passed(centred, codes, slopes.out, added), weights, slopes.vectors, lr)
+        self._move(Passed(centred, codes, slopes.out, added), weights, slopes.vectors)
         active = codes.values > 0
         count, size = active.sum(), len(pre)
         parts = {
@@ -107,7 +109,7 @@ class SparseStep:
         weights, bias = self.params.get("W_enc", rows).detach(), self.params["b_enc"].detach()
         if self.bf16:
             return torch.addmm(bias.bfloat16(), centred.bfloat16(), weights.bfloat16().T)
-        return torch.addmm(bias, centred, weights.T)
+        return by_rows(centred, weights, bias)
 
     def _choose(self, pre: Tensor, settings: StepSettings) -> ActiveCodes | None:
         """Pre-activations that are active or have a say in what is; None where a ReLU's are too many."""
@@ -178,14 +180,14 @@ class SparseStep:
         return torch.bincount(codes.features, numbers, self.member.d_sae).to(numbers.dtype)
 
     def _by_products(
-        self, pre: Tensor, centred: Tensor, target: Tensor, lr: float, settings: StepSettings, weights: Weights
+        self, pre: Tensor, centred: Tensor, target: Tensor, settings: StepSettings, weights: Weights
     ) -> Loss:
         """A ReLU's step by matrix products: the reconstruction in float32, the others as its pre-activations."""
         size, every = len(pre), torch.arange(self.member.d_sae, device=pre.device)
         codes, rows = pre.relu_(), weights.rows.to(pre.dtype)
         exact = codes.float()  # sums of bf16 are slow, and read this
         # a small error is the difference of large numbers: in bf16 it would be about their rounding
-        error = torch.addmm(target, exact, weights.rows, beta=-1)
+        error = by_rows(exact, weights.rows.T).sub_(target)
         mse = error.square().mean()
         error *= 2 / error.numel()
         small, active = error.to(pre.dtype), codes > 0
@@ -195,7 +197,7 @@ class SparseStep:
         added = AddedGradients(every, *(part.float() for part in sums))
         empty, counts = centred.new_zeros(0), every.new_zeros(size)
         nothing = ActiveCodes(counts, counts, every[:0].int(), empty)
-        self._move(Passed(centred, nothing, BatchErrors(error[None], empty, empty[None]), added), weights, {}, lr)
+        self._move(Passed(centred, nothing, BatchErrors(error[None], empty, empty[None]), added), weights, {})
         l1, l0 = exact.sum() / size, active.sum() / size
         parts = {"mse": mse, "l1": l1, "l0": l0, "aux": torch.zeros_like(mse)}
         return Loss(mse + pressed, parts, exact.amax(0) > 0)
@@ -221,9 +223,9 @@ class SparseStep:
         by_code = (missed @ directions.T).mul_(codes > 0)
         return loss, AddedGradients(dead, codes.T @ missed, by_code.T @ centred, by_code.sum(0))
 
-    def _move(self, passed: Passed, weights: Weights, vectors: Mapping[str, Tensor], lr: float) -> None:
+    def _move(self, passed: Passed, weights: Weights, vectors: Mapping[str, Tensor]) -> None:
         """Give all parameters their gradients, or the step that follows from them."""
-        by = self._next_step(lr) if self.compiled else None
+        by = self._next_step() if self._parts.adam else None
         moved = self._parts.move(passed, weights, by)
         gradients, whole = {"b_enc": moved.pre, **vectors}, passed.out.error[0]
         if "b_dec" in self.params:
@@ -238,13 +240,14 @@ class SparseStep:
             else:
                 _adam(self.params[name], gradient, self._state[self.params[name]], by)
 
-    def _next_step(self, lr: float) -> tuple[float, float, float, float]:
+    def _next_step(self) -> tuple[float, float, float, float]:
         """Count the step; its rate, the factor of the root of the second moments, and the betas."""
+        # its number is given, for what is on a device is not read by the host
         for tensor in self.params.values():
             if tensor.requires_grad:
                 self._state[tensor]["step"] += 1
-        steps, (b1, b2) = float(self._state[self.params["b_enc"]]["step"]), BETAS
-        return lr / (1 - b1**steps), (1 - b2**steps) ** -0.5, b1, b2
+        (lr, number), (b1, b2) = self._now, BETAS
+        return lr / (1 - b1**number), (1 - b2**number) ** -0.5, b1, b2
 
 
 def _adam(parameter: Tensor, gradient: Tensor, state: Mapping[str, Tensor], by: tuple[float, ...]) -> None:

@@ -1,0 +1,97 @@
+"""The parts of a sparse step by kernels in Triton, for GPUs; Adam's step is in them.
+
+Choosing what is active is left to torch's operators: it is a pass over the pre-activations and small sorts. What costs
+by rows of weights (decoding, slopes, gradients, Adam, unit rows) reads and writes each once.
+"""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from monolex.training.optim import MOMENTS
+from monolex.training.sparse.codes import ActiveCodes, BatchErrors, FeatureSums, Passed, Weights
+from monolex.training.sparse.operators import Operators, rows_of
+
+A_WARP = 256
+"""Numbers of a row that a warp holds, eight a thread: more would not fit into registers beside its moments."""
+BLOCK = 128
+"""Slopes of a feature that are summed at once."""
+
+
+class Fused(Operators):
+    """A :class:`~monolex.training.sparse.parts.StepParts`; ``state`` is Adam's, by parameter."""
+
+    adam: ClassVar[bool] = True
+
+    def __init__(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
+        from monolex.training.sparse import triton_kernels
+
+        super().__init__(state)
+        self._kernels: ModuleType = triton_kernels
+        self._state = state
+
+    def decode(self, target: Tensor, weights: Weights, codes: ActiveCodes) -> BatchErrors:
+        prefixes, (batch, width) = len(weights.ends), target.shape
+        out = BatchErrors(
+            target.new_empty(prefixes, batch, width),
+            torch.zeros_like(codes.values),
+            target.new_empty(prefixes, batch),
+        )
+        self._kernels.decode[(batch,)](
+            target, weights.rows, codes.starts, codes.counts, codes.features, codes.values, weights.prefixes,
+            *(out.error, out.slopes, out.squares), batch, width, 2 / (batch * width * prefixes),
+            PREFIXES=prefixes, WIDTH=_power(width), num_warps=_warps(width),
+        )  # fmt: skip
+        return out
+
+    def move(self, passed: Passed, weights: Weights, by: tuple[float, float, float, float] | None) -> FeatureSums:
+        assert by is not None, "Adam is in the kernel"
+        params, (centred, codes, out, added) = weights.params, passed
+        n = len(weights.rows)
+        order = codes.features.argsort(stable=True)
+        features, slopes = codes.features[order], out.slopes[order]
+        ends = torch.zeros(n + 1, dtype=torch.int64, device=centred.device)
+        ends[1:] = torch.bincount(features, minlength=n).cumsum(0)
+        number = torch.full((n,), -1, device=centred.device)
+        number[added.features] = torch.arange(len(added.features), device=centred.device)
+        every = torch.arange(n, device=centred.device)
+        level = torch.searchsorted(weights.prefixes, every, right=True)
+        pre = centred.new_empty(n)
+        self._kernels.feature_sums[(n,)](ends, slopes, number, added.pre, pre, BLOCK=BLOCK)
+        tied, encoder = "W_enc" not in params, params.get("W_enc", weights.rows).detach()
+        pull = pre @ encoder
+        nowhere = torch.zeros_like(level)
+        sums = (rows_of(codes)[order], ends)
+        decoder = (out.error, codes.values[order], centred, slopes, *sums, level, number, added.dec, added.enc)
+        if params["W_dec"].requires_grad:
+            self._move(
+                params["W_dec"], decoder, weights.rows, by, two=tied, through=not weights.free, unit=weights.unit
+            )
+        if not tied and params["W_enc"].requires_grad:
+            alone = (centred, slopes, centred, slopes, *sums, nowhere, number, added.enc, added.enc)
+            self._move(params["W_enc"], alone, weights.rows, by, two=False, through=False, unit=False)
+        return FeatureSums(pre, pull)
+
+    def _move(
+        self, parameter: Tensor, gradient: tuple[Tensor, ...], rows: Tensor, by: tuple[float, ...], *, two: bool,
+        through: bool, unit: bool,
+    ) -> None:  # fmt: skip
+        """Adam's step of a matrix with what its gradient is the sum of."""
+        moments = (self._state[parameter][moment] for moment in MOMENTS)
+        width = parameter.shape[1]
+        self._kernels.move[(len(parameter),)](
+            *gradient, rows, parameter.detach(), *moments, gradient[0].shape[-2], width, *by,
+            TWO=two, THROUGH_UNIT=through, UNIT=unit, WIDTH=_power(width), num_warps=_warps(width),
+        )  # fmt: skip
+
+
+def _power(width: int) -> int:
+    """The next power of two."""
+    return 1 << (width - 1).bit_length()
+
+
+def _warps(width: int) -> int:
+    return min(max(_power(width) // A_WARP, 1), 16)
