@@ -16,7 +16,7 @@ from monolex.training.sparse.step import SparseStep
 from monolex.training.steps import free_rows, unit
 
 
-def _parameters(member: SweepMember, *, unit_rows: bool, bias: bool) -> dict[str, torch.Tensor]:
+def _parameters(member: SweepMember, *, unit_rows: bool, bias: bool, device: str) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
     chosen = dataclasses.replace(recipe(config(preset="modern"), member.kind), unit=unit_rows, bias=bias)
     params = initial(member, chosen)
@@ -28,12 +28,12 @@ def _parameters(member: SweepMember, *, unit_rows: bool, bias: bool) -> dict[str
     if "log_threshold" in params:
         params["log_threshold"] += -0.5 + 0.3 * torch.randn(member.d_sae, generator=g)
     still = constant(member)
-    return {name: tensor.requires_grad_(name not in still) for name, tensor in params.items()}
+    return {name: tensor.to(device).requires_grad_(name not in still) for name, tensor in params.items()}
 
 
 def compare(
     parts: type[StepParts], kind: str, d_in: int, d_sae: int, batch: int, k: int = 1, *, unit_rows: bool, bias: bool,
-    dead: float, d_out: int = 0, skip: bool = False,
+    dead: float, d_out: int = 0, skip: bool = False, device: str = "cpu",
 ) -> None:  # fmt: skip
     """Four steps of a member by ``parts`` and by autograd from the same parameters."""
     target = {"target": "mlp_out", "skip": skip} if d_out else {}
@@ -41,17 +41,17 @@ def compare(
     (member,) = members(made, {SITE: d_in}, {"mlp_out.0": d_out})
     assert member.d_sae == d_sae
     keep_unit = unit_rows and not free_rows(member) and "W_dec" not in constant(member)
-    slow, fast = (_parameters(member, unit_rows=unit_rows, bias=bias) for _ in range(2))
+    slow, fast = (_parameters(member, unit_rows=unit_rows, bias=bias, device=device) for _ in range(2))
     reference, moments = (adam([[t for t in params.values() if t.requires_grad]]) for params in (slow, fast))
     reference.param_groups[0]["lr"] = 1e-3
     quick = SparseStep(member, fast, moments, unit_rows=keep_unit, bf16=False, parts=parts)
     moments.param_groups[0]["lr"] = 1e-3
     g = torch.Generator().manual_seed(1)
-    revival = Revival(1 / 32, torch.rand(d_sae, generator=g) < dead) if KINDS[kind].auxk else None
+    revival = Revival(1 / 32, (torch.rand(d_sae, generator=g) < dead).to(device)) if KINDS[kind].auxk else None
     now = settings(member, revival)
     for number in range(1, 5):
-        x = torch.randn(batch, d_in, generator=g)
-        rows = StepBatch(x, torch.randn(batch, d_out, generator=g) if d_out else x)
+        x = torch.randn(batch, d_in, generator=g).to(device)
+        rows = StepBatch(x, torch.randn(batch, d_out, generator=g).to(device) if d_out else x)
         expected = member_loss(slow, rows, member, now)
         expected.total.backward()
         loss = quick.step(rows, 1e-3, now, number)

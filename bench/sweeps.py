@@ -1,0 +1,109 @@
+"""Eight members on one stream: ours beside SAELens' trainer of several, and beside eight members of ours alone.
+
+    python bench/sweeps.py [--shape 576,4608,2048] [--rounds 5] [--steps 2]
+
+TopK and BatchTopK, k 16 and 32, two seeds; rows from memory, so that what is compared are the steps: both read every
+row once. (Live, ours has one forward pass for all; see docs/results.md.) Alternately in one process.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+from train import Step, batches
+
+from monolex.train_config import TrainConfig
+from monolex.training.members import members
+from monolex.training.sweep import Trainer
+
+KS, SEEDS = (16, 32), (0, 1)
+KINDS = {"topk": "TopK", "batchtopk": "BatchTopK"}
+
+
+def ours(data: list[Tensor], n: int, *, alone: bool) -> Step:
+    size, d = data[0].shape
+    config = TrainConfig(
+        kinds=tuple(KINDS), ks=KS, seeds=SEEDS, ratios=(n / d,), batch_size=size, lrs=(1e-4,), dead_after=10**9
+    )
+    every = members(config, {"site": d})
+    trainers = [Trainer([member], config, 1000) for member in every] if alone else [Trainer(every, config, 1000)]
+
+    def step(number: int) -> None:
+        for trainer in trainers:
+            trainer.step({"site": data[number % 4]})
+
+    return step
+
+
+def saelens(data: list[Tensor], n: int, *, autocast: bool) -> Step:
+    sae_lens, configs = import_module("sae_lens"), import_module("sae_lens.config")
+    multi = import_module("sae_lens.training.multi_sae_trainer")
+    size, d = data[0].shape
+    saes: dict[str, Any] = {}
+    for kind, name in KINDS.items():
+        for k in KS:
+            for seed in SEEDS:
+                torch.manual_seed(seed)
+                config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=d, d_sae=n, k=k)
+                saes[f"{kind}-{k}-{seed}"] = getattr(sae_lens, f"{name}TrainingSAE")(config)
+    trainer = multi.MultiSAETrainer(
+        cfg=configs.SAETrainerConfig(
+            total_training_samples=1000 * size, train_batch_size_samples=size, device="cpu", autocast=autocast, lr=3e-4,
+            lr_end=3e-5, lr_scheduler_name="constant", lr_warm_up_steps=0, lr_decay_steps=0, n_restart_cycles=1,
+            adam_beta1=0.9, adam_beta2=0.999, dead_feature_window=1000, feature_sampling_window=2000, n_checkpoints=0,
+            checkpoint_path=None, save_final_checkpoint=False, logger=configs.LoggingConfig(log_to_wandb=False),
+        ),
+        saes=saes, hook_names=dict.fromkeys(saes, "site"), data_provider=iter(()),
+    )  # fmt: skip
+
+    def step(number: int) -> None:
+        for each in trainer.trainers.values():  # what its fit() does with a batch
+            each.step(data[number % 4])
+            each.n_training_steps += 1
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="576,4608,2048", help="d_in,d_sae,batch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    d, n, size = map(int, options.shape.split(","))
+    data = batches(d, n, size)
+    ways = {
+        "monolex": lambda: ours(data, n, alone=False),
+        "monolex, eight trainers": lambda: ours(data, n, alone=True),
+        "SAELens MultiSAETrainer, autocast": lambda: saelens(data, n, autocast=True),
+        "SAELens MultiSAETrainer, defaults": lambda: saelens(data, n, autocast=False),
+    }
+    steps: dict[str, Step] = {}
+    for name, make in ways.items():
+        try:
+            steps[name] = make()
+        except ImportError as error:
+            print(f"{name}: not timed ({error})")
+    spent: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(options.rounds):
+        for name, step in steps.items():
+            step(number)
+            began = time.perf_counter()
+            for inner in range(options.steps):
+                step(number + inner)
+            spent[name].append((time.perf_counter() - began) / options.steps)
+    print(f"| 8 members, d_in {d}, d_sae {n}, batch {size} | ms a step | range | times monolex |\n|---|---|---|---|")
+    for name, times in spent.items():
+        ratio = statistics.median(a / b for a, b in zip(times, spent["monolex"], strict=True))
+        low, middle, high = (1000 * f(times) for f in (min, statistics.median, max))
+        print(f"| {name} | {middle:.0f} | {low:.0f}–{high:.0f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
