@@ -7,21 +7,10 @@ from pathlib import Path
 import pytest
 from helpers.parsed_package import ROOT, Function, trees
 
-LAYERS = (  # fmt: skip
+LAYERS = (
     ("errors", "stages", "windows", "schedule", "bars"),
-    (
-        "kinds",
-        "config",
-        "train_config",
-        "tables",
-        "artifact",
-        "runtime",
-        "interrupt",
-        "lock",
-        "pieces",
-        "stats",
-        "workers",
-    ),
+    ("kinds", "config", "train_config", "tables", "artifact", "runtime", "interrupt", "lock"),
+    ("pieces", "stats", "workers", "products"),
     ("model", "text", "cost", "speed"),
     ("activations",),
     ("dictionaries",),

@@ -23,6 +23,7 @@ from torch import Tensor
 from monolex.artifact import FileEntry, digest, read_json, write_bytes, write_json
 from monolex.dictionaries import nmf
 from monolex.errors import UserError
+from monolex.products import by_rows
 from monolex.tables import from_table
 
 WEIGHTS = "weights.safetensors"
@@ -224,7 +225,7 @@ class Dictionary:
         """What the activation function is applied to; with ``features`` of these alone."""
         w = self.weights
         centred = self._input(x) - w["centre"]
-        return centred @ w["W_enc"][features].T + w["b_enc"][features]
+        return by_rows(centred, w["W_enc"][features], w["b_enc"][features])
 
     def _input(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_in"]:
         # a last dimension of 1 would otherwise be broadcast against the centre
@@ -259,7 +260,7 @@ class Dictionary:
         Raises:
             UserError: there is a skip and no ``x``: the codes alone stand for another function.
         """
-        out = codes @ self.W_dec + self.weights["b_dec"]
+        out = by_rows(codes, self.W_dec.T, self.weights["b_dec"])
         if SKIP not in self.weights:
             return out
         if x is None:

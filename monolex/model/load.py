@@ -25,6 +25,7 @@ from monolex.model.language_model import DTYPES, LanguageModel
 from monolex.model.precision import Precision, compared, objection
 from monolex.model.sites import resolve
 from monolex.model.verify import unreadable, verify
+from monolex.products import quicken
 
 
 def wrap(
@@ -76,6 +77,7 @@ def load(config: ModelConfig | str) -> LanguageModel:
     if config.device_map is None:
         model.to(runtime.device(config.device))  # pyright: ignore[reportArgumentType]
     suffix = "" if config.control == "none" else f" ({config.control}, seed {config.control_seed})"
+    quicken(model)
     return wrap(model.eval(), tokenizer, config.model + suffix)
 
 

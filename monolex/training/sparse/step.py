@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monolex.kinds import KINDS
+from monolex.products import by_rows
 from monolex.training.losses import BANDWIDTH
 from monolex.training.members import SweepMember
 from monolex.training.optim import BETAS, MOMENTS
@@ -22,7 +23,6 @@ from monolex.training.records import Loss, StepBatch, StepSettings
 from monolex.training.sparse.available import Parts
 from monolex.training.sparse.codes import ActiveCodes, AddedGradients, BatchErrors, Passed, Weights
 from monolex.training.sparse.penalty import penalty
-from monolex.training.sparse.products import by_rows
 from monolex.training.steps import centred_input, free_rows, keep_largest, left_to_codes, unit
 
 LOSSES = frozenset({"l1", "p-anneal", "topk", "batchtopk", "matryoshka", "jumprelu", "gated"})
