@@ -1,9 +1,16 @@
-"""What no run of some sites can train, before anything of it is done."""
+"""Which sites a sweep reads where nobody named them, and what no run of some sites can train."""
 
 from collections.abc import Sequence
 
 from monolex.config import ModelConfig, require
 from monolex.train_config import TrainConfig
+
+
+def read_of(stored: Sequence[str], config: TrainConfig) -> list[str]:
+    """The stored sites that are read where none is named: of transcoders not what they reconstruct, nor what has
+    nothing stored to reconstruct."""
+    targets = {config.target_of(site) for site in stored}
+    return [site for site in stored if site not in targets and config.target_of(site) in {"", *stored}]
 
 
 def check(config: TrainConfig, _model: ModelConfig, harvested: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from monolex.kinds import KINDS
 from monolex.model.sites import Site
 from monolex.speed import Speed
 from monolex.train_config import TrainConfig
+from monolex.training.check import read_of
 from monolex.training.members import SweepMember, members
 from monolex.training.optim import recipe
 from monolex.training.sparse.available import parts_for
@@ -28,6 +29,8 @@ WRITE, LINE = 0.05, 2e-4
 LOADED = 60 * 10**6
 """Bytes of what is imported and set up for training."""
 
+LISTED = 0.75
+"""Matrices of a batch's codes that finding the active ones takes without a compiler."""
 COMPILER = 105 * 10**6
 """Bytes of numba and of what it has compiled."""
 
@@ -56,8 +59,8 @@ def planned_members(planned: Planned, config: TrainConfig) -> tuple[SweepMember,
     """The members of a sweep that is going to be trained."""
     sites, widths = planned.sites(config.sites), planned.shape.widths
     stored = planned.sites()
-    targets = {target for site in sites if (target := config.target_of(site)) in stored}
-    read = [site for site in sites if config.sites or (site not in targets and config.target_of(site) in {"", *stored})]
+    read = sites if config.sites else read_of(stored, config)
+    targets = {config.target_of(site) for site in read}.intersection(stored)
     return members(config, {site: widths[site] for site in read}, {site: widths[site] for site in targets})
 
 
@@ -127,13 +130,14 @@ def _step(config: TrainConfig, member: SweepMember, batch: int, speed: Speed) ->
 def _work(config: TrainConfig, member: SweepMember) -> int:
     """Bytes of a member's graph: matrices of the batch's codes and of the decoder, float32 (measured).
 
-    A sparse step has the pre-activations, and those of dead features again; a ReLU takes it only once it is sparse.
+    A sparse step has the pre-activations, and those of dead features again, and without a compiler what is active as a
+    mask and as lists; a ReLU takes it only once it is sparse.
     """
     wide = max(member.d_in, member.d_out)
-    if _compiled(config) and KINDS[member.kind].sparsity == "k":
-        matrices = 1 + (recipe(config, member.kind).auxk > 0)
+    if KINDS[member.kind].sparsity == "k":
+        matrices = 1 + (recipe(config, member.kind).auxk > 0) + (0 if _compiled(config) else LISTED)
         nested = len(member.prefixes) * member.d_out * config.batch_size
-        return 4 * (member.d_sae * (matrices * config.batch_size + wide) + nested)
+        return int(4 * (member.d_sae * (matrices * config.batch_size + wide) + nested))
     codes = KINDS[member.kind].matrices + 2 * (recipe(config, member.kind).auxk > 0)
     return 4 * member.d_sae * (codes * config.batch_size + 4 * wide)
 

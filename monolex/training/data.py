@@ -23,6 +23,7 @@ from monolex.model.sites import Site, expand
 from monolex.model.verify import require_unhooked
 from monolex.text.rows import Rows
 from monolex.train_config import TrainConfig
+from monolex.training.check import read_of
 from monolex.training.optim import recipe
 
 
@@ -158,12 +159,10 @@ def _read_and_reconstructed(
 
     Of sites that nobody named, those that are reconstructed are not read.
     """
-    targets = list(dict.fromkeys(config.target_of(site) for site in sites if config.target))
     if stored is not None and not config.sites:
-        held = set(sites)
-        sites = [site for site in sites if site not in targets and config.target_of(site) in held | {""}]
+        sites = read_of(sites, config)
         require(len(sites) > 0, f"target = {config.target!r}: {stored} holds no site that it could be read from")
-        targets = list(dict.fromkeys(config.target_of(site) for site in sites if config.target))
+    targets = list(dict.fromkeys(config.target_of(site) for site in sites if config.target))
     for target in targets:
         Site.parse(target)
         if stored is not None:

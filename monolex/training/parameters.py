@@ -20,9 +20,9 @@ from monolex.training.preprocessing import Preprocessing, folded
 from monolex.training.records import Params
 from monolex.training.steps import free_rows, unit
 
-ENCODER_LENGTH = 0.3
-"""How long encoder rows are at first, where decoder rows are unit. A rate turns a short row further: held-out FVU is 4
-to 9 % lower than from unit rows, the more so the shorter the training (docs/log.md); at half of it features begin to
+ENCODER_LENGTH = 3**-0.5
+"""How long encoder rows are at first, where decoder rows are unit: as those of torch's linear layers. A rate turns a
+short row further: held-out FVU is 2 to 8 % lower than from unit rows (docs/log.md); at half of it features begin to
 die."""
 OF_LOSS = {"jumprelu": ("log_threshold",), "gated": ("r_mag", "b_mag")}
 """Parameters that some losses have beside the linear ones, a number a feature each."""
