@@ -1,11 +1,16 @@
 """What every tool has learned after the same rows: held-out FVU and dead features, at each of some learning rates.
 
     python bench/quality.py ACTIVATIONS SITE [--rows 1000000] [--ratio 4] [--k 32] [--kind topk] [--seeds 3] [--rates …]
+    python bench/quality.py planted 256x1024 …
 
-ACTIVATIONS is a harvest. All tools see the same batches in the same order and the same schedule (the rate rises over
-5 % of the steps and falls to 0 over the last 20 %), each in the units it is documented for; peers are trained in
-float32, their auxiliary losses at their defaults. A feature is dead that is active on none of the held-out rows; FVU is
-of the held-out rows, with k active features a row for `topk` and the tool's own inference for `batchtopk`.
+ACTIVATIONS is a harvest; `planted` are sums of k of so many random directions in so many dimensions, of which each tool
+learns as many as there are: MMCS is the mean over them of the largest cosine with a decoder's row, F1 the mean of that
+of the codes of that row for the direction's presence.
+
+All tools see the same batches in the same order and the same schedule (the rate rises over 5 % of the steps and falls
+to 0 over the last 20 %), each in the units it is documented for; peers are trained in float32, their auxiliary losses
+at their defaults. A feature is dead that is active on none of the held-out rows; FVU is of the held-out rows, with k
+active features a row for `topk` and the tool's own inference for `batchtopk`.
 """
 
 import argparse
@@ -18,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from train import dictionary_learning_package
 
 from monolex.activations.norms import usual
@@ -52,7 +58,23 @@ Codes = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Reconstruction and codes of some rows."""
 
 
-def ours(run: Run, precision: str) -> Codes:
+class Learned(NamedTuple):
+    """What a tool has learned."""
+
+    codes: Codes
+    rows: Tensor
+    """The decoder's, a feature each."""
+
+
+class Truth(NamedTuple):
+    """What planted rows are made of."""
+
+    directions: Tensor
+    present: Tensor
+    """Whether a direction is part of a held-out row."""
+
+
+def ours(run: Run, precision: str) -> Learned:
     config = TrainConfig(
         kinds=(run.kind,), ks=(run.k,), ratios=(run.d_sae / run.d_in,), lrs=(run.lr,), seeds=(run.seed,),
         preset="modern", batch_size=len(run.data(0)), steps=run.steps, preprocess="none",
@@ -67,10 +89,10 @@ def ours(run: Run, precision: str) -> Codes:
         active = dictionary.encode(x)
         return dictionary.decode(active), active
 
-    return codes
+    return Learned(codes, dictionary.W_dec)
 
 
-def saelens(run: Run) -> Codes:
+def saelens(run: Run) -> Learned:
     sae_lens, training = import_module("sae_lens"), import_module("sae_lens.training.sae_trainer")
     configs = import_module("sae_lens.config")
     name = {"topk": "TopK", "batchtopk": "BatchTopK"}[run.kind]
@@ -104,10 +126,10 @@ def saelens(run: Run) -> Codes:
             active = pre.relu() * (pre * norms > sae.topk_threshold)
         return sae.decode(active), active
 
-    return codes
+    return Learned(codes, sae.W_dec.detach())
 
 
-def dictionary_learning(run: Run) -> Codes:
+def dictionary_learning(run: Run) -> Learned:
     dictionary_learning_package()
     file, name = {"topk": ("top_k", "TopKTrainer"), "batchtopk": ("batch_top_k", "BatchTopKTrainer")}[run.kind]
     trainer = getattr(import_module(f"dictionary_learning.trainers.{file}"), name)(
@@ -123,10 +145,10 @@ def dictionary_learning(run: Run) -> Codes:
         active = trainer.ae.encode(x * unit, use_threshold=run.kind == "batchtopk")
         return trainer.ae.decode(active) / unit, active
 
-    return codes
+    return Learned(codes, trainer.ae.decoder.weight.detach().T)
 
 
-def sparsify(run: Run) -> Codes:
+def sparsify(run: Run) -> Learned:
     configs, coders = import_module("sparsify.config"), import_module("sparsify.sparse_coder")
     if run.kind != "topk":
         raise ImportError(f"no {run.kind} in sparsify")
@@ -149,10 +171,10 @@ def sparsify(run: Run) -> Codes:
         active = torch.zeros(len(x), run.d_sae).scatter_(1, output.top_indices, output.top_acts)
         return coder.decode(output.top_acts, output.top_indices), active
 
-    return codes
+    return Learned(codes, coder.W_dec.detach())
 
 
-TOOLS: dict[str, Callable[[Run], Codes]] = {
+TOOLS: dict[str, Callable[[Run], Learned]] = {
     "monolex": lambda run: ours(run, "auto"),
     "monolex, fp32": lambda run: ours(run, "fp32"),
     "SAELens": saelens,
@@ -162,18 +184,57 @@ TOOLS: dict[str, Callable[[Run], Codes]] = {
 
 
 @torch.no_grad()
-def measured(codes: Codes, x: Tensor) -> tuple[float, float, float]:
+def measured(learned: Learned, x: Tensor) -> tuple[float, float, float]:
     """FVU, dead share and L0 on held-out rows."""
     error, fired, active = 0.0, torch.zeros(1), 0
     for part in x.split(2048):
-        guess, values = codes(part)
+        guess, values = learned.codes(part)
         error += float((part - guess).double().square().sum())
         fired = fired + (values != 0).sum(0)
         active += int((values != 0).sum())
     return error / float((x - x.mean(0)).double().square().sum()), float((fired == 0).float().mean()), active / len(x)
 
 
-def runs(options: argparse.Namespace) -> Iterator[tuple[str, Run, Tensor]]:
+@torch.no_grad()
+def found(learned: Learned, x: Tensor, truth: Truth) -> tuple[float, float]:
+    """MMCS and F1 of planted directions."""
+    cosines = truth.directions @ normalize(learned.rows, dim=1).T
+    nearest = cosines.argmax(1)
+    active = torch.cat([learned.codes(part)[1][:, nearest] > 0 for part in x.split(2048)])
+    both, said, true = (part.sum(0).double() for part in (active & truth.present, active, truth.present))
+    return float(cosines.amax(1).mean()), float((2 * both / (said + true).clamp_min(1)).mean())
+
+
+def planted(options: argparse.Namespace) -> tuple[Callable[[int], Tensor], Tensor, int, Truth]:
+    """Batches, held-out rows, the number of directions, and what the held-out rows are made of."""
+    d, n = map(int, options.site.split("x"))
+    directions = normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(0)), dim=1)
+
+    def rows(seed: int, count: int) -> tuple[Tensor, Tensor]:
+        g = torch.Generator().manual_seed(seed)
+        codes = torch.rand(count, n, generator=g) * (torch.rand(count, n, generator=g) < options.k / n)
+        return codes @ directions, codes > 0
+
+    test, present = rows(1, HELD_OUT)
+    scale = 1 / test.square().mean().sqrt()
+    return lambda step: rows(2 + step, options.batch)[0] * scale, test * scale, n, Truth(directions, present)
+
+
+def runs(options: argparse.Namespace) -> Iterator[tuple[str, Run, Tensor, Truth | None]]:
+    if options.activations == "planted":
+        data, test, d_sae, truth = planted(options)
+    else:
+        data, test, d_sae = harvested(options)
+        truth = None
+    for rate in options.rates:
+        for seed in range(options.seeds):
+            for name in options.tools or TOOLS:
+                steps = options.rows // options.batch
+                yield name, Run(data, steps, test.shape[1], d_sae, options.k, options.kind, rate, seed), test, truth
+
+
+def harvested(options: argparse.Namespace) -> tuple[Callable[[int], Tensor], Tensor, int]:
+    """Batches, held-out rows and the number of features."""
     train, held = (Reader(options.activations, options.site, split) for split in ("train", "held_out"))
     scale = train.d_in**0.5 / train.median_norm
     x = train.read(0, train.n_rows).float() * scale
@@ -188,12 +249,7 @@ def runs(options: argparse.Namespace) -> Iterator[tuple[str, Run, Tensor]]:
     def data(step: int) -> Tensor:
         return x[index[step * size : (step + 1) * size]]
 
-    steps = options.rows // size
-    for rate in options.rates:
-        for seed in range(options.seeds):
-            for name in options.tools or TOOLS:
-                d_sae = round(options.ratio * train.d_in)
-                yield name, Run(data, steps, train.d_in, d_sae, options.k, options.kind, rate, seed), test
+    return data, test, round(options.ratio * train.d_in)
 
 
 def main() -> None:
@@ -211,16 +267,19 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     table: dict[tuple[str, float], list[tuple[float, float, float]]] = {}
-    for name, run, test in runs(options):
+    for name, run, test, truth in runs(options):
         began = time.perf_counter()
         try:
-            numbers = measured(TOOLS[name](run), test)
+            learned = TOOLS[name](run)
+            numbers = measured(learned, test)
         except ImportError as error:
             print(f"{name}: not measured ({error})", flush=True)
             continue
         table.setdefault((name, run.lr), []).append(numbers)
         spent = time.perf_counter() - began
         said = "FVU {:.4f}, dead {:.3f}, L0 {:.1f}".format(*numbers)
+        if truth is not None:
+            said += ", MMCS {:.4f}, F1 {:.4f}".format(*found(learned, test, truth))
         print(f"{name} lr {run.lr:g} seed {run.seed}: {said} ({spent:.0f} s)", flush=True)
     print(
         f"\n| {options.kind}, {options.rows:,} rows | lr | FVU (range over seeds) | dead | L0 |\n|---|---|---|---|---|"
