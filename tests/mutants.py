@@ -36,6 +36,8 @@ STAMPS = itertools.count(10**9)
 """Times of modification, in seconds."""
 LOADED = ("torch", "transformers", "scipy.stats", "sklearn.decomposition", "matplotlib.pyplot", "tyro")
 MODELS = ("gpt2", "gpt_neox", "llama", "qwen3", "gemma3", "olmo2")
+if not Path("/dev/nvidiactl").exists():  # as conftest.py says, which here comes after the first import of torch
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # Every fault takes a new process, and most of that process would be the import of what no fault changes.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([*LOADED, *(f"transformers.models.{name}.modeling_{name}" for name in MODELS)])

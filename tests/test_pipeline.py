@@ -5,17 +5,24 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from helpers.model_folder import tiny_folder
 
+from monolex import estimate
 from monolex.artifact import MANIFEST, open_artifact, verify, write_json
 from monolex.cli import main
 from monolex.errors import UserError
-from monolex.pipeline import demo_toml, settled
+from monolex.estimate import costs, describe, jobs_for, model_shape
+from monolex.pipeline import _do, demo_toml, settled
 from monolex.plan import plan
 from monolex.run_toml import read_run
+from monolex.runtime import size
 from monolex.show.path import show
+from monolex.speed import Speed
 from monolex.stages import of_verb
 from monolex.training.members import members
 
@@ -252,9 +259,52 @@ def test_a_dry_run_says_what_it_costs_and_does_nothing(made, tmp_path, capsys):
     assert "to do" not in capsys.readouterr().err
 
 
-def test_the_estimate_of_disk_is_near_what_is_written(made):
-    from monolex.estimate import costs, model_shape
+def test_a_plan_of_several_jobs_is_shorter_and_takes_the_memory_of_as_many(made, tmp_path):
+    config = read_run(made / "run.toml")
+    steps = plan(config, tmp_path)
+    each = [cost.memory for cost in costs(config, steps, model_shape(config.model))]
+    speed = Speed(measured=False)
+    alone, two = (describe(config, steps, jobs, speed).splitlines() for jobs in (1, 2))
+    assert alone[1 : len(steps) + 1] == two[1 : len(steps) + 1]
+    assert two[len(steps) + 1].startswith("in all, 2 jobs") and alone[len(steps) + 1].startswith("in all  ")
+    assert size(sum(sorted(each)[-2:])) in two[len(steps) + 1] and size(max(each)) in alone[len(steps) + 1]
 
+
+@pytest.mark.parametrize(
+    ("parameters", "device", "free", "jobs"),
+    [(10**6, "cpu", 2**40, 3), (10**6, "cpu", 2**30, 1), (10**9, "cpu", 2**40, 1), (10**6, "meta", 2**40, 1)],
+)
+def test_jobs_go_with_the_model_and_what_is_free(parameters, device, free, jobs, made, tmp_path, monkeypatch):
+    config = read_run(made / "run.toml")
+    shape = dataclasses.replace(model_shape(config.model), parameters=parameters)
+    monkeypatch.setattr(estimate, "model_shape", lambda _model: shape)
+    monkeypatch.setattr(estimate, "device", lambda _name: torch.device(device))
+    monkeypatch.setattr(estimate, "free_memory", lambda _where: free)
+    monkeypatch.setattr(estimate, "cores", lambda: 3)
+    assert jobs_for(config, plan(config, tmp_path)) == jobs
+
+
+def test_a_step_has_its_share_of_the_threads(tmp_path):
+    threads = []
+
+    class Noted:
+        draw = ""
+
+        def load(self, _what):
+            return lambda _folder, **_: threads.append(torch.get_num_threads())
+
+    step: Any = SimpleNamespace(stage=Noted(), folder=tmp_path, config=None, inputs={})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        for share in (1, 2, 9):
+            _do(step, "said", share)
+        assert threads == [4, 2, 1] and torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_estimate_of_disk_is_near_what_is_written(made):
     config = read_run(made / "run.toml")
     stages = plan(config, made / "out")
     for stage, cost in zip(stages, costs(config, stages, model_shape(config.model)), strict=True):

@@ -91,6 +91,22 @@ def test_the_largest_of_every_row_are_chosen_whatever_ties(bits, rows, n, k):
         assert list(values[row][features[mine]]) == list(found[mine])
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("made", [compiled.Compiled, operators.Operators])
+@pytest.mark.parametrize(("n", "k"), [(1000, 3), (97, 1), (64, 5), (31, 31)])
+def test_the_largest_of_wide_rows_are_chosen_wherever_they_are(n, k, made, precision):
+    g = torch.Generator().manual_seed(0)
+    pre = (torch.randn(40, n, generator=g) + 1.0).to(precision)
+    pre[0, -1] = pre[1, -2] = pre[2, 0] = 9.0  # at the ends too
+    codes = made({}).largest_of_rows(pre, k)
+    for row, (start, count) in enumerate(zip(codes.starts.tolist(), codes.counts.tolist(), strict=True)):
+        active = codes.values[start : start + count] > 0
+        values, features = (part[start : start + count][active] for part in (codes.values, codes.features))
+        expected = pre[row].float().topk(k).values.relu()
+        assert sorted(values.tolist(), reverse=True) == expected[expected > 0].tolist()
+        assert torch.equal(pre[row, features.long()].float(), values) and len(set(features.tolist())) == len(features)
+
+
 @pytest.mark.parametrize("made", [compiled.Compiled, operators.Operators])
 def test_empty_rows_and_ties_over_the_batch(made):
     pre = torch.zeros(5, 16)
