@@ -4,8 +4,8 @@
 
 Two shapes: one wide dictionary of a large model (d_in 4096, d_sae 65,536, batch 8192, k 64), and 16 members of a sweep
 of a small one (d_in 512, d_sae 4096, batch 4096, k 32). For each, milliseconds a step (median and range of some rounds,
-all ways in turn), the share of this device's bf16 peak that the encoder's product alone would be of that time, memory,
-and where the time of a step goes. ``--small`` tries the script itself on any device.
+one way after the other), the share of this device's bf16 peak that the encoder's product alone would be of that time,
+memory, and where the time of a step goes; autograd is in float32. ``--small`` tries the script itself on any device.
 """
 
 import argparse

@@ -27,7 +27,7 @@ from monolex.run_toml import RunConfig
 from monolex.runtime import device, free_memory, log, size, threads
 from monolex.schedule import span
 from monolex.speed import Speed
-from monolex.workers import cores
+from monolex.workers import MOST_JOBS, cores
 
 LIBRARIES = 480 * 10**6
 """Bytes of a process that has imported what every stage needs and done nothing (Linux, torch for CPUs)."""
@@ -35,8 +35,6 @@ ITEM = {"fp32": 4, "bf16": 2, "fp16": 2, "auto": 4}
 """Bytes of a parameter; of a precision that nobody settled yet, at most."""
 SMALL_MODEL = 10**7
 """Parameters of a model up to which several steps are done at a time."""
-MOST_JOBS = 4
-"""Steps that are done at a time, unless one asks for more."""
 FREE_MEMORY = 0.8
 """Share of the free memory that steps may take beside each other."""
 
@@ -76,7 +74,7 @@ def total(run: RunConfig, steps: Sequence[Step], shape: Shape, speed: Speed) -> 
     """Minutes of all steps at ``speed``, bytes of disk of all, and of memory, with as many at a time as are done."""
     every = list(costs(run, steps, shape, speed))
     spent = [seconds(step, cost, shape, speed) for step, cost in zip(steps, every, strict=True)]
-    jobs = _jobs(run, every, shape)
+    jobs = _jobs(run, steps, every, shape)
     return span(waits(steps), spent, jobs) / 60, sum(cost.disk for cost in every), _most_memory(every, jobs)
 
 
@@ -87,20 +85,21 @@ def jobs_for(run: RunConfig, steps: Sequence[Step]) -> int:
     into its share of the free memory.
     """
     shape = model_shape(run.model)
-    return _jobs(run, list(costs(run, steps, shape)), shape)
+    return _jobs(run, steps, list(costs(run, steps, shape)), shape)
 
 
-def _jobs(run: RunConfig, every: Sequence[Cost], shape: Shape) -> int:
-    where = device(run.model.device)
-    if where.type != "cpu" or shape.parameters > SMALL_MODEL:
+def _jobs(run: RunConfig, steps: Sequence[Step], every: Sequence[Cost], shape: Shape) -> int:
+    trained_on = {step.config.train_device for step in steps if hasattr(step.config, "train_device")}
+    on_cpu = all(device(name).type == "cpu" for name in {run.model.device, *trained_on})
+    if not on_cpu or shape.parameters > SMALL_MODEL:
         return 1
-    fit = int(FREE_MEMORY * free_memory(where)) // max(cost.memory for cost in every)
-    return max(1, min(cores(), MOST_JOBS, fit))
+    left = FREE_MEMORY * free_memory(torch.device("cpu")) - LIBRARIES  # what the first process has
+    return max(1, min(cores(), MOST_JOBS, int(left) // max(cost.memory for cost in every)))
 
 
 def _most_memory(every: Sequence[Cost], jobs: int) -> int:
-    """Bytes of the largest steps, as many as are done at a time."""
-    return sum(sorted((cost.memory for cost in every), reverse=True)[:jobs])
+    """Bytes of the largest steps, as many as are done at a time, and of the process that gives them out."""
+    return sum(sorted((cost.memory for cost in every), reverse=True)[:jobs]) + (LIBRARIES if jobs > 1 else 0)
 
 
 def measure(config: ModelConfig, shape: Shape, context: int) -> Speed:

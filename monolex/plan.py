@@ -90,9 +90,23 @@ def plan(run: RunConfig, folder: Path) -> list[Step]:
 
 
 def waits(steps: Sequence[Step]) -> list[list[int]]:
-    """For every step the numbers of those that make what it is made of."""
-    made_by = {step.folder: number for number, step in enumerate(steps)}
-    return [[made_by[folder] for folder in step.needs if folder in made_by] for step in steps]
+    """For every step the numbers of those that make what it is made of.
+
+    Raises:
+        UserError: a sweep that goes on with a dictionary of a later one.
+    """
+    made_by = {step.folder.resolve(): number for number, step in enumerate(steps)}
+    needs = [[made_by[path] for folder in step.needs if (path := folder.resolve()) in made_by] for step in steps]
+    for number, step in enumerate(steps):
+        if init := getattr(step.config, "init", None):
+            path = Path(init).resolve()
+            earlier = [made_by[folder] for folder in (path, *path.parents) if folder in made_by]
+            require(
+                all(other < number for other in earlier),
+                f"init = {init!r} of [{step.name.replace(' ', '.', 1)}] is made later; move its table below that one's",
+            )
+            needs[number] += earlier
+    return needs
 
 
 def _text(run: RunConfig, model: ModelConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import linear
 
 
@@ -18,26 +19,41 @@ def _onednn() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
     if not torch.backends.mkldnn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
         return None
     operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    return None if operator is None else lambda x, rows, bias: operator(x, rows, bias, "none", [], "")
+    if operator is None or not hasattr(torch._C, "_are_functorch_transforms_active"):
+        return None
+    # it reads a bias as if it were contiguous
+    return lambda x, rows, bias: operator(x, rows, None if bias is None else bias.contiguous(), "none", [], "")
 
 
 _ON_CPU = _onednn()
+
+
+def _plain(*tensors: Tensor) -> bool:
+    """Whether these are float32 on a CPU, and nobody asks for more than their product: the operator itself knows of no
+    gradient, forward or backward, of no transform and of no autocast."""
+    watched = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0
+    if watched or torch._C._are_functorch_transforms_active():
+        return False
+    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
 
 
 def by_rows(
     x: Float[Tensor, "*batch d"], rows: Float[Tensor, "n d"], bias: Float[Tensor, "n"] | None = None
 ) -> Float[Tensor, "*batch n"]:
     """``x @ rows.T + bias``, with a gradient where one is wanted."""
-    exact = x.device.type == "cpu" and x.dtype == rows.dtype == torch.float32
-    quick = exact and not torch.is_grad_enabled() and x.numel() > 0
-    return _ON_CPU(x, rows, bias) if quick and _ON_CPU else linear(x, rows, bias)
+    if _ON_CPU and x.numel() > 0 and _plain(x, rows, *(() if bias is None else (bias,))):
+        return _ON_CPU(x, rows, bias)
+    return linear(x, rows, bias)
 
 
 def quicken(model: nn.Module) -> None:
-    """Let the linear layers of ``model`` multiply by :func:`by_rows`; layers of any other class are left alone."""
+    """Let the linear layers of ``model`` multiply by :func:`by_rows`.
+
+    Layers of any other class are left alone, and those whose ``forward`` is another's already (accelerate's hooks).
+    """
     for module in model.modules():
-        if type(module) is nn.Linear:
-            module.forward = partial(_forward, module)
+        if type(module) is nn.Linear and "forward" not in vars(module):
+            module.forward = partial(_forward, module)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:

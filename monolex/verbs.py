@@ -214,9 +214,9 @@ def report(run: Run, cards: int = 300) -> None:
         cards: Features on the page of a gallery, the most interesting ones; a card takes some 30 kB.
     """
     from monolex.pipeline import write_report
-    from monolex.workers import cores
+    from monolex.workers import MOST_JOBS, cores
 
-    say(f"open {write_report(run, cards=cards, jobs=cores())} in a browser")
+    say(f"open {write_report(run, cards=cards, jobs=min(cores(), MOST_JOBS))} in a browser")
 
 
 def show(

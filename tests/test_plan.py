@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from monolex.plan import Step, plan
+from monolex.errors import UserError
+from monolex.plan import Step, plan, waits
 from monolex.run_toml import run_config
 
 RUN = Path("run")
@@ -85,3 +86,15 @@ def test_of_a_control_model_the_sites_of_its_tables_are_harvested(tables, sites)
     steps = planned(controls={"models": ["random"], "train": tables})
     assert steps["harvest random"].config.sites == sites
     assert steps["harvest"].config.sites == tuple(SITES)
+
+
+def test_a_sweep_that_goes_on_with_anothers_dictionary_waits_for_it():
+    def order(init: str, *names: str) -> list[list[int]]:
+        tables = {name: {"ks": [4], "kinds": ["topk"]} for name in names}
+        tables["b"]["init"] = str(RUN.resolve() / init)
+        return waits(list(planned(train=tables, baselines={}, controls={}).values())[:3])
+
+    assert order("elsewhere", "a", "b") == [[], [0], [0]]
+    assert order("train/a/resid_post.0/topk-k4", "a", "b") == order("train/a", "a", "b") == [[], [0], [0, 1]]
+    with pytest.raises(UserError, match=r"train/a' of \[train\.b\] is made later; move its table below that one's"):
+        order("train/a", "b", "a")

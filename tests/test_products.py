@@ -1,8 +1,11 @@
 """Products by oneDNN against float64, and what they leave alone."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from monolex import products
 from monolex.products import by_rows, quicken
@@ -25,12 +28,35 @@ def test_a_product_is_that_of_float64(shape, bias):
         )
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own
 def test_gradients_go_through_where_they_are_wanted():
     x, rows = torch.randn(4, 3), torch.randn(5, 3, requires_grad=True)
     by_rows(x, rows).sum().backward()
     assert rows.grad is not None and torch.equal(rows.grad, x.sum(0).expand(5, 3))
+    tangent = torch.ones(4, 3)
+    with torch.no_grad():  # which leaves forward mode as it is
+        assert torch.equal(torch.func.jvp(lambda v: by_rows(v, rows.detach()), (x,), (tangent,))[1], tangent @ rows.T)
+        with forward_ad.dual_level():
+            out = by_rows(forward_ad.make_dual(x, tangent), rows.detach())
+            assert forward_ad.unpack_dual(out).tangent is not None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert by_rows(x, rows).dtype == torch.bfloat16
     jacobian = torch.func.jacrev(lambda v: by_rows(v, rows.detach()))(x[0])
     torch.testing.assert_close(jacobian, rows.detach())
+
+
+@pytest.mark.parametrize("bias", [torch.randn(10)[::2], torch.randn(5, 3)[:, 1], torch.randn(1).expand(5)])
+def test_a_bias_lies_in_memory_as_it_likes(bias):
+    x, rows = torch.randn(4, 3), torch.randn(5, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(by_rows(x, rows, bias), x @ rows.T + bias)
+
+
+def test_tensors_of_several_types_are_refused():
+    x, rows = torch.randn(4, 3), torch.randn(5, 3)
+    for given in ((x, rows.double()), (x, rows, torch.zeros(5).double())):
+        with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
+            by_rows(*given)
 
 
 @pytest.mark.skipif(products._ON_CPU is None, reason="this torch has no oneDNN")
@@ -39,16 +65,19 @@ def test_only_plain_linear_layers_in_float32_are_quickened(monkeypatch):
         pass
 
     calls, quick = [], products._ON_CPU
+    assert quick is not None
     monkeypatch.setattr(products, "_ON_CPU", lambda *given: (calls.append(1), quick(*given))[1])
-    model = nn.Sequential(nn.Linear(3, 4), Other(4, 5), nn.Linear(5, 2, bias=False))
+    last = nn.Linear(2, 2)
+    hooked = last.forward = partial(nn.Linear.forward, last)
+    model = nn.Sequential(nn.Linear(3, 4), Other(4, 5), nn.Linear(5, 2, bias=False), last)
     x = torch.randn(7, 3)
     before = model(x)
     quicken(model)
     with torch.no_grad():
         torch.testing.assert_close(model(x), before)
-    assert len(calls) == 2
+    assert len(calls) == 2 and last.forward is hooked
     model(x)
     with torch.no_grad():
         model.bfloat16()(x.bfloat16())
     assert len(calls) == 2
-    assert set(model.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias", "2.weight"}
+    assert set(model.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "3.weight", "3.bias"}

@@ -1,5 +1,6 @@
 """Work in processes beside each other: what waits, what is raised, what is stopped, what is left of a dead parent."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import beside
 
-from monolex import bars
+from monolex import bars, workers
 from monolex.errors import UserError
 from monolex.lock import writing
 from monolex.runtime import progress
@@ -28,7 +29,7 @@ from monolex.runtime import progress
 from monolex.schedule import Schedule
 from monolex.workers import done
 if __name__ == "__main__":
-    work = [partial(beside.stay, Path(sys.argv[1])), partial(beside.note, Path(sys.argv[1]), "short")]
+    work = [partial(getattr(beside, sys.argv[2]), Path(sys.argv[1])), partial(beside.note, Path(sys.argv[1]), "short")]
     with stoppable():
         list(done(work, Schedule([(), ()]), 2))
 """
@@ -74,12 +75,14 @@ def test_workers_write_where_their_parent_holds_the_folder(tmp_path):
     assert (tmp_path / "a" / "written").exists() and (tmp_path / "b" / "written").exists()
 
 
-def parent(folder: Path) -> tuple[subprocess.Popen, int]:
+def parent(folder: Path, work: str = "stay") -> tuple[subprocess.Popen, int]:
     """A process with a worker that stays, and that worker's number."""
     script = folder / "parent.py"
     script.write_text(PARENT)
     paths = os.pathsep.join(path for path in sys.path if path)
-    process = subprocess.Popen([sys.executable, str(script), str(folder)], env={**os.environ, "PYTHONPATH": paths})
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder), work], env={**os.environ, "PYTHONPATH": paths}
+    )
     until = time.monotonic() + 60
     while not (folder / "short").exists() or not (folder / "staying").exists():
         assert time.monotonic() < until and process.poll() is None
@@ -103,6 +106,50 @@ def test_ctrl_c_is_passed_on_and_waited_for(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) != 0
     assert (tmp_path / "stopped").read_text() == "cleanly"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02])
+def test_a_signal_that_reaches_all_processes_lets_a_step_end(seconds, tmp_path):
+    process, worker = parent(tmp_path, "step_by_step")
+    os.kill(worker, signal.SIGTERM)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) != 0
+    assert (tmp_path / "stopped").read_text() == "cleanly" and not (tmp_path / "cut").exists()
+
+
+def test_ctrl_z_suspends_workers_too(tmp_path):
+    process, worker = parent(tmp_path, "step_by_step")
+
+    def state(pid: int) -> str:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    for number, stopped in ((signal.SIGTSTP, True), (signal.SIGCONT, False)):
+        process.send_signal(number)
+        until = time.monotonic() + 30
+        while any((state(pid) == "T") != stopped for pid in (process.pid, worker)):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    assert (tmp_path / "stopped").read_text() == "cleanly"
+
+
+def test_a_fault_that_cannot_be_sent_is_told(tmp_path):
+    with pytest.raises(RuntimeError, match="1 beside 2"):
+        list(each(beside.fail_strangely, [(1,), (1,)], 2))
+
+
+def test_a_worker_that_is_killed_while_it_writes_holds_nobody_up(monkeypatch):
+    monkeypatch.setattr(workers, "PATIENCE", 0.2)
+    context = multiprocessing.get_context("spawn")
+    turn = workers._Writing(context.RLock())
+    process = context.Process(target=beside.hold_for_ever, args=(turn,))
+    process.start()
+    process.join()
+    began = time.monotonic()
+    with turn:
+        assert 0.1 < time.monotonic() - began < 5
 
 
 def test_cores_are_those_that_openmp_is_given(monkeypatch):

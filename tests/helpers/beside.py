@@ -1,10 +1,13 @@
 """Pieces of work that workers do, which find them by the name of this module."""
 
 import os
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from monolex.errors import UserError
+from monolex.interrupt import interruptible
 from monolex.lock import writing
 
 
@@ -41,8 +44,36 @@ def stay(folder: Path) -> None:
         raise
 
 
+def step_by_step(folder: Path) -> None:
+    """Do steps until interrupted, the last of them to its end."""
+    with interruptible() as interrupted:
+        (folder / "staying").write_text(str(os.getpid()))
+        while not interrupted.is_set():
+            (folder / "cut").write_text("a step is under way")
+            time.sleep(0.3)
+            (folder / "cut").unlink()
+    (folder / "stopped").write_text("cleanly")
+    raise KeyboardInterrupt
+
+
+class Strange(Exception):
+    """An error that arrives nowhere."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} beside {second}")
+
+
+def fail_strangely(first: int) -> None:
+    raise Strange(first, 2)
+
+
 def divide(numerator: int) -> float:
     return numerator / 0
+
+
+def hold_for_ever(turn: Any) -> None:
+    turn.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def end(status: int) -> None:

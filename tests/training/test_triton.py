@@ -12,7 +12,7 @@ from helpers.planted import SITE, config, planted, trained
 from helpers.sparse_steps import compare
 
 from monolex.training import sweep
-from monolex.training.sparse import compiled, operators
+from monolex.training.sparse import compiled, fused, operators, triton_kernels
 from monolex.training.sparse.fused import Fused
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -56,6 +56,19 @@ def test_a_sweep_learns_what_it_learns_by_operators(monkeypatch):
     for ours, theirs in zip(ends[0].params, ends[1].params, strict=True):
         for name, tensor in theirs.items():
             torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-3)
+
+
+def test_a_kernel_is_tried_before_it_is_relied_on(monkeypatch, caplog):
+    assert fused.works(torch.device("cpu"))
+
+    class Broken:
+        def __getitem__(self, _grid):
+            raise RuntimeError("Failed to find C compiler.\nMore lines")
+
+    monkeypatch.setattr(triton_kernels, "feature_sums", Broken())
+    assert not fused.works(torch.device("cpu"))
+    said = "triton cannot be used on cpu, so training steps are not compiled: Failed to find C compiler."
+    assert caplog.messages == [said]
 
 
 COMPILED = """

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from monolex.runtime import log
+from monolex.training.sparse import fused
 from monolex.training.sparse.compiled import Compiled
 from monolex.training.sparse.fused import Fused
 from monolex.training.sparse.operators import Operators
@@ -22,9 +23,12 @@ def parts_for(device: torch.device) -> Parts:
     """By numba on a CPU, by Triton on a GPU of NVIDIA's or AMD's, where they are; else by torch's operators."""
     if device.type == "cpu" and usable("numba"):
         return Compiled
-    if device.type == "cuda" and usable("triton"):
+    if device.type == "cuda" and usable("triton") and _works(device):
         return Fused
     return Operators
+
+
+_works = cache(fused.works)
 
 
 @cache

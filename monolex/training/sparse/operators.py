@@ -29,7 +29,7 @@ class Operators:
         pass
 
     def largest_of_rows(self, pre: Tensor, k: int) -> ActiveCodes:
-        values, places = _largest(pre, k)
+        values, places = pre.topk(k, dim=1, sorted=False)
         counts = torch.full((len(pre),), k, device=pre.device)
         return ActiveCodes(counts.cumsum(0) - counts, counts, places.flatten(), values.relu().flatten().float())
 
@@ -106,20 +106,6 @@ def _maxima(pre: Tensor) -> Tensor:
     """Of every group of neighbours in a row; those at its end that fill none are left out."""
     groups = pre.shape[1] // GROUP
     return pre[:, : groups * GROUP].unflatten(1, (groups, GROUP)).amax(2)
-
-
-def _largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of every row and where they are: those of the k groups with the largest maxima, and of the end."""
-    n = pre.shape[1]
-    groups = n // GROUP
-    if groups < 2 * k:
-        return pre.topk(k, dim=1, sorted=False)
-    chosen = _maxima(pre).topk(k, dim=1, sorted=False).indices
-    places = chosen[:, :, None] * GROUP + torch.arange(GROUP, device=pre.device)
-    end = torch.arange(groups * GROUP, n, device=pre.device).expand(len(pre), -1)
-    places = torch.cat([places.flatten(1), end], dim=1)
-    values, among = pre.gather(1, places).topk(k, dim=1, sorted=False)
-    return values, places.gather(1, among)
 
 
 def _kth_largest(values: Tensor, k: int) -> Tensor:

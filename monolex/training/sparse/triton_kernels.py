@@ -1,8 +1,8 @@
 """Kernels of a sparse step for GPUs, in Triton: a program a row of the batch, or a feature.
 
 Vectors of a row are held whole, padded to a power of two (``WIDTH``); sums are in float32 and in the order of the
-codes, so that a step gives the same bits every time. With ``TRITON_INTERPRET=1`` they run on a CPU, slowly; the tests
-hold them against autograd that way.
+codes, so that these kernels give the same bits every time. With ``TRITON_INTERPRET=1`` they run on a CPU, slowly; the
+tests hold them against autograd that way.
 """
 
 import triton
