@@ -94,7 +94,7 @@ DICTIONARY_LEARNING = {
 """Module or class, class, and settings of every kind that a peer has. Nobody else has tied weights."""
 
 
-def saelens(kind: str, data: list[Tensor], n: int, k: int, *, autocast: bool) -> Step:
+def saelens(kind: str, data: list[Tensor], n: int, k: int, *, autocast: bool, compiled: bool = False) -> Step:
     sae_lens = import_module("sae_lens")
     if kind not in SAELENS:
         raise ImportError(f"no {kind} in SAELens")
@@ -112,6 +112,8 @@ def saelens(kind: str, data: list[Tensor], n: int, k: int, *, autocast: bool) ->
         sae=getattr(sae_lens, f"{name}TrainingSAE")(config), data_provider=iter(()), evaluator=None,
         save_checkpoint_fn=None,
     )  # fmt: skip
+    if compiled:  # as its runner does it for `compile_sae`; needs a C++ compiler
+        trainer.sae.training_forward_pass = torch.compile(trainer.sae.training_forward_pass)
 
     def step(number: int) -> None:
         trainer.step(data[number % 4])
@@ -175,6 +177,7 @@ def tools(kind: str, data: list[Tensor], n: int, k: int) -> Iterator[tuple[str, 
     yield "monolex, no numba", lambda: ours(kind, data, n, k, parts=Operators)
     yield "SAELens, defaults", lambda: saelens(kind, data, n, k, autocast=False)
     yield "SAELens, autocast", lambda: saelens(kind, data, n, k, autocast=True)
+    yield "SAELens, autocast, compiled", lambda: saelens(kind, data, n, k, autocast=True, compiled=True)
     yield "dictionary_learning, defaults", lambda: dictionary_learning(kind, data, n, k)
     yield "sparsify, defaults", lambda: sparsify(kind, data, n, k, autocast=False)
     yield "sparsify, bf16", lambda: sparsify(kind, data, n, k, autocast=True)

@@ -1,8 +1,8 @@
-"""Products of float32 matrices on a CPU by the faster of torch's two libraries, where nothing needs a gradient."""
+"""Products of matrices on a CPU by the faster of torch's two libraries, where nothing needs a gradient."""
 
 import platform
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,8 @@ from torch.nn.functional import linear
 
 
 def _onednn() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
-    """oneDNN's product, for which torch's own on x86 (MKL) takes twice as long on an AMD processor (docs/log.md).
+    """oneDNN's product. In float32 torch's own on x86 (MKL) takes twice as long on an AMD processor (docs/log.md); in
+    bf16 both are oneDNN's, but torch writes a bias over all of the result first, and reads it back.
 
     Where this build of torch has it: it is what torch's compiler calls, no public function.
     """
@@ -29,12 +30,20 @@ _ON_CPU = _onednn()
 
 
 def _plain(*tensors: Tensor) -> bool:
-    """Whether these are float32 on a CPU, and nobody asks for more than their product: the operator itself knows of no
-    gradient, forward or backward, of no transform and of no autocast."""
+    """Whether these are of one type on a CPU that has it, and nobody asks for more than their product: the operator
+    itself knows of no gradient, forward or backward, of no transform and of no autocast."""
     watched = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0
     if watched or torch._C._are_functorch_transforms_active():
         return False
-    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+    dtype = tensors[0].dtype
+    if dtype != torch.float32 and not (dtype == torch.bfloat16 and _native_bf16()):
+        return False
+    return all(tensor.device.type == "cpu" and tensor.dtype == dtype for tensor in tensors)
+
+
+@cache
+def _native_bf16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def by_rows(

@@ -52,6 +52,13 @@ def test_a_bias_lies_in_memory_as_it_likes(bias):
         torch.testing.assert_close(by_rows(x, rows, bias), x @ rows.T + bias)
 
 
+@pytest.mark.skipif(not products._native_bf16(), reason="this CPU has no bf16 of its own")
+def test_a_product_in_bf16_is_torchs():
+    x, rows, bias = (torch.randn(shape).bfloat16() for shape in ((64, 33), (129, 33), (129,)))
+    with torch.no_grad():
+        torch.testing.assert_close(by_rows(x, rows, bias), torch.nn.functional.linear(x, rows, bias))
+
+
 def test_tensors_of_several_types_are_refused():
     x, rows = torch.randn(4, 3), torch.randn(5, 3)
     for given in ((x, rows.double()), (x, rows, torch.zeros(5).double())):
@@ -60,7 +67,7 @@ def test_tensors_of_several_types_are_refused():
 
 
 @pytest.mark.skipif(products._ON_CPU is None, reason="this torch has no oneDNN")
-def test_only_plain_linear_layers_in_float32_are_quickened(monkeypatch):
+def test_only_plain_linear_layers_are_quickened(monkeypatch):
     class Other(nn.Linear):
         pass
 
@@ -78,6 +85,8 @@ def test_only_plain_linear_layers_in_float32_are_quickened(monkeypatch):
     assert len(calls) == 2 and last.forward is hooked
     model(x)
     with torch.no_grad():
+        model.double()(x.double())
+        assert len(calls) == 2
         model.bfloat16()(x.bfloat16())
-    assert len(calls) == 2
+    assert len(calls) == (4 if products._native_bf16() else 2)
     assert set(model.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "3.weight", "3.bias"}

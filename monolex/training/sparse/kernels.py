@@ -55,22 +55,26 @@ def _kth(bits, count, k, top_bit):
 @inlined
 def _maxima(row, groups, top):
     """Largest entry of every group, at least 0; group q is q, q + groups, q + 2 groups, …, along which loops go."""
-    n = len(row)
+    whole = len(row) // groups
     for q in range(groups):
         top[q] = 0
-    for base in range(0, n, groups):
-        for q in range(min(groups, n - base)):
-            x = row[base + q]
-            top[q] = x if x > top[q] else top[q]
+    for i in range(whole):
+        part = row[i * groups : (i + 1) * groups]  # a loop of one length, which is what vectorises
+        for q in range(groups):
+            top[q] = part[q] if part[q] > top[q] else top[q]
+    for q in range(len(row) - whole * groups):
+        x = row[whole * groups + q]
+        top[q] = x if x > top[q] else top[q]
 
 
 @inlined
 def _reaching(row, groups, top, low, values, places):
     """Write the entries that are at least ``low`` and say how many; only groups that reach it are read."""
-    n, count = len(row), 0
+    whole, count = len(row) // groups, 0
     for q in range(groups):
         if top[q] >= low:
-            for place in range(q, n, groups):
+            for i in range(whole + (q < len(row) - whole * groups)):
+                place = i * groups + q
                 x = row[place]
                 values[count] = x
                 places[count] = place

@@ -108,7 +108,7 @@ class SparseStep:
     def _encode(self, centred: Tensor, rows: Tensor) -> Tensor:
         weights, bias = self.params.get("W_enc", rows).detach(), self.params["b_enc"].detach()
         if self.bf16:
-            return torch.addmm(bias.bfloat16(), centred.bfloat16(), weights.bfloat16().T)
+            return by_rows(centred.bfloat16(), weights.bfloat16(), bias.bfloat16())
         return by_rows(centred, weights, bias)
 
     def _choose(self, pre: Tensor, settings: StepSettings) -> ActiveCodes | None:
