@@ -46,7 +46,7 @@ def describe(run: RunConfig, steps: Sequence[Step], jobs: int = 1, speed: Speed 
         UserError: as :func:`measure`.
     """
     shape = model_shape(run.model)
-    lines = [f"{'stage':<20} {'state':<8} {'disk':>9} {'memory':>9} {'minutes':>8}"]
+    lines = [f"{'stage':<24} {'state':<8} {'disk':>9} {'memory':>9} {'minutes':>8}"]
     redone, every, left = set[Path](), [], []
     with threads(max(1, torch.get_num_threads() // jobs)):
         speed = speed or measure(run.model, shape, run.corpus.context_length)
@@ -56,13 +56,13 @@ def describe(run: RunConfig, steps: Sequence[Step], jobs: int = 1, speed: Speed 
                 redone.add(step.folder)
             spent = seconds(step, cost, shape, speed) / 60
             state = "there" if done else "to do"
-            lines.append(f"{step.name:<20} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
+            lines.append(f"{step.name:<24} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
             every.append(cost)
             left.append(0.0 if done else spent)
     disk, memory = sum(cost.disk for cost in every), _most_memory(every, jobs)
     minutes = span(waits(steps), left, jobs)
     said = "in all" if jobs == 1 else f"in all, {jobs} jobs"
-    lines.append(f"{said:<20} {'':<8} {size(disk):>9} {size(memory):>9} {minutes:>8.1f}")
+    lines.append(f"{said:<24} {'':<8} {size(disk):>9} {size(memory):>9} {minutes:>8.1f}")
     lines.append(
         f"memory: the peak of each step, {size(LIBRARIES)} of Python and its libraries in it; minutes: as busy"
     )

@@ -1,8 +1,9 @@
-"""Products of matrices on a CPU by the faster of torch's two libraries, where nothing needs a gradient."""
+"""Products of matrices on a CPU by the faster of torch's two libraries: equal bits with a gradient and without."""
 
 import platform
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,9 +31,9 @@ _ON_CPU = _onednn()
 
 
 def _plain(*tensors: Tensor) -> bool:
-    """Whether these are of one type on a CPU that has it, and nobody asks for more than their product: the operator
-    itself knows of no gradient, forward or backward, of no transform and of no autocast."""
-    watched = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0
+    """Whether these are of one type on a CPU that has it, and nobody asks for more than their product and its gradient:
+    the operator itself knows of no forward mode, no transform and no autocast."""
+    watched = torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0
     if watched or torch._C._are_functorch_transforms_active():
         return False
     dtype = tensors[0].dtype
@@ -50,9 +51,33 @@ def by_rows(
     x: Float[Tensor, "*batch d"], rows: Float[Tensor, "n d"], bias: Float[Tensor, "n"] | None = None
 ) -> Float[Tensor, "*batch n"]:
     """``x @ rows.T + bias``, with a gradient where one is wanted."""
-    if _ON_CPU and x.numel() > 0 and _plain(x, rows, *(() if bias is None else (bias,))):
+    tensors = (x, rows) if bias is None else (x, rows, bias)
+    if not (_ON_CPU and x.numel() > 0 and _plain(*tensors)):
+        return linear(x, rows, bias)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return _Product.apply(x, rows, bias)
+    return _ON_CPU(x, rows, bias)
+
+
+class _Product(torch.autograd.Function):
+    """oneDNN's product with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        assert _ON_CPU is not None
+        ctx.save_for_backward(x, rows)
         return _ON_CPU(x, rows, bias)
-    return linear(x, rows, bias)
+
+    @staticmethod
+    def backward(ctx: Any, by_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, rows = ctx.saved_tensors
+        flat = by_out.reshape(-1, by_out.shape[-1])
+        of_x, of_rows, of_bias = ctx.needs_input_grad
+        return (
+            by_out @ rows if of_x else None,
+            flat.T @ x.reshape(-1, x.shape[-1]) if of_rows else None,
+            flat.sum(0) if of_bias else None,
+        )
 
 
 def quicken(model: nn.Module) -> None:
