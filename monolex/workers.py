@@ -137,8 +137,9 @@ class _Writing:
 
 def _answering(workers: Sequence[_Worker]) -> list[_Worker]:
     """Those that have something to say; waits for one. A pipe is ready too where its process is gone."""
-    busy = {worker.pipe: worker for worker in workers if worker.doing is not None}
-    return [busy[pipe] for pipe in wait(list(busy)) if isinstance(pipe, Connection)]
+    busy = [worker for worker in workers if worker.doing is not None]
+    ready = wait([worker.pipe for worker in busy])
+    return [worker for worker in busy if worker.pipe in ready]
 
 
 def _received(worker: _Worker) -> Any:
@@ -159,9 +160,7 @@ def _received(worker: _Worker) -> Any:
     return result
 
 
-def _serve(
-    pipe: Connection, held: frozenset[Path], logs: bool, row: tuple[int, int], writing: Any
-) -> None:  # pragma: no cover (another process)
+def _serve(pipe: Connection, held: frozenset[Path], logs: bool, row: tuple[int, int], writing: Any) -> None:
     """Do what comes through the pipe until it is closed."""
     _leave_signals_to_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()

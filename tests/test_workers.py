@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -75,23 +77,37 @@ def test_workers_write_where_their_parent_holds_the_folder(tmp_path):
     assert (tmp_path / "a" / "written").exists() and (tmp_path / "b" / "written").exists()
 
 
-def parent(folder: Path, work: str = "stay") -> tuple[subprocess.Popen, int]:
-    """A process with a worker that stays, and that worker's number."""
-    script = folder / "parent.py"
-    script.write_text(PARENT)
-    paths = os.pathsep.join(path for path in sys.path if path)
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(folder), work], env={**os.environ, "PYTHONPATH": paths}
-    )
-    until = time.monotonic() + 60
-    while not (folder / "short").exists() or not (folder / "staying").exists():
-        assert time.monotonic() < until and process.poll() is None
-        time.sleep(0.01)
-    return process, int((folder / "staying").read_text())
+Parent = Callable[..., tuple[subprocess.Popen, int]]
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    process, worker = parent(tmp_path)
+@pytest.fixture
+def parent(tmp_path: Path) -> Iterator[Parent]:
+    """Starts a process with a worker that does some work of ``beside``; gives it and that worker's number."""
+    numbers: list[int] = []
+
+    def start(work: str = "stay") -> tuple[subprocess.Popen, int]:
+        script = tmp_path / "parent.py"
+        script.write_text(PARENT)
+        paths = os.pathsep.join(path for path in sys.path if path)
+        command = [sys.executable, str(script), str(tmp_path), work]
+        # in a group of its own, which somebody outside of it waits for: the system stops no other at Ctrl-Z
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, process_group=0)
+        numbers.append(process.pid)
+        until = time.monotonic() + 60
+        while not (tmp_path / "short").exists() or not (tmp_path / "staying").exists():
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.01)
+        numbers.append(int((tmp_path / "staying").read_text()))
+        return process, numbers[-1]
+
+    yield start
+    for number in reversed(numbers):
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
+def test_workers_end_with_a_parent_that_is_killed(parent, tmp_path):
+    process, worker = parent()
     process.kill()
     process.wait()
     until = time.monotonic() + 30
@@ -101,16 +117,16 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     assert not (tmp_path / "stopped").exists()
 
 
-def test_ctrl_c_is_passed_on_and_waited_for(tmp_path):
-    process, _ = parent(tmp_path)
+def test_ctrl_c_is_passed_on_and_waited_for(parent, tmp_path):
+    process, _ = parent()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) != 0
     assert (tmp_path / "stopped").read_text() == "cleanly"
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.02])
-def test_a_signal_that_reaches_all_processes_lets_a_step_end(seconds, tmp_path):
-    process, worker = parent(tmp_path, "step_by_step")
+def test_a_signal_that_reaches_all_processes_lets_a_step_end(seconds, parent, tmp_path):
+    process, worker = parent("step_by_step")
     os.kill(worker, signal.SIGTERM)
     time.sleep(seconds)
     process.send_signal(signal.SIGTERM)
@@ -118,8 +134,8 @@ def test_a_signal_that_reaches_all_processes_lets_a_step_end(seconds, tmp_path):
     assert (tmp_path / "stopped").read_text() == "cleanly" and not (tmp_path / "cut").exists()
 
 
-def test_ctrl_z_suspends_workers_too(tmp_path):
-    process, worker = parent(tmp_path, "step_by_step")
+def test_ctrl_z_suspends_workers_too(parent, tmp_path):
+    process, worker = parent("step_by_step")
 
     def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
