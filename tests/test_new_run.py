@@ -113,6 +113,7 @@ def chosen(subject: Subject, minutes: float, tokens: int = TOKENS[-1]) -> Sizes:
     return fit.choose(subject, Text("t", "text", tokens, 512), most, SPEED)
 
 
+@pytest.mark.slow
 def test_more_minutes_give_richer_runs_and_a_small_text_is_read_again():
     subject = shaped(192, 6, 2_600_000)
     few, many = chosen(subject, 5), chosen(subject, 600)

@@ -251,6 +251,7 @@ def test_calls_that_went_unanswered_are_asked_again_and_no_others(whole, server,
     assert (out / "manifest.json").stat().st_mtime_ns == written and len(good(server)) == len(after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "answers"),
     [("explain", 17), pytest.param("completions", 36, marks=pytest.mark.slow), ("json", 42)],

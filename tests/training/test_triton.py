@@ -18,10 +18,9 @@ from monolex.training.sparse.fused import Fused
 pytest.importorskip("triton", reason="triton is not installed")
 
 
-@pytest.mark.parametrize("dead", [0.0, 0.5])
 @pytest.mark.parametrize("kind", ["topk", "batchtopk", "matryoshka", "jumprelu", "frozen-decoder", "frozen-encoder"])
-def test_a_step_of_the_k_kinds_is_autograds(kind, dead):
-    compare(Fused, kind, 17, 20, 6, 3, unit_rows=True, bias=True, dead=dead)
+def test_a_step_of_the_k_kinds_is_autograds(kind):
+    compare(Fused, kind, 17, 20, 6, 3, unit_rows=True, bias=True, dead=0.5)
 
 
 @pytest.mark.parametrize(

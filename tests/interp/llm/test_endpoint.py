@@ -314,6 +314,7 @@ with client if close == "close" else nullcontext():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("close", ["close", "leave"])
 def test_ctrl_c_waits_for_no_call(server, tmp_path, close):
     server.script({"do": "hang", "match": "number 4 ", "seconds": 120, "times": 9})

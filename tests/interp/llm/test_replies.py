@@ -60,6 +60,7 @@ def test_a_killed_process_has_kept_all_that_was_answered(tmp_path):
     client.close()
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_file_and_agree(tmp_path):
     several = [start(tmp_path / "r.sqlite") for _ in range(2)]
     for process in several:
