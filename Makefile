@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
 	@echo "make demo    the whole pipeline on the bundled model (about 4 minutes on two cores), into $(OUT)/"
-	@echo "make test    the tests (4 minutes)     make slow    the long tests, too"
+	@echo "make test    the tests (under 5 minutes)     make slow    the long tests, too"
 	@echo "make lint    ruff and pyright          make bench   measurements; see bench/README.md"
 
 $(READY): pyproject.toml constraints.txt
