@@ -7,15 +7,13 @@ row once. (Live, ours has one forward pass for all; see docs/results.md.) Altern
 """
 
 import argparse
-import statistics
-import time
 import warnings
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
-from train import Step, batches
+from train import Step, batches, compare
 
 from monolex.train_config import TrainConfig
 from monolex.training.members import members
@@ -84,25 +82,7 @@ def main() -> None:
         "SAELens MultiSAETrainer, autocast": lambda: saelens(data, n, autocast=True),
         "SAELens MultiSAETrainer, defaults": lambda: saelens(data, n, autocast=False),
     }
-    steps: dict[str, Step] = {}
-    for name, make in ways.items():
-        try:
-            steps[name] = make()
-        except ImportError as error:
-            print(f"{name}: not timed ({error})")
-    spent: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(options.rounds):
-        for name, step in steps.items():
-            step(number)
-            began = time.perf_counter()
-            for inner in range(options.steps):
-                step(number + inner)
-            spent[name].append((time.perf_counter() - began) / options.steps)
-    print(f"| 8 members, d_in {d}, d_sae {n}, batch {size} | ms a step | range | times monolex |\n|---|---|---|---|")
-    for name, times in spent.items():
-        ratio = statistics.median(a / b for a, b in zip(times, spent["monolex"], strict=True))
-        low, middle, high = (1000 * f(times) for f in (min, statistics.median, max))
-        print(f"| {name} | {middle:.0f} | {low:.0f}–{high:.0f} | {ratio:.2f} |")
+    compare(f"8 members, d_in {d}, d_sae {n}, batch {size}", ways.items(), options.rounds, options.steps)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -185,6 +185,29 @@ def tools(kind: str, data: list[Tensor], n: int, k: int) -> Iterator[tuple[str, 
     yield "encoder's product, bf16", lambda: product(data, n, torch.bfloat16)
 
 
+def compare(title: str, ways: Iterable[tuple[str, Callable[[], Step]]], rounds: int, steps: int) -> None:
+    """Time steps of all ways in turn, and print them as a table beside the first."""
+    made: dict[str, Step] = {}
+    for name, make in ways:
+        try:
+            made[name] = make()
+        except ImportError as error:
+            print(f"{name}: not timed ({error})")
+    spent: dict[str, list[float]] = {name: [] for name in made}
+    for number in range(rounds):
+        for name, step in made.items():
+            step(number)
+            began = time.perf_counter()
+            for inner in range(steps):
+                step(number + inner)
+            spent[name].append((time.perf_counter() - began) / steps)
+    print(f"\n| {title} | ms a step | range | times monolex |\n|---|---|---|---|")
+    for name, seconds in spent.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds, spent["monolex"], strict=True))
+        low, middle, high = (1000 * f(seconds) for f in (min, statistics.median, max))
+        print(f"| {name} | {middle:.0f} | {low:.0f}–{high:.0f} | {ratio:.1f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="512,4096,4096,32", help="d_in,d_sae,batch,k")
@@ -197,25 +220,7 @@ def main() -> None:
     data = batches(d, n, size)
     print(f"d_in {d}, d_sae {n}, batch {size}, k {k}; {torch.get_num_threads()} threads, torch {torch.__version__}")
     for kind in options.kinds:
-        steps: dict[str, Step] = {}
-        for name, make in tools(kind, data, n, k):
-            try:
-                steps[name] = make()
-            except ImportError as error:
-                print(f"{name}: not timed ({error})")
-        spent: dict[str, list[float]] = {name: [] for name in steps}
-        for number in range(options.rounds):
-            for name, step in steps.items():
-                step(number)
-                began = time.perf_counter()
-                for inner in range(options.steps):
-                    step(number + inner)
-                spent[name].append((time.perf_counter() - began) / options.steps)
-        print(f"\n| {kind} | ms a step | range | times monolex |\n|---|---|---|---|")
-        for name, seconds in spent.items():
-            ratios = [a / b for a, b in zip(seconds, spent["monolex"], strict=True)]
-            low, middle, high = (1000 * f(seconds) for f in (min, statistics.median, max))
-            print(f"| {name} | {middle:.0f} | {low:.0f}–{high:.0f} | {statistics.median(ratios):.1f} |", flush=True)
+        compare(kind, tools(kind, data, n, k), options.rounds, options.steps)
 
 
 if __name__ == "__main__":
