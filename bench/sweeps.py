@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from train import Step, batches, compare
+from train import Step, batches, compare, saelens_training
 
 from monolex.train_config import TrainConfig
 from monolex.training.members import members
@@ -39,7 +39,7 @@ def ours(data: list[Tensor], n: int, *, alone: bool) -> Step:
 
 
 def saelens(data: list[Tensor], n: int, *, autocast: bool) -> Step:
-    sae_lens, configs = import_module("sae_lens"), import_module("sae_lens.config")
+    sae_lens = import_module("sae_lens")
     multi = import_module("sae_lens.training.multi_sae_trainer")
     size, d = data[0].shape
     saes: dict[str, Any] = {}
@@ -50,12 +50,7 @@ def saelens(data: list[Tensor], n: int, *, autocast: bool) -> Step:
                 config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=d, d_sae=n, k=k)
                 saes[f"{kind}-{k}-{seed}"] = getattr(sae_lens, f"{name}TrainingSAE")(config)
     trainer = multi.MultiSAETrainer(
-        cfg=configs.SAETrainerConfig(
-            total_training_samples=1000 * size, train_batch_size_samples=size, device="cpu", autocast=autocast, lr=3e-4,
-            lr_end=3e-5, lr_scheduler_name="constant", lr_warm_up_steps=0, lr_decay_steps=0, n_restart_cycles=1,
-            adam_beta1=0.9, adam_beta2=0.999, dead_feature_window=1000, feature_sampling_window=2000, n_checkpoints=0,
-            checkpoint_path=None, save_final_checkpoint=False, logger=configs.LoggingConfig(log_to_wandb=False),
-        ),
+        cfg=saelens_training(size, autocast=autocast),
         saes=saes, hook_names=dict.fromkeys(saes, "site"), data_provider=iter(()),
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,21 +95,27 @@ DICTIONARY_LEARNING = {
 """Module or class, class, and settings of every kind that a peer has. Nobody else has tied weights."""
 
 
+def saelens_training(size: int, *, autocast: bool) -> Any:
+    """The configuration of its trainers for batches of ``size``: nothing logged, saved or resampled."""
+    configs = import_module("sae_lens.config")
+    return configs.SAETrainerConfig(
+        total_training_samples=1000 * size, train_batch_size_samples=size, device="cpu", autocast=autocast, lr=3e-4,
+        lr_end=3e-5, lr_scheduler_name="constant", lr_warm_up_steps=0, lr_decay_steps=0, n_restart_cycles=1,
+        adam_beta1=0.9, adam_beta2=0.999, dead_feature_window=1000, feature_sampling_window=2000, n_checkpoints=0,
+        checkpoint_path=None, save_final_checkpoint=False, logger=configs.LoggingConfig(log_to_wandb=False),
+    )  # fmt: skip
+
+
 def saelens(kind: str, data: list[Tensor], n: int, k: int, *, autocast: bool, compiled: bool = False) -> Step:
     sae_lens = import_module("sae_lens")
     if kind not in SAELENS:
         raise ImportError(f"no {kind} in SAELens")
-    configs, training = import_module("sae_lens.config"), import_module("sae_lens.training.sae_trainer")
+    training = import_module("sae_lens.training.sae_trainer")
     size, d = data[0].shape
     name, settings = SAELENS[kind]
     config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=d, d_sae=n, **settings(n, k))
     trainer = training.SAETrainer(
-        cfg=configs.SAETrainerConfig(
-            total_training_samples=1000 * size, train_batch_size_samples=size, device="cpu", autocast=autocast, lr=3e-4,
-            lr_end=3e-5, lr_scheduler_name="constant", lr_warm_up_steps=0, lr_decay_steps=0, n_restart_cycles=1,
-            adam_beta1=0.9, adam_beta2=0.999, dead_feature_window=1000, feature_sampling_window=2000, n_checkpoints=0,
-            checkpoint_path=None, save_final_checkpoint=False, logger=configs.LoggingConfig(log_to_wandb=False),
-        ),
+        cfg=saelens_training(size, autocast=autocast),
         sae=getattr(sae_lens, f"{name}TrainingSAE")(config), data_provider=iter(()), evaluator=None,
         save_checkpoint_fn=None,
     )  # fmt: skip

@@ -23,7 +23,7 @@ class Schedule:
         return len(self._ended) == len(self.needs)
 
     def begin(self) -> int | None:
-        """The piece to be begun now; None if there is none for now."""
+        """The piece to be begun now; None while all that is left waits, and when nothing is left."""
         ready = [number for number in self._left if self.needs[number] <= self._ended]
         if not ready:
             return None
