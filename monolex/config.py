@@ -41,7 +41,7 @@ class ModelConfig:
     """Which language model, and which control of it."""
 
     model: str = place("demo")
-    """`demo` (bundled), a folder in the Hugging Face layout, or a hub name."""
+    """`demo` (bundled), a folder in the Hugging Face layout, a .gguf file, or a hub name."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     model_dtype: Literal[Dtype, "auto"] = "auto"

@@ -15,12 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from monolex.config import ModelConfig
 from monolex.cost import Cost, Planned, PlannedDictionary, Shape
-from monolex.model.files import source
-from monolex.model.load import load
+from monolex.model.load import configuration, load
 from monolex.model.sites import Structure, resolve
 from monolex.plan import Step, waits
 from monolex.run_toml import RunConfig
@@ -141,8 +140,9 @@ def costs(run: RunConfig, steps: Sequence[Step], shape: Shape, speed: Speed | No
 
 def model_shape(config: ModelConfig) -> Shape:
     """Sizes of a model from its configuration alone."""
+    stored = configuration(config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source(config), revision=config.revision))
+        model = AutoModelForCausalLM.from_config(stored)
     text = model.config.get_text_config()
     structure: Structure = resolve(model, text.num_hidden_layers, text.hidden_size)
     places = {f"{kind}.{n}": place.width for n, layer in enumerate(structure.places) for kind, place in layer.items()}

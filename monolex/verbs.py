@@ -86,7 +86,7 @@ def init(
     """Write a run.toml with a comment on every line that fits a model, a text and a number of minutes.
 
     Args:
-        model: `demo`, a folder in the Hugging Face layout, or a hub name.
+        model: `demo`, a folder in the Hugging Face layout, a .gguf file, or a hub name.
         corpus: `stdlib`, a text file, a folder, a .jsonl file, or `hf:NAME`.
         out: The file; one that exists is left as it is.
         minutes: What the run may take on this machine, roughly.

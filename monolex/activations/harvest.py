@@ -40,6 +40,7 @@ from monolex.artifact import WARNINGS, Manifest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, identity, located
 from monolex.errors import UserError
 from monolex.lock import alone
+from monolex.model import gguf
 from monolex.model.language_model import DTYPES, LanguageModel
 from monolex.model.load import load
 from monolex.model.precision import Precision
@@ -285,6 +286,7 @@ def _facts(
         "fingerprint": lm.fingerprint,
         "architecture": lm.architecture,
         "precision": precision and precision._asdict(),
+        "gguf": gguf.facts(file) if gguf.is_gguf(file := Path(model.model).expanduser()) else None,
     }
     dropped = {
         split: {

@@ -1,12 +1,13 @@
-"""Where a model's files are: a folder that has all that loading needs, or a name on the hub."""
+"""Where a model's files are: a folder that has all that loading needs, a GGUF file, or a name on the hub."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
 from monolex.config import ModelConfig
 from monolex.errors import UserError
+from monolex.model.gguf import is_gguf, require_readable
 
 DEMO: Final = Path(__file__).parents[1] / "demo" / "model"
 """The bundled model: see its README for what it was trained on."""
@@ -19,26 +20,43 @@ def is_demo(folder: str | None) -> bool:
     return bool(folder) and (folder == "demo" or Path(folder).expanduser().resolve() == DEMO.resolve())
 
 
-def source(config: ModelConfig) -> str:
-    """The folder or hub name to load from.
+class Source(NamedTuple):
+    """What transformers' `from_pretrained` is told of where a model is."""
+
+    name: str
+    """A folder, or a name on the hub."""
+    options: dict[str, Any]
+    """Which revision there, or which GGUF file."""
+
+
+def source(config: ModelConfig) -> Source:
+    """The folder, file or hub name to load from.
 
     Raises:
-        UserError: a folder that is not there, lacks what loading needs, or is given a revision; a name that is neither
-            in the hub's cache nor known to the hub.
+        UserError: a folder or file that is not there, lacks what loading needs, or is given a revision; a name that is
+            neither in the hub's cache nor known to the hub.
     """
     folder = DEMO if config.model == "demo" else Path(config.model).expanduser()
+    if is_gguf(folder):
+        require_readable(folder)
+        _require_no_revision(config, "a file")
+        return Source(str(folder.absolute().parent), {"gguf_file": folder.name})
     if not folder.is_dir():
         if config.model == "demo" or config.model.startswith((".", "/", "~")):
             raise UserError(f"model = {config.model!r}: there is no folder {folder}")
         _require_reachable(config)
-        return config.model
-    if config.revision is not None:
-        raise UserError(f"revision = {config.revision!r}: {folder} is a folder; only hub models have revisions")
+        return Source(config.model, {"revision": config.revision})
+    _require_no_revision(config, "a folder")
     _require_file(folder, ("config.json",), "configuration")
     _require_file(folder, _TOKENIZER_FILES, "tokenizer")
     if config.control != "random":
         _require_file(folder, _WEIGHT_FILES, "safetensors weights")
-    return str(folder)
+    return Source(str(folder), {})
+
+
+def _require_no_revision(config: ModelConfig, what: str) -> None:
+    if config.revision is not None:
+        raise UserError(f"revision = {config.revision!r}: {config.model} is {what}; only hub models have revisions")
 
 
 def _require_reachable(config: ModelConfig) -> None:

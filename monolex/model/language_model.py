@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monolex.config import Dtype
 from monolex.errors import UserError
+from monolex.model.gguf import is_gguf, title
 from monolex.model.sites import Place, Site, Structure
 
 DTYPES: Final[dict[Dtype, torch.dtype]] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,6 +44,8 @@ class LanguageModel:
     def title(self) -> str:
         """What pages call it: its name; of a folder what its files say it is, or the folder's name, family and size."""
         folder = Path(self.name).expanduser()
+        if is_gguf(folder):
+            return title(folder)
         if self.name == "demo" or not folder.is_dir():
             return self.name
         cached = [part.removeprefix("models--") for part in folder.absolute().parts if part.startswith("models--")]

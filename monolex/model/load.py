@@ -14,13 +14,20 @@ import torch
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from monolex import runtime
 from monolex.config import ModelConfig
 from monolex.errors import UserError
-from monolex.model.files import source
+from monolex.model.files import Source, source
 from monolex.model.language_model import DTYPES, LanguageModel
 from monolex.model.precision import Precision, compared, objection
 from monolex.model.sites import resolve
@@ -71,7 +78,7 @@ def load(config: ModelConfig | str) -> LanguageModel:
     origin = source(config)
     tokenizer = load_tokenizer(config)
     with _quiet(), _explained(config):
-        model = _initialised(origin, config) if config.control == "random" else _pretrained(origin, config)
+        model = _initialised(config) if config.control == "random" else _pretrained(origin, config)
     if config.control == "shuffled":
         _shuffle(model, config.control_seed)
     if config.device_map is None:
@@ -81,15 +88,24 @@ def load(config: ModelConfig | str) -> LanguageModel:
     return wrap(model.eval(), tokenizer, config.model + suffix)
 
 
+def configuration(config: ModelConfig) -> PretrainedConfig:
+    """transformers' own configuration of a model; no weights are read.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    origin = source(config)
+    with _quiet(), _explained(config):
+        return AutoConfig.from_pretrained(origin.name, **origin.options, trust_remote_code=False)
+
+
 def n_layers(config: ModelConfig) -> int:
     """Number of blocks of the model that a configuration says; no weights are read.
 
     Raises:
         UserError: as :func:`load`.
     """
-    with _quiet(), _explained(config):
-        shape = AutoConfig.from_pretrained(source(config), revision=config.revision, trust_remote_code=False)
-    return shape.get_text_config().num_hidden_layers
+    return configuration(config).get_text_config().num_hidden_layers
 
 
 def precision(config: ModelConfig) -> Precision:
@@ -120,8 +136,8 @@ def precision(config: ModelConfig) -> Precision:
 
 def _parameters(config: ModelConfig) -> int:
     """How many a model has, by its configuration alone."""
+    shape = configuration(config)
     with _quiet(), _explained(config), torch.device("meta"):
-        shape = AutoConfig.from_pretrained(source(config), revision=config.revision, trust_remote_code=False)
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(shape, trust_remote_code=False).parameters())
 
 
@@ -131,15 +147,16 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     Raises:
         UserError: as :func:`load`.
     """
+    origin = source(config)
     with _quiet(), _explained(config):
-        return AutoTokenizer.from_pretrained(source(config), revision=config.revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(origin.name, **origin.options, trust_remote_code=False)
 
 
-def _pretrained(origin: str, config: ModelConfig) -> PreTrainedModel:
+def _pretrained(origin: Source, config: ModelConfig) -> PreTrainedModel:
     where: dict[str, Any] = {} if config.device_map is None else {"device_map": config.device_map}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        origin,
-        revision=config.revision,
+        origin.name,
+        **origin.options,
         dtype=_torch_dtype(config),
         trust_remote_code=False,
         use_safetensors=True,
@@ -152,6 +169,9 @@ def _pretrained(origin: str, config: ModelConfig) -> PreTrainedModel:
     lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if lacking:
         raise UserError(f"model = {config.model!r}: its weights lack or do not fit {', '.join(lacking[:3])}")
+    if "gguf_file" in origin.options:
+        # They are dequantised now; what is left of it names the file, and a model is no other for where it lies.
+        del model.config.quantization_config
     return model
 
 
@@ -160,8 +180,8 @@ def _torch_dtype(config: ModelConfig) -> torch.dtype:
     return DTYPES[config.model_dtype]
 
 
-def _initialised(origin: str, config: ModelConfig) -> PreTrainedModel:
-    shape = AutoConfig.from_pretrained(origin, revision=config.revision, trust_remote_code=False)
+def _initialised(config: ModelConfig) -> PreTrainedModel:
+    shape = configuration(config)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would reseed accelerators too; the weights are drawn on the CPU.
         torch.default_generator.manual_seed(config.control_seed)

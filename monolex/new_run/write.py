@@ -9,15 +9,14 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from monolex.artifact import write_bytes
 from monolex.causal.prompts.tasks import ioi
 from monolex.config import CorpusConfig, ModelConfig, require
 from monolex.errors import UserError
 from monolex.estimate import measure, model_shape
-from monolex.model.files import source
-from monolex.model.load import load, precision
+from monolex.model.load import configuration, load, precision
 from monolex.new_run.fit import ROWS_A_FEATURE, TOKENS, choose, estimated, most_tokens
 from monolex.new_run.sizes import LADDER, Sizes, Spent, Subject, Text
 from monolex.new_run.template import written
@@ -58,7 +57,7 @@ def _subject(model: str, free: int) -> Subject:
     config = ModelConfig(model=model)
     try:
         shape = model_shape(config)
-        positions = AutoConfig.from_pretrained(source(config)).get_text_config().max_position_embeddings
+        positions = configuration(config).get_text_config().max_position_embeddings
     except (LookupError, OSError, ValueError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"model = {model!r} cannot be read: {reason}") from error

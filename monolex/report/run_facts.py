@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from monolex.artifact import SUBJECT, Manifest
+from monolex.model import gguf
 from monolex.pages.eval_charts import EvaluatedDictionary
 from monolex.pages.html import number, short
 
@@ -44,6 +45,7 @@ def facts(activations: Manifest | None) -> list[tuple[str, str]]:
     dtype = model["model_config"]["model_dtype"] + (f" ({chosen['reason']})" if chosen and chosen["kl"] else "")
     return [
         ("Model", f"{model['name']}, {model['architecture']}, {dtype}, fingerprint {short(model['fingerprint'])}"),
+        *([("Weights", gguf.sentence(model["gguf"]))] if model.get("gguf") else []),
         ("Corpus", f"{config.get('corpus')}, digest {short(data['corpus']['digest'])}"),
         ("Read", f"{read['documents']:,} documents, {read['tokens']:,} tokens, rows of {config.get('context_length')}"),
         ("Activations", ", ".join(f"{rows:,} {split.replace('_', ' ')}" for split, rows in data["rows"].items())),

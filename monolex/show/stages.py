@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from monolex.artifact import Manifest, read_json
+from monolex.model import gguf
 from monolex.show.text import columns, records
 
 TABLES = (
@@ -34,6 +35,7 @@ def activations(_path: Path, manifest: Manifest) -> list[str]:
     chosen = model.get("precision")
     return [
         f"model    {model['name']} ({model['architecture']}), fingerprint {model['fingerprint'][:12]}",
+        *([f"weights  {gguf.sentence(model['gguf'])}"] if model.get("gguf") else []),
         f"in       {model['model_config']['model_dtype']}" + (f", chosen: {chosen['reason']}" if chosen else ""),
         f"rows     {', '.join(f'{split} {rows:,}' for split, rows in data['rows'].items())}"
         + (f"; training reads {data['streamed']:,} more through the model" if data.get("streamed") else ""),
