@@ -7,7 +7,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 
 from monolex.config import ModelConfig
 from monolex.errors import UserError
-from monolex.model.gguf import is_gguf, require_readable
+from monolex.model.gguf import is_gguf, unpacked
 
 DEMO: Final = Path(__file__).parents[1] / "demo" / "model"
 """The bundled model: see its README for what it was trained on."""
@@ -26,11 +26,11 @@ class Source(NamedTuple):
     name: str
     """A folder, or a name on the hub."""
     options: dict[str, Any]
-    """Which revision there, or which GGUF file."""
+    """Which revision there."""
 
 
 def source(config: ModelConfig) -> Source:
-    """The folder, file or hub name to load from.
+    """The folder or hub name to load from; of a GGUF file the folder it is unpacked into.
 
     Raises:
         UserError: a folder or file that is not there, lacks what loading needs, or is given a revision; a name that is
@@ -38,9 +38,8 @@ def source(config: ModelConfig) -> Source:
     """
     folder = DEMO if config.model == "demo" else Path(config.model).expanduser()
     if is_gguf(folder):
-        require_readable(folder)
         _require_no_revision(config, "a file")
-        return Source(str(folder.absolute().parent), {"gguf_file": folder.name})
+        return Source(str(unpacked(folder)), {})
     if not folder.is_dir():
         if config.model == "demo" or config.model.startswith((".", "/", "~")):
             raise UserError(f"model = {config.model!r}: there is no folder {folder}")

@@ -5,14 +5,10 @@ Controls (random weights, shuffled weights) are made here so that every later st
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,12 +18,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from monolex import runtime
 from monolex.config import ModelConfig
 from monolex.errors import UserError
 from monolex.model.files import Source, source
+from monolex.model.hugging_face import explained, quiet, require_all_weights
 from monolex.model.language_model import DTYPES, LanguageModel
 from monolex.model.precision import Precision, compared, objection
 from monolex.model.sites import resolve
@@ -77,7 +73,7 @@ def load(config: ModelConfig | str) -> LanguageModel:
         config = dataclasses.replace(config, model_dtype=precision(config).dtype)
     origin = source(config)
     tokenizer = load_tokenizer(config)
-    with _quiet(), _explained(config):
+    with quiet(), explained(config.model):
         model = _initialised(config) if config.control == "random" else _pretrained(origin, config)
     if config.control == "shuffled":
         _shuffle(model, config.control_seed)
@@ -95,7 +91,7 @@ def configuration(config: ModelConfig) -> PretrainedConfig:
         UserError: as :func:`load`.
     """
     origin = source(config)
-    with _quiet(), _explained(config):
+    with quiet(), explained(config.model):
         return AutoConfig.from_pretrained(origin.name, **origin.options, trust_remote_code=False)
 
 
@@ -137,7 +133,7 @@ def precision(config: ModelConfig) -> Precision:
 def _parameters(config: ModelConfig) -> int:
     """How many a model has, by its configuration alone."""
     shape = configuration(config)
-    with _quiet(), _explained(config), torch.device("meta"):
+    with quiet(), explained(config.model), torch.device("meta"):
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(shape, trust_remote_code=False).parameters())
 
 
@@ -148,7 +144,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         UserError: as :func:`load`.
     """
     origin = source(config)
-    with _quiet(), _explained(config):
+    with quiet(), explained(config.model):
         return AutoTokenizer.from_pretrained(origin.name, **origin.options, trust_remote_code=False)
 
 
@@ -165,13 +161,7 @@ def _pretrained(origin: Source, config: ModelConfig) -> PreTrainedModel:
         **where,
     )
     model, info = loaded
-    # transformers fills what a checkpoint lacks with random numbers and only logs it.
-    lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
-    if lacking:
-        raise UserError(f"model = {config.model!r}: its weights lack or do not fit {', '.join(lacking[:3])}")
-    if "gguf_file" in origin.options:
-        # They are dequantised now; what is left of it names the file, and a model is no other for where it lies.
-        del model.config.quantization_config
+    require_all_weights(config.model, info)
     return model
 
 
@@ -199,35 +189,3 @@ def _shuffle(model: nn.Module, seed: int) -> None:
         if parameter.ndim >= 2:
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
             parameter.copy_(parameter.flatten()[order].reshape(parameter.shape))
-
-
-@contextmanager
-def _explained(config: ModelConfig) -> Iterator[None]:
-    """Turn what transformers raises about files, names and configurations into one sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, SafetensorError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"model = {config.model!r} cannot be loaded: {first}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' bars and log inside; a download from the hub keeps its own bar."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    hub_bars = not are_progress_bars_disabled()
-    transformers_logging.set_verbosity_error()
-    if bars:
-        transformers_logging.disable_progress_bar()
-    if hub_bars:
-        enable_progress_bars()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        if not hub_bars:
-            disable_progress_bars()

@@ -43,7 +43,8 @@ def write_gguf(path: Path, model: PreTrainedModel, quantised: tuple[str, ...] = 
     writer.add_rope_freq_base(shape.rope_parameters["rope_theta"])
     writer.add_vocab_size(shape.vocab_size)
     _write_tokenizer(writer, tokenizer)
-    for name, weights in model.state_dict().items():
+    tied = {"lm_head.weight"} if shape.tie_word_embeddings else set()
+    for name, weights in ((name, w) for name, w in model.state_dict().items() if name not in tied):
         array = weights.float().numpy()
         for heads, part in ((shape.num_attention_heads, "q_proj"), (shape.num_key_value_heads, "k_proj")):
             if part in name:  # llama.cpp turns neighbouring dimensions, transformers halves of a head

@@ -9,6 +9,7 @@ import torch
 from helpers.gguf_file import write_gguf
 from helpers.tiny import tiny_hf
 from helpers.tiny_texts import make_tokenizer, sentence, write_jsonl
+from huggingface_hub import constants
 
 from monolex.activations.harvest import harvest
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig
@@ -20,6 +21,12 @@ from monolex.show.path import show
 
 VOCAB = len(make_tokenizer())
 IDS = torch.arange(12).reshape(2, 6)
+
+
+@pytest.fixture(autouse=True)
+def unpacked_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "monolex"
 
 
 @pytest.fixture
@@ -62,6 +69,45 @@ def test_where_a_file_lies_is_no_part_of_the_model(file: Path, tmp_path: Path):
     moved = tmp_path / "elsewhere.GGUF"
     moved.write_bytes(file.read_bytes())
     assert load(config(file)).fingerprint == load(config(moved)).fingerprint
+
+
+def test_a_file_is_unpacked_once_and_a_changed_one_anew(file: Path, unpacked_here: Path):
+    load(config(file))
+    (folder,) = unpacked_here.iterdir()
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    load(config(file))
+    assert [(folder / "model.safetensors").stat().st_mtime_ns] == [before]
+    write_gguf(file, tiny_hf("llama", vocab_size=VOCAB), quantised=("attn_output",))
+    other = load(config(file))
+    assert len(list(unpacked_here.iterdir())) == 2
+    parent = tiny_hf("llama", vocab_size=VOCAB).state_dict()["model.layers.0.self_attn.o_proj.weight"]
+    assert not torch.equal(other.hf.state_dict()["model.layers.0.self_attn.o_proj.weight"], parent)
+
+
+def test_what_fails_leaves_nothing_behind(file: Path, unpacked_here: Path):
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(UserError):
+        load(config(file))
+    assert list(unpacked_here.iterdir()) == []
+
+
+def test_a_tied_unembedding_stays_tied(tmp_path: Path):
+    path = tmp_path / "tied.gguf"
+    parent = tiny_hf("llama", vocab_size=VOCAB, tie_word_embeddings=True)
+    write_gguf(path, parent)
+    lm = load(config(path))
+    assert lm.unembedding.data_ptr() == lm.embedding.data_ptr()
+    assert torch.equal(logits(lm, IDS), logits(wrap(parent), IDS))
+
+
+def test_two_processes_may_unpack_at_a_time(file: Path, unpacked_here: Path, monkeypatch: pytest.MonkeyPatch):
+    """The one that is second finds the folder and keeps the first's."""
+    first = gguf.unpacked(file)
+    inside = (first / "model.safetensors").stat().st_mtime_ns
+    second = unpacked_here / "second"
+    second.mkdir()
+    gguf._settle(second, first)
+    assert (first / "model.safetensors").stat().st_mtime_ns == inside
 
 
 @pytest.mark.parametrize("control", ["random", "shuffled"])

@@ -236,7 +236,7 @@ def test_device_map_with_a_control(config: ModelConfig) -> None:
 
 
 def test_device_map_without_accelerate(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="pip install accelerate"):
         load(replace(config, device_map="auto"))
 
