@@ -2,14 +2,17 @@
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= demo-run
+REAL   ?= real-run
+CORPUS ?= stdlib
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test slow lint format bench clean
+.PHONY: help demo real test slow lint format bench clean
 
 help:
 	@echo "make demo    the whole pipeline on the bundled model (about 4 minutes on two cores), into $(OUT)/"
+	@echo "make real    the same on a real one, SmolLM2-135M-Instruct (about 40 minutes, CORPUS=... takes your text), into $(REAL)/"
 	@echo "make test    the tests (under 5 minutes)     make slow    the long tests, too"
 	@echo "make lint    ruff and pyright          make bench   measurements; see bench/README.md"
 
@@ -24,6 +27,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@echo "== running the demo into $(OUT)/"
 	$(BIN)/monolex demo --out $(OUT)
+
+real: $(READY)
+	@echo "== running a real language model into $(REAL)/"
+	$(BIN)/monolex demo --subject smollm2 --corpus "$(CORPUS)" --out $(REAL)
 
 # A process a core with one thread each: the tests are many and small, and threads of two processes only wait.
 test: $(READY)

@@ -122,11 +122,6 @@ def write_report(folder: Path, **options: Any) -> Path:
     return report(folder, listed, **options)
 
 
-def demo_toml() -> Path:
-    """The bundled demo's run.toml."""
-    return Path(__file__).parent / "demo" / "run.toml"
-
-
 def _do(step: Step, said: str, share: int) -> tuple[float | None, int]:
     """Do a step with one ``share``-th of the threads; its seconds, if it did any, and its process's peak memory."""
     import torch

