@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import false_discovery_control, norm, rankdata
+from scipy.stats import binomtest, false_discovery_control, norm, rankdata
 from scipy.stats import t as student_t
 
 
@@ -58,6 +58,14 @@ def small_mean(values: ArrayLike, over: str, *, level: float = 0.95) -> Estimate
         return Estimate(value, n=1, over=over, reason=f"one of {over} only: no interval")
     half = float(student_t.ppf((1 + level) / 2, len(array) - 1) * array.std(ddof=1) / len(array) ** 0.5)
     return Estimate(value, value - half, value + half, len(array), over)
+
+
+def share(hits: int, trials: int, over: str, *, level: float = 0.95) -> Estimate:
+    """``hits`` of ``trials`` as a probability with Wilson's interval, which holds for a handful of trials, too."""
+    if trials == 0:
+        return not_applicable(f"no {over}")
+    interval = binomtest(hits, trials).proportion_ci(level, "wilson")
+    return Estimate(hits / trials, float(interval.low), float(interval.high), trials, over)
 
 
 def ratio(

@@ -20,6 +20,8 @@ class Known(NamedTuple):
     """Share of rows in which it is active."""
     top_token: str | None = None
     """Token with the largest share of its activation."""
+    reappears: Estimate | None = None
+    """Probability that it comes back under another seed (:mod:`monolex.features.seeds`); None without other seeds."""
 
     @property
     def dense(self) -> bool | None:
@@ -155,7 +157,8 @@ def _plain(row: Hit | Comparison) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in row._asdict().items():
         if isinstance(value, Known):
-            out |= {**value._asdict(), "dense": value.dense}
+            reappears = value.reappears and value.reappears._asdict()
+            out |= {**value._asdict(), "dense": value.dense, "reappears": reappears}
         else:
             out[name] = value._asdict() if isinstance(value, Summary | Estimate) else value
     return out
@@ -167,6 +170,7 @@ def _cells(row: Hit | Comparison) -> dict[str, str]:
         if isinstance(value, Known):
             cells["density"] = _number(value.density) + (" dense" if value.dense else "")
             cells["top token"] = "–" if value.top_token is None else quoted(value.top_token)
+            cells["reappears"] = "–" if value.reappears is None else _estimate(value.reappears)
         elif isinstance(value, Summary):
             shown = ("n_active", "max", "mean_active", "skew", "kurtosis", "distinct_tokens", "top_share")
             cells |= {column: _number(getattr(value, column)) for column in shown}

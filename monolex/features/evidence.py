@@ -7,6 +7,8 @@ from typing import NamedTuple
 from jaxtyping import Int64
 from numpy.typing import NDArray
 
+from monolex.stats import Estimate
+
 BINS = 40
 """Bins of the histogram of a feature's non-zero activations: equal widths from 0 to its maximum."""
 TOKEN_BINS = 10
@@ -51,6 +53,22 @@ class Summary(NamedTuple):
     """The same of the unembedding."""
     unembedding_cosine: float | None
     """That cosine."""
+    seeds: int
+    """Dictionaries of the same recipe and of other seeds that it was looked for in; 0 where there are none."""
+    reappears: float | None
+    """Share of them with a like feature (:mod:`monolex.features.seeds`): how likely it comes back."""
+    reappears_low: float | None
+    """Lower end of the 95 % interval of that probability."""
+    reappears_high: float | None
+    """Upper end."""
+    seed_cosine: float | None
+    """Mean over those dictionaries of the likeness of the nearest feature."""
+
+    @property
+    def comes_back(self) -> Estimate | None:
+        """The probability that it reappears, with its interval; None without other seeds."""
+        known = (self.reappears, self.reappears_low, self.reappears_high)
+        return Estimate(*known, self.seeds, "seeds") if self.seeds else None
 
 
 class TokenShare(NamedTuple):

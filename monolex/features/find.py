@@ -146,7 +146,7 @@ def by_number(chosen: Sequence[RunDictionary], config: FindConfig) -> FoundFeatu
         with closing(open_store(dictionary)) as store:
             for summary in store.summaries(f"{where} AND {column} IS NOT NULL", values, order, config.limit):
                 top = None if summary.top_token is None else store.text(summary.top_token)
-                known = Known(summary.density, top)
+                known = Known(summary.density, top, summary.comes_back)
                 hits.append(NumberHit(dictionary.site, dictionary.name, summary.id, summary, known))
     hits.sort(key=lambda hit: getattr(hit.summary, column), reverse=descending)
     return FoundFeatures(tuple(hits[: config.limit]))

@@ -13,6 +13,7 @@ from monolex.errors import UserError
 from monolex.features.answer import Known
 from monolex.features.query import Condition, as_sql
 from monolex.features.store import FeatureStore
+from monolex.stats import Estimate
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,16 @@ def knowledge(dictionary: RunDictionary, conditions: Sequence[Condition]) -> Kno
     if dictionary.evidence is None and not conditions:
         return Knowledge(np.ones(dictionary.config.d_sae, dtype=bool))
     with closing(open_store(dictionary)) as store:
-        query = "SELECT density, max, text FROM feature LEFT JOIN vocabulary ON token = top_token ORDER BY feature.id"
+        numbers = "density, max, text, reappears, reappears_low, reappears_high, seeds"
+        query = f"SELECT {numbers} FROM feature LEFT JOIN vocabulary ON token = top_token ORDER BY feature.id"
         rows = store.rows(query)
         kept = np.zeros(len(rows), dtype=bool)
         kept[[summary.id for summary in store.summaries(*as_sql(conditions))]] = True
-    known = tuple(Known(density, text) for density, _, text in rows)
-    return Knowledge(kept, tuple(largest for _, largest, _ in rows), known)
+    known = tuple(
+        Known(density, text, Estimate(value, low, high, seeds, "seeds") if seeds else None)
+        for density, _, text, value, low, high, seeds in rows
+    )
+    return Knowledge(kept, tuple(row[1] for row in rows), known)
 
 
 def open_store(dictionary: RunDictionary) -> FeatureStore:

@@ -25,6 +25,11 @@ COLUMNS = (
     "top_share",
     "embedding_cosine",
     "unembedding_cosine",
+    "seeds",
+    "reappears",
+    "reappears_low",
+    "reappears_high",
+    "seed_cosine",
 )
 """Numbers of a feature that it can be sorted by and chosen by (see ``store.Summary``)."""
 OPERATORS = ("<", "<=", ">", ">=", "=", "!=")

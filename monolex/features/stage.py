@@ -29,6 +29,7 @@ from monolex.features import weights
 from monolex.features.evidence import BINS, TOKEN_BINS
 from monolex.features.gather import Gathered, gather, optional
 from monolex.features.rows import ModelRows, RowSource, RowTable, StoredRows
+from monolex.features.seeds import other_seeds, reappearance
 from monolex.features.spill import Codes, spill
 from monolex.features.store_writer import StoreWriter
 from monolex.lock import alone
@@ -65,7 +66,8 @@ def features(
     """
     folder, activations, sources = Path(folder), Path(activations), list(map(Path, sources))
     constant = constant_sites(activations, split=config.split)
-    chosen = _chosen(by_site(source_dictionaries(activations, sources)), constant, config)
+    listed = by_site(source_dictionaries(activations, sources))
+    chosen = _chosen(listed, constant, config)
     parent = artifact.open_artifact(activations, "activations")
     work = Work(folder, KIND, config, parents(given_folders(SUBJECT, activations, sources)))
     if manifest := work.answer():
@@ -80,7 +82,7 @@ def features(
             reader = Reader(activations, site, config.split)
             source = StoredRows(reader, packed_rows(activations, config.split), config)
             job = _Job(source, lm, Texts(lm), config, parent.content, work.advance)
-            return _site(work, chosen[site], job)
+            return _site(work, chosen[site], listed[site], job)
 
         return gathered
 
@@ -159,11 +161,12 @@ def _chosen(
     return by_site(d for d in dictionaries if any(fnmatchcase(d.name, pattern) for pattern in patterns))
 
 
-def _site(work: Work, listed: Sequence[RunDictionary], job: _Job) -> Facts:
-    """Write the stores of one site; returns their table rows and files."""
+def _site(work: Work, chosen: Sequence[RunDictionary], listed: Sequence[RunDictionary], job: _Job) -> Facts:
+    """Write the stores of the ``chosen`` of the dictionaries of one site; returns their table rows and files."""
     device = runtime.device(job.config.features_device)
-    dictionaries = {dictionary.name: dictionary.weights(device) for dictionary in listed}
-    home, stores, files = {dictionary.name: dictionary.folder for dictionary in listed}, [], {}
+    dictionaries = {dictionary.name: dictionary.weights(device) for dictionary in chosen}
+    others = {dictionary.name: other_seeds(dictionary, listed) for dictionary in chosen}
+    home, stores, files = {dictionary.name: dictionary.folder for dictionary in chosen}, [], {}
     for name, codes in _spilled(work.folder, dictionaries, job):
         path = f"{job.source.site}/{name}.sqlite"
         where, store = home[name], work.file(path)
@@ -171,7 +174,7 @@ def _site(work: Work, listed: Sequence[RunDictionary], job: _Job) -> Facts:
             "dictionary": artifact.relative_place(where, (work.folder / path).parent),
             "dictionary_content": artifact.file_hash(where / WEIGHTS),
         }
-        alive = _store(store, name, dictionaries[name], codes, job, facts)
+        alive = _store(store, name, dictionaries[name], codes, job, facts, others[name])
         entry = FileEntry(store.stat().st_size, artifact.file_hash(store))
         files[path] = dataclasses.asdict(entry)
         known = {"path": path, "site": job.source.site, "name": name, "kind": dictionaries[name].config.kind}
@@ -194,8 +197,16 @@ def _spilled(folder: Path, dictionaries: Mapping[str, Dictionary], job: _Job) ->
             yield name, codes.pop(name)
 
 
-def _store(path: Path, name: str, dictionary: Dictionary, codes: Codes, job: _Job, facts: Facts) -> int:
-    """Write one store; returns how many of its features are alive."""
+def _store(
+    path: Path,
+    name: str,
+    dictionary: Dictionary,
+    codes: Codes,
+    job: _Job,
+    facts: Facts,
+    others: Sequence[RunDictionary] = (),
+) -> int:
+    """Write one store; returns how many of its features are alive. ``others`` are the same under other seeds."""
     done, rows = 0, len(job.source.table)
 
     def advance(features: int) -> None:
@@ -205,12 +216,15 @@ def _store(path: Path, name: str, dictionary: Dictionary, codes: Codes, job: _Jo
 
     with StoreWriter(path) as writer:
         gathered = gather(writer, codes, job.source.table, job.config, advance)
-        reason = _write_rest(writer, dictionary, gathered, job)
-        writer.finish(_meta(name, dictionary, gathered, job, reason) | facts)
+        reason = _write_rest(writer, dictionary, gathered, job, others)
+        seeds = [other.config.recipe["seed"] for other in others]
+        writer.finish(_meta(name, dictionary, gathered, job, reason) | {"other_seeds": seeds} | facts)
     return gathered.alive
 
 
-def _write_rest(writer: StoreWriter, dictionary: Dictionary, gathered: Gathered, job: _Job) -> str:
+def _write_rest(
+    writer: StoreWriter, dictionary: Dictionary, gathered: Gathered, job: _Job, others: Sequence[RunDictionary]
+) -> str:
     """What comes from weights, the contexts and the texts; returns why there are no direct logits, if so."""
     lm, table, config = job.lm, job.source.table, job.config
     site = Site.parse(dictionary.config.target or job.source.site)  # what is written reaches the logits from there
@@ -221,10 +235,10 @@ def _write_rest(writer: StoreWriter, dictionary: Dictionary, gathered: Gathered,
     for side in near:
         tokens.update(side.token[side.token >= 0].tolist())
     *numbers, histogram = gathered.summaries
-    columns = [*numbers, *(column for side in near for column in side)]
+    columns = [*numbers, *(column for side in near for column in side), *reappearance(dictionary, others)]
     blobs = (row.tobytes() for row in histogram)
     ids = range(dictionary.d_sae)
-    writer.insert("feature", zip(ids, *map(optional, columns), blobs, strict=True), 18)
+    writer.insert("feature", zip(ids, *map(optional, columns), blobs, strict=True), 23)
     tokens.update(table.vocabulary[gathered.tokens].tolist())
     tokens.update(_write_contexts(writer, table, gathered))
     writer.insert("vocabulary", job.texts.of(tokens), 2)

@@ -10,7 +10,7 @@ from typing import Any, Self, final
 
 from monolex import runtime
 
-SCHEMA = 1
+SCHEMA = 2
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE vocabulary (token INTEGER PRIMARY KEY, text TEXT NOT NULL);
@@ -19,6 +19,7 @@ CREATE TABLE feature (
     id INTEGER PRIMARY KEY, n_active INTEGER, fragments INTEGER, density REAL, max REAL, mean REAL, variance REAL,
     skew REAL, kurtosis REAL, mean_active REAL, distinct_tokens INTEGER, top_token INTEGER, top_share REAL,
     embedding_token INTEGER, embedding_cosine REAL, unembedding_token INTEGER, unembedding_cosine REAL,
+    seeds INTEGER, reappears REAL, reappears_low REAL, reappears_high REAL, seed_cosine REAL,
     histogram BLOB NOT NULL);
 CREATE TABLE token (
     feature INTEGER, rank INTEGER, token INTEGER, n_active INTEGER, mass REAL, histogram BLOB NOT NULL,

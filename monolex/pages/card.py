@@ -9,7 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from monolex.features.evidence import Evidence, Neighbour, TokenShare, TokenWeight
+from monolex.features.evidence import Evidence, Neighbour, Summary, TokenShare, TokenWeight
+from monolex.features.seeds import ALIKE
 from monolex.interp.records import Scored
 from monolex.pages import card_explanations, html, tokens
 from monolex.pages.axis import Axis
@@ -152,7 +153,20 @@ def _stats(evidence: Evidence, meta: Mapping[str, Any]) -> list[tuple[str, str, 
         ("Skew", number(s.skew), "about zero", "third moment about zero over variance^1.5, over all activations"),
         ("Kurtosis", number(s.kurtosis), "about zero", "fourth moment about zero over variance², over all activations"),
         ("Tokens", number(s.distinct_tokens), "different ones", "different tokens on which it is active"),
+        *_back(s),
     ]
+
+
+def _back(s: Summary) -> list[tuple[str, str, str, str]]:
+    """How often it comes back under other seeds, where there are any."""
+    if s.reappears is None:
+        return []
+    interval = f"{number(s.reappears_low)} to {number(s.reappears_high)}"
+    about = (
+        f"other seeds whose dictionary has a like feature: encoder and decoder rows of cosine {ALIKE} or more, each "
+        f"the other's nearest; as a probability {interval} (95 %); mean likeness of the nearest {number(s.seed_cosine)}"
+    )
+    return [("Comes back", f"{round(s.reappears * s.seeds)} of {s.seeds}", f"seeds, {interval}", about)]
 
 
 def _tables(evidence: Evidence) -> list[tuple[str, str, Sequence[tuple[Markup, TokenShare, str, str]]]]:

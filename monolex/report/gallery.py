@@ -26,6 +26,7 @@ SORTS = (
     ("max", "largest maximum"),
     ("kurtosis", "kurtosis"),
     ("share", "share of one token"),
+    ("reappears", "comes back most"),
     ("id", "number"),
 )
 KINDS = (
@@ -47,6 +48,8 @@ def gallery(
     ids = {feature.id for feature in shown}
     meta = store.meta
     by_score, scores = card_explanations.sort_key(scored)
+    sorts = [(key, label) for key, label in SORTS if key != "reappears" or meta["other_seeds"]]
+    sorts += [("score", by_score)] if by_score else []
     counts = Counter(feature.kind for feature in features)
     return html.page(
         "gallery.html",
@@ -57,7 +60,8 @@ def gallery(
         kinds=[(key, label, counts[key]) for key, label in KINDS],
         dead=counts["dead"],
         hidden=sum(1 for feature in shown if feature.kind == "dead"),
-        sorts=(*SORTS, ("score", by_score)) if by_score else SORTS,
+        sorts=sorts,
+        seeds=len(meta["other_seeds"]),
         explained=len(ids & set(scored)),
         of_explained=len(scored),
         densities=density_chart([feature.summary.n_active for feature in features], meta["rows"], meta["name"], "blue"),
@@ -92,6 +96,7 @@ def attributes(feature: RankedFeature, tokens: Sequence[str], score: float | Non
         "data-max": _digits(s.max),
         "data-kurtosis": _digits(s.kurtosis),
         "data-share": _digits(s.top_share),
+        "data-reappears": _digits(s.reappears),
         "data-kind": feature.kind,
         "data-tokens": json.dumps([text.lower() for text in tokens], ensure_ascii=False),
     }

@@ -109,12 +109,12 @@ def test_a_killed_stage_goes_on_and_ends_the_same(made, tmp_path, monkeypatch):
     gather(made, tmp_path / "whole")
     done, old = [], stage._site
 
-    def dies(work, entries, job):
+    def dies(work, chosen, listed, job):
         if len(done) == 1:
             (work.folder / f"{stage.SPILL}left").mkdir()
             raise KeyboardInterrupt
         done.append(job.source.site)
-        return old(work, entries, job)
+        return old(work, chosen, listed, job)
 
     monkeypatch.setattr(stage, "_site", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -122,7 +122,7 @@ def test_a_killed_stage_goes_on_and_ends_the_same(made, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="unfinished features "):
         show(tmp_path / "parts")
     left = []
-    monkeypatch.setattr(stage, "_site", lambda f, e, job: (left.append(job.source.site), old(f, e, job))[1])
+    monkeypatch.setattr(stage, "_site", lambda *given: (left.append(given[-1].source.site), old(*given))[1])
     gather(made, tmp_path / "parts")
     assert len(left) == 2 and not set(left) & set(done)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")

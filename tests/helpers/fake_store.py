@@ -82,6 +82,7 @@ def fake_store(
                 "signed": False,
                 "coactive_rows": rows,
                 "direct_reason": "",
+                "other_seeds": [1, 2, 3],
                 "alive": alive,
                 **meta,
             }
@@ -126,7 +127,9 @@ def _feature(
     top = (shares[0][0], shares[0][2] / total) if shares else (None, None)
     mean_active = total / len(at) if len(at) else None
     rest = (*moments, mean_active, len(shares), *top, number % vocabulary, 0.25 + number / 100, 1, 0.125)
-    writer.insert("feature", [(*summary, *rest, np.bincount(bins, minlength=BINS).astype(np.int64).tobytes())], 18)
+    back = (3, share := number % 4 / 3, share / 2, (1 + share) / 2, 0.25 + share / 2)
+    histogram = np.bincount(bins, minlength=BINS).astype(np.int64).tobytes()
+    writer.insert("feature", [(*summary, *rest, *back, histogram)], 23)
     _others(writer, number, codes, unit)
     _examples(writer, number, column, maxima, fragment)
     return int(len(at) > 0)

@@ -155,7 +155,7 @@ def test_whole_card_costs_little_more_than_its_text(tmp_path):
     codes = np.where(drawn_from.random((12_800, 1)) < 0.02, drawn_from.gamma(2, 1, (12_800, 1)), 0).astype(np.float32)
     store = fake_store(tmp_path / "s" / "a.sqlite", codes, ids, tuple(f" w{i}" for i in range(50)), fragment=64)
     assert sum(map(len, store.feature(0).examples.values())) == 65
-    assert len(drawn(store, 0).encode()) < 27_000
+    assert len(drawn(store, 0).encode()) < 27_500
 
 
 def test_notebook_card_carries_its_style_and_needs_no_store(store):

@@ -48,7 +48,9 @@ def order(text: str) -> list[int]:
 
 def summary(n_active=100, density=0.005, mean_active=1.0, largest=10.0, share=0.5) -> Summary:
     moments = (0.0, 1.0, 1.0, 1.0, mean_active)
-    return Summary(0, n_active, 5, density, largest, *moments, 3, 0, share, None, None, None, None)
+    return Summary(
+        0, n_active, 5, density, largest, *moments, 3, 0, share, None, None, None, None, 0, None, None, None, None
+    )
 
 
 def test_interest_rises_with_what_it_says():
@@ -261,6 +263,7 @@ CHOICES = {
     "sort=max": lambda feature: -feature.summary.max,
     "sort=kurtosis": lambda feature: -feature.summary.kurtosis,
     "sort=share": lambda feature: -feature.summary.top_share,
+    "sort=reappears": lambda feature: -feature.summary.reappears,
     "sort=id": lambda feature: feature.id,
 }
 
@@ -292,6 +295,7 @@ FILTERS = {
     "min=10": lambda feature, _: feature.summary.density >= 0.1,
     "max=1": lambda feature, _: 0 < feature.summary.density <= 0.01,
     "min=1&max=8": lambda feature, _: 0.01 <= feature.summary.density <= 0.08,
+    "back=50": lambda feature, _: feature.kind != "dead" and feature.summary.reappears >= 0.5,
     "dead=1&max=1": lambda feature, _: feature.summary.density <= 0.01,
     "sort=nonsense&kind=nonsense&min=10": lambda feature, _: feature.summary.density >= 0.1,
     "feature-3": lambda _feature, _tokens: True,

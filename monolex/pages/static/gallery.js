@@ -2,13 +2,13 @@
 // Sorts and hides the cards. What is chosen stands after the # of the address, so a view can be kept and sent.
 const form = document.getElementById("choose");
 const list = document.getElementById("cards");
-const fields = ["sort", "token", "kind", "min", "max", "dead"].map((name) => form.elements[name]).filter(Boolean);
+const fields = ["sort", "token", "kind", "min", "max", "back", "dead"].map((name) => form.elements[name]).filter(Boolean);
 const cards = [...list.children].map((element) => ({
   element,
   kind: element.dataset.kind,
   tokens: JSON.parse(element.dataset.tokens),
   score: Number(element.dataset.score ?? -Infinity),
-  ...Object.fromEntries(["id", "interest", "density", "max", "kurtosis", "share"].map((key) => [key, Number(element.dataset[key])])),
+  ...Object.fromEntries(["id", "interest", "density", "max", "kurtosis", "share", "reappears"].map((key) => [key, Number(element.dataset[key])])),
 }));
 
 function chosen() {
@@ -38,6 +38,7 @@ function show(state) {
   const low = Number(state.get("min") ?? 0) / 100;
   const high = Number(state.get("max") ?? 100) / 100;
   const kind = state.get("kind");
+  const back = Number(state.get("back") ?? 0) / 100;
   let count = 0;
   cards.sort((a, b) => (a.kind === "dead") - (b.kind === "dead") || sign * (a[key] - b[key]) || a.id - b.id);
   for (const card of cards) {
@@ -45,6 +46,7 @@ function show(state) {
     const keep =
       (dead ? state.get("dead") === "1" : card.density >= low && card.density <= high) &&
       (!kind || dead || card.kind === kind) &&
+      (dead || card.reappears >= back) &&
       (!token || card.tokens.some((text) => text.includes(token)));
     card.element.hidden = !keep;
     count += keep;
