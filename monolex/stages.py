@@ -160,6 +160,7 @@ STAGES: tuple[Stage, ...] = (
         "Which task, dictionaries and searches.",
         config="monolex.causal.config:PatchConfig",
         run="monolex.causal.patch.stage:patch",
+        schema=2,
         made_of="run",
         show="monolex.show.causes:patch",
         cost="monolex.causal.cost:patch",

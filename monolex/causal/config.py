@@ -31,6 +31,9 @@ class PatchConfig:
     """Prompt pairs."""
     prompt_seed: int = 0
     """Seed of their draw."""
+    held_out: float = 0.5
+    """Share of them on which sets of features are measured; they are chosen on the others. 0 chooses and measures on
+    all, as the paper does, which flatters every curve."""
     sites: tuple[str, ...] = ()
     """Sites; left out: every residual site with a dictionary."""
     dictionaries: tuple[str, ...] = ()
@@ -73,6 +76,7 @@ class PatchConfig:
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
         _require_seeds(self)
         require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")
+        require(0 <= self.held_out < 1, f"held_out = {self.held_out}: give a share of the pairs in [0, 1)")
         for search in self.searches:
             require(search in SEARCHES, f"searches holds {search!r}: choose from {', '.join(SEARCHES)}")
         require(len(self.searches) > 0, "searches is empty: give at least one, such as ranking")

@@ -65,19 +65,27 @@ def sites(patch: Facts) -> dict[str, list[Facts]]:
     return by_site
 
 
-def panels(site: str, dictionaries: Sequence[Facts], width: int = 530, height: int = 380) -> tuple[Panel, Panel]:
-    """KL over the number of patched features, and over the mean size of the edit (paper, Fig. 3)."""
+def panels(site: str, dictionaries: Sequence[Facts], width: int = 530, height: int = 380) -> tuple[Panel, ...]:
+    """KL over the number of patched features, and over the mean size of the edit (paper, Fig. 3).
+
+    A third panel, where there is one, is the first on the prompts on which the sets were chosen.
+    """
     first, chosen = dictionaries[0], [each for each in shown(dictionaries) if "ranking" in each["curves"]]
     by_size = [_series(each, chosen, "size") for each in chosen]
     by_edit = [_series(each, chosen, "edit") for each in chosen]
-    y = _kl_axis(dictionaries, [*by_size, *by_edit])
+    fitted = [each for each in chosen if "ranking" in each["in_sample"]]
+    in_sample = [_series({**each, "curves": each["in_sample"]}, chosen, "size") for each in fitted]
+    y = _kl_axis(dictionaries, [*by_size, *by_edit, *in_sample])
     sizes, edits = ([p.x for curve in curves for p in curve.points] for curves in (by_size, by_edit))
     whole = [_whole(first)] if first["floors"]["whole"]["kl"]["value"] is not None else []
     size = axis(FEATURES, [], low=0, high=max([1, *sizes]))
     edit = axis(EDIT, [*edits, *(p.x for s in whole for p in s.points)], low=0)
     left = Panel(f"{site}: KL over features", (*_unpatched(first, size), *by_size), size, y, width, height)
     right = Panel(f"{site}: KL over the edit", (*_unpatched(first, edit), *by_edit, *whole), edit, y, width, height)
-    return left, right
+    if not in_sample:
+        return left, right
+    there = f"{site}: the same on the prompts that the sets were chosen on"
+    return left, right, Panel(there, tuple(in_sample), size, y, width, height)
 
 
 def search_panels(dictionaries: Sequence[Facts], width: int = 400, height: int = 280) -> list[Panel]:
@@ -132,7 +140,7 @@ def _series(dictionary: Facts, among: Sequence[Facts], across: str) -> Series:
     family = BASELINES.get(dictionary["kind"])
     marker = family.marker if family else "triangle"
     if dictionary["kind"] in KINDS:
-        marker = MARKERS[next(i for i, other in enumerate(alike) if other is dictionary) % len(MARKERS)]
+        marker = MARKERS[next(i for i, o in enumerate(alike) if o["name"] == dictionary["name"]) % len(MARKERS)]
     variant = "" if dictionary["model"] == SUBJECT else CONTROL_VARIANTS.get(dictionary["model"], "dashed")
     points = [_point(dictionary, point, across) for point in dictionary["curves"]["ranking"]]
     kept = [point for point in points if point is not None and (across != "size" or point.x <= LARGEST)]

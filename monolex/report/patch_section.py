@@ -46,10 +46,15 @@ def describe(key: str, patch: Facts) -> dict[str, Any]:
     """A patch: the behaviour first, then what the paper says beside what came out, then every site."""
     corruption = f", corruption {patch['corruption']}" if patch["corruption"] else ""
     left_out = patch["left_out"]
-    said = f"Task {patch['task']}{corruption}, {patch['pairs']:,} pairs of prompts."
+    apart = patch["chosen_on"] < patch["pairs"]
+    said = f"Task {patch['task']}{corruption}, {patch['pairs']:,} pairs of prompts"
+    said += (
+        f": sets of features are chosen on {patch['chosen_on']:,} of them and measured on the others." if apart else "."
+    )
     said += f" Not one token, so left out: {', '.join(left_out)}." if left_out else ""
     return {
         "said": said,
+        "apart": apart,
         "able": patch["behaviour"]["able"],
         "verdict": patch["behaviour"]["verdict"],
         "examples": patch["examples"],
@@ -95,7 +100,7 @@ def _summary(key: str, claims: Sequence[Facts]) -> Table | None:
 
 def _site(key: str, site: str, dictionaries: Sequence[Facts], claims: Sequence[Facts]) -> dict[str, Any]:
     """Charts and tables of one site."""
-    left, right = patch_charts.panels(site, dictionaries)
+    panels = patch_charts.panels(site, dictionaries)
     searches = patch_charts.search_panels(dictionaries)
     claimed = [claim for claim in claims if claim["dictionary"].startswith(f"{site}/")]
     tables = [_claims(f"{key}-claims", claimed), _floors(f"{key}-floors", dictionaries, claimed)]
@@ -104,8 +109,8 @@ def _site(key: str, site: str, dictionaries: Sequence[Facts], claims: Sequence[F
     return {
         "name": site,
         "ends": _ends(dictionaries[0]),
-        "charts": [(panel.title, panel.chart()) for panel in (left, right)],
-        "legend": svg.legend([*left.series, *right.series]),
+        "charts": [(panel.title, panel.chart()) for panel in panels],
+        "legend": svg.legend(curve for panel in panels for curve in panel.series),
         "hidden": [title(each) for each in dictionaries if title(each) not in shown],
         "searches": [(panel.title, panel.chart()) for panel in searches],
         "searches_legend": svg.legend(curve for panel in searches for curve in panel.series),

@@ -31,7 +31,8 @@ def patch(path: Path, _manifest: Manifest) -> list[str]:
         names = [claim["statement"], claim["dictionary"], claim["against"] or "–", cell(claim["level"])]
         claims.append([*names, estimate(claim["estimate"]), claim["verdict"]])
     return [
-        f"task {patch['task']}{', corruption ' + corruption if corruption else ''}, {patch['pairs']} pairs of prompts",
+        f"task {patch['task']}{', corruption ' + corruption if corruption else ''}, {patch['pairs']} pairs of prompts, "
+        f"sets chosen on {patch['chosen_on']} and measured on {patch['measured_on']} of them",
         f"{'able' if behaviour['able'] else 'NOT ABLE'}: {behaviour['verdict']}",
         columns(rows),
         f"\nKL to the donor in nats, by the ranking of integrated gradients\n{columns(kept)}",

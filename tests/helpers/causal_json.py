@@ -75,6 +75,8 @@ def patch(*, able: bool = True, sites: tuple[str, ...] = SITES, table: bool = Tr
         "task": "ioi",
         "corruption": "io_swap",
         "pairs": 24,
+        "chosen_on": 12,
+        "measured_on": 12,
         "left_out": ["Zacharias"],
         "examples": [
             ["When Anna and Bob met, Bob gave a ball to", f"When Carl and Bob met {HOSTILE}, Bob gave a ball to"]
@@ -126,7 +128,8 @@ def _curves(site: str, *, exact: bool) -> list[dict[str, Any]]:
             "floors": floors,
             "donor_metric": estimate(-3.1),
         }
-        found.append({**known, "curves": curves, "areas": areas})
+        flattered = [{**point, "kl": estimate(0.9 * point["kl"]["value"])} for point in curves["ranking"]]
+        found.append({**known, "curves": curves, "in_sample": {"ranking": flattered}, "areas": areas})
     return found
 
 

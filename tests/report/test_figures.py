@@ -153,7 +153,7 @@ def test_a_chart_holds_families_of_the_rows_and_kinds_that_nobody_knows(monkeypa
     names = [each["name"] for each in patch_charts.shown([*added, *dictionaries])]
     others = ["pca", "ica-topk-k32", "neurons", "random", "nmf-1", "rotated-3", "lista-0"]
     assert names[-8:-1] == others
-    left, _ = patch_charts.panels("resid_post.1", [*added, *dictionaries])
+    left, *_ = patch_charts.panels("resid_post.1", [*added, *dictionaries])
     drawn = {curve.label: (curve.colour, curve.marker) for curve in left.series}
     assert drawn["rotated-3"] == (row.colour, "square") and drawn["lista-0"] == (NEUTRAL, "triangle")
     many = [{**dictionaries[0], "kind": f"kind-{i}"} for i in range(2 * patch_charts.SHOWN)]
@@ -162,7 +162,7 @@ def test_a_chart_holds_families_of_the_rows_and_kinds_that_nobody_knows(monkeypa
 
 def test_curves_show_the_numbers_of_the_artefact():
     dictionaries = patch_charts.sites(CONTENTS["patch"])["resid_post.1"]
-    left, right = patch_charts.panels("resid_post.1", dictionaries)
+    left, right, _ = patch_charts.panels("resid_post.1", dictionaries)
     wanted = dictionaries[0]["curves"]["ranking"]
     by_size = next(curve for curve in left.series if curve.label == dictionaries[0]["name"])
     by_edit = next(curve for curve in right.series if curve.label == dictionaries[0]["name"])
@@ -177,7 +177,7 @@ def test_curves_show_the_numbers_of_the_artefact():
 
 
 def test_control_models_are_broken_lines():
-    left, _ = patch_charts.panels("s", patch_charts.sites(CONTENTS["patch"])["resid_post.1"])
+    left, *_ = patch_charts.panels("s", patch_charts.sites(CONTENTS["patch"])["resid_post.1"])
     looks = {curve.label: curve.variant for curve in left.series}
     assert [label for label, variant in looks.items() if variant == "dashed"] == [
         "batchtopk-k32-r4-s0 of the randomly initialised model"

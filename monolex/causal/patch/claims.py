@@ -2,8 +2,8 @@
 
 Ratios compare two curves at an equal KL, a share of the base's; their intervals resample the same prompt pairs for
 both. A claim is confirmed if the whole interval is on its side of 1, contradicted if it is on the other. The sets were
-chosen on the very pairs that they are measured on and a bootstrap does not choose anew, so that all curves are a little
-better, and surer, than they would be on other prompts.
+chosen on other pairs than those they are measured on, unless ``held_out = 0`` or there were too few: a bootstrap does
+not choose anew, so that curves measured where their sets were chosen are better, and surer, than on other prompts.
 """
 
 from collections.abc import Sequence

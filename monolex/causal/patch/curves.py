@@ -66,11 +66,11 @@ class Floors(NamedTuple):
     """Logit difference after the donor."""
 
 
-def measure(patch: Patch, sets: Sequence[FeatureSet]) -> Curve:
-    """Measure sets exactly, each on its own edit, with its complement."""
+def measure(patch: Patch, sets: Sequence[FeatureSet], sizes: Sequence[int] | None = None) -> Curve:
+    """Measure sets exactly, each on its own edit, with its complement; ``sizes`` where theirs are not the masks'."""
     edits = (patch.edit(mask) for features in sets for mask in (features.chosen, ~features.chosen))
     outcomes = list(patch.outcomes(edits))
-    sizes = [int(features.chosen.sum()) for features in sets]
+    sizes = [int(features.chosen.sum()) for features in sets] if sizes is None else sizes
     points = []
     for features, does, without in zip(sets, outcomes[::2], outcomes[1::2], strict=True):
         values = (*does, without.metric, *patch.size(patch.edit(features.chosen)))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from monolex.causal.config import PatchConfig
@@ -24,6 +25,8 @@ from monolex.causal.patch.patch import Patch
 from monolex.causal.patch.searches import FeatureSet
 from monolex.stats import Bootstrap
 
+IN_SAMPLE = "in_sample/"
+"""Before the names of arrays of the prompts on which sets were chosen."""
 EXACT = ("effects", "sweep", "greedy", "swaps")
 """Searches that try many sets exactly and take minutes where the others take seconds."""
 WORTH_SWAPS = 1.10
@@ -39,6 +42,8 @@ class Result(NamedTuple):
     """References."""
     curves: dict[str, Curve]
     """By search."""
+    in_sample: dict[str, Curve]
+    """The same on the prompts on which the sets were chosen; empty where those are the same."""
     thresholds: tuple[float | None, ...]
     """Of the sweep's points."""
     attributed: float
@@ -47,8 +52,14 @@ class Result(NamedTuple):
     """Pairs whose activation not even all candidates together change."""
 
 
-def measure_patch(patch: Patch, config: PatchConfig, exact: bool) -> Result:
-    """Run the searches of ``config`` that are cheap, with ``exact`` all of them, and measure what they find."""
+def measure_patch(patch: Patch, config: PatchConfig, exact: bool, held_out: Patch | None = None) -> Result:
+    """Run the searches of ``config`` that are cheap, with ``exact`` all of them, and measure what they find.
+
+    Args:
+        held_out: the same dictionary on other prompts, on which the sets are measured; None measures where they were
+            chosen.
+    """
+    measured = held_out or patch
     scores = searches.attribution(patch)
     order = searches.ranking(scores)
     sizes = searches.log_sizes(len(order), config.points)
@@ -65,13 +76,30 @@ def measure_patch(patch: Patch, config: PatchConfig, exact: bool) -> Result:
     }
     wanted = [name for name in config.searches if exact or name not in EXACT]
     sets = {name: find[name]() for name in wanted}
-    curves, ends = {name: measure(patch, sets[name]) for name in wanted}, floors(patch)
-    if "greedy" in curves and "ranking" in curves and "swaps" not in curves:
-        ratio = area_ratio(curves["ranking"], curves["greedy"], ends, limit).value
+    chosen = {name: measure(patch, sets[name]) for name in wanted}
+    if "greedy" in sets and "ranking" in sets and "swaps" not in sets:
+        ratio = area_ratio(chosen["ranking"], chosen["greedy"], floors(patch), limit).value
         if ratio is not None and ratio > WORTH_SWAPS:
-            curves["swaps"] = measure(patch, find["swaps"]())
+            sets["swaps"] = find["swaps"]()
+            chosen["swaps"] = measure(patch, sets["swaps"])
     swept = tuple(features.threshold for features in sets.get("sweep", ()))
-    return Result(len(order), ends, curves, swept, float(scores.sum()), int(patch.unmoved().sum()))
+    curves = chosen
+    if held_out is not None:
+        curves = {name: elsewhere(held_out, patch, found) for name, found in sets.items()}
+    known = (swept, float(scores.sum()), int(measured.unmoved().sum()))
+    return Result(len(order), floors(measured), curves, {} if held_out is None else chosen, *known)
+
+
+def elsewhere(held_out: Patch, patch: Patch, sets: Sequence[FeatureSet]) -> Curve:
+    """Sets of features that were chosen on ``patch``, measured on other prompts.
+
+    A feature whose codes differ in none of those has nothing to patch there, and counts all the same.
+    """
+    place = {feature: number for number, feature in enumerate(patch.candidates.tolist())}
+    at = [place.get(feature, -1) for feature in held_out.candidates.tolist()]
+    known = torch.tensor(at, dtype=torch.long, device=held_out.candidates.device)
+    moved = [features._replace(chosen=(known >= 0) & features.chosen[known.clamp_min(0)]) for features in sets]
+    return measure(held_out, moved, [int(features.chosen.sum()) for features in sets])
 
 
 def as_json(result: Result, limit: int, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -82,6 +110,7 @@ def as_json(result: Result, limit: int, bootstrap: Bootstrap) -> dict[str, Any]:
         if name == "sweep":
             points = [{**point, "threshold": t} for point, t in zip(points, result.thresholds, strict=True)]
         curves[name] = points
+    in_sample = {name: _in_sample(curve, bootstrap) for name, curve in result.in_sample.items()}
     greedy, most = result.curves.get("greedy"), min(limit, result.candidates)
     areas = {
         f"{name} over greedy": area_ratio(curve, greedy, ends, most, bootstrap)
@@ -95,6 +124,7 @@ def as_json(result: Result, limit: int, bootstrap: Bootstrap) -> dict[str, Any]:
         "floors": {name: _reference(getattr(ends, name), bootstrap) for name in ("none", "all", "whole")},
         "donor_metric": _mean(ends.donor_metric, bootstrap),
         "curves": curves,
+        "in_sample": in_sample,
         "areas": {name: area._asdict() for name, area in areas.items()},
     }
 
@@ -103,15 +133,18 @@ def arrays(result: Result) -> dict[str, NDArray]:
     """Every number of every pair, by name; :func:`from_arrays` reads them."""
     named = {f"floors.{name}": np.stack(getattr(result.ends, name)) for name in ("none", "all", "whole")}
     named["floors.donor_metric"] = result.ends.donor_metric
-    for search, curve in result.curves.items():
-        named |= {f"{search}.{field}": np.ascontiguousarray(getattr(curve, field)) for field in Curve._fields}
+    for searched, prefix in ((result.curves, ""), (result.in_sample, IN_SAMPLE)):
+        for search, curve in searched.items():
+            fields = {field: np.ascontiguousarray(getattr(curve, field)) for field in Curve._fields}
+            named |= {f"{prefix}{search}.{field}": column for field, column in fields.items()}
     return named
 
 
 def from_arrays(stored: Mapping[str, NDArray]) -> tuple[Floors, dict[str, Curve]]:
-    """The references and curves that :func:`arrays` wrote."""
+    """The references and curves that :func:`arrays` wrote, without those in sample."""
     ends = [Reference(*stored[f"floors.{name}"]) for name in ("none", "all", "whole")]
-    names = dict.fromkeys(key.partition(".")[0] for key in stored if not key.startswith("floors."))
+    others = ("floors.", IN_SAMPLE)
+    names = dict.fromkeys(key.partition(".")[0] for key in stored if not key.startswith(others))
     curves = {name: Curve(*(stored[f"{name}.{field}"] for field in Curve._fields)) for name in names}
     return Floors(*ends, donor_metric=stored["floors.donor_metric"]), curves
 
@@ -125,6 +158,14 @@ def _point(curve: Curve, i: int, ends: Floors, bootstrap: Bootstrap) -> dict[str
         "faithfulness": faithfulness(curve, i, ends, bootstrap)._asdict(),
         "completeness": completeness(curve, i, ends, bootstrap)._asdict(),
     }
+
+
+def _in_sample(curve: Curve, bootstrap: Bootstrap) -> list[dict[str, Any]]:
+    """KL and edit of a curve on the prompts on which its sets were chosen."""
+    return [
+        {"size": int(size), "kl": _mean(curve.kl[i], bootstrap), "edit": _mean(curve.edit[i], bootstrap)}
+        for i, size in enumerate(curve.sizes)
+    ]
 
 
 def _reference(reference: Reference, bootstrap: Bootstrap) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 
 from monolex import artifact, runtime
 from monolex.activations.constant import constant_sites
-from monolex.activations.rule import row_rule
+from monolex.activations.rule import RowRule, row_rule
 from monolex.activations.stored import stored_model
 from monolex.artifact import SUBJECT, WARNINGS, Manifest, json_bytes, write_bytes
 from monolex.causal.chosen_features import used_folders
@@ -21,21 +21,24 @@ from monolex.causal.config import PatchConfig
 from monolex.causal.patch import claims
 from monolex.causal.patch.claims import Claim, PatchedDictionary
 from monolex.causal.patch.measure import arrays, as_json, from_arrays, measure_patch
-from monolex.causal.patch.patch import prepare_patch
+from monolex.causal.patch.patch import Patch, prepare_patch
 from monolex.causal.prompts.behaviour import behaviour, by_wording, demo_table
 from monolex.causal.prompts.pairs import PromptPairs
 from monolex.causal.prompts.tasks import draw
 from monolex.config import require
+from monolex.dictionaries.base import Dictionary
 from monolex.dictionaries.listing import RunDictionary, choose, chosen_dictionaries, fits, parents
 from monolex.lock import alone
 from monolex.model.files import is_demo
 from monolex.model.language_model import LanguageModel
 from monolex.pieces import Piece, Work
+from monolex.runtime import generator
 from monolex.stats import Bootstrap
 from monolex.tables import to_table
 
 PATCH, PAIRS = "patch.json", "pairs.safetensors"
 EXAMPLES = 3
+LEAST_CHOSEN = 2
 RESIDUAL = ("resid_post.*",)
 """Sites of an experiment that names none."""
 
@@ -60,6 +63,7 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
         return manifest
     lm = stored_model(run / "activations", config.patch_device)
     pairs = draw(lm, config)
+    chosen, held_out = halves(pairs, config)
     bootstrap = Bootstrap(config.resamples, config.level, config.patch_seed)
     # of the model that is patched: what counts in a control model's activations says nothing of this one's
     rules = {site: row_rule(run / "activations", site) for site in {dictionary.site for dictionary in used}}
@@ -67,15 +71,10 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     def piece(dictionary: RunDictionary) -> Piece:
         def patched(path: Path) -> dict[str, Any]:
             weights = dictionary.weights(lm.device)
-            ready = prepare_patch(
-                lm, pairs, dictionary.site, weights, rule=rules[dictionary.site], batch_tokens=config.batch_tokens
-            )
-            result = measure_patch(ready, config, _fits(dictionary, config.exact))
-            if result.unmoved:
-                said = (
-                    f"{dictionary.key} changes nothing in {result.unmoved} of {len(pairs)} pairs, with all its features"
-                )
-                runtime.log.warning("patch: %s", said)
+            where = (lm, dictionary.site, weights, rules[dictionary.site], config.batch_tokens)
+            here, there = _ready(chosen, *where), None if held_out is None else _ready(held_out, *where)
+            result = measure_patch(here, config, _fits(dictionary, config.exact), there)
+            _warn_unmoved(dictionary, result.unmoved, len(held_out or pairs))
             write_bytes(path.with_suffix(".safetensors"), save(arrays(result)))
             facts = {"model": dictionary.model, "site": dictionary.site, "name": dictionary.name}
             known = {"d_sae": weights.d_sae, "kind": weights.config.kind, "alpha": weights.config.recipe.get("alpha")}
@@ -90,14 +89,44 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     stored = {d.key: load_file(work.place(d.key).with_suffix(".safetensors")) for d in used}
     entry = {
         **_prompts(lm, pairs, config),
+        "chosen_on": len(chosen),
+        "measured_on": len(held_out or pairs),
         "curves": curves,
         "claims": to_table(_claims(used, curves, stored, config.against, bootstrap, tolerance)),
     }
     flat = {f"{key}/{name}": array for key, arrays in stored.items() for name, array in arrays.items()}
     constant = constant_sites(run / "activations", config.sites or RESIDUAL)
     warnings = [*constant.values(), *(f"{key} is left out: it reconstructs another site" for key in transcoders)]
+    if config.held_out and held_out is None:
+        warnings.append(
+            f"{len(pairs)} pairs of prompts are too few to keep some apart: sets were chosen on all of them"
+        )
     facts = {"task": config.task, "pairs": len(pairs), WARNINGS: warnings}
     return work.finish({PATCH: json_bytes(entry), PAIRS: save(flat)}, facts)
+
+
+def _ready(
+    pairs: PromptPairs, lm: LanguageModel, site: str, dictionary: Dictionary, rule: RowRule, batch_tokens: int
+) -> Patch:
+    return prepare_patch(lm, pairs, site, dictionary, rule=rule, batch_tokens=batch_tokens)
+
+
+def _warn_unmoved(dictionary: RunDictionary, unmoved: int, pairs: int) -> None:
+    if unmoved:
+        said = f"changes nothing in {unmoved} of {pairs} pairs, with all its features"
+        runtime.log.warning("patch: %s %s", dictionary.key, said)
+
+
+def halves(pairs: PromptPairs, config: PatchConfig) -> tuple[PromptPairs, PromptPairs | None]:
+    """Pairs on which sets are chosen, and those on which they are measured; None where these are the same.
+
+    Which are which is drawn; at least :data:`LEAST_CHOSEN` and one must be left to choose and to measure on.
+    """
+    count = round(config.held_out * len(pairs))
+    if count == 0 or len(pairs) - count < LEAST_CHOSEN:
+        return pairs, None
+    order = torch.randperm(len(pairs), generator=generator("held-out pairs", config.prompt_seed))
+    return pairs.select(order[count:].sort().values), pairs.select(order[:count].sort().values)
 
 
 def _prompts(lm: LanguageModel, pairs: PromptPairs, config: PatchConfig) -> dict[str, Any]:
