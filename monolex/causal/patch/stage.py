@@ -98,9 +98,7 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
     constant = constant_sites(run / "activations", config.sites or RESIDUAL)
     warnings = [*constant.values(), *(f"{key} is left out: it reconstructs another site" for key in transcoders)]
     if config.held_out and held_out is None:
-        warnings.append(
-            f"{len(pairs)} pairs of prompts are too few to keep some apart: sets were chosen on all of them"
-        )
+        warnings.append(f"{len(pairs)} pairs of prompts are too few to hold some out: sets were chosen on all of them")
     facts = {"task": config.task, "pairs": len(pairs), WARNINGS: warnings}
     return work.finish({PATCH: json_bytes(entry), PAIRS: save(flat)}, facts)
 
