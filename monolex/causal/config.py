@@ -98,6 +98,9 @@ class AblateConfig:
     """What its activation becomes: `zero`, its `mean` over the corpus, or that of another token (`resample`)."""
     positions: Positions = "token"
     """At the token alone, or at every token before it too."""
+    control_within: float = 2.0
+    """How many times larger or smaller than the feature's own contribution that of its control, another active feature,
+    may be; where there is none so near, the occurrence has no control."""
     rescue: tuple[str, ...] = ()
     """Sites of later layers where it is added back, as `resid_post.20`; `resid_post.*` means all; left out:
     five of them, evenly spread up to the last."""
@@ -128,6 +131,7 @@ class AblateConfig:
         for name, known in (("to", get_args(To)), ("positions", get_args(Positions))):
             value = getattr(self, name)
             require(value in known, f"{name} = {value!r}: choose one of {', '.join(known)}")
+        require(self.control_within >= 1, f"control_within = {self.control_within}: give 1 or more")
         require(0 <= self.low <= 1, f"low = {self.low}: give a share in [0, 1]")
         require(0 < self.level < 1, f"level = {self.level}: give a coverage in (0, 1)")
 

@@ -84,8 +84,8 @@ def panels(site: str, dictionaries: Sequence[Facts], width: int = 530, height: i
     right = Panel(f"{site}: KL over the edit", (*_unpatched(first, edit), *by_edit, *whole), edit, y, width, height)
     if not in_sample:
         return left, right
-    there = f"{site}: the same on the prompts that the sets were chosen on"
-    return left, right, Panel(there, tuple(in_sample), size, y, width, height)
+    heading = f"{site}: the same on the prompts that the sets were chosen on"
+    return left, right, Panel(heading, tuple(in_sample), size, y, width, height)
 
 
 def search_panels(dictionaries: Sequence[Facts], width: int = 400, height: int = 280) -> list[Panel]:

@@ -152,7 +152,8 @@ def _title(node: Facts, said: str) -> str:
     """What a pointer resting on a node shows."""
     lines = [said, f"{node['site']}: {effect(node)}"]
     if node["effect"] and node["effect"]["low"] is not None:
-        lines.append(f"interval {number(node['effect']['low'])} to {number(node['effect']['high'])}")
+        corrected = "" if node["q"] is None else f", q {number(node['q'])}, both corrected for the choice from many"
+        lines.append(f"interval {number(node['effect']['low'])} to {number(node['effect']['high'])}{corrected}")
     if node["active"]:
         lines.append(f"{node['active']:,} features active before it, {node['confirmed']:,} of them ablated")
     return "\n".join(lines)

@@ -121,12 +121,14 @@ def _setting(ablation: Facts) -> str:
     on = f"{ablation['occurrences']:,} tokens of {ablation['documents']:,} documents"
     said = f"Its activation is set to {ablation['to']} {where}, on {on}"
     alone = ablation["without_control"]
-    said += f", on {alone:,} of which no other feature is active" if alone else ""
+    within = number(ablation["control_within"])
+    said += f", on {alone:,} of which no other active feature is within {within} times its size" if alone else ""
     said += f" (which changes nothing on {ablation['unmoved']:,} of them)" if ablation["unmoved"] else ""
     ratio = ablation["size_ratio"]
-    return said + (
-        "." if ratio is None else f"; the control's own size was {number(ratio)} of its, and is scaled to it."
-    )
+    if ratio is None:
+        return f"{said}."
+    low, high = map(number, ablation["size_range"])
+    return f"{said}; the control's own size was {number(ratio)} of its ({low} to {high}), and is scaled to it."
 
 
 def _kl(key: str, ablation: Facts) -> Table:

@@ -9,7 +9,7 @@ Changes are ablated less base: negative where a token loses.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -104,7 +104,6 @@ def ablate_feature(
     for batch in batches(lm, dictionary, feature, occurrences, drawn.target, config) if partners else ():
         between.append(with_partners(batch, dictionary, partners, metric or _log_probability(worst), config).cpu())
         advance(len(batch.rows))
-    ratio = torch.cat(ablated.ratio)
     return Ablation(
         site=dictionary.config.site,
         kind=dictionary.config.kind,
@@ -115,9 +114,9 @@ def ablate_feature(
         documents=ablated.changes.documents,
         active=occurrences.active,
         maximum=occurrences.maximum,
-        without_control=int(ratio.isnan().sum()),
         unmoved=ablated.unmoved,
-        size_ratio=None if ratio.isnan().all() else float(ratio.nanmedian()),
+        **_control_sizes(torch.cat(ablated.ratio)),
+        control_within=config.control_within,
         metric_token="" if metric else text(worst),
         kl=_divergence(ablated, bootstrap),
         measures=measures,
@@ -148,7 +147,7 @@ def measure_effects(
     effects = Effects(Changes(occurrences.doc, vocab, torch.promote_types(lm.dtype, torch.float32)))
     norms = dictionary.W_dec.norm(dim=1)
     for batch in batches(lm, dictionary, feature, occurrences, drawn.target, config):
-        control = matched(batch, dictionary, feature, drawn.control[batch.rows])
+        control = matched(batch, dictionary, feature, drawn.control[batch.rows], config.control_within)
         ways = torch.stack([batch.way.expand_as(control.way), control.way, drawn.direction[batch.rows]])
         logits = batch.logits(ways)
         effects.rows.append(batch.rows)
@@ -161,6 +160,15 @@ def measure_effects(
             effects.undone.append(add_back(batch, ways[[0, 2]], logits[1], sites, _squared(logits[0], vocab)))
         advance(len(batch.rows))
     return effects
+
+
+def _control_sizes(ratio: Float[Tensor, "rows"]) -> dict[str, Any]:
+    """How many occurrences have no control, and how large the others' controls are."""
+    known = ratio[~ratio.isnan()]
+    if not len(known):
+        return {"without_control": len(ratio), "size_ratio": None, "size_range": None}
+    sizes = {"size_ratio": float(known.median()), "size_range": (float(known.min()), float(known.max()))}
+    return {"without_control": len(ratio) - len(known), **sizes}
 
 
 def _squared(base: Float[Tensor, "rows logits"], vocab: int) -> Callable[[Tensor], Float[Tensor, "rows"]]:
@@ -218,7 +226,7 @@ def _reasons(measured: Measure, site: str, effects: Effects) -> dict[str, str]:
         reasons["direct"] = f"{site} is not the residual stream: what is written there first passes other modules"
         reasons["rescue"] = f"{site} is not the residual stream: later sites do not hold what was taken away"
     if measured.control_feature is None:
-        reasons["control_feature"] = "no other feature is active on any of the tokens"
+        reasons["control_feature"] = "no other active feature is of a like size on any of the tokens"
     if measured.significant is None and controlled < LEAST_DOCUMENTS:
         reasons["significant"] = (
             f"{controlled} documents have a control feature, and a test needs at least {LEAST_DOCUMENTS}"

@@ -5,6 +5,7 @@ lengths at the same positions along another direction: that of another feature a
 What is drawn at random belongs to an occurrence, so that it does not matter which others are run together with it.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -151,12 +152,18 @@ def active_codes(
     return codes
 
 
-def matched(batch: AblationBatch, dictionary: Dictionary, feature: int, drawn: Float[Tensor, "rows"]) -> Control:
-    """For each occurrence another feature active on the token, one of the :data:`NEAREST` in the length of ``c f``."""
+def matched(
+    batch: AblationBatch, dictionary: Dictionary, feature: int, drawn: Float[Tensor, "rows"], within: float
+) -> Control:
+    """For each occurrence another feature active on the token, one of the :data:`NEAREST` in the length of ``c f``.
+
+    One that is more than ``within`` times as long, or as short, is no control.
+    """
     sizes = batch.codes * dictionary.W_dec.norm(dim=1)
     size = sizes[:, feature, None]
     apart = (sizes.log() - size.log()).abs()
-    apart = apart.masked_fill((sizes <= 0) | (size <= 0), torch.inf)
+    # a hair more than the bound itself, so that rounding of the logarithm leaves what is exactly there
+    apart = apart.masked_fill((sizes <= 0) | (size <= 0) | (apart > math.log(within) + 1e-6), torch.inf)
     apart[:, feature] = torch.inf
     nearest = apart.topk(min(NEAREST, apart.shape[1]), dim=1, largest=False)
     count = nearest.values.isfinite().sum(1)

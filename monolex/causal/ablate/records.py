@@ -58,11 +58,15 @@ class Ablation(NamedTuple):
     maximum: float
     """Its largest activation."""
     without_control: int
-    """Occurrences on which no other feature was active."""
+    """Occurrences on which no other feature was active with a contribution of a like size."""
     unmoved: int
     """Occurrences whose activation was the same after the ablation (`to` is what it was, or lost in rounding)."""
     size_ratio: float | None
     """Median length of the control feature's own contribution over the ablated one's, before it is scaled to it."""
+    size_range: tuple[float, float] | None
+    """Smallest and largest of those ratios."""
+    control_within: float
+    """How far from 1 they may be: so many times, or its inverse."""
     metric_token: str
     """The token whose log-probability interactions are of, the one that loses most probability; empty for a metric of
     one's own."""

@@ -85,7 +85,7 @@ def measure_patch(patch: Patch, config: PatchConfig, exact: bool, held_out: Patc
     swept = tuple(features.threshold for features in sets.get("sweep", ()))
     curves = chosen
     if held_out is not None:
-        curves = {name: elsewhere(held_out, patch, found) for name, found in sets.items()}
+        curves = {name: elsewhere(held_out, patch, searched) for name, searched in sets.items()}
     known = (swept, float(scores.sum()), int(measured.unmoved().sum()))
     return Result(len(order), floors(measured), curves, {} if held_out is None else chosen, *known)
 

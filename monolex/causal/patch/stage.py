@@ -72,8 +72,8 @@ def patch(folder: str | Path, run: str | Path, config: PatchConfig) -> Manifest:
         def patched(path: Path) -> dict[str, Any]:
             weights = dictionary.weights(lm.device)
             where = (lm, dictionary.site, weights, rules[dictionary.site], config.batch_tokens)
-            here, there = _ready(chosen, *where), None if held_out is None else _ready(held_out, *where)
-            result = measure_patch(here, config, _fits(dictionary, config.exact), there)
+            others = None if held_out is None else _ready(held_out, *where)
+            result = measure_patch(_ready(chosen, *where), config, _fits(dictionary, config.exact), others)
             _warn_unmoved(dictionary, result.unmoved, len(held_out or pairs))
             write_bytes(path.with_suffix(".safetensors"), save(arrays(result)))
             facts = {"model": dictionary.model, "site": dictionary.site, "name": dictionary.name}

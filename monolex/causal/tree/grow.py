@@ -8,8 +8,10 @@ activation loses at the token: positive where the earlier feature excites it, ne
 strongest become its children. The paper's sites are one block apart; over several an effect is the sum of all ways
 through them, those through features of the sites in between included.
 
-One backward pass ranks all candidates to first order, and the best of them are confirmed by ablation. The interval of
-an effect is that of one effect looked at alone: children are the largest of many, so theirs are somewhat too large.
+One backward pass ranks all candidates to first order, and the best of them are confirmed by ablation. Children are the
+strongest of many, and corrected for it: each has a q-value (Benjamini–Hochberg over all features that are active in the
+texts; those that were not confirmed count as tests that found nothing) below ``1 - level``, and its interval is as wide
+as covers the true effects of all that were chosen from so many (Benjamini and Yekutieli's false coverage rate).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,10 +46,12 @@ from monolex.dictionaries.base import ENCODERS, Dictionary
 from monolex.errors import UserError
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
-from monolex.stats import Estimate, not_applicable, small_mean
+from monolex.stats import Estimate, benjamini_hochberg, not_applicable, paired, small_mean
 
 LEAST_SHARE = 1e-4
 """An effect below this share of the activation is the rounding of a forward pass, however sure its interval."""
+LEAST_TEXTS = 3
+"""Fewer than so many say nothing of the spread of an effect."""
 LABELS = {"error": "reconstruction error", "rest": "all features"}
 LEAVES = 5
 """Tokens shown above the root."""
@@ -72,6 +76,7 @@ class _Branch(NamedTuple):
     standard_error: float | None = None
     share: float | None = None
     pre_effect: Estimate | None = None
+    q: float | None = None
 
 
 @dataclass(frozen=True)
@@ -199,31 +204,49 @@ def _expand(
     effects = lost.code.mean(1)
     correlation = _rank_correlation(estimate[chosen], effects)
     node = replace(node, active=int(active.sum()), confirmed=len(chosen), correlation=correlation)
-    strongest = (
-        _branch(plan, node, earlier, int(chosen[index]), "feature", Readings(lost.code[index], lost.pre[index]))
-        for index in effects.abs().argsort(descending=True, stable=True).tolist()
-    )
+    q = _q_values(lost.code, node)
+    order = effects.abs().argsort(descending=True, stable=True).tolist()
+    kept = list(islice((i for i in order if q[i] < 1 - plan.config.level), plan.config.children))
+    level = 1 - (1 - plan.config.level) * max(1, len(kept)) / node.active if node.active else plan.config.level
+    children = [
+        _branch(plan, node, earlier, int(chosen[i]), "feature", Readings(lost.code[i], lost.pre[i]), level, q[i])
+        for i in kept
+    ]
     error, features = ablate_wholes(at, source)
     wholes = [_branch(plan, node, earlier, None, "error", error), _branch(plan, node, earlier, None, "rest", features)]
-    return node, [*islice(filter(_sure, strongest), plan.config.children), *wholes]
+    return node, [*children, *wholes]
 
 
-def _branch(plan: _Plan, parent: Node, site: str, feature: int | None, kind: Kind, lost: Readings) -> _Branch:
-    effect = small_mean(lost.code, "contexts", level=plan.config.level)
-    pre = small_mean(lost.pre, "contexts", level=plan.config.level)
+def _q_values(lost: Float[Tensor, "candidates texts"], node: Node) -> list[float]:
+    """Of every candidate the p-value of its effect, corrected for all active features, of which they were chosen.
+
+    What is not larger than rounding, and features that were not confirmed, are tests that found nothing.
+    """
+    values = lost.double().cpu().numpy()
+    mean, texts = values.mean(1), values.shape[1]
+    p = paired(values.T)
+    p[np.isnan(p)] = float(texts < LEAST_TEXTS)  # no test of few texts; the same effect in all texts is a sure one
+    p[np.abs(mean) < LEAST_SHARE * abs(node.activation or 0)] = 1.0
+    return benjamini_hochberg(np.concatenate([p, np.ones(node.active - len(p))]))[: len(p)].tolist()
+
+
+def _branch(
+    plan: _Plan,
+    parent: Node,
+    site: str,
+    feature: int | None,
+    kind: Kind,
+    lost: Readings,
+    level: float | None = None,
+    q: float | None = None,
+) -> _Branch:
+    level = plan.config.level if level is None else level
+    effect = small_mean(lost.code, "contexts", level=level)
+    pre = small_mean(lost.pre, "contexts", level=level)
     if plan.dictionaries[parent.site].config.activation in ENCODERS:
         pre = not_applicable("its codes solve an optimisation: there is no pre-activation")
     share = effect.value / parent.activation if effect.value is not None and parent.activation else None
-    return _Branch(parent.id, site, feature, kind, effect, _standard_error(lost.code), share, pre)
-
-
-def _sure(branch: _Branch) -> bool:
-    """Whether the effect is larger than rounding and its interval excludes 0."""
-    assert branch.effect is not None, "measured"
-    _, low, high, *_ = branch.effect
-    if low is None or high is None or branch.share is None or abs(branch.share) < LEAST_SHARE:
-        return False
-    return low > 0 or high < 0
+    return _Branch(parent.id, site, feature, kind, effect, _standard_error(lost.code), share, pre, q)
 
 
 def _leaves(plan: _Plan, at: BlockTexts, site: str, text: Callable[[int], str]) -> tuple[Leaf, ...]:

@@ -26,13 +26,17 @@ class Node:
     label: str
     """Words for it."""
     effect: Estimate | None
-    """What the parent's activation loses, in its own units; negative where this node inhibits it. None for the root."""
+    """What the parent's activation loses, in its own units; negative where this node inhibits it. None for the root.
+
+    The interval of a feature is corrected for its choice from many (:mod:`monolex.causal.tree.grow`)."""
     standard_error: float | None
     """Of the effect; None for the root, or with one text only."""
     share: float | None
     """The effect over the parent's mean activation."""
     pre_effect: Estimate | None
     """What the parent's pre-activation loses: goes on where the activation is zero already."""
+    q: float | None
+    """Of a feature below the root: p-value of the effect, corrected for all the features that were looked at."""
     activation: float | None
     """Mean activation at the tokens where its own texts end; None where it is no feature or has no texts."""
     maximum: float | None

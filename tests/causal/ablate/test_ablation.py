@@ -110,6 +110,29 @@ def test_what_the_activation_becomes_and_where(to, positions):
     check(case(tiny.model("gpt_neox"), "resid_post.0"), to=to, positions=positions)
 
 
+@pytest.mark.parametrize("within", [1.0, 1.1, 1.5, 3.0, 1e9])
+def test_controls_are_of_a_like_size_or_none(within):
+    setup = case(tiny.model("gpt_neox-serial"), "resid_post.0")
+    lm, dictionary, feature, occurrences = setup
+    nearest = []
+    for row, end in enumerate(occurrences.end.tolist()):
+        x = tiny.read(lm, "resid_post.0", occurrences.tokens[row : row + 1, : end + 1])
+        sizes = dictionary.encode(x)[0, -1] * dictionary.W_dec.norm(dim=1)
+        ratios = [float(size / sizes[feature]) for other, size in enumerate(sizes) if size > 0 and other != feature]
+        nearest.append([ratio for ratio in ratios if 1 / within <= ratio <= within])
+    ablation = setup.run(control_within=within)
+    assert ablation.without_control == sum(not ratios for ratios in nearest)
+    assert ablation.control_within == within
+    if all(not ratios for ratios in nearest):
+        assert ablation.size_range is None and ablation.kl.control_feature.value is None
+        return
+    assert ablation.size_ratio is not None and ablation.size_range is not None
+    low, high = ablation.size_range
+    known = [ratio for ratios in nearest for ratio in ratios]
+    assert 1 / within <= low <= ablation.size_ratio <= high <= within
+    assert any(low == pytest.approx(ratio) for ratio in known) and any(high == pytest.approx(r) for r in known)
+
+
 def test_other_kinds_of_codes_and_places():
     check(case(tiny.model("gpt_neox"), "resid_post.1", "topk"), positions="all")
     check(case(tiny.model("gpt2"), "resid_mid.1"))
@@ -121,7 +144,8 @@ def test_controls_are_matched_features_and_random_directions(to):
     """Each occurrence alone: rank the other active features by size, take the drawn one, scale it to the edit."""
     setup = case(tiny.model("gpt_neox-serial"), "resid_post.0")
     lm, dictionary, feature, occurrences = setup
-    ablation, drawn = setup.run(to=to), draws(occurrences, dictionary, AblateConfig(to=to))
+    ablation = setup.run(to=to, control_within=1e9)
+    drawn = draws(occurrences, dictionary, AblateConfig(to=to))
     losses, ratios, logits = [], [], []
     for row, end in enumerate(occurrences.end.tolist()):
         tokens = occurrences.tokens[row : row + 1, : end + 1]
@@ -439,7 +463,18 @@ def test_json_has_the_fields_and_as_many_tokens_as_asked_for():
     ablation = json.loads(json.dumps(setup.run(top=3).to_json(), allow_nan=False))
     assert set(ablation) == {
         *("site", "kind", "feature", "to", "positions", "occurrences", "documents", "active", "maximum"),
-        *("without_control", "unmoved", "size_ratio", "metric_token", "kl", "measures", "rescue", "later"),
+        *(
+            "without_control",
+            "unmoved",
+            "size_ratio",
+            "size_range",
+            "control_within",
+            "metric_token",
+            "kl",
+            "measures",
+            "rescue",
+            "later",
+        ),
         *("interactions", "contexts", "reasons"),
     }
     assert set(ablation["kl"]) == {"feature", "control_feature", "control_direction", "p_feature", "p_direction"}

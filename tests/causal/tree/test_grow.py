@@ -196,7 +196,7 @@ def check_children(
     for node in children:
         values, before = effects[node.feature].numpy(), (pre or effects)[node.feature].numpy()
         error = values.std(ddof=1) / len(values) ** 0.5
-        half = student_t.ppf(0.975, len(values) - 1) * error
+        half = student_t.ppf(1 - 0.025 * len(children) / parent.active, len(values) - 1) * error
         expected = (values.mean(), values.mean() - half, values.mean() + half)
         assert node.effect[:3] == pytest.approx(expected, abs=1e-12)
         assert node.standard_error == pytest.approx(error, abs=1e-12)
@@ -251,16 +251,24 @@ def compare(lm: LanguageModel, dictionaries: dict[str, Dictionary], feature: int
     def without(j: int, x: Tensor) -> Tensor:
         return x - source.encode(x)[..., j : j + 1].clamp_min(0) * source.W_dec[j]
 
-    result = grow(lm, dictionaries, feature, ids, exact=True, level=0.5, children=source.d_sae)
+    result = grow(lm, dictionaries, feature, ids, exact=True, level=0.3, children=source.d_sae)
     effects = torch.stack(
         [naive(lm, dictionaries, feature, ids, partial(without, j), site) for j in range(source.d_sae)]
     ).numpy()
     means, errors = effects.mean(1), effects.std(1, ddof=1) / effects.shape[1] ** 0.5
-    sure = np.abs(means) > student_t.ppf(0.75, effects.shape[1] - 1) * errors
-    order = [j for j in (-np.abs(means)).argsort() if sure[j] and abs(means[j]) > 1e-4 * result.nodes[0].activation]
-    children = below(result, result.nodes[0])
-    assert 0 < len(children) < source.d_sae
+    texts, children = effects.shape[1], below(result, result.nodes[0])
+    rounding = np.abs(means) <= 1e-4 * result.nodes[0].activation
+    p = np.where(rounding, 1.0, 2 * student_t.sf(np.abs(means) / np.maximum(errors, 1e-300), texts - 1))
+    looked_at = result.nodes[0].active
+    steps = np.where(p < 1, p * looked_at / (p[:, None] <= p).sum(0), 1.0)
+    q = {j: steps[p >= p[j]].min() for j in range(len(p))}
+    order = [j for j in (-np.abs(means)).argsort() if q[j] < 0.7 and not rounding[j]]
+    assert children
     assert [node.feature for node in children] == order
+    half = student_t.ppf(1 - 0.35 * len(order) / looked_at, texts - 1)
+    for node in children:
+        assert node.q == pytest.approx(q[node.feature], rel=1e-6, abs=1e-12)
+        assert node.effect.high - node.effect.value == pytest.approx(half * errors[node.feature], rel=1e-6)
     found = finder(lm, ids)(dictionaries["resid_post.2"], [feature], count=20, low=0.3, seed=0)[feature]
     streams = [
         hooks.capture(lm, text[None, : end + 1], [site]).activations[site][0]
