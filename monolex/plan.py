@@ -82,6 +82,8 @@ def plan(run: RunConfig, folder: Path) -> list[Step]:
             elif stage.made_of == "models":
                 needs = (*of_subject, *(path for first, rest in controls.values() for path in (first, *rest)))
                 inputs = {**subject, "controls": controls}
+            elif scores := getattr(config, "scores", ()):
+                needs = (*needs, *(folder / "score" / score for score in scores))
             elif stage.made_of == "explanations":
                 needs = (folder / "explain" / config.explanations,)
                 inputs = {"explanations": needs[0], "run": folder}

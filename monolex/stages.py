@@ -228,6 +228,19 @@ STAGES: tuple[Stage, ...] = (
         shown_apart=True,
         needed={"explanations": "one of the tables [explain.NAME]"},
     ),
+    Stage(
+        "stability",
+        "Compare features that come back under other seeds with those that do not: effects, reconstruction, scores.",
+        "Which dictionaries, and how.",
+        config="monolex.stability.config:StabilityConfig",
+        run="monolex.stability.stage:stability",
+        made_of="run",
+        show="monolex.show.causes:stability",
+        cost="monolex.causal.cost:stability",
+        draw="monolex.pages.stability_charts:pictures",
+        section="monolex.report.stability_section:section",
+        default_out="by default RUN/stability/seeds",
+    ),
 )
 """In the order in which a run does them."""
 

@@ -68,6 +68,26 @@ def share(hits: int, trials: int, over: str, *, level: float = 0.95) -> Estimate
     return Estimate(hits / trials, float(interval.low), float(interval.high), trials, over)
 
 
+def difference(
+    a: ArrayLike, b: ArrayLike, over: str, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Mean of one group's units less that of another's, with its interval: each group's units are resampled apart."""
+    groups = [np.asarray(group, dtype=np.float64) for group in (a, b)]
+    if min(map(len, groups)) == 0:
+        return Estimate(None, over=over, reason="a group is empty")
+    if not all(np.isfinite(group).all() for group in groups):
+        return Estimate(None, over=over, reason="not finite")
+    value, n = float(groups[0].mean() - groups[1].mean()), sum(map(len, groups))
+    if min(map(len, groups)) < 2:
+        return Estimate(value, n=n, over=over, reason=f"one of {over} only: no interval")
+    first, second = (
+        resample_counts(len(group), resamples, seed + number) @ group / len(group)
+        for number, group in enumerate(groups)
+    )
+    low, high = np.quantile(first - second, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), n, over)
+
+
 def ratio(
     numerator: ArrayLike,
     denominator: ArrayLike,

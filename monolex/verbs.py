@@ -220,6 +220,26 @@ def figure(run: Run, config: FigureConfig, out: Path | None = None) -> None:
         say(f"look at {path}")
 
 
+def pool(
+    out: Out,
+    dictionaries: Annotated[Positional[tuple[Path, ...]], arg(metavar="DICTIONARY...")],
+) -> None:
+    """Pool dictionaries that differ in their seed into one: the features that come back first, then the likest.
+
+    Training goes on from it by `monolex train ... --init OUT`, which mends what pooling costs of the reconstruction.
+
+    Args:
+        out: Folder of the pooled dictionary.
+        dictionaries: Folders of dictionaries of one recipe and site, SWEEP/SITE/NAME.
+    """
+    from monolex.features.pool import pool_folders
+
+    pooled = pool_folders(out, dictionaries)
+    count, several = len(dictionaries), sum(seeds > 1 for seeds in pooled.seeds)
+    everywhere = sum(seeds == count for seeds in pooled.seeds)
+    say(f"{len(pooled.seeds):,} features: {everywhere:,} of all {count} seeds, {several:,} of two or more; in {out}")
+
+
 def report(run: Run, cards: int = 300) -> None:
     """Write RUN/report.html, one page that opens from disk, and the galleries of features beside it.
 
@@ -259,7 +279,8 @@ def verbs() -> dict[str, Callable[..., Any]]:
     made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
     asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
     last = {"figure": figure, "report": report, "show": show}
-    return {"demo": demo, "init": init, "run": run, **made_before, "find": find, **asked_of_a_run, **last}
+    made_after = {"pool": pool, "find": find}
+    return {"demo": demo, "init": init, "run": run, **made_before, **made_after, **asked_of_a_run, **last}
 
 
 def of_stage(stage: Stage) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ LAYERS = (
     ("features",),
     ("causal",),
     ("interp",),
+    ("stability",),
     ("pages",),
     ("report", "lexicon", "demo"),
     ("run_toml", "plan", "estimate", "pipeline", "show", "new_run"),

@@ -29,8 +29,10 @@ from monolex.config import (
     ModelConfig,
     identity,
 )
+from monolex.dictionaries.listing import choose, run_dictionaries
 from monolex.interp.config import ExplainConfig, ScoreConfig
 from monolex.interp.explain.stage import explain
+from monolex.stability.config import StabilityConfig
 from monolex.train_config import TrainConfig
 from monolex.training.trainer import train
 
@@ -49,6 +51,7 @@ HOW: dict[type, set[str]] = {
     TreeConfig: {"batch_tokens", "tree_device"},
     ExplainConfig: LLM | {"explain_device"},
     ScoreConfig: LLM | {"explanations"},
+    StabilityConfig: {"batch_tokens", "stability_device"},
 }
 """Fields that say only how a result is computed, or where what is hashed by its content lies (`match`, `explanations`).
 A field that is added here is a promise that the result is the same whatever it says."""
@@ -138,6 +141,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep = TrainConfig(kinds=("topk",), ks=(4,), ratios=(2.0,), steps=2, batch_size=32, train_device="cpu")
     train(control / "train" / "first", control / "activations", sweep)
     finish(run / "features", "features", {}, {}, {}, {"stores": []})
+    finish(run / "score" / "some", "score", {}, {}, {}, {})
     explained = ExplainConfig(features=2, fragment_tokens=4, explainers=("token",), explain_device="cpu")
     explain(run / "explain" / "paper", run, dataclasses.replace(explained, dictionaries=("topk-k4*",)))
     for name in ("a", "b"):
@@ -228,6 +232,16 @@ def cases(run: Path) -> Iterator[tuple[str, Case]]:
     other |= {"scorers": ("fuzz",), "llm_device": "cpu"}
     asked = {"config": ScoreConfig(simulator="json", **endpoint)}
     yield "score", Case(scored, asked, other, ("explain/paper",), ("llm_dtype",))
+
+    def compared(folder: Path, config: StabilityConfig) -> Any:
+        with pytest.MonkeyPatch.context() as patch:  # no evidence here knows other seeds
+            patch.setattr(
+                "monolex.stability.stage.with_seeds", lambda run, asked: choose(run_dictionaries(run), asked)[:1]
+            )
+            return load["stability"](folder, run=run, config=config)
+
+    other = {"dictionaries": ("pca",), "scores": ("some",), "stability_device": "cpu"}
+    yield "stability", Case(compared, {"config": StabilityConfig()}, other, ("activations", "features", "train/first"))
 
 
 VERBS = tuple(stage.verb for stage in stages.STAGES)

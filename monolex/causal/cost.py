@@ -2,7 +2,7 @@
 
 from monolex.causal.ablate.rescue import later_sites, rescue_sites
 from monolex.causal.chosen_features import named_sites
-from monolex.cost import Cost, Planned, Shape
+from monolex.cost import Cost, Planned, PlannedDictionary, Shape
 from monolex.dictionaries.listing import name_fits
 from monolex.model.sites import Site, select
 
@@ -66,6 +66,30 @@ def tree(planned: Planned) -> Cost:
             last = earlier
     flops = 2.0 * shape.block / shape.layers * runs * planned.corpus.context_length / 2
     return Cost(FEATURE_BYTES * len(config.features), _memory(planned), flops)
+
+
+def stability(planned: Planned) -> Cost:
+    """Two groups of features ablated at their occurrences, of one dictionary a recipe that has several seeds.
+
+    Which those are is not planned: one dictionary is counted for every site that has two alike but for the seed.
+    """
+    config, shape, flops, count = planned.config, planned.shape, 0.0, 0
+    context = planned.corpus.context_length / 2
+    recipes: dict[tuple[str, str], PlannedDictionary] = {}
+    for dictionary in planned.used:
+        if dictionary.trained and not dictionary.site.startswith("mlp"):
+            recipes.setdefault((dictionary.site, dictionary.name.rpartition("-s")[0]), dictionary)
+    several = {
+        key: dictionary
+        for key, dictionary in recipes.items()
+        if sum((d.site, d.name.rpartition("-s")[0]) == key for d in planned.used) > 1
+    }
+    for dictionary in several.values():
+        count += 1
+        blocks = context + FEW * (1 - shape.share(dictionary.site))
+        flops += 2 * config.sample * config.occurrences * (2.0 * shape.block * blocks + 2 * _unembedded(shape))
+        flops += 2.0 * planned.rows * shape.widths.get(dictionary.site, 0) * dictionary.features
+    return Cost(DICTIONARY_BYTES * count, _memory(planned), flops)
 
 
 def patch(planned: Planned) -> Cost:

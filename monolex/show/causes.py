@@ -1,4 +1,4 @@
-"""What is said of patches, ablations and trees."""
+"""What is said of patches, ablations, trees and stability."""
 
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,19 @@ def patch(path: Path, _manifest: Manifest) -> list[str]:
         f"\nKL to the donor in nats, by the ranking of integrated gradients\n{columns(kept)}",
         f"\n{columns(claims)}",
     ]
+
+
+def stability(path: Path, _manifest: Manifest) -> list[str]:
+    """Of every dictionary how often its features come back, and both groups beside each other."""
+    from monolex.report.stability_section import said
+
+    lines = []
+    for dictionary in read_json(path / "stability.json")["dictionaries"]:
+        rows = [["of a feature", "stable", "unstable", "difference"]]
+        for name, values in dictionary["compared"].items():
+            rows.append([name, *(estimate(values[group]) for group in ("stable", "unstable", "difference"))])
+        lines += [f"\n{said(dictionary)}", columns(rows)]
+    return lines
 
 
 def ablate(path: Path, _manifest: Manifest) -> list[str]:
