@@ -113,7 +113,7 @@ def test_every_stage_is_there_and_whole(made):
     }
     assert (out / "report.html").stat().st_size > 10_000
     assert set(json.loads((out / "timings.json").read_text())) == set(kinds)
-    assert "<h1>Dictionaries of model (GPTNeoX, " in (out / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Features of model (GPTNeoX, " in (out / "report.html").read_text(encoding="utf-8")
     control = open_artifact(out / "controls" / "random" / "activations")
     assert list(control.data["sites"]) == ["resid_post.1"]
     assert control.data["model"]["fingerprint"] != open_artifact(out / "activations").data["model"]["fingerprint"]

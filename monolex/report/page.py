@@ -18,6 +18,7 @@ from monolex.interp.score import cards as results
 from monolex.pages import html
 from monolex.pages.eval_charts import EvaluatedDictionary, Looks, entries
 from monolex.report import eval_section, features_section, run_facts
+from monolex.report.findings import findings
 from monolex.report.gallery import CARDS
 from monolex.report.norms_section import norms
 from monolex.report.section import chapters
@@ -67,6 +68,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
             for i, site in enumerate(names, 1)
         ],
         **run_facts.subject(manifests.get("activations"), everything),
+        findings=findings(run, everything, manifests),
         chapters=chapters(run, manifests, listed),
         warnings=_warnings(manifests),
         notice=_notice(evaluation, measured, manifests, listed),

@@ -1,0 +1,157 @@
+"""What a run found, in sentences for the page's first screen: each is read off the artefacts, with its control."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monolex.artifact import SUBJECT, Manifest, read_json
+from monolex.causal.patch.claims import FEWER
+from monolex.kinds import BASELINES
+from monolex.pages.eval_charts import EvaluatedDictionary
+from monolex.pages.html import estimate, number
+from monolex.report import stability_section
+
+Facts = Mapping[str, Any]
+EQUAL = 1.1
+"""Two dictionaries are equally sparse if their L0 are within this factor."""
+NAMES = {"pca": "PCA", "ica": "ICA", "nmf": "NMF", "random": "random directions", "neurons": "neurons"}
+HALF = 0.5
+"""Share of the KL at which patches are compared."""
+
+
+def findings(run: Path, everything: Sequence[EvaluatedDictionary], manifests: Mapping[str, Manifest]) -> list[str]:
+    """The sentences that the artefacts of a run give, the most general first; none where nothing compares."""
+    said = [*reconstruction(everything)]
+    for path, manifest in manifests.items():
+        content = run / path / f"{manifest.kind}.json"
+        if manifest.kind == "score":
+            said += explained(read_json(content))
+        elif manifest.kind == "patch":
+            said += patched(path.partition("/")[2], read_json(content))
+        elif manifest.kind == "stability":
+            said += [stability_section.said(facts) for facts in read_json(content)["dictionaries"][:1]]
+    return said
+
+
+def reconstruction(everything: Sequence[EvaluatedDictionary]) -> list[str]:
+    """At every site the trained dictionary that most baselines are as sparse as, beside them."""
+    pairs = [pair for site in dict.fromkeys(e.site for e in everything) if (pair := _compared(everything, site))]
+    if not pairs:
+        return []
+    best = [trained for trained, _ in pairs]
+    families = dict.fromkeys(family for _, others in pairs for family in others)
+    beside = {family: [others[family] for _, others in pairs if family in others] for family in families}
+    wins = sum(_below(trained, others.values()) for trained, others in pairs)
+    features, missed = (_range(e.value(metric) for e in best) for metric in ("l0", "fvu"))
+    told = f"With {features} active features a token, trained dictionaries miss {missed} of the variance at"
+    told += f" {len(pairs)} site{'s' * (len(pairs) > 1)}; with as many "
+    told += ", ".join(
+        f"{NAMES[family]} miss {_range(e.value('fvu') for e in group)}" for family, group in beside.items()
+    )
+    told += f". Better than all of them, intervals apart, at {wins} of {len(pairs)}."
+    further = []
+    kept = [value for e in best if (value := e.value("loss_recovered_zero")) is not None]
+    if kept:
+        further.append(
+            f"On their reconstructions the model keeps {_range(kept)} of what the site gives its predictions."
+        )
+    control = _controls(everything, best)
+    return [told, " ".join([*further, *([control] if control else [])])] if further or control else [told]
+
+
+def explained(scores: Facts) -> list[str]:
+    """The best explained trained dictionary, beside the baselines at its site."""
+    cells = [(facts, cell) for facts in scores["dictionaries"] if (cell := _best_cell(facts)) is not None]
+    trained = [(f, c) for f, c in cells if f["trained"] and f["model"] == SUBJECT and f["step"] is None]
+    if not trained:
+        return []
+    facts, cell = max(trained, key=lambda pair: pair[1]["value"])
+    beside = [
+        f"{f['name']} {number(c['value'])}"
+        for f, c in cells
+        if f["site"] == facts["site"] and f["model"] == SUBJECT and not f["trained"]
+    ]
+    told = (
+        f"Explanations predict where a feature is active on text they never saw with a correlation of {estimate(cell)} "
+        f"({cell['n']} features of {facts['name']} at {facts['site']})"
+    )
+    return [told + (f"; at the same site {', '.join(beside)}." if beside else ".")]
+
+
+def patched(name: str, patch: Facts) -> list[str]:
+    """Whether some features carry a task, beside the baseline."""
+    if not patch["behaviour"]["able"]:
+        return [f"{name}: {patch['behaviour']['verdict']}, so patching says nothing of it."]
+    claims = [c for c in patch["claims"] if c["statement"] == FEWER and c["level"] == HALF]
+    known = [c for c in claims if c["estimate"]["value"] is not None]
+    if not known:
+        return []
+    best = min(known, key=lambda claim: claim["estimate"]["value"])
+    apart = "on other prompts than they were chosen on " if patch["chosen_on"] < patch["pairs"] else ""
+    return [
+        f"{name}: to halve the KL to the donor {apart}takes {best['dictionary']} {estimate(best['estimate'])} times "
+        f"the features that {best['against'].rpartition('/')[2]} takes ({best['verdict']}; of {len(claims)} dictionaries "
+        f"{sum(c['verdict'] == 'confirmed' for c in claims)} need fewer for certain, "
+        f"{sum(c['verdict'] == 'contradicted' for c in claims)} more)."
+    ]
+
+
+def _compared(
+    everything: Sequence[EvaluatedDictionary], site: str
+) -> tuple[EvaluatedDictionary, dict[str, EvaluatedDictionary]] | None:
+    here = [e for e in everything if e.site == site and e.model == SUBJECT and e.value("fvu") is not None]
+    known = []
+    for trained in (e for e in here if e.trained and not e.target and _sparse(e)):
+        others: dict[str, EvaluatedDictionary] = {}
+        for other in here:
+            if other.baseline and not _complete(other) and _equal(trained, other):
+                family = BASELINES[other.kind].name
+                if family not in others or (other.value("fvu") or 0) < (others[family].value("fvu") or 0):
+                    others[family] = other
+        if others:
+            known.append((trained, others))
+    return max(known, key=lambda pair: (len(pair[1]), -(pair[0].value("fvu") or 0)), default=None)
+
+
+def _sparse(entry: EvaluatedDictionary) -> bool:
+    """Whether it is sparse enough for its L0 to mean something: a quarter of the dimensions that there are."""
+    width = entry.head["d_sae"] / (entry.head["ratio"] or 1)
+    return (entry.value("l0") or width) <= width / 4
+
+
+def _complete(entry: EvaluatedDictionary) -> bool:
+    family = BASELINES[entry.kind]
+    return entry.kind.removeprefix(family.name) in family.complete
+
+
+def _equal(a: EvaluatedDictionary, b: EvaluatedDictionary) -> bool:
+    mine, other = a.value("l0"), b.value("l0")
+    return bool(mine and other) and 1 / EQUAL <= (mine or 0) / (other or 1) <= EQUAL
+
+
+def _below(trained: EvaluatedDictionary, others: Iterable[EvaluatedDictionary]) -> bool:
+    high = trained.rows["fvu"]["high"]
+    lows = [other.rows["fvu"]["low"] for other in others]
+    return high is not None and all(low is not None and high < low for low in lows)
+
+
+def _controls(everything: Sequence[EvaluatedDictionary], best: Sequence[EvaluatedDictionary]) -> str:
+    alike = {(e.site, e.name) for e in best}
+    found = [e for e in everything if e.model != SUBJECT and (e.site, e.name) in alike and e.value("fvu") is not None]
+    by_model = {model: [e for e in found if e.model == model] for model in dict.fromkeys(e.model for e in found)}
+    told = (
+        f"{_range(e.value('fvu') for e in group)} of a model with {model} weights" for model, group in by_model.items()
+    )
+    return f"The same training misses {', and '.join(told)}." if by_model else ""
+
+
+def _best_cell(facts: Facts) -> Facts | None:
+    cells = [cells["top_and_random"] for cells in facts["explainers"].values()]
+    known = [cell for cell in cells if cell["value"] is not None]
+    return max(known, key=lambda cell: cell["value"], default=None)
+
+
+def _range(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    low, high = number(min(known)), number(max(known))
+    return low if low == high else f"{low} to {high}"
