@@ -16,6 +16,7 @@ from monolex import runtime
 from monolex.artifact import MANIFEST, TIMINGS, read_json, require_folder, write_bytes, write_json
 from monolex.config import require
 from monolex.lock import being_written, writing
+from monolex.patterns import require_fitting
 from monolex.plan import Step, plan, waits
 from monolex.run_toml import RunConfig, read_run
 from monolex.runtime import log, peak_memory, size
@@ -52,6 +53,7 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False, jobs: int | None
     for step in plan(config, folder):  # refuses what does not agree before a model is read
         if check := step.stage.load("check"):
             check(step.config, config.model, config.harvest.sites)
+    require_fitting(config)
     config = settled(config, folder)
     steps = plan(config, folder)
     if jobs is None:

@@ -2,48 +2,24 @@
 
 import subprocess
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 
-from monolex.config import BaselineConfig
-from monolex.kinds import TOPK
-from monolex.model.sites import select
+from monolex.demo.subjects import SUBJECTS
+from monolex.patterns import require_fitting
 from monolex.plan import plan
-from monolex.run_toml import RunConfig, read_run
-from monolex.train_config import TrainConfig
-from monolex.training.members import members
+from monolex.run_toml import read_run
 
 BENCH = Path(__file__).parents[1] / "bench"
-TOMLS = sorted(BENCH.glob("*.toml"))
-
-
-def names(run: RunConfig) -> set[str]:
-    """Dictionaries that a run makes, as SITE/NAME; of baselines that match an L0 with k0 in its place."""
-    listed: set[str] = set()
-    harvested = tuple(s.replace("*", str(n)) for s in run.harvest.sites for n in range(6 if "*" in s else 1))
-    for config in run.tables["train"].values():
-        assert isinstance(config, TrainConfig)
-        sites = dict.fromkeys(select(config.sites, harvested, "the run"), 64)
-        listed |= {f"{member.site}/{member.name}" for member in members(config, sites)}
-    for config in run.tables["baselines"].values():
-        assert isinstance(config, BaselineConfig)
-        for site in select(config.sites, harvested, "the run"):
-            listed |= {f"{site}/{kind}{'-k0' * kind.endswith(TOPK)}" for kind in config.kinds}
-    return listed
+TOMLS = sorted([*BENCH.glob("*.toml"), *(subject.toml for subject in SUBJECTS.values())])
 
 
 @pytest.mark.parametrize("path", TOMLS, ids=lambda path: path.name)
-def test_every_pattern_fits_something(path: Path, tmp_path: Path):
+def test_every_run_is_planned_and_every_pattern_fits(path: Path, tmp_path: Path):
     run = read_run(path)
-    known = names(run)
     assert plan(run, tmp_path)
-    for tables in run.tables.values():
-        for config in tables.values():
-            for pattern in (*getattr(config, "dictionaries", ()), *getattr(config, "exact", ())):
-                fitting = [name for name in known if fnmatchcase(name.partition("/")[2], pattern)]
-                assert fitting or fnmatchcase(pattern, "*/*"), f"{path.name}: {pattern} fits nothing"
+    require_fitting(run)
 
 
 def script(*arguments: str, python: str = "true") -> subprocess.CompletedProcess[str]:

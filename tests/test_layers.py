@@ -22,7 +22,7 @@ LAYERS = (
     ("stability",),
     ("pages",),
     ("report", "lexicon", "demo"),
-    ("run_toml", "plan", "estimate", "pipeline", "show", "new_run"),
+    ("run_toml", "patterns", "plan", "estimate", "pipeline", "show", "new_run"),
     ("cli", "verbs"),
     ("__init__", "__main__"),
 )

@@ -88,22 +88,22 @@ def patched(name: str, patch: Facts) -> list[str]:
         return []
     best = min(known, key=lambda claim: claim["estimate"]["value"])
     apart = "on other prompts than they were chosen on " if patch["chosen_on"] < patch["pairs"] else ""
+    verdicts = [claim["verdict"] for claim in claims]
     return [
-        f"{name}: to halve the KL to the donor {apart}takes {best['dictionary']} {estimate(best['estimate'])} times "
-        f"the features that {best['against'].rpartition('/')[2]} takes ({best['verdict']}; of {len(claims)} dictionaries "
-        f"{sum(c['verdict'] == 'confirmed' for c in claims)} need fewer for certain, "
-        f"{sum(c['verdict'] == 'contradicted' for c in claims)} more)."
+        f"{name}: to halve the KL to the donor {apart}takes {best['dictionary']} {estimate(best['estimate'])} times the"
+        f" features that {best['against'].rpartition('/')[2]} takes ({best['verdict']}; of {len(claims)} dictionaries"
+        f" {verdicts.count('confirmed')} need fewer for certain, {verdicts.count('contradicted')} more)."
     ]
 
 
 def _compared(
     everything: Sequence[EvaluatedDictionary], site: str
 ) -> tuple[EvaluatedDictionary, dict[str, EvaluatedDictionary]] | None:
-    here = [e for e in everything if e.site == site and e.model == SUBJECT and e.value("fvu") is not None]
+    measured = [e for e in everything if e.site == site and e.model == SUBJECT and e.value("fvu") is not None]
     known = []
-    for trained in (e for e in here if e.trained and not e.target and _sparse(e)):
+    for trained in (e for e in measured if e.trained and not e.target and _sparse(e)):
         others: dict[str, EvaluatedDictionary] = {}
-        for other in here:
+        for other in measured:
             if other.baseline and not _complete(other) and _equal(trained, other):
                 family = BASELINES[other.kind].name
                 if family not in others or (other.value("fvu") or 0) < (others[family].value("fvu") or 0):
@@ -137,8 +137,8 @@ def _below(trained: EvaluatedDictionary, others: Iterable[EvaluatedDictionary]) 
 
 def _controls(everything: Sequence[EvaluatedDictionary], best: Sequence[EvaluatedDictionary]) -> str:
     alike = {(e.site, e.name) for e in best}
-    found = [e for e in everything if e.model != SUBJECT and (e.site, e.name) in alike and e.value("fvu") is not None]
-    by_model = {model: [e for e in found if e.model == model] for model in dict.fromkeys(e.model for e in found)}
+    same = [e for e in everything if e.model != SUBJECT and (e.site, e.name) in alike and e.value("fvu") is not None]
+    by_model = {model: [e for e in same if e.model == model] for model in dict.fromkeys(e.model for e in same)}
     told = (
         f"{_range(e.value('fvu') for e in group)} of a model with {model} weights" for model, group in by_model.items()
     )

@@ -1,0 +1,58 @@
+"""Which dictionaries a run will make, by name: a pattern that fits none of them is refused before hours of work."""
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from monolex.errors import UserError, nearest
+from monolex.kinds import TOPK
+from monolex.run_toml import RunConfig
+from monolex.training.members import members
+
+FIELDS = ("dictionaries", "exact")
+"""Of configurations, what holds names of dictionaries or patterns of them."""
+WIDE = 2**20
+"""A width that takes every k: names do not tell widths."""
+ANY_K = "k*"
+"""In place of the k that a baseline gets from an L0 that is not measured yet."""
+
+
+def require_fitting(run: RunConfig) -> None:
+    """Refuse patterns in the tables of a run that no dictionary of it will fit.
+
+    Patterns that say more than a name (``SITE/NAME``, a step of training) are left to the stages that read them.
+
+    Raises:
+        UserError: as said.
+    """
+    names = list(dict.fromkeys(planned_names(run)))
+    for verb, tables in run.tables.items():
+        for name, config in tables.items():
+            for field in FIELDS:
+                patterns = getattr(config, field, ())
+                for pattern in patterns if isinstance(patterns, tuple) else ():
+                    if "/" in pattern or "@" in pattern or any(_fits(planned, pattern) for planned in names):
+                        continue
+                    raise UserError(
+                        f"{field} = {pattern!r} of [{verb}{'.' * bool(name)}{name}]: the run makes none like it; "
+                        f"{nearest(pattern, names)}"
+                    )
+
+
+def planned_names(run: RunConfig) -> Iterator[str]:
+    """Names of the dictionaries of the model, whatever their site; of baselines at an L0 with :data:`ANY_K`."""
+    for config in run.tables["train"].values():
+        for member in members(config, {"resid_post.0": WIDE}, {config.target_of("resid_post.0"): WIDE}):
+            yield member.name
+    for config in run.tables["baselines"].values():
+        for kind in config.kinds:
+            yield f"{kind}-{ANY_K}" if kind.endswith(TOPK) else kind
+    for config in run.controls.tables["train"].values() if run.controls else ():
+        for member in members(config, {"resid_post.0": WIDE}, {config.target_of("resid_post.0"): WIDE}):
+            yield member.name
+
+
+def _fits(planned: str, pattern: str) -> bool:
+    """Whether a name fits; one that is a pattern itself fits any that could be it."""
+    return fnmatchcase(planned, pattern) or (
+        planned.endswith(ANY_K) and fnmatchcase(pattern.replace("*", "0"), planned)
+    )
