@@ -1,10 +1,12 @@
 """Which dictionaries a run will make, by name: a pattern that fits none of them is refused before hours of work."""
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from monolex.errors import UserError, nearest
 from monolex.kinds import TOPK
+from monolex.model.sites import KINDS as SITE_KINDS
 from monolex.run_toml import RunConfig
 from monolex.training.members import members
 
@@ -19,7 +21,8 @@ ANY_K = "k*"
 def require_fitting(run: RunConfig) -> None:
     """Refuse patterns in the tables of a run that no dictionary of it will fit.
 
-    Patterns that say more than a name (``SITE/NAME``, a step of training) are left to the stages that read them.
+    Patterns that say more than a name (a site, a step of training, what a transcoder writes) are left to the stages
+    that read them.
 
     Raises:
         UserError: as said.
@@ -30,7 +33,7 @@ def require_fitting(run: RunConfig) -> None:
             for field in FIELDS:
                 patterns = getattr(config, field, ())
                 for pattern in patterns if isinstance(patterns, tuple) else ():
-                    if "/" in pattern or "@" in pattern or any(_fits(planned, pattern) for planned in names):
+                    if _more_than_a_name(pattern) or any(_fits(planned, pattern) for planned in names):
                         continue
                     raise UserError(
                         f"{field} = {pattern!r} of [{verb}{'.' * bool(name)}{name}]: the run makes none like it; "
@@ -39,20 +42,23 @@ def require_fitting(run: RunConfig) -> None:
 
 
 def planned_names(run: RunConfig) -> Iterator[str]:
-    """Names of the dictionaries of the model, whatever their site; of baselines at an L0 with :data:`ANY_K`."""
+    """Names of the model's dictionaries, whatever their site; of baselines at an L0 with :data:`ANY_K`."""
     for config in run.tables["train"].values():
         for member in members(config, {"resid_post.0": WIDE}, {config.target_of("resid_post.0"): WIDE}):
             yield member.name
     for config in run.tables["baselines"].values():
         for kind in config.kinds:
             yield f"{kind}-{ANY_K}" if kind.endswith(TOPK) else kind
-    for config in run.controls.tables["train"].values() if run.controls else ():
-        for member in members(config, {"resid_post.0": WIDE}, {config.target_of("resid_post.0"): WIDE}):
-            yield member.name
+
+
+def _more_than_a_name(pattern: str) -> bool:
+    kind = pattern.partition(".")[0]
+    return any(sign in pattern for sign in ("/", "@", "-to-")) or kind in SITE_KINDS
 
 
 def _fits(planned: str, pattern: str) -> bool:
-    """Whether a name fits; one that is a pattern itself fits any that could be it."""
-    return fnmatchcase(planned, pattern) or (
-        planned.endswith(ANY_K) and fnmatchcase(pattern.replace("*", "0"), planned)
-    )
+    """Whether a name fits; one of an unknown k fits if it does with a number of the pattern for it, or with any."""
+    if not planned.endswith(ANY_K):
+        return fnmatchcase(planned, pattern)
+    numbers = (*re.findall(r"\d+", pattern), "0")
+    return any(fnmatchcase(planned.removesuffix("*") + number, pattern) for number in numbers)

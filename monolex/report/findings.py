@@ -6,10 +6,11 @@ from typing import Any
 
 from monolex.artifact import SUBJECT, Manifest, read_json
 from monolex.causal.patch.claims import FEWER
-from monolex.kinds import BASELINES
+from monolex.kinds import BASELINES, KINDS
 from monolex.pages.eval_charts import EvaluatedDictionary
 from monolex.pages.html import estimate, number
 from monolex.report import stability_section
+from monolex.report.section import notice
 
 Facts = Mapping[str, Any]
 EQUAL = 1.1
@@ -24,6 +25,8 @@ def findings(run: Path, everything: Sequence[EvaluatedDictionary], manifests: Ma
     said = [*reconstruction(everything)]
     for path, manifest in manifests.items():
         content = run / path / f"{manifest.kind}.json"
+        if notice(manifest, manifests):  # of what lies in the run no longer
+            continue
         if manifest.kind == "score":
             said += explained(read_json(content))
         elif manifest.kind == "patch":
@@ -62,7 +65,11 @@ def reconstruction(everything: Sequence[EvaluatedDictionary]) -> list[str]:
 def explained(scores: Facts) -> list[str]:
     """The best explained trained dictionary, beside the baselines at its site."""
     cells = [(facts, cell) for facts in scores["dictionaries"] if (cell := _best_cell(facts)) is not None]
-    trained = [(f, c) for f, c in cells if f["trained"] and f["model"] == SUBJECT and f["step"] is None]
+    trained = [
+        (f, c)
+        for f, c in cells
+        if f["trained"] and f["model"] == SUBJECT and f["step"] is None and not KINDS[f["kind"]].frozen
+    ]
     if not trained:
         return []
     facts, cell = max(trained, key=lambda pair: pair[1]["value"])
@@ -72,7 +79,8 @@ def explained(scores: Facts) -> list[str]:
         if f["site"] == facts["site"] and f["model"] == SUBJECT and not f["trained"]
     ]
     told = (
-        f"Explanations predict where a feature is active on text they never saw with a correlation of {estimate(cell)} "
+        f"Explanations predict where a feature is active on text they never saw with a mean correlation of "
+        f"{_range(c['value'] for _, c in trained)} ({len(trained)} trained dictionaries), the best {estimate(cell)} "
         f"({cell['n']} features of {facts['name']} at {facts['site']})"
     )
     return [told + (f"; at the same site {', '.join(beside)}." if beside else ".")]
@@ -101,7 +109,7 @@ def _compared(
 ) -> tuple[EvaluatedDictionary, dict[str, EvaluatedDictionary]] | None:
     measured = [e for e in everything if e.site == site and e.model == SUBJECT and e.value("fvu") is not None]
     known = []
-    for trained in (e for e in measured if e.trained and not e.target and _sparse(e)):
+    for trained in (e for e in measured if _learned(e) and not e.target and _sparse(e)):
         others: dict[str, EvaluatedDictionary] = {}
         for other in measured:
             if other.baseline and not _complete(other) and _equal(trained, other):
@@ -111,6 +119,11 @@ def _compared(
         if others:
             known.append((trained, others))
     return max(known, key=lambda pair: (len(pair[1]), -(pair[0].value("fvu") or 0)), default=None)
+
+
+def _learned(entry: EvaluatedDictionary) -> bool:
+    """Whether it was trained, and not with a part that stayed random, as controls are."""
+    return entry.trained and not KINDS[entry.kind].frozen
 
 
 def _sparse(entry: EvaluatedDictionary) -> bool:
@@ -142,7 +155,7 @@ def _controls(everything: Sequence[EvaluatedDictionary], best: Sequence[Evaluate
     told = (
         f"{_range(e.value('fvu') for e in group)} of a model with {model} weights" for model, group in by_model.items()
     )
-    return f"The same training misses {', and '.join(told)}." if by_model else ""
+    return f"Dictionaries of the same name miss {', and '.join(told)}." if by_model else ""
 
 
 def _best_cell(facts: Facts) -> Facts | None:

@@ -59,8 +59,8 @@ def said(facts: Facts) -> str:
     """One dictionary in two or three sentences."""
     seeds, chance = len(facts["other_seeds"]), facts["chance"]
     text = (
-        f"{facts['name']} at {facts['site']}: a feature comes back in {estimate(facts['reappears'])} of {seeds} other "
-        f"seeds (among random directions {number(chance)})."
+        f"{facts['name']} at {facts['site']}: a feature comes back under another seed with a probability of "
+        f"{estimate(facts['reappears'])} ({seeds} other seeds; random directions {number(chance)})."
     )
     kl, parts = facts["compared"]["kl"]["difference"], facts["reconstruction"]
     text += f" Ablated where it is active, a stable feature changes predictions by {_more(kl)} than an unstable one."

@@ -6,10 +6,10 @@ kept), taken out of the reconstruction as wholes, and compared in how well they 
 more often, or more strongly, has larger effects for that alone: density and size of both stand beside the effects.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -56,12 +56,17 @@ class Ablated(NamedTuple):
     """Mean over them of the length of what is taken away."""
 
 
+def active(summaries: Sequence[Summary]) -> list[Summary]:
+    """The features that are active often enough; a dead one kept its random start, which no other seed has."""
+    return [s for s in summaries if s.n_active >= LEAST_ACTIVE]
+
+
 def grouped(summaries: Sequence[Summary], config: StabilityConfig) -> Grouped:
     """The features that are active often enough, in groups, and a sample of each."""
-    alive = [s for s in summaries if s.n_active >= LEAST_ACTIVE and s.reappears is not None]
+    known = [(s.id, s.reappears) for s in active(summaries) if s.reappears is not None]
     chosen = {
-        "stable": [s.id for s in alive if s.reappears is not None and s.reappears >= config.stable],
-        "unstable": [s.id for s in alive if s.reappears is not None and s.reappears <= config.unstable],
+        "stable": [feature for feature, share in known if share >= config.stable],
+        "unstable": [feature for feature, share in known if share <= config.unstable],
     }
     members = {name: np.array(ids, np.int64) for name, ids in chosen.items()}
     rng = np.random.default_rng(config.stability_seed)
@@ -90,11 +95,17 @@ def ablations(
     activations: Path,
     groups: Grouped,
     config: StabilityConfig,
-    advance: Any,
+    split: Literal["train", "held_out"],
+    advance: Callable[[int], Any],
 ) -> dict[str, list[Ablated]]:
-    """Of every group the ablations of its sample; one pass over the activations finds all their occurrences."""
+    """Of every group the ablations of its sample; one pass over the activations finds all their occurrences.
+
+    ``split`` is that of the evidence, by which the groups were chosen.
+    """
     wanted = np.concatenate([groups.sample[name] for name in GROUPS]).tolist()
-    places = occurrences(activations, dictionary, wanted, count=config.occurrences, seed=config.stability_seed)
+    places = occurrences(
+        activations, dictionary, wanted, count=config.occurrences, split=split, seed=config.stability_seed
+    )
     done: dict[str, list[Ablated]] = {name: [] for name in GROUPS}
     for name in GROUPS:
         for feature in groups.sample[name].tolist():

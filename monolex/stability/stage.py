@@ -4,6 +4,7 @@ Writes ``stability.json``: of every dictionary how often its features come back,
 density, size, share of the reconstruction, and the scores of explanations.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from monolex.dictionaries.listing import RunDictionary, choose, parents, run_dic
 from monolex.errors import UserError
 from monolex.features.evidence import Summary
 from monolex.features.known import open_store
+from monolex.features.seeds import recipe_of
 from monolex.interp.protocol import SAYS_NOTHING
 from monolex.interp.records import Scored
 from monolex.interp.score.cards import scored
@@ -27,6 +29,7 @@ from monolex.stability.measure import (
     GROUPS,
     Grouped,
     ablations,
+    active,
     chance,
     compared,
     distribution,
@@ -57,11 +60,12 @@ def stability(folder: str | Path, run: str | Path, config: StabilityConfig) -> M
     def piece(dictionary: RunDictionary) -> Piece:
         def measured(_path: Path) -> dict[str, Any]:
             with closing(open_store(dictionary)) as store:
-                summaries, seeds = store.summaries(), store.meta["other_seeds"]
+                summaries, seeds, split = store.summaries(), store.meta["other_seeds"], store.meta["split"]
             weights, groups = dictionary.weights(lm.device), grouped(summaries, config)
-            done = ablations(lm, weights, run / "activations", groups, config, work.advance)
+            done = ablations(lm, weights, run / "activations", groups, config, split, work.advance)
             bootstrap = Bootstrap(config.resamples, config.level, config.stability_seed)
-            returned = [s.reappears for s in summaries if s.reappears is not None]
+            counted = active(summaries)
+            returned = [s.reappears for s in counted if s.reappears is not None]
             values = {
                 "kl": {name: [a.kl for a in done[name]] for name in GROUPS},
                 "size": {name: [a.size for a in done[name]] for name in GROUPS},
@@ -73,7 +77,8 @@ def stability(folder: str | Path, run: str | Path, config: StabilityConfig) -> M
                 "name": dictionary.name,
                 "kind": dictionary.config.kind,
                 "other_seeds": seeds,
-                "times": distribution(summaries),
+                "rare": len(summaries) - len(counted),
+                "times": distribution(counted),
                 "reappears": bootstrap.mean(returned, "features")._asdict(),
                 "chance": chance(weights, config.stability_seed),
                 "features": {name: len(groups.members[name]) for name in GROUPS},
@@ -95,18 +100,19 @@ def stability(folder: str | Path, run: str | Path, config: StabilityConfig) -> M
 def with_seeds(run: Path, patterns: Sequence[str]) -> list[RunDictionary]:
     """The dictionaries of a run whose evidence knows other seeds: those that fit, or the first seed of every recipe.
 
+    Transcoders are left out: what they write is no part of what they read.
+
     Raises:
         UserError: there is none.
     """
-    listed = [d for d in choose(run_dictionaries(run), patterns) if d.evidence is not None]
-    known: dict[tuple[Any, ...], RunDictionary] = {}
+    listed = [d for d in choose(run_dictionaries(run), patterns) if d.evidence is not None and not d.config.target]
+    known: dict[str, RunDictionary] = {}
     for dictionary in listed:
         with closing(open_store(dictionary)) as store:
             seeds = store.meta["other_seeds"]
         if seeds:
-            family = (dictionary.site, *sorted([*seeds, dictionary.config.recipe["seed"]]), dictionary.config.kind)
-            family = (*family, dictionary.config.d_sae, dictionary.config.k, dictionary.config.recipe.get("alpha"))
-            known.setdefault((*family, dictionary.key) if patterns else family, dictionary)
+            family = dictionary.key if patterns else json.dumps(recipe_of(dictionary.config), sort_keys=True)
+            known.setdefault(family, dictionary)
     if not known:
         raise UserError("no evidence of a dictionary with other seeds: train one with seeds = [0, 1, 2] and gather it")
     return list(known.values())

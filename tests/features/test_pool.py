@@ -1,5 +1,6 @@
 """Pooling seeds: groups of like features, means, and a dictionary that training takes up."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,16 @@ def test_what_does_not_go_together_is_refused():
         pool([first])
     with pytest.raises(UserError, match=r"differ in d_sae \(10 and 9\)"):
         pool([first, make(second.W_enc[:9], second.W_dec[:9])])
+    other = make(second.W_enc, second.W_dec)
+    for change in ({"recipe": {"alpha": 0.5}}, {"model_fingerprint": "b"}):
+        changed = Dictionary(dataclasses.replace(other.config, **change), other.weights)
+        with pytest.raises(UserError, match="pool seeds of one recipe"):
+            pool([first, changed])
+    same = [Dictionary(dataclasses.replace(d.config, recipe={"seed": 3}), d.weights) for d in (first, second)]
+    with pytest.raises(UserError, match=r"seeds are \[3, 3\]"):
+        pool(same)
+    with pytest.raises(UserError, match="no such order"):
+        pool([make(d.W_enc, d.W_dec, kind="matryoshka") for d in (first, second)])
     with pytest.raises(UserError, match="has no seed"):
         pool([make(first.W_enc, kind="pca"), make(second.W_enc, kind="pca")])
 

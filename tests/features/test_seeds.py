@@ -17,6 +17,7 @@ from monolex.dictionaries.listing import source_dictionaries
 from monolex.features import seeds
 from monolex.features.stage import features
 from monolex.features.store import FeatureStore
+from monolex.kinds import KINDS
 from monolex.pages.card import card_html
 from monolex.report.gallery import gallery
 from monolex.train_config import TrainConfig
@@ -126,6 +127,24 @@ def test_other_seeds_are_of_the_same_recipe_and_each_is_taken_once(run: Path):
     assert others["topk-k4-r1.5-s0"] == ["topk-k4-r1.5-s1", "topk-k4-r1.5-s2", "topk-k4-r1.5-s3"]
     assert others["topk-k4-r1.5-s3"] == ["topk-k4-r1.5-s0", "topk-k4-r1.5-s1", "topk-k4-r1.5-s2"]
     assert others["topk-k5-r1.5-s0"] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_seeds_of_every_kind_know_each_other(kind: str, tmp_path: Path):
+    """Nothing that training comes to, such as a controller's last state, is taken for the recipe."""
+    store(tmp_path / "activations", LM, corpus_of(tmp_path), sites=("resid_post.0",))
+    config = TrainConfig(kinds=(kind,), ks=(4,), alphas=(1e-3,), ratios=(1.5,), seeds=(0, 1), steps=6, batch_size=32)  # pyright: ignore[reportArgumentType]
+    train(tmp_path / "sweep", tmp_path / "activations", config)
+    first, second = source_dictionaries(tmp_path / "activations", [tmp_path / "sweep"])
+    assert seeds.other_seeds(first, [first, second]) == [second]
+
+
+def test_what_went_on_from_one_dictionary_has_no_other_seeds(run: Path, tmp_path: Path):
+    start = run / "train" / "three" / "resid_post.0" / "topk-k4-r1.5-s0"
+    config = TrainConfig(kinds=("topk",), ks=(4,), ratios=(1.5,), seeds=(0, 1), steps=3, batch_size=32, init=str(start))
+    train(tmp_path / "more", run / "activations", config)
+    first, second = source_dictionaries(run / "activations", [tmp_path / "more"])
+    assert seeds.other_seeds(first, [first, second]) == []
 
 
 def test_a_store_keeps_what_comes_back(run: Path, monkeypatch: pytest.MonkeyPatch):

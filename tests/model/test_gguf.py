@@ -88,7 +88,7 @@ def test_what_fails_leaves_nothing_behind(file: Path, unpacked_here: Path):
     file.write_bytes(file.read_bytes()[:-2000])
     with pytest.raises(UserError):
         load(config(file))
-    assert list(unpacked_here.iterdir()) == []
+    assert list(unpacked_here.rglob("*")) == []
 
 
 def test_a_tied_unembedding_stays_tied(tmp_path: Path):

@@ -64,7 +64,7 @@ def test_patching_is_said_with_its_verdicts():
 def test_the_best_explained_dictionary_is_said_beside_its_site():
     def facts(name: str, value: float | None, *, trained: bool, model: str = "subject", site: str = "a") -> dict:
         cell = {"value": value, "low": 0.1, "high": 0.9, "n": 12, "over": "features and documents", "reason": ""}
-        head = {"name": name, "trained": trained, "model": model, "site": site, "step": None}
+        head = {"name": name, "trained": trained, "model": model, "site": site, "step": None, "kind": "tied"}
         return head | {
             "explainers": {"token": {"top_and_random": cell}, "other": {"top_and_random": cell | {"value": None}}}
         }

@@ -132,14 +132,15 @@ def test_the_artefact_its_text_its_chart_and_its_section(run: Path):
     assert verify(run / "stability" / "seeds").content == manifest.content
     content = read_json(run / "stability" / "seeds" / "stability.json")
     (facts,) = content["dictionaries"]
-    assert facts["name"] == "topk-k6-r1-s0" and facts["other_seeds"] == [1, 2] and sum(facts["times"]) == 32
+    assert facts["name"] == "topk-k6-r1-s0" and facts["other_seeds"] == [1, 2]
+    assert sum(facts["times"]) + facts["rare"] == 32
     assert set(facts["compared"]) == {"kl", "size", "density"}
     for values in facts["compared"].values():
         apart = values["stable"]["value"] - values["unstable"]["value"]
         assert values["difference"]["value"] == pytest.approx(apart)
     assert stability(run / "stability" / "seeds", run, CONFIG).content == manifest.content
     told = show(run / "stability" / "seeds")
-    assert "comes back in" in told and "difference" in told
+    assert "comes back under another seed with a probability of" in told and "difference" in told
     (picture,) = pictures(content)
     assert len(picture.panels[0].series) == 1
     part = str(section(run, {"stability/seeds": manifest}, None).parts[0])
@@ -150,6 +151,25 @@ def test_every_seed_is_taken_where_it_is_asked_for(run: Path, tmp_path: Path):
     config = dataclasses.replace(CONFIG, dictionaries=("topk-*-s1", "topk-*-s2"))
     manifest = stability(tmp_path / "two", run, config)
     assert manifest.data["dictionaries"] == [f"subject/resid_post.1/topk-k6-r1-s{seed}" for seed in (1, 2)]
+
+
+def test_transcoders_are_left_out(tmp_path: Path):
+    store(tmp_path / "activations", LM, corpus_of(tmp_path), sites=("mlp_in.1", "mlp_out.1"))
+    config = TrainConfig(
+        sites=("mlp_in.1",),
+        kinds=("topk",),
+        ks=(6,),
+        ratios=(1.0,),
+        seeds=(0, 1),
+        steps=5,
+        batch_size=32,
+        target="mlp_out",
+    )
+    train(tmp_path / "train" / "seeds", tmp_path / "activations", config)
+    gathering = FeaturesConfig(fragment_tokens=8, coactive_rows=200, features_device="cpu")
+    features(tmp_path / "features", tmp_path / "activations", [tmp_path / "train" / "seeds"], gathering, lm=LM)
+    with pytest.raises(UserError, match="no evidence of a dictionary with other seeds"):
+        stability(tmp_path / "s", tmp_path, CONFIG)
 
 
 def test_what_cannot_be_compared_is_refused(run: Path, tmp_path: Path):

@@ -98,7 +98,8 @@ def elsewhere(held_out: Patch, patch: Patch, sets: Sequence[FeatureSet]) -> Curv
     place = {feature: number for number, feature in enumerate(patch.candidates.tolist())}
     at = [place.get(feature, -1) for feature in held_out.candidates.tolist()]
     known = torch.tensor(at, dtype=torch.long, device=held_out.candidates.device)
-    moved = [features._replace(chosen=(known >= 0) & features.chosen[known.clamp_min(0)]) for features in sets]
+    none = torch.zeros(1, dtype=torch.bool, device=known.device)  # what -1 finds
+    moved = [features._replace(chosen=torch.cat([features.chosen, none])[known]) for features in sets]
     return measure(held_out, moved, [int(features.chosen.sum()) for features in sets])
 
 

@@ -38,6 +38,19 @@ def test_a_set_is_the_same_features_elsewhere():
         assert tiny.close(torch.tensor(curve.kl[i]), naive)
 
 
+def test_a_dictionary_that_moves_nothing_here_may_move_something_there():
+    lm, dictionary = tiny.model("gpt_neox"), random_pairs.dictionary(32, 60, "topk")
+    other = prepare_patch(lm, random_pairs.pairs(), "resid_post.1", dictionary)
+    none = torch.zeros(0, dtype=torch.long)
+    empty = dataclasses.replace(
+        other, candidates=none, difference=other.difference[none], directions=other.directions[none]
+    )
+    curve = elsewhere(other, empty, [FeatureSet(torch.zeros(0, dtype=torch.bool))])
+    assert curve.sizes.tolist() == [0] and np.allclose(
+        curve.kl[0], random_pairs.naive_kl(lm, random_pairs.pairs(), "resid_post.1", dictionary, [])
+    )
+
+
 def test_on_the_same_prompts_both_curves_are_one():
     lm, prompts = tiny.model("llama"), random_pairs.pairs()
     patch = prepare_patch(lm, prompts, "resid_post.1", random_pairs.dictionary(32, 48))
