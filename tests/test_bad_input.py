@@ -212,7 +212,7 @@ CASES: dict[str, tuple[Callable[[World], list[str]], str]] = {
     "a folder in place of a file": (lambda w: ["show", str(folder(w.here / "a.json"))], "a.json: Is a directory;"),
     "demo over another run.toml": (
         lambda w: ["demo", "--out", str(written(w.here / "run.toml", b"[train.mine]").parent)],
-        "run.toml is not the demo's: go on with it by `monolex run ",
+        "run.toml is not this demo's: go on with it by `monolex run ",
     ),
     "verify what was changed": (lambda w: ["show", str(changed(w)), "--verify"], "has changed since it was written"),
     "verify nothing": (lambda w: ["show", str(w.here), "--verify"], "holds no finished artefact to verify"),

@@ -132,7 +132,7 @@ def test_evidence_is_of_the_other_sites(run, tmp_path, sites):
 
 def test_patching_is_at_the_other_sites(run, tmp_path):
     asked = {"task": str(write_pairs(run)), "patch_device": "cpu", "resamples": 5, "against": "pca"}
-    config = PatchConfig(sites=(ZERO, VARYING), dictionaries=("pca",), **asked)
+    config = PatchConfig(sites=(ZERO, VARYING), dictionaries=("pca",), held_out=0.0, **asked)
     manifest = patch(tmp_path, run, config)
     curves = json.loads((tmp_path / "patch.json").read_text())["curves"]
     assert [curve["site"] for curve in curves] == [VARYING]

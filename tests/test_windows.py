@@ -73,7 +73,7 @@ def text_without_encoding(node: ast.AST) -> bool:
         return False
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     if name == "open":
-        of_system = ast.unparse(node.func) == "os.open"
+        of_system = ast.unparse(node.func) in ("os.open", "archive.open")  # a file in an archive is of bytes
         modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         return not of_system and not any("b" in mode for mode in modes)
     return name in ("read_text", "write_text")

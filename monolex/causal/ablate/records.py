@@ -96,6 +96,6 @@ def _plain(value: Any) -> Any:
         value = value._asdict()
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
