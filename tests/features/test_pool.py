@@ -60,6 +60,20 @@ def test_every_feature_is_in_one_group_and_no_group_has_two_of_a_seed():
     assert sizes == sorted(sizes, reverse=True) and 1 in sizes and max(sizes) > 1
 
 
+def test_a_chain_of_like_features_is_cut_where_a_seed_would_come_twice():
+    """a ~ b ~ c ~ another of a: neighbours in a plane 40 degrees apart, of which no two of one dictionary are one."""
+
+    def at(*degrees: float) -> Dictionary:
+        angles = torch.tensor(degrees).deg2rad()
+        directions = torch.stack([angles.cos(), angles.sin()], 1)
+        return make(directions, directions)
+
+    groups = grouped([at(0, 120), at(40.0, 200), at(80, 250)])
+    members = sorted(member for group in groups for member in group.members.items())
+    assert members == [(d, i) for d in range(3) for i in range(2)]
+    assert {(0, 0), (0, 1)} <= set(members) and len(groups) >= 3
+
+
 def test_order_of_seeds_and_features_says_nothing():
     dictionaries = seeds(noise=0.3)
     forward, backward = pool(dictionaries), pool(dictionaries[::-1])

@@ -14,13 +14,14 @@ from helpers.document_rows import make, noise
 from helpers.tiny import ARCHITECTURES, VOCAB, model, tiny, tiny_hf, tokens
 from helpers.tiny_harvests import corpus_of, make_lm, store
 from scipy.stats import t as student_t
+from scipy.stats import ttest_1samp
 from torch import Tensor, nn
 
 from monolex.activations.rule import RowRule
 from monolex.causal.config import TreeConfig
 from monolex.causal.occurrences import Occurrences, occurrences
 from monolex.causal.tree import blocks
-from monolex.causal.tree.grow import tree
+from monolex.causal.tree.grow import _q_values, tree
 from monolex.causal.tree.nodes import Node, Tree, layout
 from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
@@ -376,6 +377,19 @@ def test_confirming_all_candidates_is_exact() -> None:
     exact = grow(lm, three(), 3, ids, depth=2, exact=True, confirm=1)
     assert exact.nodes[0].confirmed == exact.nodes[0].active > 4
     assert grow(lm, three(), 3, ids, depth=2, confirm=16) == exact
+
+
+def test_features_that_were_not_confirmed_count_as_tests_that_found_nothing() -> None:
+    lost = torch.randn(3, 10, generator=torch.Generator().manual_seed(0)).double() + torch.tensor([[2.0], [0.5], [0.0]])
+    facts = {"site": "s", "feature": 1, "kind": "feature", "label": "", "effect": None, "standard_error": None}
+    facts |= {"share": None, "pre_effect": None, "q": None, "maximum": 1.0, "contexts": 10, "confirmed": 3}
+    node = Node(id=0, parent=None, activation=1.0, active=12, correlation=None, same_as=None, **facts)  # pyright: ignore[reportArgumentType]
+    values = lost.numpy()
+    p = ttest_1samp(values, 0, axis=1).pvalue
+    order = np.argsort(p)
+    scaled = p[order] * 12 / np.arange(1, 4)
+    expected = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    assert np.array(_q_values(lost, node))[order] == pytest.approx(expected)
 
 
 def test_few_confirmed_candidates_are_counted_and_mostly_the_right_ones() -> None:
