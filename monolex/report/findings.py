@@ -25,10 +25,10 @@ def findings(run: Path, everything: Sequence[EvaluatedDictionary], manifests: Ma
     said = [*reconstruction(everything)]
     for path, manifest in manifests.items():
         content = run / path / f"{manifest.kind}.json"
-        if notice(manifest, manifests):  # of what lies in the run no longer
-            continue
         if manifest.kind == "score":
             said += explained(read_json(content))
+        elif notice(manifest, manifests):  # it is of what lies in the run no longer
+            continue
         elif manifest.kind == "patch":
             said += patched(path.partition("/")[2], read_json(content))
         elif manifest.kind == "stability":
@@ -49,7 +49,7 @@ def reconstruction(everything: Sequence[EvaluatedDictionary]) -> list[str]:
     told = f"With {features} active features a token, trained dictionaries miss {missed} of the variance at"
     told += f" {len(pairs)} site{'s' * (len(pairs) > 1)}; with as many "
     told += ", ".join(
-        f"{NAMES[family]} miss {_range(e.value('fvu') for e in group)}" for family, group in beside.items()
+        f"{NAMES.get(family, family)} miss {_range(e.value('fvu') for e in group)}" for family, group in beside.items()
     )
     told += f". Better than all of them, intervals apart, at {wins} of {len(pairs)}."
     further = []
@@ -68,7 +68,7 @@ def explained(scores: Facts) -> list[str]:
     trained = [
         (f, c)
         for f, c in cells
-        if f["trained"] and f["model"] == SUBJECT and f["step"] is None and not KINDS[f["kind"]].frozen
+        if f["trained"] and f["model"] == SUBJECT and f["step"] is None and not _frozen(f["kind"])
     ]
     if not trained:
         return []
@@ -123,7 +123,12 @@ def _compared(
 
 def _learned(entry: EvaluatedDictionary) -> bool:
     """Whether it was trained, and not with a part that stayed random, as controls are."""
-    return entry.trained and not KINDS[entry.kind].frozen
+    return entry.trained and not _frozen(entry.kind)
+
+
+def _frozen(kind: str) -> bool:
+    row = KINDS.get(kind)
+    return bool(row and row.frozen)
 
 
 def _sparse(entry: EvaluatedDictionary) -> bool:

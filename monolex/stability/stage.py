@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monolex.activations.stored import stored_model
-from monolex.artifact import Manifest, json_bytes
+from monolex.artifact import SUBJECT, Manifest, json_bytes
 from monolex.causal.chosen_features import used_folders
 from monolex.dictionaries.listing import RunDictionary, choose, parents, run_dictionaries
 from monolex.errors import UserError
@@ -50,7 +50,9 @@ def stability(folder: str | Path, run: str | Path, config: StabilityConfig) -> M
     """
     folder, run = Path(folder), Path(run)
     used = with_seeds(run, config.dictionaries)
-    folders = used_folders(run, used, evidence=True) | {f"score.{name}": run / SCORE / name for name in config.scores}
+    folders = used_folders(run, used, evidence=True) | {
+        f"{SUBJECT}.{SCORE}.{name}": run / SCORE / name for name in config.scores
+    }
     work = Work(folder, KIND, config, parents(folders))
     if manifest := work.answer():
         return manifest

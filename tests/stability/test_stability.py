@@ -9,7 +9,7 @@ from helpers.tiny_harvests import corpus_of, make_lm, store
 
 from monolex import stats
 from monolex.activations.reader import Reader
-from monolex.artifact import read_json, verify
+from monolex.artifact import finish, open_artifact, read_json, verify, write_json
 from monolex.causal import edits
 from monolex.causal.occurrences import occurrences
 from monolex.config import FeaturesConfig
@@ -128,7 +128,10 @@ def test_a_difference_of_means_has_an_interval_over_both_groups():
 
 
 def test_the_artefact_its_text_its_chart_and_its_section(run: Path):
-    manifest = stability(run / "stability" / "seeds", run, CONFIG)
+    written = write_json(run / "score" / "some" / "score.json", {"dictionaries": [], "explanations": "none"})
+    finish(run / "score" / "some", "score", {}, {}, {"score.json": written}, {})
+    scored = dataclasses.replace(CONFIG, scores=("some",))
+    manifest = stability(run / "stability" / "seeds", run, scored)
     assert verify(run / "stability" / "seeds").content == manifest.content
     content = read_json(run / "stability" / "seeds" / "stability.json")
     (facts,) = content["dictionaries"]
@@ -138,12 +141,14 @@ def test_the_artefact_its_text_its_chart_and_its_section(run: Path):
     for values in facts["compared"].values():
         apart = values["stable"]["value"] - values["unstable"]["value"]
         assert values["difference"]["value"] == pytest.approx(apart)
-    assert stability(run / "stability" / "seeds", run, CONFIG).content == manifest.content
+    assert stability(run / "stability" / "seeds", run, scored).content == manifest.content
     told = show(run / "stability" / "seeds")
     assert "comes back under another seed with a probability of" in told and "difference" in told
     (picture,) = pictures(content)
     assert len(picture.panels[0].series) == 1
-    part = str(section(run, {"stability/seeds": manifest}, None).parts[0])
+    made_of = {name: open_artifact(run / name) for name in ("activations", "features", "train/seeds", "score/some")}
+    part = str(section(run, {**made_of, "stability/seeds": manifest}, None).parts[0])
+    assert "run it again" not in part
     assert "How often features come back" in part and "Variance lost without all of them" in part
 
 
