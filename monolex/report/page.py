@@ -123,14 +123,16 @@ def _notice(
 ) -> str:
     """What the numbers do not agree with, in one sentence; empty where they are of what lies beside them."""
     contents = set(evaluation.parents.values())
-    of_run = {name for name, manifest in manifests.items() if manifest.kind in ("sweep", "baselines")}
+    sources = {name: m for name, m in manifests.items() if m.kind in ("sweep", "baselines")}
+    # a source all of whose members were given up (an ICA that did not converge) has nothing to be measured
+    of_run = {name for name, m in sources.items() if m.data.get("members") or not m.data.get("given_up")}
     homes = {name.removesuffix("activations") for name, manifest in manifests.items() if manifest.kind == "activations"}
     inputs = of_run & set(measured) | {f"{h}activations" for h in homes if any(m.startswith(h) for m in measured)}
     # What was measured from outside the run is not the run's to keep.
     kept = {name for name in measured if not name.startswith("../")}
     differences = {
         "made again since": {name for name in inputs if manifests[name].content not in contents},
-        "no longer there": kept - of_run,
+        "no longer there": kept - sources.keys(),
         "not measured": of_run - set(measured),
         "no longer in run.toml": set() if listed is None else kept & of_run - set(listed),
     }

@@ -122,6 +122,13 @@ def again(folder: Path) -> None:
     finish(folder, manifest.kind, manifest.config, parents, manifest.files, manifest.data)
 
 
+def test_a_source_that_came_to_nothing_is_not_missed_by_the_evaluation(tmp_path):
+    run = fake_run(tmp_path)
+    given_up = {"members": [], "given_up": [{"name": "ica", "reason": "FastICA had not converged"}]}
+    finish(run / "baselines" / "ica", "baselines", {}, {}, {}, given_up)
+    assert NOTICE not in report(run).read_text(encoding="utf-8")
+
+
 def test_an_evaluation_of_something_else_says_so(tmp_path):
     run = fake_run(tmp_path)
     lies = [path.parent.relative_to(run).as_posix() for path in run.rglob("manifest.json")]
