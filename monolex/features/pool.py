@@ -60,7 +60,7 @@ def pool(dictionaries: Sequence[Dictionary]) -> Pooled:
     shrunk = weights["W_dec"].norm(dim=1).clamp_min(1e-8)  # the mean of unit rows is shorter than they are
     weights["W_dec"] = weights["W_dec"] * (lengths / shrunk)[:, None]
     config = dictionaries[0].config
-    if config.kind in KINDS and KINDS[config.kind].tied:
+    if KINDS[config.kind].tied:
         weights["W_enc"] = weights["W_dec"].clone()
     thresholds = [d.config.threshold for d in dictionaries if d.config.threshold is not None]
     threshold = sum(thresholds) / len(thresholds) if thresholds else None

@@ -100,7 +100,8 @@ def ablations(
 ) -> dict[str, list[Ablated]]:
     """Of every group the ablations of its sample; one pass over the activations finds all their occurrences.
 
-    ``split`` is that of the evidence, by which the groups were chosen.
+    ``split`` is that of the evidence, by which the groups were chosen. The evidence may have read rows that the site's
+    rule leaves out: a feature that is active in no others is left out, so that fewer features stand behind the mean.
     """
     wanted = np.concatenate([groups.sample[name] for name in GROUPS]).tolist()
     places = occurrences(
@@ -109,7 +110,8 @@ def ablations(
     done: dict[str, list[Ablated]] = {name: [] for name in GROUPS}
     for name in GROUPS:
         for feature in groups.sample[name].tolist():
-            done[name].append(ablated(lm, dictionary, feature, places[feature], config))
+            if len(places[feature].end):
+                done[name].append(ablated(lm, dictionary, feature, places[feature], config))
             advance(1)
     return done
 

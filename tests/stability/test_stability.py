@@ -91,6 +91,18 @@ def test_an_ablation_is_that_of_a_forward_pass_each(run: Path):
     assert result.size == pytest.approx(np.mean(sizes), rel=1e-4)
 
 
+def test_a_feature_that_is_active_nowhere_is_left_out_of_its_group(run: Path):
+    weights = next(iter(run_dictionaries(run))).weights()
+    silent = weights.weights["W_enc"].clone()
+    silent[3] = 0
+    weights = type(weights)(weights.config, {**weights.weights, "W_enc": silent})
+    sample = {"stable": np.array([3]), "unstable": np.array([3, 5])}
+    steps: list[int] = []
+    groups = measure.Grouped(sample, sample)
+    done = measure.ablations(LM, weights, run / "activations", groups, CONFIG, "train", steps.append)
+    assert [len(done[name]) for name in measure.GROUPS] == [0, 1] and len(steps) == 3
+
+
 def test_the_reconstruction_without_a_group_is_that_of_the_others(run: Path):
     (dictionary, *_) = run_dictionaries(run)
     weights = dictionary.weights()
