@@ -237,8 +237,8 @@ def harvested(options: argparse.Namespace) -> tuple[Callable[[int], Tensor], Ten
     """Batches, held-out rows and the number of features."""
     train, held = (Reader(options.activations, options.site, split) for split in ("train", "held_out"))
     scale = train.d_in**0.5 / train.median_norm
-    x = train.read(0, train.n_rows).float() * scale
-    test = held.read(0, min(HELD_OUT, held.n_rows)).float() * scale
+    x = train.read(0, train.n_rows).float().mul_(scale)
+    test = held.read(0, min(HELD_OUT, held.n_rows)).float().mul_(scale)
     order = [
         torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch))
         for epoch in range(-(-options.rows // len(x)))

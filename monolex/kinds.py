@@ -59,6 +59,11 @@ class TrainedKind:
     matrices: int = 6
     """Matrices of the batch's codes that a step holds at once, without those of the auxiliary loss (measured)."""
 
+    @property
+    def two_matrices(self) -> bool:
+        """Whether encoder and decoder are trained and are not the same."""
+        return not self.tied and not self.frozen
+
 
 @dataclass(frozen=True)
 class BaselineFamily:

@@ -71,6 +71,9 @@ class TrainConfig:
     """Give transcoders a linear map from what they read to what they reconstruct, beside their features."""
     auxk: float | None = None
     """Weight of the auxiliary loss that revives dead features of the kinds that take `ks`; 0 is none, None is 1/32."""
+    decoder_rate: float | None = None
+    """Learning rate of a decoder whose rows are kept at unit length, as a multiple of that of the rest, of the kinds
+    that train an encoder beside it; None is 5, with which a run ends where another is after several times the rows."""
     resamplings: int = 0
     """How often, evenly over the first 80 % of the run, dead features start anew from badly reconstructed rows."""
     dead_after: int | None = None
@@ -141,6 +144,11 @@ class TrainConfig:
             f"auxk = {self.auxk} acts on {', '.join(revived[:-1])} and {revived[-1]} only, and kinds holds none; leave "
             "it out or add one",
         )
+        require(
+            self.decoder_rate is None or (self.decoder_rate > 0 and any(map(self.turns, self.kinds))),
+            f"decoder_rate = {self.decoder_rate}: give a positive factor, and a kind with two trained matrices and "
+            "unit rows (of the paper's kinds, untied and p-anneal under preset = 'modern')",
+        )
 
     def _check_run(self) -> None:
         require(self.steps is None or self.steps >= 1, f"steps = {self.steps}: give at least 1")
@@ -165,6 +173,11 @@ class TrainConfig:
             value = getattr(self, name)
             require(value >= 0, f"{name} = {value}: cannot be negative")
 
+    def turns(self, kind: str) -> bool:
+        """Whether ``decoder_rate`` acts on a kind."""
+        row = KINDS[kind]
+        return row.two_matrices and (row.modern or self.preset == "modern")
+
     def target_of(self, site: str) -> str:
         """What a transcoder reconstructs from ``site``: of its layer, or the site that is named; else nothing.
 
@@ -183,6 +196,10 @@ class TrainConfig:
         """
         first = {name: getattr(self, name)[:1] for name in ("kinds", "alphas", "ks", "seeds", "lrs")}
         row = KINDS[self.kinds[0]]
-        of_kind = {"auxk": self.auxk if row.auxk else None, "k_start": self.k_start if row.sparsity == "k" else None}
+        of_kind = {
+            "auxk": self.auxk if row.auxk else None,
+            "k_start": self.k_start if row.sparsity == "k" else None,
+            "decoder_rate": self.decoder_rate if self.turns(row.name) else None,
+        }
         alone = {"ratios": (min(self.ratios),), **of_kind, "init": None, "keep_checkpoints": 0}
         return dataclasses.replace(self, **first, **alone)

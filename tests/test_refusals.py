@@ -41,7 +41,7 @@ CASES: tuple[tuple[type, dict[str, Any], dict[str, Any]], ...] = (
     (TrainConfig, {"kinds": ("topk",)}, {"ks": ()}),
     (TrainConfig, {}, {"kinds": ("nothing",), "alphas": (-0.1,), "ks": (0,), "ratios": (0.0,), "lrs": (0.0,)}),
     (TrainConfig, {}, {"steps": 0, "epochs": 0.0, "batch_size": 0, "buffer_rows": 1, "warmup": 1.1, "decay": -0.1}),
-    (TrainConfig, {"kinds": ("topk",)}, {"auxk": -1.0, "keep_checkpoints": -1}),
+    (TrainConfig, {"kinds": ("topk",)}, {"auxk": -1.0, "keep_checkpoints": -1, "decoder_rate": 0.0}),
     (TrainConfig, {"kinds": ("topk",)}, {"k_start": 31, "p_end": 0.0, "anneal": 1.5, "resamplings": -1}),
     (TrainConfig, {}, {"prefixes": (0.5,), "k_start": 40, "skip": True, "target": "mlp_out", "preprocess": "nothing"}),
     (TrainConfig, {}, {"prefixes": TEXT}),

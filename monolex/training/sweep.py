@@ -23,7 +23,7 @@ from monolex.model.precision import lacking
 from monolex.train_config import TrainConfig
 from monolex.training.losses import member_loss
 from monolex.training.members import SweepMember
-from monolex.training.optim import Recipe, adam, dead_after, recipe, schedule
+from monolex.training.optim import Recipe, adam, dead_after, recipe, schedule, set_rate
 from monolex.training.parameters import constant, exported, from_dictionary, initial, preprocessed
 from monolex.training.preprocessing import Preprocessing, preprocessing
 from monolex.training.records import Loss, Revival, StepBatch, StepSettings
@@ -67,7 +67,7 @@ class Trainer:
         self.params = [
             self._first(member, chosen, start) for member, chosen in zip(members, self._recipes, strict=True)
         ]
-        self._adam = adam([[t for t in params.values() if t.requires_grad] for params in self.params])
+        self._adam = adam(self.params)
         self._unit = [
             chosen.unit and not free_rows(m) and "W_dec" not in constant(m)
             for m, chosen in zip(members, self._recipes, strict=True)
@@ -221,10 +221,20 @@ class Trainer:
             return [None] * len(self.members)
         bf16, parts = wanted == "bf16" or (wanted == "auto" and not missing), parts_for(self._device)
         return [
-            SparseStep(member, params, self._adam, unit_rows=unit_rows, bf16=bf16, parts=parts)
+            SparseStep(
+                member,
+                params,
+                self._adam,
+                unit_rows=unit_rows,
+                decoder_rate=chosen.decoder_rate,
+                bf16=bf16,
+                parts=parts,
+            )
             if KINDS[member.kind].loss in LOSSES
             else None
-            for member, params, unit_rows in zip(self.members, self.params, self._unit, strict=True)
+            for member, params, unit_rows, chosen in zip(
+                self.members, self.params, self._unit, self._recipes, strict=True
+            )
         ]
 
     @torch.no_grad()
@@ -284,8 +294,8 @@ class Trainer:
         waiting = [number for number, params in enumerate(self.params) if params["b_enc"].grad is not None]
         if not waiting:
             return
-        for number, group in enumerate(self._adam.param_groups):
-            group["lr"] = self._rate(number)
+        for number, chosen in enumerate(self._recipes):
+            set_rate(self._adam, number, self._rate(number), chosen.decoder_rate)
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         for number in waiting:
@@ -331,6 +341,7 @@ class Trainer:
             "preprocess": chosen.preprocess,
             "scale": scale,
             "auxk": chosen.auxk,
+            "decoder_rate": chosen.decoder_rate,
             "resamplings": config.resamplings,
             "dead_after": self._dead_after,
             "init": config.init,

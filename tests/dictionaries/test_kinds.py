@@ -26,6 +26,7 @@ from monolex.report.patch_section import describe
 from monolex.train_config import TrainConfig
 from monolex.training import losses, steps
 from monolex.training.members import members
+from monolex.training.optim import DECODER_RATE
 from monolex.training.sweep import Trainer
 
 
@@ -91,6 +92,7 @@ def test_rows_decide_what_training_does():
         assert torch.equal(dictionary.W_enc, dictionary.W_dec) == kind.tied
         assert bool(dictionary.weights["b_dec"].any()) == kind.modern
         assert (c.recipe["auxk"] > 0) == kind.auxk and (c.threshold is not None) == (kind.activation == "threshold")
+        assert (c.recipe["decoder_rate"] == DECODER_RATE) == (kind.modern and not kind.frozen)
         assert {"alpha": c.recipe["alpha"], "k": c.k}[kind.sparsity] is not None
         assert (c.activation, c.loss_convention) == (kind.activation, kind.convention)
 

@@ -8,12 +8,14 @@ from helpers.planted import SITE, config, settings
 from monolex.kinds import KINDS
 from monolex.training.losses import member_loss
 from monolex.training.members import SweepMember, members
-from monolex.training.optim import MOMENTS, adam, recipe
+from monolex.training.optim import MOMENTS, adam, recipe, set_rate
 from monolex.training.parameters import constant, initial
 from monolex.training.records import Revival, StepBatch
 from monolex.training.sparse.parts import StepParts
 from monolex.training.sparse.step import SparseStep
 from monolex.training.steps import free_rows, unit
+
+DECODER_RATE = 2.5
 
 
 def _parameters(member: SweepMember, *, unit_rows: bool, bias: bool, device: str) -> dict[str, torch.Tensor]:
@@ -42,10 +44,10 @@ def compare(
     assert member.d_sae == d_sae
     keep_unit = unit_rows and not free_rows(member) and "W_dec" not in constant(member)
     slow, fast = (_parameters(member, unit_rows=unit_rows, bias=bias, device=device) for _ in range(2))
-    reference, moments = (adam([[t for t in params.values() if t.requires_grad]]) for params in (slow, fast))
-    reference.param_groups[0]["lr"] = 1e-3
-    quick = SparseStep(member, fast, moments, unit_rows=keep_unit, bf16=False, parts=parts)
-    moments.param_groups[0]["lr"] = 1e-3
+    reference, moments = (adam([params]) for params in (slow, fast))
+    for optimiser in (reference, moments):
+        set_rate(optimiser, 0, 1e-3, DECODER_RATE)
+    quick = SparseStep(member, fast, moments, unit_rows=keep_unit, decoder_rate=DECODER_RATE, bf16=False, parts=parts)
     g = torch.Generator().manual_seed(1)
     revival = Revival(1 / 32, (torch.rand(d_sae, generator=g) < dead).to(device)) if KINDS[kind].auxk else None
     now = settings(member, revival)

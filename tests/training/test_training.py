@@ -10,7 +10,7 @@ from monolex.dictionaries.base import Dictionary
 from monolex.errors import UserError
 from monolex.kinds import KINDS
 from monolex.training.members import members, short
-from monolex.training.optim import RECIPES, adam, dead_after, learning_rate, recipe, schedule
+from monolex.training.optim import DECODER_RATE, RECIPES, adam, dead_after, learning_rate, recipe, schedule, set_rate
 from monolex.training.parameters import ENCODER_LENGTH, from_dictionary, initial
 from monolex.training.steps import free_rows
 from monolex.training.sweep import Trainer
@@ -77,17 +77,50 @@ def test_paper_effective_rate_is_what_the_released_code_settles_at():
     assert RECIPES["paper"].lr * step == pytest.approx(RECIPES["paper-effective"].lr, rel=0.02)
 
 
-def test_fused_adam_is_adam():
+def test_fused_adam_is_adam_with_a_rate_for_the_decoder_of_each_member():
     g = torch.Generator().manual_seed(0)
-    ours, theirs = (torch.linspace(-1, 1, 50, dtype=torch.float64).requires_grad_() for _ in range(2))
-    a, b = adam([[ours]]), torch.optim.Adam([theirs], lr=0.01, foreach=False, fused=False)
-    a.param_groups[0]["lr"] = 0.01
+    names, rates = ("W_dec", "b_enc"), (0.01, 0.03)
+    ours, theirs = (
+        [{name: torch.linspace(-1, 1, 50, dtype=torch.float64).requires_grad_() for name in names} for _ in rates]
+        for _ in range(2)
+    )
+    a = adam(ours)
+    groups = [
+        {"params": [params[name]], "lr": rate * (4.0 if name == "W_dec" else 1.0)}
+        for params, rate in zip(theirs, rates, strict=True)
+        for name in names
+    ]
+    b = torch.optim.Adam(groups, foreach=False, fused=False)
+    for number, rate in enumerate(rates):
+        set_rate(a, number, rate, 4.0)
     for _ in range(30):
-        ours.grad = torch.randn(50, generator=g).double()
-        theirs.grad = ours.grad.clone()
+        for mine, other in zip(ours, theirs, strict=True):
+            for name in names:
+                mine[name].grad = torch.randn(50, generator=g).double()
+                other[name].grad = mine[name].grad.clone()
         a.step()
         b.step()
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+    for mine, other in zip(ours, theirs, strict=True):
+        for name in names:
+            torch.testing.assert_close(mine[name], other[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["topk", "untied", "tied", "frozen-encoder", "frozen-decoder"])
+def test_the_first_step_of_a_decoder_is_its_own_rate(kind):
+    """Adam's first step is the rate itself, in every entry with a gradient, but for what brings a row back to unit."""
+    moved = {}
+    for rate in (None, 1.0, 2.0):
+        made = config(kinds=(kind,), lrs=(1e-3,), preset="modern", warmup=0.0, steps=9)
+        if made.turns(kind):
+            made = dataclasses.replace(made, decoder_rate=rate)
+        before, trainer = (Trainer(members(made, {SITE: 16}), made, 9) for _ in range(2))
+        trainer.step({SITE: planted(64).x})
+        (old,), (new,) = before.params, trainer.params
+        moved[rate] = {name: float((new[name] - old[name]).detach().abs().max()) for name in ("W_dec", "b_enc")}
+        assert moved[rate]["b_enc"] == pytest.approx(1e-3, rel=1e-3) or kind == "frozen-encoder"
+    ratio = 2.0 if kind in ("topk", "untied") else 1.0
+    assert moved[2.0]["W_dec"] == pytest.approx(ratio * moved[1.0]["W_dec"], rel=0.02)
+    assert moved[None]["W_dec"] == pytest.approx((DECODER_RATE if ratio == 2 else 1) * moved[1.0]["W_dec"], rel=0.02)
 
 
 def test_members_are_every_combination_by_unique_names():

@@ -106,7 +106,7 @@ def test_a_linear_map_is_all_skip():
         trainer = trained("topk", {SITE: x, TARGET: turned}, 400, **made)
         missed = turned - trainer.dictionaries()[0].reconstruct(x)
         fvus[skip] = float(missed.square().sum() / (turned - turned.mean(0)).square().sum())
-    assert fvus[True] < 0.02 < 0.3 < fvus[False]
+    assert fvus[True] < 0.02 < 0.2 < fvus[False]
 
 
 def test_a_transcoder_continues():

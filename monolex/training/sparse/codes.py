@@ -73,6 +73,8 @@ class Weights(NamedTuple):
     """Rows are brought back to unit length after a step."""
     free: bool
     """Rows have any length, as a gradient has any direction."""
+    decoder_rate: float
+    """Learning rate of these rows, as a multiple of that of the rest."""
 
 
 class FeatureSums(NamedTuple):

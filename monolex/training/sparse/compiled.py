@@ -107,7 +107,8 @@ class Compiled:
         self._kernels.update(
             (*_arrays((centred, codes.values, out.error, out.slopes)), ends, rows, slots),
             (number, *_arrays(added[1:])), (moving[0], moving[-1]), weights.rows.numpy(), weights.prefixes.numpy(),
-            _arrays((pre, pull)), (tied, weights.unit, weights.free, *moves), tuple(map(np.float32, by)),
+            _arrays((pre, pull)), (tied, weights.unit, weights.free, *moves),
+            tuple(tuple(map(np.float32, (rate * by[0], *by[1:]))) for rate in (weights.decoder_rate, 1.0)),
         )  # fmt: skip
         return FeatureSums(pre, pull.sum(0))
 

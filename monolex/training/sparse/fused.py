@@ -81,7 +81,8 @@ class Fused(Operators):
         decoder = (out.error, codes.values[order], centred, slopes, *sums, level, number, added.dec, added.enc)
         if params["W_dec"].requires_grad:
             by_unit, keep = not weights.free, weights.unit
-            self._move_matrix(params["W_dec"], decoder, weights.rows, by, two=tied, through=by_unit, unit=keep)
+            faster = (weights.decoder_rate * by[0], *by[1:])
+            self._move_matrix(params["W_dec"], decoder, weights.rows, faster, two=tied, through=by_unit, unit=keep)
         if not tied and params["W_enc"].requires_grad:
             alone = (centred, slopes, centred, slopes, *sums, nowhere, number, added.enc, added.enc)
             self._move_matrix(params["W_enc"], alone, weights.rows, by, two=False, through=False, unit=False)

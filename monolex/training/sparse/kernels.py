@@ -358,12 +358,14 @@ def update(batch, added, moving, rows, prefixes, sums, switches, by):
     ``batch`` is what its codes, its errors and its sorted codes hold; ``moving`` are decoder and encoder, each with its
     moments; ``rows`` the decoder's rows as they were read, the decoder itself where they are kept unit or free;
     ``prefixes`` end the features of each of the errors; ``switches`` say whether the weights are tied, rows are kept
-    unit, rows have any length, and the decoder and the encoder move; ``by`` the rate, the root and the betas of Adam.
+    unit, rows have any length, and the decoder and the encoder move; ``by`` the rate, the root and the betas of Adam,
+    of decoder and encoder.
     ``sums`` take what a feature's pre-activation gets over the batch and, block by block, what the encoder has to say
     to its input: its old rows times that.
     """
     (w_dec, first_dec, second_dec), (w_enc, first_enc, second_enc) = moving
     tied, unit, free, moves_dec, moves_enc = switches
+    by_dec, by_enc = by
     pre, pull = sums
     n, d_out, d_in = len(w_dec), w_dec.shape[1], w_enc.shape[1]
     size = (n + BLOCKS - 1) // BLOCKS
@@ -385,10 +387,10 @@ def update(batch, added, moving, rows, prefixes, sums, switches, by):
             if moves_dec:
                 if not free:
                     _through_unit(g_dec, r, _length(w))
-                _adam(w, g_dec, first_dec[f], second_dec[f], by)
+                _adam(w, g_dec, first_dec[f], second_dec[f], by_dec)
                 if unit:
                     inverse = np.float32(1) / _length(w)
                     for c in range(d_out):
                         w[c] *= inverse
             if moves_enc:
-                _adam(w_enc[f], g_enc, first_enc[f], second_enc[f], by)
+                _adam(w_enc[f], g_enc, first_enc[f], second_enc[f], by_enc)

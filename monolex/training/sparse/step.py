@@ -53,6 +53,7 @@ class SparseStep:
         adam: torch.optim.Adam,
         *,
         unit_rows: bool,
+        decoder_rate: float,
         bf16: bool,
         parts: Parts,
     ) -> None:
@@ -67,7 +68,7 @@ class SparseStep:
                     self._state[tensor] = {"step": torch.zeros((), device=tensor.device), **moments}
         self._ends = member.prefixes or (member.d_sae,)
         self._prefixes = torch.tensor(self._ends, device=params["W_dec"].device)
-        self._unit, self._free = unit_rows, free_rows(member)
+        self._unit, self._free, self._decoder_rate = unit_rows, free_rows(member), decoder_rate
         self._as_stored = unit_rows or self._free or not params["W_dec"].requires_grad
 
     @torch.no_grad()
@@ -76,7 +77,7 @@ class SparseStep:
         self._now = lr, number
         params, kind = self.params, KINDS[self.member.kind]
         rows = params["W_dec"].detach() if self._as_stored else unit(params["W_dec"].detach())
-        weights = Weights(params, rows, self._prefixes, self._ends, self._unit, self._free)
+        weights = Weights(params, rows, self._prefixes, self._ends, self._unit, self._free, self._decoder_rate)
         centred = centred_input(params, batch.x).detach().contiguous()
         alike = batch.y is batch.x and "centre" not in params
         target = centred if alike else left_to_codes(params, centred, batch.y).detach().contiguous()
