@@ -71,6 +71,8 @@ class BaselineFamily:
 
     name: str
     """First word of its kinds."""
+    spelled: str
+    """As sentences call it."""
     forms: tuple[str, ...]
     """What follows it: nothing, `-pm` (both directions of each axis) or :data:`TOPK`."""
     colour: str
@@ -119,11 +121,11 @@ KINDS = {
 FAMILIES = {
     family.name: family
     for family in (
-        BaselineFamily("neurons", ("", "-pm"), "olive", None, complete=("-pm",)),
-        BaselineFamily("random", ("", TOPK), "ink", "fit_rows", per_width=None),
-        BaselineFamily("pca", ("", "-pm", TOPK), "green", "fit_rows", complete=("", "-pm")),
-        BaselineFamily("ica", ("", "-pm", TOPK), "purple", "ica_rows", complete=("", "-pm")),
-        BaselineFamily("nmf", ("",), "ink", "nmf_rows", marker="square"),
+        BaselineFamily("neurons", "neurons", ("", "-pm"), "olive", None, complete=("-pm",)),
+        BaselineFamily("random", "random directions", ("", TOPK), "ink", "fit_rows", per_width=None),
+        BaselineFamily("pca", "PCA", ("", "-pm", TOPK), "green", "fit_rows", complete=("", "-pm")),
+        BaselineFamily("ica", "ICA", ("", "-pm", TOPK), "purple", "ica_rows", complete=("", "-pm")),
+        BaselineFamily("nmf", "NMF", ("",), "ink", "nmf_rows", marker="square"),
     )
 }
 BASELINES = {family.name + form: family for family in FAMILIES.values() for form in family.forms}

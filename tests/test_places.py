@@ -43,8 +43,8 @@ ADDITIONS: dict[str, dict[str, list[tuple[str, str]]]] = {
     "baseline": {
         "monolex/kinds.py": [
             (
-                '        BaselineFamily("neurons", ("", "-pm"), "olive", None, complete=("-pm",)),\n',
-                '        BaselineFamily("halves", ("",), "sky", None, per_width=1.0),\n',
+                '        BaselineFamily("neurons", "neurons", ("", "-pm"), "olive", None, complete=("-pm",)),\n',
+                '        BaselineFamily("halves", "halves", ("",), "sky", None, per_width=1.0),\n',
             )
         ],
         "monolex/dictionaries/families.py": [

@@ -2,7 +2,7 @@
 
 from monolex.causal.ablate.rescue import later_sites, rescue_sites
 from monolex.causal.chosen_features import named_sites
-from monolex.cost import Cost, Planned, PlannedDictionary, Shape
+from monolex.cost import Cost, Planned, Shape
 from monolex.dictionaries.listing import name_fits
 from monolex.model.sites import Site, select
 
@@ -44,9 +44,9 @@ def ablate(planned: Planned) -> Cost:
         else:
             blocks = context * (2 * before + (8 + INTERACTIONS) * after + 2 * sum(left))
         rows = 7 + INTERACTIONS + 2 * len(rescue)
-        flops += config.occurrences * (2.0 * shape.block / shape.layers * blocks + rows * _unembedded(shape))
+        flops += config.occurrences * (2.0 * shape.block / shape.layers * blocks + rows * unembedded(shape))
         flops += 2.0 * planned.rows * shape.widths.get(site, 0) * _features(planned, site)
-    memory = _memory(planned) + CHANGE_BYTES * config.occurrences * shape.vocab
+    memory = model_memory(planned) + CHANGE_BYTES * config.occurrences * shape.vocab
     return Cost(FEATURE_BYTES * len(config.features), memory, flops)
 
 
@@ -65,31 +65,7 @@ def tree(planned: Planned) -> Cost:
             runs += nodes * (config.confirm + BACKWARD) * (last - earlier)
             last = earlier
     flops = 2.0 * shape.block / shape.layers * runs * planned.corpus.context_length / 2
-    return Cost(FEATURE_BYTES * len(config.features), _memory(planned), flops)
-
-
-def stability(planned: Planned) -> Cost:
-    """Two groups of features ablated at their occurrences, of one dictionary a recipe that has several seeds.
-
-    Which those are is not planned: one dictionary is counted for every site that has two alike but for the seed.
-    """
-    config, shape, flops, count = planned.config, planned.shape, 0.0, 0
-    context = planned.corpus.context_length / 2
-    recipes: dict[tuple[str, str], PlannedDictionary] = {}
-    for dictionary in planned.used:
-        if dictionary.trained and not dictionary.site.startswith("mlp"):
-            recipes.setdefault((dictionary.site, dictionary.name.rpartition("-s")[0]), dictionary)
-    several = {
-        key: dictionary
-        for key, dictionary in recipes.items()
-        if sum((d.site, d.name.rpartition("-s")[0]) == key for d in planned.used) > 1
-    }
-    for dictionary in several.values():
-        count += 1
-        blocks = context + FEW * (1 - shape.share(dictionary.site))
-        flops += 2 * config.sample * config.occurrences * (2.0 * shape.block * blocks + 2 * _unembedded(shape))
-        flops += 2.0 * planned.rows * shape.widths.get(dictionary.site, 0) * dictionary.features
-    return Cost(DICTIONARY_BYTES * count, _memory(planned), flops)
+    return Cost(FEATURE_BYTES * len(config.features), model_memory(planned), flops)
 
 
 def patch(planned: Planned) -> Cost:
@@ -114,7 +90,7 @@ def patch(planned: Planned) -> Cost:
         trials += share * runs
     largest = max((dictionary.features for dictionary in chosen), default=0)
     tokens = config.pairs * PROMPT_TOKENS
-    memory = _memory(planned) + 12 * tokens * largest + DRAWN
+    memory = model_memory(planned) + 12 * tokens * largest + DRAWN
     read = tokens * trials + PROMPT_TOKENS * TABLE_PROMPTS * (config.task == "ioi")
     return Cost(DICTIONARY_BYTES * len(chosen), memory, 2.0 * shape.block * read)
 
@@ -136,12 +112,13 @@ def _features(planned: Planned, site: str) -> int:
     return max((dictionary.features for dictionary in planned.used if dictionary.site == site), default=0)
 
 
-def _unembedded(shape: Shape) -> float:
+def unembedded(shape: Shape) -> float:
     """Operations that give a prediction and compare it with another."""
     return shape.vocab * (2.0 * shape.widths.get("resid_post.0", 0) + VOCABULARY)
 
 
-def _memory(planned: Planned) -> int:
+def model_memory(planned: Planned) -> int:
+    """Peak of running the model: its weights, and what a batch of tokens takes on its way."""
     return planned.item * planned.shape.parameters + 40 * planned.config.batch_tokens * max(
         planned.shape.widths.values()
     )

@@ -16,9 +16,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from monolex.artifact import file_hash
 from monolex.config import require
-from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, load
+from monolex.dictionaries.base import Dictionary, load
 from monolex.features.seeds import nearest_in, recipe_of
 from monolex.kinds import KINDS
 
@@ -48,15 +47,13 @@ def pool(dictionaries: Sequence[Dictionary]) -> Pooled:
     """Pool dictionaries of one recipe and different seeds into one that is as wide as each of them.
 
     Raises:
-        UserError: fewer than two, of different recipes, models or shapes, of one seed, or of a kind whose features
-            have an order.
+        UserError: fewer than two, of different recipes, models or shapes, of one seed, one given twice, or of a kind
+            whose features have an order.
     """
     _require_alike(dictionaries)
     groups = grouped(dictionaries)[: dictionaries[0].d_sae]
     weights = {name: _mean(name, dictionaries, groups) for name in dictionaries[0].weights}
-    lengths = torch.stack(
-        [torch.stack([dictionaries[d].W_dec[i].norm() for d, i in group.members.items()]).mean() for group in groups]
-    )
+    lengths = _mean_by_group([dictionary.W_dec.norm(dim=1) for dictionary in dictionaries], groups)
     shrunk = weights["W_dec"].norm(dim=1).clamp_min(1e-8)  # the mean of unit rows is shorter than they are
     weights["W_dec"] = weights["W_dec"] * (lengths / shrunk)[:, None]
     config = dictionaries[0].config
@@ -74,13 +71,9 @@ def pool_folders(out: Path, folders: Sequence[Path]) -> Pooled:
     """Pool the dictionaries in ``folders`` and save the result in ``out``, which continues them by `train --init`.
 
     Raises:
-        UserError: as :func:`pool`, no dictionary in a folder, one given twice, or ``out`` holds something.
+        UserError: as :func:`pool`, no dictionary in a folder, or ``out`` holds something.
     """
     require(not out.exists() or not any(out.iterdir()), f"{out} is not empty: give another folder")
-    hashes = [
-        (file_hash(folder / WEIGHTS), file_hash(folder / CONFIG)) for folder in folders if (folder / CONFIG).exists()
-    ]
-    require(len(set(hashes)) == len(hashes), "a dictionary is given twice: pool different seeds")
     pooled = pool([load(folder) for folder in folders])
     pooled.dictionary.save(out)
     return pooled
@@ -121,7 +114,19 @@ def _mean(name: str, dictionaries: Sequence[Dictionary], groups: Sequence[Group]
     stored = [dictionary.weights[name] for dictionary in dictionaries]
     if name not in BY_FEATURE:
         return torch.stack(stored).mean(0)
-    return torch.stack([torch.stack([stored[d][i] for d, i in group.members.items()]).mean(0) for group in groups])
+    return _mean_by_group(stored, groups)
+
+
+def _mean_by_group(stored: Sequence[Tensor], groups: Sequence[Group]) -> Tensor:
+    """Mean over the members of every group of what is stored of them, a row a feature in each of the dictionaries."""
+    total = stored[0].new_zeros(len(groups), *stored[0].shape[1:])
+    count = total.new_zeros(len(groups))
+    for d, rows in enumerate(stored):
+        held = [(number, group.members[d]) for number, group in enumerate(groups) if d in group.members]
+        number, feature = torch.tensor(held, dtype=torch.int64).reshape(-1, 2).T
+        total.index_add_(0, number, rows[feature])
+        count.index_add_(0, number, count.new_ones(len(number)))
+    return total / count.reshape(-1, *[1] * (total.ndim - 1))
 
 
 def _require_alike(dictionaries: Sequence[Dictionary]) -> None:
@@ -136,5 +141,7 @@ def _require_alike(dictionaries: Sequence[Dictionary]) -> None:
         for name in {**recipe, **other}:
             mine, its = recipe.get(name), other.get(name)
             require(mine == its, f"the dictionaries differ in {name} ({mine!r} and {its!r}): pool seeds of one recipe")
+    twice = any(torch.equal(a.W_dec, b.W_dec) for a, b in itertools.combinations(dictionaries, 2))
+    require(not twice, "a dictionary is given twice: pool different seeds")
     seeds = [dictionary.config.recipe.get("seed") for dictionary in dictionaries]
     require(len({*seeds}) == len(seeds) or seeds[0] is None, f"their seeds are {seeds}: pool different ones")

@@ -6,7 +6,7 @@ from typing import Any
 
 from monolex.artifact import SUBJECT, Manifest, read_json
 from monolex.causal.patch.claims import FEWER
-from monolex.kinds import BASELINES, KINDS
+from monolex.kinds import BASELINES, FAMILIES, KINDS
 from monolex.pages.eval_charts import EvaluatedDictionary
 from monolex.pages.html import estimate, number
 from monolex.report import stability_section
@@ -15,7 +15,6 @@ from monolex.report.section import notice
 Facts = Mapping[str, Any]
 EQUAL = 1.1
 """Two dictionaries are equally sparse if their L0 are within this factor."""
-NAMES = {"pca": "PCA", "ica": "ICA", "nmf": "NMF", "random": "random directions", "neurons": "neurons"}
 HALF = 0.5
 """Share of the KL at which patches are compared."""
 
@@ -49,7 +48,7 @@ def reconstruction(everything: Sequence[EvaluatedDictionary]) -> list[str]:
     told = f"With {features} active features a token, trained dictionaries miss {missed} of the variance at"
     told += f" {len(pairs)} site{'s' * (len(pairs) > 1)}; with as many "
     told += ", ".join(
-        f"{NAMES.get(family, family)} miss {_range(e.value('fvu') for e in group)}" for family, group in beside.items()
+        f"{FAMILIES[family].spelled} miss {_range(e.value('fvu') for e in group)}" for family, group in beside.items()
     )
     told += f". Better than all of them, intervals apart, at {wins} of {len(pairs)}."
     told += " (At each site the trained dictionary that most baselines are as sparse as, of several the one that misses"

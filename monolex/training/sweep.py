@@ -352,6 +352,8 @@ class Trainer:
             facts |= {"k_start": config.k_start, "anneal": config.anneal}
         if kind.loss == "p-anneal":
             facts |= {"p_end": config.p_end, "anneal": config.anneal}
+        if member.skip:
+            facts["skip"] = True
         if member.prefixes:
             facts["prefixes"] = list(member.prefixes)
         if kind.loss == "jumprelu":

@@ -12,6 +12,8 @@ from monolex.causal.ablate.controls import draws
 from monolex.causal.config import AblateConfig, TreeConfig
 from monolex.config import CorpusConfig, HarvestConfig
 from monolex.cost import Cost, Planned, PlannedDictionary, Shape
+from monolex.stability.config import StabilityConfig
+from monolex.stability.cost import stability
 
 SHAPE = Shape(134_000_000, 106_000_000, 49_152, {f"resid_post.{layer}": 576 for layer in range(30)}, 30)
 """Of SmolLM2-135M."""
@@ -77,3 +79,19 @@ def test_the_cost_of_a_tree_follows_the_blocks_between_its_sites():
     assert 1.8 < tree(confirm=128) / tree() < 2
     assert 1.99 < tree(contexts=40) / tree() < 2.01
     assert tree(depth=0) < tree(depth=1) < tree(depth=2)
+
+
+def test_stability_is_counted_for_every_recipe_of_several_seeds():
+    """Of any site; a seed more of a recipe costs nothing, a recipe of one seed neither."""
+    trained = [("mlp_act.3", "topk-k4-r1-s0"), ("mlp_act.3", "topk-k4-r1-s1"), ("resid_post.6", "tied-a1e-3-r2-s0")]
+    harvest, folder = HarvestConfig(sites=("resid_post.6", "mlp_act.3")), Path("train")
+    corpus = CorpusConfig(max_tokens=10_000, context_length=256)
+
+    def cost_of(*dictionaries: tuple[str, str]) -> Cost:
+        used = {folder: [PlannedDictionary(site, name, 1536, Path("run"), True) for site, name in dictionaries]}
+        return stability(Planned(Path("s"), StabilityConfig(), {}, [folder], corpus, harvest, SHAPE, used, {}))
+
+    several = cost_of(*trained)
+    assert several.flops == cost_of(*trained[:2], ("mlp_act.3", "topk-k4-r1-s2")).flops > 0
+    assert cost_of(*trained[:1], trained[2]).flops == cost_of().flops == 0
+    assert cost_of(*trained, ("resid_post.6", "tied-a1e-3-r2-s4")).disk == 2 * several.disk
