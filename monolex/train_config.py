@@ -9,6 +9,8 @@ from monolex.kinds import KINDS, Kind
 
 Preprocess = Literal["none", "centre", "scale", "whiten"]
 Preset = Literal["paper", "paper-effective", "modern"]
+SOME_KINDS = ("auxk", "k_start", "p_end", "anneal", "prefixes", "decoder_rate")
+"""Fields that only some kinds take; a value of one's own that no kind takes is refused."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,15 @@ class TrainConfig:
 
     def _check_kinds(self) -> None:
         """What only some kinds take."""
+        for name in SOME_KINDS:
+            value, takers = getattr(self, name), [kind for kind in KINDS if self.acts(name, kind)]
+            require(
+                value == getattr(TrainConfig, name) or not set(takers).isdisjoint(self.kinds),
+                f"{name} = {value!r} acts on {', '.join(takers)} only, and kinds holds none; leave it out or add one",
+            )
         require(
-            self.k_start is None
-            or (any(KINDS[kind].sparsity == "k" for kind in self.kinds) and self.k_start >= max(self.ks)),
-            f"k_start = {self.k_start} anneals down to ks = {list(self.ks)}: give at least the largest, and a kind "
-            "that takes ks",
+            self.k_start is None or self.k_start >= max(self.ks),
+            f"k_start = {self.k_start} anneals down to ks = {list(self.ks)}: give at least the largest",
         )
         rising = list(self.prefixes) == sorted(set(self.prefixes))
         require(
@@ -138,16 +144,9 @@ class TrainConfig:
             "leave that kind out",
         )
         require(self.auxk is None or self.auxk >= 0, f"auxk = {self.auxk}: a weight cannot be negative; 0 is none")
-        revived = [kind.name for kind in KINDS.values() if kind.auxk]
         require(
-            not self.auxk or not set(revived).isdisjoint(self.kinds),
-            f"auxk = {self.auxk} acts on {', '.join(revived[:-1])} and {revived[-1]} only, and kinds holds none; leave "
-            "it out or add one",
-        )
-        require(
-            self.decoder_rate is None or (self.decoder_rate > 0 and any(map(self.turns, self.kinds))),
-            f"decoder_rate = {self.decoder_rate}: give a positive factor, and a kind with two trained matrices and "
-            "unit rows (of the paper's kinds, untied and p-anneal under preset = 'modern')",
+            self.decoder_rate is None or self.decoder_rate > 0,
+            f"decoder_rate = {self.decoder_rate}: a multiple of the learning rate must be positive",
         )
 
     def _check_run(self) -> None:
@@ -173,10 +172,17 @@ class TrainConfig:
             value = getattr(self, name)
             require(value >= 0, f"{name} = {value}: cannot be negative")
 
-    def turns(self, kind: str) -> bool:
-        """Whether ``decoder_rate`` acts on a kind."""
+    def acts(self, name: str, kind: str) -> bool:
+        """Whether a kind takes the field ``name``, one of :data:`SOME_KINDS`."""
         row = KINDS[kind]
-        return row.two_matrices and (row.modern or self.preset == "modern")
+        return {
+            "auxk": row.auxk,
+            "k_start": row.sparsity == "k",
+            "p_end": row.loss == "p-anneal",
+            "anneal": row.loss == "p-anneal" or (self.k_start is not None and row.sparsity == "k"),
+            "prefixes": row.loss == "matryoshka",
+            "decoder_rate": row.two_matrices and (row.modern or self.preset == "modern"),
+        }[name]
 
     def target_of(self, site: str) -> str:
         """What a transcoder reconstructs from ``site``: of its layer, or the site that is named; else nothing.
@@ -195,11 +201,6 @@ class TrainConfig:
         It starts anew and keeps no checkpoints, for it is trained on another model.
         """
         first = {name: getattr(self, name)[:1] for name in ("kinds", "alphas", "ks", "seeds", "lrs")}
-        row = KINDS[self.kinds[0]]
-        of_kind = {
-            "auxk": self.auxk if row.auxk else None,
-            "k_start": self.k_start if row.sparsity == "k" else None,
-            "decoder_rate": self.decoder_rate if self.turns(row.name) else None,
-        }
+        of_kind = {n: getattr(TrainConfig, n) for n in SOME_KINDS if not self.acts(n, self.kinds[0])}
         alone = {"ratios": (min(self.ratios),), **of_kind, "init": None, "keep_checkpoints": 0}
         return dataclasses.replace(self, **first, **alone)

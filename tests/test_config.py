@@ -48,11 +48,21 @@ def test_a_config_survives_its_own_table():
         ({"ratios": []}, "ratios is empty"),
         (
             {"kinds": ["untied"], "auxk": 0.1},
-            "auxk = 0.1 acts on topk, batchtopk, matryoshka, jumprelu and frozen-decoder only",
+            "auxk = 0.1 acts on topk, batchtopk, matryoshka, jumprelu, frozen-decoder only",
         ),
-        ({"kinds": ["untied"], "decoder_rate": 2.0}, "decoder_rate = 2.0: give a positive factor, and a kind with two"),
-        ({"kinds": ["topk"], "decoder_rate": 0.0}, "decoder_rate = 0.0: give a positive factor"),
-        ({"kinds": ["frozen-encoder", "tied"], "preset": "modern", "decoder_rate": 2.0}, "unit rows"),
+        (
+            {"kinds": ["untied"], "decoder_rate": 2.0},
+            "acts on topk, batchtopk, matryoshka, jumprelu, gated only",
+        ),
+        (
+            {"kinds": ["topk"], "decoder_rate": 0.0},
+            "decoder_rate = 0.0: a multiple of the learning",
+        ),
+        ({"kinds": ["frozen-encoder", "tied"], "preset": "modern", "decoder_rate": 2.0}, "gated, p-anneal only"),
+        ({"kinds": ["tied", "topk"], "p_end": 0.5}, "p_end = 0.5 acts on p-anneal only, and kinds holds none"),
+        ({"kinds": ["topk"], "anneal": 0.5}, "anneal = 0.5 acts on p-anneal only"),
+        ({"kinds": ["batchtopk"], "prefixes": [0.5, 1.0]}, "acts on matryoshka only"),
+        ({"kinds": ["tied"], "k_start": 64}, "k_start = 64 acts on topk, batchtopk, matryoshka, jumprelu, frozen-"),
         ({"dead_after": 0}, "dead_after = 0: give at least 1"),
         ({"warmup": 2}, r"fraction in \[0, 1\]"),
     ],
@@ -167,3 +177,14 @@ def test_how_a_language_model_is_asked_is_no_part_of_a_request():
     assert identity(ExplainConfig(**ASKING)) == identity(ExplainConfig(**ASKING | other))
     assert identity(ExplainConfig(**ASKING)) != identity(ExplainConfig(**ASKING, temperature=0.5))
     assert "temperature" not in identity(ScoreConfig())
+
+
+def test_the_smallest_sweep_keeps_only_what_its_kind_takes():
+    wide = TrainConfig(
+        kinds=("tied", "matryoshka", "p-anneal"), prefixes=(0.5, 1.0), k_start=64, p_end=0.5, anneal=0.3, auxk=0.1,
+        decoder_rate=2.0,
+    )  # fmt: skip
+    assert wide.smallest.kinds == ("tied",) and wide.smallest.prefixes == TrainConfig().prefixes
+    nested = TrainConfig(kinds=("matryoshka", "tied"), prefixes=(0.5, 1.0), k_start=64, anneal=0.3, decoder_rate=2.0)
+    kept = nested.smallest
+    assert (kept.prefixes, kept.k_start, kept.anneal, kept.decoder_rate) == ((0.5, 1.0), 64, 0.3, 2.0)

@@ -111,7 +111,7 @@ def test_the_first_step_of_a_decoder_is_its_own_rate(kind):
     moved = {}
     for rate in (None, 1.0, 2.0):
         made = config(kinds=(kind,), lrs=(1e-3,), preset="modern", warmup=0.0, steps=9)
-        if made.turns(kind):
+        if made.acts("decoder_rate", kind):
             made = dataclasses.replace(made, decoder_rate=rate)
         before, trainer = (Trainer(members(made, {SITE: 16}), made, 9) for _ in range(2))
         trainer.step({SITE: planted(64).x})
