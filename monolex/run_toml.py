@@ -11,7 +11,7 @@ from monolex.config import CorpusConfig, HarvestConfig, ModelConfig, require
 from monolex.errors import UserError
 from monolex.stages import Stage
 from monolex.tables import from_table
-from monolex.train_config import TrainConfig
+from monolex.train_config import SOME_KINDS, TrainConfig, shared_with
 
 Tables = dict[str, dict[str, Any]]
 """Configurations by the verb of their stage, then by name; the name of a stage's only table is empty."""
@@ -115,15 +115,29 @@ def _stage_tables(
     if not stage.named:
         present = stage.always or stage.verb in content
         return {}, {"": from_table(config, table, f"[{where}]")} if present else {}
-    common = {**defaults, **{key: value for key, value in table.items() if not isinstance(value, dict)}}
-    plain = from_table(config, common, f"[{where}]")
+    own = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    inner = {name: value for name, value in table.items() if isinstance(value, dict)}
+    common = {**defaults, **own}
+    if not inner:
+        values = {**_shared(config, defaults, own), **own}
+        return common, {MAIN: from_table(config, values, f"[{where}]")} if stage.verb in content else {}
+    shared = {name: _shared(config, common, mine) for name, mine in inner.items()}
+    taken = set().union(*shared.values())
+    # what none of the tables takes is wrong where it stands
+    from_table(
+        config, {name: value for name, value in own.items() if name not in taken & set(SOME_KINDS)}, f"[{where}]"
+    )
     named = {}
-    for name, inner in table.items():
-        if isinstance(inner, dict):
-            if not name.replace("-", "").replace("_", "").isalnum():
-                raise UserError(f"[{where}] holds {name!r}; write named tables, such as [{where}.residual]")
-            named[name] = from_table(config, {**common, **inner}, f"[{where}.{name}]")
-    return common, named or ({MAIN: plain} if stage.verb in content else {})
+    for name, mine in inner.items():
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise UserError(f"[{where}] holds {name!r}; write named tables, such as [{where}.residual]")
+        named[name] = from_table(config, {**shared[name], **mine}, f"[{where}.{name}]")
+    return common, named
+
+
+def _shared(config: type, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table takes of the values that several share: kinds of dictionary differ in that."""
+    return shared_with(shared, own) if config is TrainConfig else dict(shared)
 
 
 def _controls(

@@ -1,16 +1,18 @@
 """What is trained, as a table: the fields of ``[train]`` and the flags of its verb."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from monolex.config import place, require, require_known, unhashed
 from monolex.kinds import KINDS, Kind
 
 Preprocess = Literal["none", "centre", "scale", "whiten"]
 Preset = Literal["paper", "paper-effective", "modern"]
-SOME_KINDS = ("auxk", "k_start", "p_end", "anneal", "prefixes", "decoder_rate")
-"""Fields that only some kinds take; a value of one's own that no kind takes is refused."""
+SOME_KINDS = {"auxk": 0.0, "k_start": None, "p_end": 1.0, "anneal": None, "prefixes": None, "decoder_rate": 1.0}
+"""Fields that only some kinds take, and the value, if any, at which they ask nothing of a kind: another value that no
+kind takes is refused."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class TrainConfig:
     """Weight of the auxiliary loss that revives dead features of the kinds that take `ks`; 0 is none, None is 1/32."""
     decoder_rate: float | None = None
     """Learning rate of a decoder whose rows are kept at unit length, as a multiple of that of the rest, of the kinds
-    that train an encoder beside it; None is 5, with which a run ends where another is after several times the rows."""
+    that train an encoder beside it; None is 5."""
     resamplings: int = 0
     """How often, evenly over the first 80 % of the run, dead features start anew from badly reconstructed rows."""
     dead_after: int | None = None
@@ -121,10 +123,10 @@ class TrainConfig:
 
     def _check_kinds(self) -> None:
         """What only some kinds take."""
-        for name in SOME_KINDS:
+        for name, nothing in SOME_KINDS.items():
             value, takers = getattr(self, name), [kind for kind in KINDS if self.acts(name, kind)]
             require(
-                value == getattr(TrainConfig, name) or not set(takers).isdisjoint(self.kinds),
+                value in (getattr(TrainConfig, name), nothing) or not set(takers).isdisjoint(self.kinds),
                 f"{name} = {value!r} acts on {', '.join(takers)} only, and kinds holds none; leave it out or add one",
             )
         require(
@@ -174,15 +176,7 @@ class TrainConfig:
 
     def acts(self, name: str, kind: str) -> bool:
         """Whether a kind takes the field ``name``, one of :data:`SOME_KINDS`."""
-        row = KINDS[kind]
-        return {
-            "auxk": row.auxk,
-            "k_start": row.sparsity == "k",
-            "p_end": row.loss == "p-anneal",
-            "anneal": row.loss == "p-anneal" or (self.k_start is not None and row.sparsity == "k"),
-            "prefixes": row.loss == "matryoshka",
-            "decoder_rate": row.two_matrices and (row.modern or self.preset == "modern"),
-        }[name]
+        return takes(kind, name, self.preset, self.k_start)
 
     def target_of(self, site: str) -> str:
         """What a transcoder reconstructs from ``site``: of its layer, or the site that is named; else nothing.
@@ -204,3 +198,30 @@ class TrainConfig:
         of_kind = {n: getattr(TrainConfig, n) for n in SOME_KINDS if not self.acts(n, self.kinds[0])}
         alone = {"ratios": (min(self.ratios),), **of_kind, "init": None, "keep_checkpoints": 0}
         return dataclasses.replace(self, **first, **alone)
+
+
+def takes(kind: str, name: str, preset: str, k_start: int | None) -> bool:
+    """Whether a kind takes the field ``name``, one of :data:`SOME_KINDS`, beside those two others."""
+    row = KINDS[kind]
+    return {
+        "auxk": row.auxk,
+        "k_start": row.sparsity == "k",
+        "p_end": row.loss == "p-anneal",
+        "anneal": row.loss == "p-anneal" or (k_start is not None and row.sparsity == "k"),
+        "prefixes": row.loss == "matryoshka",
+        "decoder_rate": row.two_matrices and (row.modern or preset == "modern"),
+    }[name]
+
+
+def shared_with(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values that several tables share those that the table ``own`` takes, as they are read from a file."""
+    values = {**shared, **own}
+    kinds = values.get("kinds", TrainConfig.kinds)
+    if not isinstance(kinds, list | tuple) or not set(kinds) <= set(KINDS):
+        return dict(shared)  # which is refused where the table is read
+    beside = values.get("preset", TrainConfig.preset), values.get("k_start")
+    return {
+        name: value
+        for name, value in shared.items()
+        if name not in SOME_KINDS or any(takes(kind, name, *beside) for kind in kinds)
+    }

@@ -15,7 +15,7 @@ from monolex.config import (
 )
 from monolex.errors import UserError
 from monolex.interp.config import ExplainConfig, ScoreConfig
-from monolex.run_toml import run_config
+from monolex.run_toml import RunConfig, read_run, run_config
 from monolex.tables import from_table
 from monolex.train_config import TrainConfig
 
@@ -188,3 +188,35 @@ def test_the_smallest_sweep_keeps_only_what_its_kind_takes():
     nested = TrainConfig(kinds=("matryoshka", "tied"), prefixes=(0.5, 1.0), k_start=64, anneal=0.3, decoder_rate=2.0)
     kept = nested.smallest
     assert (kept.prefixes, kept.k_start, kept.anneal, kept.decoder_rate) == ((0.5, 1.0), 64, 0.3, 2.0)
+
+
+def test_values_that_ask_nothing_of_a_kind_are_no_mistake():
+    assert TrainConfig(kinds=("tied",), auxk=0.0, decoder_rate=1.0, p_end=1.0).kinds == ("tied",)
+
+
+def run_of(text: str, tmp_path: Path) -> RunConfig:
+    (tmp_path / "run.toml").write_text(
+        f'[model]\nmodel = "demo"\n[corpus]\ncorpus = "stdlib"\n[harvest]\nsites = ["resid_post.0"]\n{text}'
+    )
+    return read_run(tmp_path / "run.toml")
+
+
+def test_what_sweeps_share_goes_to_those_whose_kinds_take_it(tmp_path: Path):
+    shared = '[train]\npreset = "modern"\ndecoder_rate = 2.0\nauxk = 0.1\n'
+    tables = '[train.a]\nkinds = ["tied"]\n[train.b]\nkinds = ["topk"]\nks = [4]\n[train.c]\nkinds = ["untied"]\n'
+    run = run_of(f'{shared}{tables}[controls]\n[controls.train.x]\nkinds = ["tied"]\n', tmp_path)
+    held = {name: (sweep.decoder_rate, sweep.auxk, sweep.preset) for name, sweep in run.tables["train"].items()}
+    assert held == {"a": (None, None, "modern"), "b": (2.0, 0.1, "modern"), "c": (2.0, None, "modern")}
+    assert run.controls is not None and run.controls.tables["train"]["x"].decoder_rate is None
+    assert run_of(f"{shared}{tables}[controls]\n", tmp_path).controls is not None
+    alone = run_of(f'{shared}{tables}[controls]\n[controls.train]\nkinds = ["untied"]\n', tmp_path).controls
+    assert alone is not None and alone.tables["train"]["main"].decoder_rate == 2.0
+
+
+def test_what_no_sweep_takes_is_refused_where_it_stands(tmp_path: Path):
+    with pytest.raises(UserError, match=r"p_end = 0.5 acts on p-anneal only"):
+        run_of('[train]\np_end = 0.5\n[train.a]\nkinds = ["tied"]\n[train.b]\nkinds = ["topk"]\n', tmp_path)
+    with pytest.raises(UserError, match=r"decoder_rate = 2.0 acts on"):
+        run_of('[train.a]\nkinds = ["tied"]\ndecoder_rate = 2.0\n[train.b]\nkinds = ["topk"]\n', tmp_path)
+    with pytest.raises(UserError, match=r"unknown key 'foo'"):
+        run_of('[train]\nfoo = 1\n[train.b]\nkinds = ["topk"]\n', tmp_path)

@@ -16,7 +16,7 @@ from monolex.training.records import Params
 
 AUXK = 1 / 32
 DECODER_RATE = 5.0
-"""How much faster than the rest a decoder goes whose rows are kept unit and are no encoder's. Held-out FVU is 3 to 18 %
+"""How much faster than the rest a decoder goes whose rows are kept unit and are no encoder's. Held-out FVU is 2 to 17 %
 lower than at the rest's own rate, at rates from 3e-4 to 3e-3; 10 is better at the low end and worse at the high one
 (docs/log.md)."""
 BETAS = (0.9, 0.999)

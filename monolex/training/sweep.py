@@ -1,8 +1,8 @@
 """All members of a sweep, one step at a time: parameters, Adam, counters of dead features, metrics.
 
 A member goes by its active codes (:mod:`monolex.training.sparse`), in float32, of the kinds that are known there; with
-numba on a CPU that updates it too. Else it has its own small graph over the shared batch. One Adam with a group per
-member updates those that were left gradients.
+numba on a CPU that updates it too. Else it has its own small graph over the shared batch. One Adam with two
+groups a member updates those that were left gradients.
 Metrics gather on the device; the host reads them (and whether every loss was finite) only when it is asked to.
 """
 
