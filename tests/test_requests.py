@@ -183,7 +183,10 @@ def cases(run: Path) -> Iterator[tuple[str, Case]]:
     other |= {"model_dtype": "bf16", "separator": "<|im_start|>"}
     yield "harvest", Case(harvested, base, other, ())
 
-    sweep = TrainConfig(kinds=("topk",), ks=(4,), ratios=(2.0,), batch_size=32, train_device="cpu")
+    # kinds of which one takes each field
+    sweep = TrainConfig(
+        kinds=("topk", "matryoshka", "p-anneal"), ks=(4,), ratios=(2.0,), batch_size=32, train_device="cpu"
+    )
     other = {"sites": SITE, "kinds": ("topk", "tied"), "alphas": (0.5,), "ks": (3,), "ratios": (1.0,), "seeds": (1,)}
     other |= {"lrs": (0.1,), "init": str(run / "train" / "first" / SITE[0] / TRAINED), "train_device": "auto"}
     other |= {"preprocess": "centre", "target": "resid_post.2", "prefixes": (0.5, 1.0)}
