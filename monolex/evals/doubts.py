@@ -12,6 +12,9 @@ from monolex.stats import Estimate
 APART, LEAST_APART = 1.5, 0.05
 """Held-out FVU over training FVU, and their difference, from which on they are far apart."""
 
+NAMED = 5
+"""Baselines that are named where many have an FVU above 1, as random directions do."""
+
 
 def marked(fvu: Estimate) -> Estimate:
     """A fraction of variance unexplained that says so where it is above 1."""
@@ -21,19 +24,25 @@ def marked(fvu: Estimate) -> Estimate:
 
 
 def sentences(listed: Iterable[RunDictionary], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is doubtful of every dictionary, in order.
+    """What is doubtful of every dictionary, in order; of baselines that are worse than the mean one sentence for all.
 
     Args:
         rows: of the evaluation.
     """
     measured = {(r["model"], r["site"], r["name"], r["metric"]): r["value"] for r in rows if not r["other"]}
-    dictionaries, said = list(listed), []
+    dictionaries, said, worse = list(listed), [], []
     training = training_fvus(dictionaries)
     for dictionary in dictionaries:
         names = (dictionary.model, dictionary.site, dictionary.name)
         value = {metric: measured.get((*names, metric)) for metric in ("fvu", "l0", "dead")}
         head = dictionary.title if dictionary.model == SUBJECT else dictionary.key
+        if not dictionary.trained and (value["fvu"] or 0) > 1:
+            worse.append(f"{head} {value['fvu']:.4g}")
+            value["fvu"] = None
         said += [f"{head}: {doubt}" for doubt in _doubts(dictionary, value, training.get(dictionary.folder))]
+    if worse:
+        further = f" and {len(worse) - NAMED} more" if len(worse) > NAMED else ""
+        said.append(f"baselines with an FVU {ABOVE_MEAN}: {', '.join(worse[:NAMED])}{further}")
     return said
 
 

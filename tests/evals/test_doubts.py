@@ -90,3 +90,18 @@ def test_every_dictionary_is_asked_for_what_it_can_answer(tmp_path: Path):
     ]
     early = replace(sweep, step=5, folder=tmp_path / "checkpoints" / "5" / SITE / "a")
     assert sentences([early], rows(early, fvu=0.9)) == []
+
+
+def test_baselines_worse_than_the_mean_are_one_sentence(tmp_path: Path):
+    """Random directions always are; a trained dictionary that is has its own."""
+    sweep = listed(tmp_path, 2.0)
+    config = replace(sweep.config, kind="random-topk")
+    fvus = [1.5, 1.25, 0.9, 1.125, 2.0, 3.0, 4.0]
+    several = [replace(sweep, name=f"r{n}", config=config) for n in range(len(fvus))]
+    measured = [row for d, fvu in zip(several, fvus, strict=True) for row in rows(d, fvu=fvu, l0=8.0, dead=0.0)]
+    measured += rows(sweep, fvu=1.5, l0=8.0, dead=0.0)
+    named = ", ".join(f"{SITE}/r{n} {fvus[n]:g}" for n in (0, 1, 3, 4, 5))
+    assert sentences([*several, sweep], measured) == [
+        f"{SITE}/a: FVU 1.5 is above 1: worse than answering with the mean",
+        f"baselines with an FVU above 1: worse than answering with the mean: {named} and 1 more",
+    ]

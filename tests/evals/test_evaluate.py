@@ -25,6 +25,7 @@ from monolex.evals import evaluate as module
 from monolex.evals.evaluate import evaluate
 from monolex.evals.recipes import neighbours, recipe, seed_groups
 from monolex.evals.table import table
+from monolex.kinds import BASELINES
 
 D = 32
 CONFIG = EvalConfig(rows=300, contexts=6, resamples=50, batch_contexts=4, eval_device="cpu")
@@ -295,10 +296,14 @@ def test_a_value_above_one_is_marked_and_said(result):
     worse = [row for row in rows if row["metric"] == "fvu" and row["path"] and row["value"] > 1]
     assert worse and all(row["reason"].endswith("above 1: worse than answering with the mean") for row in worse)
     said = [line for line in manifest.data["warnings"] if ": FVU " in line and "above 1" in line]
-    names = [
-        row["name"] if row["model"] == "subject" else f"{row['model']}/{row['site']}/{row['name']}" for row in worse
-    ]
-    assert len(said) == len(names) and all(name in line for name, line in zip(names, said, strict=True))
+    names = {kind: [
+        row["name"] if row["model"] == "subject" else f"{row['model']}/{row['site']}/{row['name']}"
+        for row in worse if (row["kind"] in BASELINES) == (kind == "baselines")
+    ] for kind in ("trained", "baselines")}  # fmt: skip
+    trained = names["trained"]
+    assert len(said) == len(trained) and all(name in line for name, line in zip(trained, said, strict=True))
+    (together,) = (line for line in manifest.data["warnings"] if line.startswith("baselines with an FVU above 1"))
+    assert names["baselines"] and all(f"{name} " in together for name in names["baselines"][:5])
 
 
 def test_refusals(run, tmp_path):
