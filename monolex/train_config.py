@@ -217,7 +217,7 @@ def shared_with(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, 
     """Of the values that several tables share those that the table ``own`` takes, as they are read from a file."""
     values = {**shared, **own}
     kinds = values.get("kinds", TrainConfig.kinds)
-    if not isinstance(kinds, list | tuple) or not set(kinds) <= set(KINDS):
+    if not isinstance(kinds, list | tuple) or not all(kind in tuple(KINDS) for kind in kinds):
         return dict(shared)  # which is refused where the table is read
     beside = values.get("preset", TrainConfig.preset), values.get("k_start")
     return {

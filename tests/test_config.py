@@ -218,5 +218,8 @@ def test_what_no_sweep_takes_is_refused_where_it_stands(tmp_path: Path):
         run_of('[train]\np_end = 0.5\n[train.a]\nkinds = ["tied"]\n[train.b]\nkinds = ["topk"]\n', tmp_path)
     with pytest.raises(UserError, match=r"decoder_rate = 2.0 acts on"):
         run_of('[train.a]\nkinds = ["tied"]\ndecoder_rate = 2.0\n[train.b]\nkinds = ["topk"]\n', tmp_path)
+    for kinds in ('"topk"', '[["topk"]]', "[1]", '["nothing"]'):
+        with pytest.raises(UserError, match="kinds"):
+            run_of(f"[train]\nauxk = 0.1\n[train.a]\nkinds = {kinds}\n", tmp_path)
     with pytest.raises(UserError, match=r"unknown key 'foo'"):
         run_of('[train]\nfoo = 1\n[train.b]\nkinds = ["topk"]\n', tmp_path)
