@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
 	@echo "make demo    the whole pipeline on the bundled model (about 4 minutes on two cores), into $(OUT)/"
-	@echo "make real    the same on a real one, SmolLM2-135M-Instruct (about 30 minutes, CORPUS=... takes your text), into $(REAL)/"
+	@echo "make real    the same on a real one, SmolLM2-135M-Instruct (about 35 minutes, CORPUS=... takes your text), into $(REAL)/"
 	@echo "make test    the tests (under 5 minutes)     make slow    the long tests, too"
 	@echo "make lint    ruff and pyright          make bench   measurements; see bench/README.md"
 

