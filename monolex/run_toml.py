@@ -115,17 +115,17 @@ def _stage_tables(
     if not stage.named:
         present = stage.always or stage.verb in content
         return {}, {"": from_table(config, table, f"[{where}]")} if present else {}
-    own = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    direct = {key: value for key, value in table.items() if not isinstance(value, dict)}
     inner = {name: value for name, value in table.items() if isinstance(value, dict)}
-    common = {**defaults, **own}
+    common = {**defaults, **direct}
     if not inner:
-        values = {**_shared(config, defaults, own), **own}
+        values = {**_shared(config, defaults, direct), **direct}
         return common, {MAIN: from_table(config, values, f"[{where}]")} if stage.verb in content else {}
     shared = {name: _shared(config, common, mine) for name, mine in inner.items()}
     taken = set().union(*shared.values())
     # what none of the tables takes is wrong where it stands
     from_table(
-        config, {name: value for name, value in own.items() if name not in taken & set(SOME_KINDS)}, f"[{where}]"
+        config, {name: value for name, value in direct.items() if name not in taken & set(SOME_KINDS)}, f"[{where}]"
     )
     named = {}
     for name, mine in inner.items():
@@ -135,9 +135,9 @@ def _stage_tables(
     return common, named
 
 
-def _shared(config: type, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _shared(config: type, shared: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """What a table takes of the values that several share: kinds of dictionary differ in that."""
-    return shared_with(shared, own) if config is TrainConfig else dict(shared)
+    return shared_with(shared, table) if config is TrainConfig else dict(shared)
 
 
 def _controls(

@@ -213,9 +213,9 @@ def takes(kind: str, name: str, preset: str, k_start: int | None) -> bool:
     }[name]
 
 
-def shared_with(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the values that several tables share those that the table ``own`` takes, as they are read from a file."""
-    values = {**shared, **own}
+def shared_with(shared: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values that several tables share those that the table ``table`` takes, as they are read from a file."""
+    values = {**shared, **table}
     kinds = values.get("kinds", TrainConfig.kinds)
     if not isinstance(kinds, list | tuple) or not all(kind in tuple(KINDS) for kind in kinds):
         return dict(shared)  # which is refused where the table is read
