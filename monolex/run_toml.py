@@ -122,11 +122,9 @@ def _stage_tables(
         values = {**_shared(config, defaults, direct), **direct}
         return common, {MAIN: from_table(config, values, f"[{where}]")} if stage.verb in content else {}
     shared = {name: _shared(config, common, mine) for name, mine in inner.items()}
-    taken = set().union(*shared.values())
+    taken = set().union(*shared.values()) & set(SOME_KINDS)
     # what none of the tables takes is wrong where it stands
-    from_table(
-        config, {name: value for name, value in direct.items() if name not in taken & set(SOME_KINDS)}, f"[{where}]"
-    )
+    from_table(config, {name: value for name, value in direct.items() if name not in taken}, f"[{where}]")
     named = {}
     for name, mine in inner.items():
         if not name.replace("-", "").replace("_", "").isalnum():

@@ -72,10 +72,11 @@ def recipe(config: TrainConfig, kind: str) -> Recipe:
     base = replace(base, warmup=warmup, decay=decay, preprocess=preprocess)
     row = KINDS[kind]
     auxk = 0.0 if not row.auxk else AUXK if config.auxk is None else config.auxk
-    unit = base.unit or row.modern
     faster = DECODER_RATE if config.decoder_rate is None else config.decoder_rate
     decoder_rate = faster if config.acts("decoder_rate", kind) else 1.0
-    return replace(base, bias=base.bias or row.modern, unit=unit, auxk=auxk, decoder_rate=decoder_rate)
+    return replace(
+        base, bias=base.bias or row.modern, unit=base.unit or row.modern, auxk=auxk, decoder_rate=decoder_rate
+    )
 
 
 def learning_rate(chosen: Recipe, d_sae: int) -> float:
