@@ -273,12 +273,29 @@ def show(
         say(text)
 
 
+def serve(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
+    port: int | None = None,
+) -> None:
+    """Open runs in a browser: features to browse, search, label and compare, experiments, and prompts tried live.
+
+    Only this machine can open it; what is written are labels, into the index RUN/explorer.sqlite.
+
+    Args:
+        runs: Folders that `monolex run` wrote.
+        port: By default the first free one from 8040 on; 0 takes any.
+    """
+    from monolex.explorer.server import serve
+
+    serve(runs, port, say)
+
+
 def verbs() -> dict[str, Callable[..., Any]]:
     """Every verb's function, in the order of the help."""
     of_run = [stage for stage in stages.STAGES if stage.made_of in ("run", "explanations")]
     made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
     asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
-    last = {"figure": figure, "report": report, "show": show}
+    last = {"figure": figure, "report": report, "serve": serve, "show": show}
     made_after = {"pool": pool, "find": find}
     return {"demo": demo, "init": init, "run": run, **made_before, **made_after, **asked_of_a_run, **last}
 

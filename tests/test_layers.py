@@ -22,6 +22,7 @@ LAYERS = (
     ("stability",),
     ("pages",),
     ("report", "lexicon", "demo"),
+    ("explorer",),
     ("run_toml", "patterns", "plan", "estimate", "pipeline", "show", "new_run"),
     ("cli", "verbs"),
     ("__init__", "__main__"),

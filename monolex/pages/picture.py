@@ -76,6 +76,8 @@ class Box(NamedTuple):
     """`root`, `quiet`, `token`, or empty."""
     title: str = ""
     """What a pointer resting on it shows."""
+    address: str = ""
+    """Where it leads on a page; empty for nowhere."""
 
 
 class Edge(NamedTuple):
@@ -265,7 +267,8 @@ def _diagram(diagram: Diagram) -> list[str]:
         title = f"<title>{escape(box.title)}</title>" if box.title else ""
         shape = f'<rect x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" height="{box.height:g}" rx="4"/>'
         lines = [svg.text(box.x + 8, y, line, "start", style) for line, y, style in written(box)]
-        parts.append(f'<g class="box {box.style}">{title}{shape}{"".join(lines)}</g>')
+        group = f'<g class="box {box.style}">{title}{shape}{"".join(lines)}</g>'
+        parts.append(f'<a href="{escape(box.address)}">{group}</a>' if box.address else group)
     return parts
 
 

@@ -1,6 +1,6 @@
 """A causal tree as a diagram: earlier layers on the left, the root on the right, and right of it what it predicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from monolex.pages.ablate_charts import label
@@ -9,6 +9,8 @@ from monolex.pages.picture import Box, Diagram, Edge
 from monolex.pages.tokens import plain
 
 Facts = Mapping[str, Any]
+Address = Callable[[str, int], str]
+"""Where a feature is looked at, by site and number; empty for nowhere."""
 WIDE, APART, TOKEN = 216.0, 84.0, 150.0
 """Widths of a node, of the room between two columns, and of a token."""
 TALL, LOW = 40.0, 21.0
@@ -24,8 +26,11 @@ SHORT = {"error": "error", "rest": "all features"}
 """What is no single feature."""
 
 
-def diagram(tree: Facts) -> Diagram:
-    """A tree, a box a node; an edge is as thick as the effect is large in units of its parent's mean activation."""
+def diagram(tree: Facts, address: Address = lambda _site, _feature: "") -> Diagram:
+    """A tree, a box a node; an edge is as thick as the effect is large in units of its parent's mean activation.
+
+    ``address`` gives where the box of a feature, by site and number, leads.
+    """
     nodes = {node["id"]: node for node in tree["nodes"]}
     root = tree["nodes"][0]
     columns = {number: _generation(nodes, node) for number, node in nodes.items()}
@@ -35,7 +40,10 @@ def diagram(tree: Facts) -> Diagram:
     # tokens beside a small tree may need more height than it has
     shift = max(0.0, (room - stop) / 2)
     places = {n: (MARGIN + (deepest - columns[n]) * (WIDE + APART), middles[n] + shift) for n in nodes}
-    boxes = [_box(node, *places[number], root=node is root) for number, node in nodes.items()]
+    boxes = [
+        _box(node, *places[number], root=node is root)._replace(address=_leads(node, address))
+        for number, node in nodes.items()
+    ]
     edges = [
         _edge(node, nodes, (places[number][0] + WIDE, places[number][1]), places[node["parent"]])
         for number, node in nodes.items()
@@ -129,6 +137,10 @@ def _middles(nodes: Sequence[Facts]) -> tuple[dict[int, float], float]:
 
     place(nodes[0])
     return middles, used
+
+
+def _leads(node: Facts, address: Address) -> str:
+    return "" if node["feature"] is None else address(node["site"], node["feature"])
 
 
 def _tall(node: Facts) -> float:

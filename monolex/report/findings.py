@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from monolex.artifact import SUBJECT, Manifest, read_json
 from monolex.causal.patch.claims import FEWER
@@ -10,28 +10,45 @@ from monolex.kinds import BASELINES, FAMILIES, KINDS
 from monolex.pages.eval_charts import EvaluatedDictionary
 from monolex.pages.html import estimate, number
 from monolex.report import stability_section
-from monolex.report.section import notice
+from monolex.report.section import CAUSES, INTERPRETATION, notice
 
 Facts = Mapping[str, Any]
 EQUAL = 1.1
 """Two dictionaries are equally sparse if their L0 are within this factor."""
+GLANCE = "glance"
+"""Anchor of the report's part on all sites at once."""
 HALF = 0.5
 """Share of the KL at which patches are compared."""
 
 
-def findings(run: Path, everything: Sequence[EvaluatedDictionary], manifests: Mapping[str, Manifest]) -> list[str]:
+class Finding(NamedTuple):
+    """A sentence on what a run found."""
+
+    text: str
+    """With its numbers, intervals and controls."""
+    anchor: str
+    """Of the part of the report that its tables stand in."""
+    path: str = ""
+    """Of the artefact in the run that it is read off; empty for the evaluation."""
+
+
+def findings(run: Path, everything: Sequence[EvaluatedDictionary], manifests: Mapping[str, Manifest]) -> list[Finding]:
     """The sentences that the artefacts of a run give, the most general first; none where nothing compares."""
-    said = [*reconstruction(everything)]
+    said = [Finding(text, GLANCE) for text in reconstruction(everything)]
     for path, manifest in manifests.items():
         content = run / path / f"{manifest.kind}.json"
         if manifest.kind == "score":
-            said += explained(read_json(content))
+            said += [Finding(text, INTERPRETATION.key, path) for text in explained(read_json(content))]
         elif notice(manifest, manifests):  # it is of what lies in the run no longer
             continue
         elif manifest.kind == "patch":
-            said += patched(path.partition("/")[2], read_json(content))
+            name = path.partition("/")[2]
+            said += [Finding(text, CAUSES.key, path) for text in patched(name, read_json(content))]
         elif manifest.kind == "stability":
-            said += [stability_section.said(facts) for facts in read_json(content)["dictionaries"][:1]]
+            of_first = read_json(content)["dictionaries"][:1]
+            said += [
+                Finding(stability_section.said(facts), stability_section.STABILITY.key, path) for facts in of_first
+            ]
     return said
 
 

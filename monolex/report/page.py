@@ -50,7 +50,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     names = dict.fromkeys(e.site for e in everything if e.site)
     measured = _measured_folders(everything)
     wanted = None if listed is None else {*listed, *measured}
-    manifests = {n: m for n, m in _manifests(run) if wanted is None or n in wanted or stages.shown_apart(m.kind)}
+    manifests = {n: m for n, m in finished(run) if wanted is None or n in wanted or stages.shown_apart(m.kind)}
     seen = {}
     if features := manifests.get("features"):
         scored = results.scored(run, [n.partition("/")[2] for n, m in manifests.items() if m.kind == "score"])
@@ -99,7 +99,7 @@ def _fire_counts(path: Path) -> dict[str, list[int]]:
         raise UserError(f"{path} is damaged ({error}); evaluate again") from error
 
 
-def _manifests(run: Path) -> Iterator[tuple[str, Manifest]]:
+def finished(run: Path) -> Iterator[tuple[str, Manifest]]:
     """Finished artefacts of the run by their path in it, in the order in which they were made."""
     of_models = [_pattern(stage) for stage in stages.STAGES if stage.of_each_model]
     others = [_pattern(stage) for stage in stages.STAGES if not stage.of_each_model]

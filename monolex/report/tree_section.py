@@ -1,6 +1,6 @@
 """The report's section on trees: which earlier features cause a feature."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from monolex.pages.tables import Column, bare, table
 from monolex.report.section import CAUSES, Artefacts, Section, parts_of_kind
 
 Facts = Mapping[str, Any]
+Linked = Callable[[Facts], tree_diagram.Address]
 NODES = (
     Column("effect", "Effect", "what the parent's activation loses without it; below zero it inhibits"),
     Column("standard_error", "Standard error", "of the effect, over contexts"),
@@ -31,13 +32,15 @@ LEAVES = (
 def section(run: Path, artefacts: Artefacts, _listed: Collection[str] | None) -> Section:
     """Everything of the trees of a run."""
 
-    def describe(key: str, content: Facts) -> dict[str, Any]:
-        return {"roots": [_tree(f"{key}-{i}", facts) for i, facts in enumerate(content["trees"], 1)]}
-
     return Section(CAUSES, parts_of_kind("tree", run, artefacts, describe))
 
 
-def _tree(key: str, tree: Facts) -> dict[str, Any]:
+def describe(key: str, content: Facts, linked: Linked = lambda _tree: lambda _site, _feature: "") -> dict[str, Any]:
+    """The trees of an artefact; ``linked`` gives of a tree where the boxes of its features lead."""
+    return {"roots": [_tree(f"{key}-{i}", facts, linked(facts)) for i, facts in enumerate(content["trees"], 1)]}
+
+
+def _tree(key: str, tree: Facts, address: tree_diagram.Address) -> dict[str, Any]:
     nodes = [("", _nodes(tree["nodes"], None, 0))]
     tables = [table(f"{key}-nodes", "What acts on what", "Node", NODES, nodes, folded=True)]
     if tree["logits"]:
@@ -48,7 +51,7 @@ def _tree(key: str, tree: Facts) -> dict[str, Any]:
         "title": f"What causes {tree['root']}",
         "words": tokens.plain(tree["nodes"][0]["label"]),
         "said": _tree_said(tree),
-        "chart": tree_diagram.diagram(tree).chart(),
+        "chart": tree_diagram.diagram(tree, address).chart(),
         "tables": tables,
     }
 

@@ -1,0 +1,236 @@
+"""What the index holds of a run, out of its stores, explanations, scores and experiments, dictionary by dictionary.
+
+A dictionary's rows are made again where the store, the explanations, scores or experiments of the run they are made of
+have another hash; all else stays.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monolex import stages
+from monolex.artifact import MANIFEST, SUBJECT, Manifest, digest, open_artifact, read_json
+from monolex.dictionaries.base import CONFIG, WEIGHTS
+from monolex.dictionaries.listing import RunDictionary
+from monolex.explorer.index import Index
+from monolex.explorer.migrations import MIGRATIONS
+from monolex.features.known import open_store
+from monolex.features.store import FeatureStore
+from monolex.interp.explain import saved
+from monolex.interp.records import dictionary_of
+from monolex.interp.score import stage as score
+from monolex.model.sites import Site
+from monolex.pages.interest import ranked
+from monolex.runtime import progress
+
+TOKENS = 10
+"""Tokens of a feature that are searched, those with the largest shares."""
+SHIFT = 32
+"""Bits of a feature's number in its row of the table ``words``."""
+EXPERIMENTS = ("explain", "score", "ablate", "tree", "patch")
+"""Kinds of artefacts that say something of single features."""
+Rows = list[tuple[Any, ...]]
+
+
+class FeatureFacts(NamedTuple):
+    """What a run's artefacts say of the features of one dictionary, beside its store."""
+
+    explanations: Rows
+    """Rows of the table ``explanation``, without the dictionary."""
+    effects: dict[int, tuple[float | None, ...]]
+    """KL when ablated with its interval, and a control's, by feature."""
+    memberships: Rows
+    """Rows of the table ``membership``, without the dictionary."""
+
+
+def hashes(dictionaries: Sequence[RunDictionary]) -> dict[str, RunDictionary]:
+    """Dictionaries by :attr:`RunDictionary.content`, read off the manifests of their sweeps, nothing hashed anew."""
+    manifests = {source: open_artifact(source) for source in dict.fromkeys(d.source for d in dictionaries)}
+    named = {}
+    for dictionary in dictionaries:
+        files, place = manifests[dictionary.source].files, dictionary.folder.relative_to(dictionary.source).as_posix()
+        content = digest([files[f"{place}/{name}"].sha256 for name in (WEIGHTS, CONFIG)])
+        # two names of the same weights (a seed that is given twice) are two dictionaries of a run
+        named[digest([content, dictionary.title]) if content in named else content] = dictionary
+    return named
+
+
+def artefacts(run: Path) -> dict[str, Manifest]:
+    """The finished artefacts of a run that say something of single features, by their path in it."""
+    patterns = [(kind, f"{stage.home}/*/{MANIFEST}") for kind in EXPERIMENTS if (stage := stages.of_kind(kind))]
+    paths = [(kind, path.parent) for kind, pattern in patterns for path in sorted(run.glob(pattern))]
+    return {path.relative_to(run).as_posix(): open_artifact(path, kind) for kind, path in paths}
+
+
+def fill(index: Index, run: Path, dictionaries: Mapping[str, RunDictionary]) -> int:
+    """Bring the index up to date with a run; how many dictionaries were read anew.
+
+    Raises:
+        UserError: an artefact is damaged.
+    """
+    features = open_artifact(run / "features", "features") if (run / "features" / MANIFEST).exists() else None
+    stores = {} if features is None else {(s["site"], s["name"]): s["path"] for s in features.data["stores"]}
+    experiments = artefacts(run)
+    said = digest([len(MIGRATIONS), *sorted(manifest.content for manifest in experiments.values())])
+    made_of = {}
+    for key, dictionary in dictionaries.items():
+        store = stores.get((dictionary.site, dictionary.name))
+        made_of[key] = digest([store and features and features.files[store].sha256, dictionary.title, said])
+    known = dict(index.rows("SELECT hash, made_of FROM dictionary"))
+    stale = [key for key in made_of if known.get(key) != made_of[key]]
+    gone = [key for key in known if key not in made_of]
+    if not stale and not gone:
+        return 0
+    facts = feature_facts(run, experiments, dictionaries)
+    with progress(len(stale), "index", "dictionary") as bar, index.writing() as db:
+        for key in (*gone, *stale):
+            _forget(db, key)
+        for key in stale:
+            _insert(db, key, made_of[key], dictionaries[key], facts[key])
+            bar.update(1)
+    return len(stale)
+
+
+def feature_facts(
+    run: Path, experiments: Mapping[str, Manifest], dictionaries: Mapping[str, RunDictionary]
+) -> dict[str, FeatureFacts]:
+    """What explanations, scores, ablations, trees and patches say of features, by the hash of their dictionary."""
+    by_title = {(d.site, d.name): key for key, d in dictionaries.items()}
+    facts = {key: FeatureFacts([], {}, []) for key in dictionaries}
+    for path, manifest in experiments.items():
+        READERS[manifest.kind](run / path, path, by_title, facts)
+    return facts
+
+
+Read = Mapping[tuple[str, str], str]
+Gathered = Mapping[str, FeatureFacts]
+
+
+def _explanations(folder: Path, path: str, by_title: Read, facts: Gathered) -> None:
+    """Explanations as they were made; where they were scored too, the scores' lines say the same and more."""
+    for row in saved.read_lines(folder / saved.LINES):
+        model, site, name = dictionary_of(row)
+        key = by_title.get((site, name)) if model == SUBJECT else None
+        if key is None or row["explainer"] == "output" or row["failure"] is not None:
+            continue
+        unscored = (None, None, None, None, None, "it was not scored")
+        facts[key].explanations.append((row["feature"], row["explainer"], row["text"], *unscored, path))
+
+
+def _scores(folder: Path, path: str, by_title: Read, facts: Gathered) -> None:
+    for row in saved.read_lines(folder / score.LINES):
+        model, site, name = dictionary_of(row)
+        key = by_title.get((site, name)) if model == SUBJECT else None
+        if key is None or row["text"] is None:
+            continue
+        cell, chance = row["scores"]["top_and_random"], row["scores"].get("chance", {}).get("value")
+        numbers = (cell["value"], cell["low"], cell["high"], chance, cell["reason"])
+        head = (row["feature"], row["explainer"], row["text"], row["simulator"])
+        facts[key].explanations.append((*head, *numbers, path))
+
+
+def _ablations(folder: Path, path: str, by_title: Read, facts: Gathered) -> None:
+    for place, ablation in enumerate(read_json(folder / "ablate.json")["ablations"], 1):
+        key = by_title.get((ablation["site"], ablation["name"]))
+        if key is None:
+            continue
+        effect, control = ablation["kl"]["feature"], ablation["kl"]["control_feature"]
+        numbers = (effect["value"], effect["low"], effect["high"], control["value"])
+        facts[key].effects[ablation["feature"]] = numbers
+        facts[key].memberships.append((ablation["feature"], path, "ablated", place))
+
+
+def _trees(folder: Path, path: str, by_title: Read, facts: Gathered) -> None:
+    for place, tree in enumerate(read_json(folder / "tree.json")["trees"], 1):
+        for node in tree["nodes"]:
+            key = by_title.get((node["site"], tree["dictionaries"].get(node["site"], "")))
+            if key is not None and node["feature"] is not None:
+                part = "root of a tree" if node["parent"] is None else f"node in the tree of {tree['root']}"
+                facts[key].memberships.append((node["feature"], path, part, place))
+
+
+def _patches(folder: Path, path: str, by_title: Read, facts: Gathered) -> None:
+    patch = read_json(folder / "patch.json")
+    for curve in patch["curves"]:
+        key = by_title.get((curve["site"], curve["name"])) if curve["model"] == SUBJECT else None
+        for search, features in curve.get("order", {}).items() if key else ():
+            for place, feature in enumerate(features, 1):
+                part = f"patched for {patch['task']}, number {place} by {search}"
+                facts[key or ""].memberships.append((feature, path, part, place))
+
+
+READERS = {"explain": _explanations, "score": _scores, "ablate": _ablations, "tree": _trees, "patch": _patches}
+
+
+def _forget(db: sqlite3.Connection, key: str) -> None:
+    for (number,) in db.execute("SELECT id FROM dictionary WHERE hash = ?", (key,)).fetchall():
+        db.execute("DELETE FROM words WHERE rowid BETWEEN ? AND ?", (number << SHIFT, ((number + 1) << SHIFT) - 1))
+        for table in ("feature", "token", "explanation", "membership"):
+            db.execute(f"DELETE FROM {table} WHERE dictionary = ?", (number,))
+        db.execute("DELETE FROM dictionary WHERE id = ?", (number,))
+
+
+def _insert(db: sqlite3.Connection, key: str, made_of: str, dictionary: RunDictionary, facts: FeatureFacts) -> None:
+    config, site = dictionary.config, Site.parse(dictionary.site)
+    head = (key, made_of, dictionary.site, site.layer, dictionary.name, config.kind, dictionary.trained, config.d_sae)
+    names = "hash, made_of, site, layer, name, kind, trained, d_sae"
+    number = db.execute(f"INSERT INTO dictionary ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", head).lastrowid
+    assert number is not None, "an insert gives a number"
+    kept = _without_repeats(facts.explanations)
+    db.executemany(f"INSERT INTO explanation VALUES ({number}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kept)
+    db.executemany(f"INSERT INTO membership VALUES ({number}, ?, ?, ?, ?)", facts.memberships)
+    if dictionary.evidence is not None:
+        with closing(open_store(dictionary)) as store:
+            _insert_features(db, number, store, facts._replace(explanations=kept))
+            numbers = (store.meta["alive"], store.meta["rows"], number)
+        db.execute("UPDATE dictionary SET alive = ?, rows = ? WHERE id = ?", numbers)
+
+
+def _without_repeats(explanations: Rows) -> Rows:
+    """Those that were scored, and of the others those whose text no score repeats."""
+    scored = {(row[0], row[1], row[2]) for row in explanations if row[3] is not None}
+    return [row for row in explanations if row[3] is not None or (row[0], row[1], row[2]) not in scored]
+
+
+def _insert_features(db: sqlite3.Connection, number: int, store: FeatureStore, facts: FeatureFacts) -> None:
+    explained: dict[int, Rows] = defaultdict(list)
+    for row in facts.explanations:
+        explained[row[0]].append(row)
+    # the best scored explanation stands for the feature; one without a score only where there is no other
+    best = {f: max(rows, key=lambda row: -2.0 if row[4] is None else row[4]) for f, rows in explained.items()}
+    none = (0, *(None,) * 7)
+    rows = []
+    for feature in ranked(store):
+        s = feature.summary
+        chosen = best.get(s.id)
+        said = (len(explained[s.id]), *chosen[1:8]) if chosen else none
+        back = (s.seeds, s.reappears, s.reappears_low, s.reappears_high)
+        top = None if s.top_token is None else store.text(s.top_token)
+        numbers = (s.n_active, s.density, s.max, s.skew, s.kurtosis, top, s.top_share, feature.interest, feature.kind)
+        effect = facts.effects.get(s.id, (None,) * 4)
+        rows.append((number, s.id, *numbers, *back, *said, *effect))
+    marks = ", ".join("?" * len(rows[0])) if rows else ""
+    db.executemany(f"INSERT INTO feature VALUES ({marks})", rows)
+    _insert_tokens(db, number, store, explained)
+
+
+def _insert_tokens(db: sqlite3.Connection, number: int, store: FeatureStore, explained: Mapping[int, Rows]) -> None:
+    query = (
+        "SELECT token.feature, text, token.mass / (feature.mean * ?), token.n_active FROM token JOIN vocabulary "
+        "USING (token) JOIN feature ON feature.id = token.feature WHERE rank < ? ORDER BY token.feature, rank"
+    )
+    tokens = store.rows(query, (store.meta["rows"], TOKENS))
+    shares = [(text, share, number, feature, active) for feature, text, share, active in tokens]
+    # two tokens of the same text (parts of characters have none of their own) are one to a search
+    db.executemany("INSERT OR IGNORE INTO token VALUES (?, ?, ?, ?, ?)", shares)
+    texts: dict[int, list[str]] = defaultdict(list)
+    for feature, text, _, _ in tokens:
+        texts[feature].append(text)
+    words = [
+        (number << SHIFT | feature, " ".join(row[2] for row in explained.get(feature, ())), " ".join(texts[feature]))
+        for feature in sorted(texts.keys() | explained.keys())
+    ]
+    db.executemany("INSERT INTO words (rowid, explanations, tokens) VALUES (?, ?, ?)", words)

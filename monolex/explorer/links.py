@@ -1,0 +1,53 @@
+"""Addresses of the explorer's pages, made in one place, so that a static export can have others."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+JSON = ".json"
+"""Ending of a page's twin."""
+
+
+class Links(NamedTuple):
+    """Where pages are, seen from any page of the server."""
+
+    live: bool = True
+    """Whether there is a server that can run the model and keep labels."""
+
+    def run(self, slug: str) -> str:
+        """The front page of a run."""
+        return f"/run/{quote(slug)}"
+
+    def report(self, slug: str, anchor: str = "") -> str:
+        """The report of a run, or a section of it."""
+        return f"/run/{quote(slug)}/report.html" + (f"#{quote(anchor)}" if anchor else "")
+
+    def features(self, **choice: Any) -> str:
+        """A list of features."""
+        return "/features" + query(choice)
+
+    def feature(self, key: str, number: int) -> str:
+        """One feature."""
+        return f"/feature/{key}/{number}"
+
+    def search(self, text: str = "", **choice: Any) -> str:
+        """What a search finds."""
+        return "/search" + query({"q": text, **choice})
+
+    def compare(self, first: str = "", second: str = "") -> str:
+        """Two dictionaries beside each other."""
+        return "/compare" + query({"a": first, "b": second})
+
+    def causes(self, slug: str, path: str = "", place: int = 0) -> str:
+        """The experiments of a run, or one of them, or a part of it."""
+        return f"/causes/{quote(slug)}" + (f"/{quote(path)}" if path else "") + (f"#part-{place}" if place else "")
+
+    def prompt(self, **choice: Any) -> str:
+        """A prompt tried live."""
+        return "/prompt" + query(choice)
+
+
+def query(choice: Mapping[str, Any]) -> str:
+    """``?name=value…`` of what is not empty."""
+    said = [(name, value) for name, value in choice.items() if value not in ("", None, False, ())]
+    return "?" + urlencode(said, doseq=True) if said else ""

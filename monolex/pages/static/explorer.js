@@ -1,0 +1,121 @@
+"use strict";
+// Keys, density sliders, columns and labels. Every page reads without it; what it chooses stands in the address.
+const typing = (element) => element.matches("input:not([type=checkbox]):not([type=range]), textarea, select, [contenteditable]");
+const rows = [...document.querySelectorAll("tr[data-row]")];
+let at = -1;
+
+function select(step) {
+  if (!rows.length) return false;
+  rows[at]?.classList.remove("at");
+  at = Math.min(rows.length - 1, Math.max(0, at + step));
+  rows[at].classList.add("at");
+  rows[at].scrollIntoView({ block: "nearest" });
+  rows[at].querySelector("a")?.focus({ preventScroll: true });
+  return true;
+}
+
+// On a feature's page the next one is that of the list it was opened from, if that is known, else the next number.
+const listed = JSON.parse(sessionStorage.getItem("list") ?? "[]");
+const feature = location.pathname.match(/^\/feature\/(.+)$/)?.[1];
+if (rows.length) sessionStorage.setItem("list", JSON.stringify(rows.map((row) => row.dataset.row)));
+
+function turn(step) {
+  const place = feature ? listed.indexOf(feature) : -1;
+  const next = place < 0 ? undefined : listed[place + step];
+  if (next) location.assign(`/feature/${next}`);
+  else document.querySelector(`a[rel=${step > 0 ? "next" : "prev"}]`)?.click();
+}
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "Escape" && typing(event.target)) event.target.blur();
+  if (typing(event.target)) return;
+  const acts = {
+    "/": () => document.querySelector(".seek input").focus(),
+    j: () => feature ? turn(1) : select(1) || turn(1),
+    k: () => feature ? turn(-1) : select(-1) || turn(-1),
+    n: () => turn(1),
+    p: () => turn(-1),
+    r: () => (document.querySelector("a[data-key=r]") ?? { click: () => location.assign("/random") }).click(),
+  };
+  if (event.key in acts) {
+    event.preventDefault();
+    acts[event.key]();
+  }
+});
+
+// Densities are on a decimal logarithm; the left end is zero and the right end is one, where nothing is filtered.
+for (const slide of document.querySelectorAll(".slide")) {
+  const ends = [...slide.querySelectorAll("input[type=range]")];
+  const output = slide.querySelector("output");
+  const field = (range) => slide.querySelector(`input[name=${range.dataset.of}]`);
+  const value = (range) => {
+    const at = Number(range.value);
+    if (range.dataset.of === "low") return at <= Number(range.min) ? 0 : 10 ** at;
+    return at >= Number(range.max) ? 1 : 10 ** at;
+  };
+  const said = (share) => `${share === 0 || share === 1 ? share * 100 : Number((share * 100).toPrecision(2))} %`;
+  const show = () => { output.textContent = ends.map(value).map(said).join(" to "); };
+  for (const range of ends) {
+    const held = field(range).value;
+    const first = range.dataset.of === "low";
+    range.value = held === "" ? (first ? range.min : range.max) : Math.log10(Number(held));
+    range.addEventListener("input", () => {
+      const [low, high] = ends;
+      if (Number(low.value) > Number(high.value)) (range === low ? high : low).value = range.value;
+      for (const end of ends) {
+        const share = value(end);
+        field(end).value = share === 0 || share === 1 ? "" : share.toPrecision(3);
+      }
+      show();
+    });
+  }
+  show();
+}
+
+const choose = document.getElementById("choose");
+if (choose) {
+  const columns = choose.querySelector("input[name=columns]");
+  const shown = () => [...choose.querySelectorAll("[data-column]")].filter((box) => box.checked).map((box) => box.dataset.column);
+  const normal = "density,max,score,reappears,effect";
+  // an empty field is no part of an address
+  choose.addEventListener("formdata", (event) => {
+    if (columns) event.formData.set("columns", shown().join(",") === normal ? "" : shown().join(","));
+    for (const [name, value] of [...event.formData]) {
+      if (value === "" || (name === "sort" && value === "interest") || (name === "state" && value === "alive")) event.formData.delete(name);
+    }
+  });
+  choose.addEventListener("change", (event) => {
+    if (!event.target.matches?.("input[type=number], input[type=search]")) choose.requestSubmit();
+  });
+}
+
+const label = document.getElementById("label");
+if (label) {
+  label.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const output = label.querySelector("output");
+    const said = { text: label.elements.text.value, note: label.elements.note.value, pinned: label.elements.pinned.checked };
+    try {
+      const answer = await fetch(label.dataset.to, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(said) });
+      const result = await answer.json();
+      output.textContent = result.error ?? (result.label ? "kept" : "nothing to keep");
+    } catch {
+      output.textContent = "the server does not answer; is monolex serve still running?";
+    }
+  });
+  label.elements.pinned.addEventListener("change", () => label.requestSubmit());
+}
+
+// What is like a feature elsewhere takes products with every dictionary: asked for when it comes into view.
+const matches = document.querySelector("[data-from]");
+if (matches) {
+  new IntersectionObserver(async (entries, watch) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    watch.disconnect();
+    const answer = await fetch(matches.dataset.from, { headers: { accept: "text/html" } }).catch(() => null);
+    if (!answer?.ok) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    matches.querySelector("p").replaceWith(...page.querySelector("#matched").childNodes);
+  }).observe(matches);
+}

@@ -1,0 +1,190 @@
+"""What pages show: the list against the stores, search, matches and comparisons against the weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.explored import NAME, SITES
+
+from monolex.errors import UserError
+from monolex.explorer.explorer import Explorer
+from monolex.explorer.page import plain
+from monolex.explorer.run import NotThere
+from monolex.explorer.views import listing
+from monolex.explorer.views.causes import causes, experiment
+from monolex.explorer.views.compare import compare
+from monolex.explorer.views.feature import feature
+from monolex.explorer.views.listing import COLUMNS, ListQuery, parsed
+from monolex.explorer.views.marks import keep, lines, marks
+from monolex.explorer.views.matches import matches
+from monolex.explorer.views.overview import overview
+from monolex.explorer.views.search import search
+from monolex.features.seeds import nearest_in
+
+
+@pytest.fixture(scope="module")
+def explorer(explored: Path) -> Explorer:
+    return Explorer([explored])
+
+
+@pytest.fixture(scope="module")
+def key(explorer: Explorer) -> str:
+    return next(
+        d.key for run in explorer.runs.values() for d in run.dictionaries.values() if d.title == f"{SITES[1]}/{NAME}"
+    )
+
+
+def numbers(page) -> list[int]:
+    return [row.number for row in page.data["features"]]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("up", ["", "1"])
+def test_a_list_is_sorted_by_every_column(explorer, key, column, up):
+    page = listing.listing(explorer, {"dictionary": key, "sort": column.key, "up": up, "state": "all"})
+    values = [row.numbers[column.key] for row in page.data["features"]]
+    known = [value for value in values if value is not None]
+    assert known == sorted(known, reverse=column.down != bool(up))
+    assert values[len(known) :] == [None] * (len(values) - len(known))
+
+
+def test_filters_keep_what_the_store_says(explorer, key):
+    run, dictionary = explorer.place(key)
+    summaries = run.store(dictionary.key).summaries()
+    page = listing.listing(explorer, {"dictionary": key, "low": "0.05", "high": "0.3", "sort": "number"})
+    assert numbers(page) == [s.id for s in summaries if 0.05 <= s.density <= 0.3 and s.n_active]
+    assert page.data["total"] == len(numbers(page))
+    token = run.index.rows("SELECT text FROM token WHERE dictionary = ? LIMIT 1", (dictionary.id,))[0][0]
+    page = listing.listing(explorer, {"dictionary": key, "token": token, "sort": "number"})
+    store = run.store(dictionary.key)
+    having = "SELECT DISTINCT feature FROM token JOIN vocabulary USING (token) WHERE text = ? AND rank < 10 ORDER BY 1"
+    assert numbers(page) == [n for (n,) in store.rows(having, (token,))]
+    dead = listing.listing(explorer, {"dictionary": key, "state": "dead"})
+    assert len(numbers(dead)) == sum(not s.n_active for s in summaries)
+
+
+def test_pages_of_a_list_follow_each_other(explorer, monkeypatch):
+    monkeypatch.setattr(listing, "PAGE", 7)
+    everything = listing.features(explorer.runs["run"], ListQuery(sort="density"), 10_000)
+    pages = -(-len(everything) // 7)
+    shown = [
+        row
+        for i in range(1, pages + 1)
+        for row in listing.listing(explorer, {"sort": "density", "page": str(i)}).data["features"]
+    ]
+    assert shown == everything
+
+
+def test_two_runs_are_one_list(explored, tmp_path):
+    other = tmp_path / "other"
+    other.symlink_to(explored)
+    with pytest.raises(UserError, match="is given twice"):
+        Explorer([explored, other])
+
+
+def test_an_address_says_only_what_differs():
+    query = parsed({"sort": "density", "page": "3", "columns": "max,score", "up": "1", "token": ""})
+    assert query.choice == {"sort": "density", "page": 3, "columns": "max,score", "up": 1}
+    assert parsed({name: str(value) for name, value in query.choice.items()}) == query
+    for wrong in ({"sort": "zzz"}, {"kind": "odd"}, {"low": "x"}, {"high": "nan"}, {"page": "0"}, {"colour": "red"}):
+        with pytest.raises(UserError):
+            parsed(wrong)
+
+
+def test_a_feature_has_everything_of_its_store_and_experiments(explorer, key):
+    run, dictionary = explorer.place(key)
+    number = next(n for (n,) in run.index.rows("SELECT number FROM feature WHERE effect IS NOT NULL"))
+    page = feature(explorer, key, number)
+    twin = plain(page.data)
+    assert twin["evidence"]["summary"]["id"] == number and twin["evidence"]["examples"]["top"]
+    assert twin["explanations"] == sorted(twin["explanations"], key=lambda e: -e["score"])
+    assert {m["experiment"] for m in twin["memberships"]} >= {"ablate/root", "tree/root"}
+    with pytest.raises(NotThere):
+        feature(explorer, key, dictionary.d_sae)
+    with pytest.raises(NotThere):
+        feature(explorer, "0" * 12, 0)
+
+
+def test_matches_are_the_nearest_directions(explorer, key):
+    run, dictionary = explorer.place(key)
+    rows = matches(explorer, key, 3).data["matches"]
+    direction = torch.nn.functional.normalize(run.record(key).weights().W_dec[3], dim=0)
+    assert {row["dictionary"].title for row in rows} >= {f"{SITES[1]}/topk-k4-r2-s1", f"{SITES[0]}/{NAME}"}
+    for row in rows:
+        other = torch.nn.functional.normalize(run.record(row["dictionary"].key).weights().W_dec, dim=1)
+        assert row["largest"] == pytest.approx(float((other @ direction).max()), abs=1e-5)
+        assert all(
+            f["cosine"] == pytest.approx(float(other[f["number"]] @ direction), abs=1e-5) for f in row["features"]
+        )
+
+
+def test_two_seeds_are_compared_by_their_nearest_features(explorer, key):
+    run, dictionary = explorer.place(key)
+    other = next(d.key for d in run.dictionaries.values() if d.title == f"{SITES[1]}/topk-k4-r2-s1")
+    data = compare(explorer, {"a": key, "b": other}).data
+    nearest = nearest_in(run.record(key).weights(), run.record(other).weights())
+    assert data["counts"]["both"] == int(nearest.alike.sum())
+    assert data["counts"]["both"] + data["counts"]["only_first"] == dictionary.d_sae
+    back = compare(explorer, {"a": other, "b": key}).data
+    assert back["counts"]["both"] == data["counts"]["both"] and back["mmcs"] == data["mmcs_back"]
+    assert data["mmcs_random"].value < data["mmcs"].value
+    with pytest.raises(UserError, match="same dictionary"):
+        compare(explorer, {"a": key, "b": key})
+
+
+def test_search_ranks_the_token_it_is_asked_for_first(explorer):
+    run = explorer.runs["run"]
+    text, dictionary, number = run.index.rows(
+        "SELECT text, token.dictionary, token.number FROM token JOIN feature USING (dictionary, number) "
+        "WHERE feature.n_active > 30 AND trim(text) != '' ORDER BY token.share DESC LIMIT 1"
+    )[0]
+    hits = search(explorer, {"q": text}).data["hits"]
+    places = [(hit.feature.dictionary, hit.feature.number) for hit in hits]
+    key = next(d.key for d in run.dictionaries.values() if d.id == dictionary)
+    assert (key, number) in places[:3] and "of its activation is on" in hits[0].reasons[0]
+    assert search(explorer, {"q": ""}).data["hits"] == [] == search(explorer, {"q": "zzzzqqqq"}).data["hits"]
+
+
+@pytest.mark.parametrize("text", ['"', "'", "a OR", "NEAR(", "*", "%", "\\", "x\0y", "␣×4", "<script>", "漢字", "- ^:"])
+def test_nothing_that_is_searched_is_syntax(explorer, text):
+    search(explorer, {"q": text})
+
+
+def test_a_label_is_kept_searched_listed_and_taken_away(explorer, key):
+    label = keep(explorer, key, 5, {"text": " <b>dots</b> ", "note": "seen 5%qq", "pinned": True})
+    assert label is not None and label.text == "<b>dots</b>"
+    (hit,) = [h for h in search(explorer, {"q": "dots"}).data["hits"] if "you call it" in h.reasons[0]]
+    assert (hit.feature.dictionary, hit.feature.number) == (key, 5)
+    assert [h.feature.number for h in search(explorer, {"q": "5%qq"}).data["hits"]] == [5]
+    assert numbers(listing.listing(explorer, {"marked": "pinned"})) == [5]
+    assert [row["number"] for row in marks(explorer).data["labels"]] == [5] and '"text": "<b>dots</b>"' in "".join(
+        lines(explorer)
+    )
+    assert keep(explorer, key, 5, {}) is None and marks(explorer).data["labels"] == []
+    for wrong in ({"text": 3}, {"pinned": "yes"}, {"colour": ""}, {"text": "x" * 201}):
+        with pytest.raises(UserError):
+            keep(explorer, key, 5, wrong)
+
+
+def test_the_front_page_draws_features_of_different_tokens(explorer):
+    data = overview(explorer, "run").data
+    assert 0 < len(data["features"]) <= 12 and len({(f["dictionary"], f["number"]) for f in data["features"]}) == len(
+        data["features"]
+    )
+    assert data["model"] and data["lead"]
+
+
+def test_an_experiment_names_its_features(explorer):
+    listed = causes(explorer, "run").data["experiments"]
+    assert {each["path"] for each in listed} == {"ablate/root", "tree/root", "score/rules"}
+    assert experiment(explorer, "run", "tree/root").data["features"][0]["part"] == "root of a tree"
+    for wrong in ("tree/none", "eval", "tree/../eval", "activations"):
+        with pytest.raises(NotThere):
+            experiment(explorer, "run", wrong)
+
+
+def test_one_at_random_is_one_that_is_kept(explorer, key):
+    query = parsed({"dictionary": key, "kind": "mixed"})
+    kept = {row.number for row in listing.features(explorer.runs["run"], query, 10_000)}
+    drawn = {listing.drawn_at_random(explorer.runs["run"], query) for _ in range(20)}
+    assert {place[1] for place in drawn if place} <= kept and len(drawn) > 1
