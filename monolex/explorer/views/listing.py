@@ -279,8 +279,8 @@ def _clauses(query: ListQuery) -> Iterator[tuple[str, tuple[Any, ...]] | None]:
     if query.back is not None:
         yield "reappears >= ?", (query.back,)
     if query.token:
-        of_token = "SELECT 1 FROM token WHERE text = ? AND token.dictionary = feature.dictionary"
-        yield f"EXISTS ({of_token} AND token.number = feature.number)", (query.token,)
+        of_token = "SELECT dictionary, number FROM token WHERE text = ?"
+        yield f"(feature.dictionary, feature.number) IN ({of_token})", (query.token,)
     if query.marked:
         yield MARKED[query.marked], ()
 

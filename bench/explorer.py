@@ -1,0 +1,150 @@
+"""The explorer on a synthetic dictionary of 32,768 features with 40 contexts each: milliseconds a page, at the server.
+
+    python bench/explorer.py [FEATURES …]
+
+For each width the index is built once, then pages are asked for over HTTP at random and timed one by one; the same
+feature is hardly ever asked twice. Also printed: bytes of a page, of the store and of the index a feature.
+"""
+
+import gzip
+import sys
+import tempfile
+import threading
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+
+import numpy as np
+import torch
+import uvicorn
+
+from monolex.artifact import FileEntry, file_hash, finish
+from monolex.dictionaries.base import Dictionary, DictionaryConfig
+from monolex.explorer.app import app
+from monolex.explorer.explorer import Explorer
+from monolex.explorer.server import bind
+from monolex.features.evidence import BINS, TOKEN_BINS
+from monolex.features.store_writer import StoreWriter
+
+CONTEXTS, LENGTH, VOCABULARY, ROWS, D_IN = 40_000, 64, 20_000, 2_560_000, 64
+GROUPS = [("top", 0, 16), *(("quantile", part, 3) for part in range(5)), ("random", 0, 5), ("near_zero", 0, 4)]
+ASKED = 300
+
+
+def main() -> None:
+    widths = [int(text) for text in sys.argv[1:]] or [8_192, 16_384, 32_768]
+    for width in widths:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(synthetic_run(Path(folder) / "run", width), width)
+
+
+def synthetic_run(run: Path, width: int) -> Path:
+    """A run with one dictionary of ``width`` features and its store; nothing of it was learned."""
+    site, name = "resid_post.3", "topk-k32-r512-s0"
+    content = finish(run / "activations", "activations", {}, {}, {}, {"sites": {}, "rows": {"train": ROWS}}).content
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(width, D_IN, generator=generator), dim=1)
+    weights = {"W_enc": rows, "b_enc": torch.zeros(width), "centre": torch.zeros(D_IN)}
+    weights |= {"W_dec": rows.clone(), "b_dec": torch.zeros(D_IN)}
+    config = DictionaryConfig(kind="topk", activation="topk", d_in=D_IN, d_out=D_IN, d_sae=width, site=site, k=32)
+    home = run / "train" / "main"
+    Dictionary(config, weights).save(home / site / name)
+    files = {p.relative_to(home).as_posix(): entry(p) for p in sorted((home / site).rglob("*")) if p.is_file()}
+    members = {"members": [{"path": f"{site}/{name}", "site": site, "name": name}]}
+    sweep = finish(home, "sweep", {}, {"activations": content}, files, members)
+    store = run / "features" / site / f"{name}.sqlite"
+    write_store(store, width, {"name": name, "site": site, "kind": "topk", "d_sae": width, "rows": ROWS})
+    listed = {"path": f"{site}/{name}.sqlite", "site": site, "name": name, "kind": "topk", "d_sae": width}
+    stores = [{**listed, "rows": ROWS, "alive": width, "bytes": store.stat().st_size}]
+    parents = {"subject.activations": content, "subject.source.0": sweep.content}
+    finish(run / "features", "features", {}, parents, {listed["path"]: entry(store)}, {"stores": stores})
+    return run
+
+
+def entry(path: Path) -> FileEntry:
+    return FileEntry(path.stat().st_size, file_hash(path))
+
+
+def write_store(path: Path, width: int, meta: dict) -> None:
+    drawn = np.random.default_rng(0)
+    shares = drawn.dirichlet(np.full(10, 0.5), width)
+    with StoreWriter(path) as writer:
+        writer.insert("vocabulary", [(t, f" word{t}" if t % 3 else f"<b>{t}") for t in range(VOCABULARY)], 2)
+        tokens = drawn.integers(0, VOCABULARY, (CONTEXTS, LENGTH)).astype(np.int32)
+        writer.insert("context", [(i, i // 8, i // 4, 0, row.tobytes()) for i, row in enumerate(tokens)], 5)
+        for feature in range(width):
+            one_feature(writer, drawn, feature, np.sort(shares[feature])[::-1], width)
+        known = {"model": "synthetic", "split": "train", "signed": False, "coactive_rows": ROWS, "direct_reason": ""}
+        writer.finish({**meta, **known, "other_seeds": [], "alive": width, "dictionary": ""})
+
+
+def one_feature(writer: StoreWriter, drawn: np.random.Generator, feature: int, shares: np.ndarray, width: int) -> None:
+    active, largest = int(drawn.integers(40, 4000)), float(drawn.gamma(4, 4))
+    mean = active * largest / 4 / ROWS
+    top = drawn.choice(VOCABULARY, 10, replace=False)
+    bins, histogram = bytes(8 * TOKEN_BINS), drawn.integers(0, 99, BINS).astype(np.int64).tobytes()
+    numbers = (feature, active, active, active / ROWS, largest, mean, 1.0, 9.0, 200.0, largest / 4, 500)
+    rest = (int(top[0]), float(shares[0]), int(top[0]), 0.3, int(top[1]), 0.2, 0, None, None, None, None)
+    writer.insert("feature", [(*numbers, *rest, histogram)], 23)
+    ranked = list(enumerate(zip(top.tolist(), shares.tolist(), strict=True)))
+    writer.insert("token", [(feature, i, t, active, share * mean * ROWS, bins) for i, (t, share) in ranked], 6)
+    writer.insert("before", [(feature, i, t, active, share * mean * ROWS) for i, (t, share) in ranked], 5)
+    writer.insert("direct", [(feature, side, i, t, side * share) for side in (-1, 1) for i, (t, share) in ranked], 5)
+    writer.insert("neighbour", [(feature, i, (feature + i + 1) % width, 0.5 - i / 20) for i in range(5)], 4)
+    chosen = iter(drawn.choice(CONTEXTS, 40, replace=False).tolist())
+    examples = [(feature, group, part, i, next(chosen)) for group, part, count in GROUPS for i in range(count)]
+    writer.insert("example", examples, 5)
+    seen = []
+    for context in sorted(row[4] for row in examples):
+        positions = np.sort(drawn.choice(LENGTH, 5, replace=False)).astype(np.uint16)
+        seen.append((feature, context, positions.tobytes(), drawn.gamma(2, 2, 5).astype(np.float32).tobytes()))
+    writer.insert("activation", seen, 4)
+
+
+def measure(run: Path, width: int) -> None:
+    start = time.perf_counter()
+    explorer = Explorer([run])
+    built = time.perf_counter() - start
+    listener = bind(0)
+    server = uvicorn.Server(uvicorn.Config(app(explorer), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    key = next(iter(explorer.runs["run"].dictionaries))
+    drawn = np.random.default_rng(1)
+    plans = {
+        "feature": lambda: f"/feature/{key}/{drawn.integers(width)}",
+        "list, sorted": lambda: f"/features?sort={drawn.choice(['density', 'max', 'share', 'kurtosis'])}",
+        "list, filtered": lambda: f"/features?low={drawn.uniform(0, 1e-3):.2g}&kind=mixed&sort=density&page=3",
+        "list, by token": lambda: f"/features?token=%20word{drawn.integers(VOCABULARY)}",
+        "search, a token": lambda: f"/search?q=word{drawn.integers(VOCABULARY)}",
+        "search, a beginning": lambda: f"/search?q=word{drawn.integers(10, 99)}",
+        "random": lambda: "/random",
+    }
+    store = next((run / "features").rglob("*.sqlite")).stat().st_size
+    index = (run / "explorer.sqlite").stat().st_size
+    print(
+        f"{width:,} features: index built in {built:.1f} s, {index / width:,.0f} bytes a feature; store {store / width:,.0f}"
+    )
+    connection = HTTPConnection("127.0.0.1", listener.getsockname()[1])
+    for name, address in plans.items():
+        times, sizes, packed = [], [], []
+        for _ in range(ASKED):
+            began = time.perf_counter()
+            connection.request("GET", address())
+            response = connection.getresponse()
+            body = response.read()
+            times.append(1000 * (time.perf_counter() - began))
+            assert response.status in (200, 307), body
+            sizes.append(len(body))
+            packed.append(len(gzip.compress(body)))
+        p50, p95 = np.percentile(times, [50, 95])
+        said = f"  {name:20} p50 {p50:6.1f} ms   p95 {p95:6.1f} ms"
+        print(f"{said}   {np.mean(sizes) / 1e3:6.1f} kB, {np.mean(packed) / 1e3:5.1f} gzipped")
+    server.should_exit = True
+    thread.join()
+
+
+if __name__ == "__main__":
+    main()
