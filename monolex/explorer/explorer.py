@@ -21,19 +21,19 @@ class PlacedDictionary(NamedTuple):
 
 @final
 class Explorer:
-    """The runs that a server shows.
+    """The runs that a server shows; with ``writable`` false nothing is ever written into them.
 
     Raises:
         UserError: no run, a run that is given twice, or one that is damaged.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], *, writable: bool = True) -> None:
         require(len(folders) > 0, "RUN is missing: give the folder of a run")
         real = [folder.resolve() for folder in folders]
         twice = [str(folder) for folder in folders if real.count(folder.resolve()) > 1]
         require(not twice, f"RUN = {twice[:1]} is given twice; give it once")
         named = zip(slugs(list(folders)), folders, strict=True)
-        self.runs = {slug: ExploredRun(folder, slug) for slug, folder in named}
+        self.runs = {slug: ExploredRun(folder, slug, writable=writable) for slug, folder in named}
         self.directions = Directions()
 
     def run(self, slug: str) -> ExploredRun:

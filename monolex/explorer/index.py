@@ -1,15 +1,17 @@
 """The index of a run: one small SQLite file over its feature stores, opened by every thread of a server on its own.
 
-It lies in the run as ``explorer.sqlite``; where the run cannot be written to, in a temporary folder, and then what a
-person writes is not kept.
+It lies in the run as ``explorer.sqlite``; where the run cannot or must not be written to, in a temporary folder, and then
+what a person writes is not kept.
 """
 
+import atexit
 import os
+import shutil
 import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -70,11 +72,30 @@ class Index:
         return held
 
 
-def index_path(run: Path) -> tuple[Path, bool]:
-    """Where the index of a run lies, and whether it is kept there."""
-    if os.access(run, os.W_OK) and (not (run / FILE).exists() or os.access(run / FILE, os.W_OK)):
+def index_path(run: Path, *, writable: bool = True) -> tuple[Path, bool]:
+    """Where the index of a run lies, and whether it is kept there.
+
+    Elsewhere, because the run cannot be written to or with ``writable`` false must not be, it begins as a copy of what
+    lies in the run, and is gone when the process ends.
+    """
+    if writable and os.access(run, os.W_OK) and (not (run / FILE).exists() or os.access(run / FILE, os.W_OK)):
         return run / FILE, True
-    return Path(tempfile.mkdtemp(prefix="monolex-")) / FILE, False
+    folder = Path(tempfile.mkdtemp(prefix="monolex-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if (run / FILE).exists():
+        _copy(run / FILE, folder / FILE)
+    return folder / FILE, False
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """An index as it is now; none where it cannot be read, for all but its labels can be made again."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=PATIENCE)) as source:
+            with closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+    except sqlite3.Error:
+        with suppress(FileNotFoundError):
+            copy.unlink()
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from monolex import stages
-from monolex.artifact import MANIFEST, SUBJECT, read_json
+from monolex.artifact import MANIFEST, SUBJECT, Manifest, open_artifact, read_json
 from monolex.dictionaries.listing import RunDictionary, run_dictionaries
 from monolex.errors import UserError
 from monolex.explorer import labels
@@ -75,16 +75,16 @@ class IndexedDictionary(NamedTuple):
 
 @final
 class ExploredRun:
-    """One run, opened; safe to use from several threads.
+    """One run, opened; safe to use from several threads. With ``writable`` false nothing is ever written into it.
 
     Raises:
         UserError: no run, or an artefact or the index of it is damaged.
     """
 
-    def __init__(self, folder: Path, slug: str = "") -> None:
+    def __init__(self, folder: Path, slug: str = "", *, writable: bool = True) -> None:
         self.folder = folder
         self.slug = slug or slugs([folder])[0]
-        path, self.keeps_labels = index_path(folder)
+        path, self.keeps_labels = index_path(folder, writable=writable)
         self.index = Index(path)
         self._lock = threading.Lock()
         self._seen: Mapping[Path, tuple[int, int]] = {}
@@ -96,6 +96,8 @@ class ExploredRun:
         """Explanations with their scores by feature, of a dictionary by its hash."""
         self.content = lru_cache(STORES)(self._content)
         """The JSON of a file of the run, by its path in it; :class:`NotThere` if there is none."""
+        self.manifest = lru_cache(STORES)(self._manifest)
+        """What an artefact of the run is, by its path in it; :class:`UserError` if there is none."""
         self.dictionaries: dict[str, IndexedDictionary] = {}
         self.refresh(0.0)
 
@@ -122,7 +124,7 @@ class ExploredRun:
         known = [IndexedDictionary(*row)._replace(trained=bool(row[6])) for row in rows]
         self._records = {d.hash[:SHORT]: listed[d.hash] for d in known}
         self.dictionaries = {d.key: d for d in known}
-        for cached in (self.store, self.scored, self.content):
+        for cached in (self.store, self.scored, self.content, self.manifest):
             cached.cache_clear()
 
     def dictionary(self, key: str) -> IndexedDictionary:
@@ -152,6 +154,9 @@ class ExploredRun:
         if not file.is_file():
             raise NotThere(f"{path} is not in {self.folder}; run its stage, or look at what there is")
         return read_json(file)
+
+    def _manifest(self, path: str) -> Manifest:
+        return open_artifact(self.folder / path)
 
     def experiments(self, kind: str) -> list[str]:
         """Paths in the run of its finished artefacts of a kind, such as ``patch/ioi``."""

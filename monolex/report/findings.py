@@ -130,7 +130,7 @@ def _compared(
     for trained in (e for e in measured if _learned(e) and not e.target and _sparse(e)):
         others: dict[str, EvaluatedDictionary] = {}
         for other in measured:
-            if other.baseline and not _complete(other) and _equal(trained, other):
+            if other.baseline and not complete(other) and equally_sparse(trained, other):
                 family = BASELINES[other.kind].name
                 if family not in others or (other.value("fvu") or 0) < (others[family].value("fvu") or 0):
                     others[family] = other
@@ -155,12 +155,14 @@ def _sparse(entry: EvaluatedDictionary) -> bool:
     return (entry.value("l0") or width) <= width / 4
 
 
-def _complete(entry: EvaluatedDictionary) -> bool:
+def complete(entry: EvaluatedDictionary) -> bool:
+    """Whether a baseline reconstructs everything, so that its variance missed says nothing."""
     family = BASELINES[entry.kind]
     return entry.kind.removeprefix(family.name) in family.complete
 
 
-def _equal(a: EvaluatedDictionary, b: EvaluatedDictionary) -> bool:
+def equally_sparse(a: EvaluatedDictionary, b: EvaluatedDictionary) -> bool:
+    """Whether the L0 of both are within a factor :data:`EQUAL`."""
     mine, other = a.value("l0"), b.value("l0")
     return bool(mine and other) and 1 / EQUAL <= (mine or 0) / (other or 1) <= EQUAL
 

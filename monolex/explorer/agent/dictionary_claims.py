@@ -1,0 +1,132 @@
+"""Claims about a dictionary beside others, decided by the evaluation, the scores and the patches of its run."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from monolex.artifact import SUBJECT
+from monolex.causal.patch.claims import FEWER
+from monolex.explorer.agent.measured import BESIDE, controls, entry_of, estimate, numbers, rivals
+from monolex.explorer.agent.sources import Said, source
+from monolex.explorer.agent.verdicts import KnownClaim, Verdict, VerdictBasis, agreed, as_estimate, beyond, of_all
+from monolex.explorer.run import ExploredRun, IndexedDictionary
+from monolex.explorer.views.overview import evaluated
+from monolex.pages.eval_charts import EvaluatedDictionary
+from monolex.report.findings import EQUAL, equally_sparse
+
+Facts = Mapping[str, Any]
+
+
+def reconstructs_better(
+    run: ExploredRun, dictionary: IndexedDictionary, against: IndexedDictionary | None
+) -> KnownClaim:
+    """Whether it misses less of the variance than another dictionary, or than every baseline that is as sparse."""
+    everything = evaluated(run)
+    entry = entry_of(everything, dictionary)
+    other = against and entry_of(everything, against)
+    named = against.title if against else "every baseline of its site that is as sparse"
+    claim = f"{dictionary.title} reconstructs better than {named}"
+    rule = (
+        "confirmed if its share of variance missed (FVU, held-out text) is lower, intervals over documents apart, "
+        f"contradicted if higher; only at equal L0, within a factor {EQUAL:g}"
+    )
+    if entry is None or (against is not None and other is None):
+        return KnownClaim(claim, "not measured", rule, (), "it was not evaluated: monolex eval")
+    beside = [other] if other else [e for e in rivals(everything, entry) if e.kind != entry.kind]
+    of_controls = [{"model": e.model, **numbers(e, BESIDE)} for e in controls(everything, entry)]
+    basis = tuple(_reconstruction(run, entry, each, of_controls) for each in beside)
+    note = "" if basis else "no baseline of its site is as sparse: monolex baselines, with its ks"
+    return KnownClaim(claim, of_all(basis), rule, basis, note)
+
+
+def _reconstruction(
+    run: ExploredRun, entry: EvaluatedDictionary, other: EvaluatedDictionary, of_controls: list[Said]
+) -> VerdictBasis:
+    fvu, rival = entry.rows.get("fvu"), other.rows.get("fvu")
+    beside = {
+        "against": f"{other.site}/{other.name}",
+        **numbers(other, BESIDE),
+        "its own l0": entry.value("l0"),
+        "the same of control models": of_controls,
+    }
+    verdict, why = _lower(fvu, rival)
+    if (entry.site, entry.target) != (other.site, other.target):
+        verdict, why = "undecided", "they do not reconstruct the same activations"
+    elif not equally_sparse(entry, other):
+        verdict, why = "undecided", f"they are not equally sparse: L0 {entry.value('l0')} and {other.value('l0')}"
+    return VerdictBasis(verdict, why, estimate(fvu or {}), beside, source(run, "eval"))
+
+
+def _lower(a: Facts | None, b: Facts | None) -> tuple[Verdict, str]:
+    """Whether the first number is below the second, intervals apart."""
+    if a is None or b is None or None in (a["low"], a["high"], b["low"], b["high"]):
+        return "undecided", "one of the two has no interval"
+    if a["high"] < b["low"]:
+        return "confirmed", "it misses less, intervals apart"
+    if a["low"] > b["high"]:
+        return "contradicted", "it misses more, intervals apart"
+    return "undecided", "the intervals overlap"
+
+
+def explained_better(run: ExploredRun, dictionary: IndexedDictionary, against: IndexedDictionary | None) -> KnownClaim:
+    """Whether its explanations score higher than those of another dictionary, or of every baseline of its site."""
+    basis: list[VerdictBasis] = []
+    for path in run.experiments("score"):
+        listed = [row for row in run.content(f"{path}/score.json")["differences"] if _compared(row, dictionary)]
+        of_controls = [row for row in listed if row["against_model"] != SUBJECT]
+        chosen = [row for row in listed if row["against_model"] == SUBJECT]
+        if against is not None:
+            chosen = [row for row in chosen if (row["site"], row["against"]) == (against.site, against.name)]
+        basis += [_difference(run, path, row, of_controls) for row in chosen]
+    named = against.title if against else "those of every baseline of its site"
+    rule = (
+        "confirmed if the difference of mean scores (correlation of simulated with real activations, features and "
+        "documents resampled) has its whole interval above 0, contradicted if below; every explainer and simulator "
+        "must agree"
+    )
+    note = "" if basis else "the two were not scored together: monolex explain and score, with both"
+    return KnownClaim(f"explanations of {dictionary.title} score higher than {named}", of_all(basis), rule,
+                      tuple(basis), note)  # fmt: skip
+
+
+def _compared(row: Facts, dictionary: IndexedDictionary) -> bool:
+    place = (row["model"], row["site"], row["name"], row["metric"])
+    return place == (SUBJECT, dictionary.site, dictionary.name, "top_and_random")
+
+
+def _difference(run: ExploredRun, path: str, row: Facts, of_controls: Iterable[Facts]) -> VerdictBasis:
+    alike = [{"model": other["against_model"], **estimate(other)} for other in of_controls
+             if other["explainer"] == row["explainer"]]  # fmt: skip
+    beside = {"against": f"{row['site']}/{row['against']}", "difference to control models": alike}
+    why = f"explained by {row['explainer']}"
+    return VerdictBasis(beyond(as_estimate(row), 0.0), why, estimate(row), beside, source(run, path))
+
+
+def patches_with_fewer(run: ExploredRun, dictionary: IndexedDictionary, level: float, experiment: str) -> KnownClaim:
+    """Whether patching takes fewer of its features than of the baseline to bring the KL down to a share."""
+    basis = []
+    for path in run.experiments("patch"):
+        if experiment in ("", path, path.partition("/")[2]):
+            patch = run.content(f"{path}/patch.json")
+            basis += [_patched(run, path, patch, row) for row in patch["claims"] if _fewer(row, dictionary, level)]
+    rule = (
+        "the verdict of the patch: confirmed if the ratio of numbers of features has its whole interval over prompts "
+        "below 1, contradicted if above; undecided where the model cannot do the task; several tasks must agree"
+    )
+    note = "" if basis else f"no patch compares {dictionary.title} with a baseline at {level:g} of the base's KL"
+    claim = f"patching with {dictionary.title} needs fewer features than with the baseline, at {level:g} of the KL"
+    return KnownClaim(claim, agreed(basis), rule, tuple(basis), note)
+
+
+def _fewer(row: Facts, dictionary: IndexedDictionary, level: float) -> bool:
+    return (row["statement"], row["dictionary"], row["level"]) == (FEWER, dictionary.title, level)
+
+
+def _patched(run: ExploredRun, path: str, patch: Facts, row: Facts) -> VerdictBasis:
+    behaviour = patch["behaviour"]
+    verdict: Verdict = row["verdict"] if behaviour["able"] else "undecided"
+    beside = {
+        "against": row["against"],
+        "accuracy of the model": estimate(behaviour["accuracy"]),
+        "sets chosen on, measured on": [patch["chosen_on"], patch["measured_on"]],
+    }
+    return VerdictBasis(verdict, behaviour["verdict"], estimate(row["estimate"]), beside, source(run, path))

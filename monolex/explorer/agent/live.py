@@ -1,0 +1,158 @@
+"""What needs the model of a run: features of a prompt, and a feature taken away in a prompt; loaded on first use."""
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+from monolex.activations.stored import stored_model
+from monolex.config import require
+from monolex.dictionaries.listing import run_dictionaries
+from monolex.errors import UserError
+from monolex.explorer.agent.sources import Said, place_of, source, weights_source
+from monolex.explorer.explorer import Explorer
+from monolex.explorer.page import plain
+from monolex.explorer.run import ExploredRun, IndexedDictionary, NotThere
+from monolex.features.find import find
+from monolex.features.query import FindConfig
+from monolex.live.interventions import Intervention
+from monolex.live.loaded import LoadedDictionary
+from monolex.live.next_token import NextToken, next_token
+from monolex.live.prompt import LivePrompt, from_text
+from monolex.live.reading import ActiveFeature, TokenFeatures, Wanted, read
+from monolex.live.session import LiveModel
+from monolex.model.language_model import LanguageModel
+
+LONGEST = 20_000
+"""Letters of a prompt, at most."""
+ONE_PROMPT = "one prompt: no interval; monolex ablate measures over many documents"
+CONTROLS = 64
+"""Features of the token among which a control is looked for."""
+WITHIN = 2.0
+"""Factor within which the size of a control is that of the feature, as in ``monolex ablate``."""
+
+
+@final
+class LiveRuns:
+    """The models of runs, each loaded on first use and kept; one question at a time."""
+
+    def __init__(self, device: str = "auto") -> None:
+        self._device = device
+        self._lock = threading.Lock()
+        self._live: dict[str, tuple[str, LiveModel]] = {}
+
+    def find(self, explorer: Explorer, run: ExploredRun, config: FindConfig) -> Said:
+        """The features that are active on a prompt, with their dictionaries' hashes.
+
+        Raises:
+            UserError: as :func:`monolex.features.find.find`.
+        """
+        _require_short(config.prompt or "")
+        with self._lock:
+            answer = find(run.folder, config, lm=lambda: self._model(run).lm).to_json()
+        rows = [_with_hash(explorer, run, row) for row in answer["rows"]]
+        return {"rows": rows, "notes": answer["notes"], "source": source(run, "activations")}
+
+    def ablate(
+        self, run: ExploredRun, dictionary: IndexedDictionary, feature: int, prompt: str, position: int | None, top: int
+    ) -> Said:
+        """What comes next in a prompt without a feature, beside the same without a control feature.
+
+        Raises:
+            NotThere: no such feature.
+            UserError: the prompt cannot be read, or as :func:`monolex.live.next_token.next_token`.
+        """
+        _require_short(prompt)
+        if not 0 <= feature < dictionary.d_sae:
+            raise NotThere(f"feature {feature}: {dictionary.title} has features 0 to {dictionary.d_sae - 1}")
+        with self._lock:
+            live = self._model(run)
+            return _ablated(live, run, dictionary, feature, from_text(live.lm, prompt), position, top)
+
+    def _model(self, run: ExploredRun) -> LiveModel:
+        """The model of a run; read anew where its activations or dictionaries were made anew."""
+        stamp = "".join(sorted(dictionary.hash for dictionary in run.dictionaries.values()))
+        if (held := self._live.get(run.slug)) is None or held[0] != stamp:
+            lm: LanguageModel = stored_model(run.folder / "activations", self._device)
+            self._live[run.slug] = held = stamp, LiveModel(lm, run_dictionaries(run.folder))
+        return held[1]
+
+
+def _ablated(
+    live: LiveModel,
+    run: ExploredRun,
+    dictionary: IndexedDictionary,
+    feature: int,
+    prompt: LivePrompt,
+    position: int | None,
+    top: int,
+) -> Said:
+    title = dictionary.title
+    at = len(prompt.ids) - 1 if position is None else position
+    require(0 <= at < len(prompt.ids), f"position = {position}: the prompt has {len(prompt.ids)} tokens, from 0")
+    listed = read(live, prompt, Wanted((title,), live.dictionary(title).weights.d_sae)).features[title]
+    codes = {active.feature: active.value for active in listed[at].top}
+    control = _control(live.dictionary(title), listed, at, feature)
+    without = next_token(live, prompt, [Intervention(title, feature)], position=at, top=top)
+    beside = control and next_token(live, prompt, [Intervention(title, control)], position=at, top=top)
+    return {
+        "dictionary": dictionary.key,
+        "hash": dictionary.hash,
+        "feature": feature,
+        "tokens": list(prompt.texts),
+        "position": at,
+        "active_on": [[i, code] for i, code in enumerate(_codes(listed, feature)) if code > 0],
+        "active_here": codes.get(feature, 0.0),
+        **_change(without),
+        "control": None if beside is None else {"feature": control, **_change(beside)},
+        "control_rule": f"another feature of this dictionary, active on the same token, of a size within {WITHIN:g} times",
+        "n": 1,
+        "reason": ONE_PROMPT,
+        "notes": list(without.notes),
+        "source": weights_source(run, dictionary),
+    }
+
+
+def _codes(listed: Sequence[TokenFeatures], feature: int) -> list[float]:
+    """What a feature is on every token."""
+    return [next((a.value for a in token.top if a.feature == feature), 0.0) for token in listed]
+
+
+def _control(dictionary: LoadedDictionary, listed: Sequence[TokenFeatures], at: int, feature: int) -> int | None:
+    """The feature most like another in size on the last token on which that is active, up to ``at``."""
+    places = [i for i, code in enumerate(_codes(listed, feature)) if code > 0 and i <= at]
+    if not places:
+        return None
+    norms = dictionary.weights.W_dec.norm(dim=1)
+    sizes = {active.feature: _size(active, norms) for active in listed[places[-1]].top}
+    ratios = {other: abs(math.log(size / sizes[feature])) for other, size in sizes.items() if other != feature and size}
+    best = min(ratios, key=lambda other: (ratios[other], other), default=None)
+    return best if best is not None and ratios[best] <= math.log(WITHIN) else None
+
+
+def _size(active: ActiveFeature, norms: Any) -> float:
+    return active.value * float(norms[active.feature])
+
+
+def _change(answer: NextToken) -> Said:
+    """The KL in nats, and the tokens whose probability changes most."""
+    return {
+        "kl": answer.kl,
+        "before": [[chance.text, chance.before] for chance in answer.before],
+        "after": [[chance.text, chance.after] for chance in answer.after],
+        "changed_most": [
+            {"token": chance.text, "before": chance.before, "after": chance.after} for chance in answer.changed
+        ],
+    }
+
+
+def _with_hash(explorer: Explorer, run: ExploredRun, row: Mapping[str, Any]) -> Said:
+    place = place_of(explorer, run, row["site"], row["dictionary"])
+    named = {"dictionary": place and place.dictionary.key, "title": f"{row['site']}/{row['dictionary']}"}
+    rest = {name: value for name, value in row.items() if name not in ("site", "dictionary")}
+    return named | plain(rest)
+
+
+def _require_short(prompt: str) -> None:
+    if len(prompt) > LONGEST:
+        raise UserError(f"prompt has {len(prompt):,} letters: give at most {LONGEST:,}")
