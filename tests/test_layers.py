@@ -19,7 +19,7 @@ LAYERS = (
     ("features",),
     ("causal",),
     ("interp",),
-    ("stability",),
+    ("stability", "live"),
     ("pages",),
     ("report", "lexicon", "demo"),
     ("run_toml", "patterns", "plan", "estimate", "pipeline", "show", "new_run"),

@@ -1,0 +1,230 @@
+"""What is kept of tokens that a model was given, and a model that goes on from there.
+
+Keys and values of tokens depend on what is before them alone, so texts that begin alike share them; what a sliding
+window has dropped is gone, and such a trace goes on at its end or not at all. A model that keeps something else than
+keys and values, or that does not go on from them as it should (:func:`monolex.causal.past.continues`), is given all
+tokens anew.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from monolex.causal.past import PLAIN
+from monolex.causal.suffix import unembed
+from monolex.errors import UserError
+from monolex.live.interventions import Effect, PlacedEdit
+from monolex.model import hooks
+from monolex.model.language_model import LanguageModel
+from monolex.model.sites import Site
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Some tokens under some edits; never changed."""
+
+    ids: tuple[int, ...]
+    """The tokens."""
+    edits: tuple[PlacedEdit, ...]
+    """The edits, in the order in which they were given."""
+    effects: tuple[Effect, ...]
+    """Of every edit, how far it has come."""
+    cache: DynamicCache | None
+    """Keys and values of all tokens; None where the model keeps something else."""
+    x: Mapping[str, Float[Tensor, "tokens width"]]
+    """Activations by site, behind the edits there."""
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory."""
+        layers = [] if self.cache is None else self.cache.layers
+        kept = [tensor for layer in layers for tensor in vars(layer).values() if isinstance(tensor, Tensor)]
+        return sum(tensor.nbytes for tensor in (*kept, *self.x.values()))
+
+    def usable(self, length: int) -> bool:
+        """Whether the model can go on behind the first ``length`` tokens."""
+        if self.cache is None:
+            return False
+        return length == len(self.ids) or all(map(_whole, self.cache.layers))
+
+    def unedited(self, length: int, edits: Sequence[PlacedEdit]) -> int:
+        """How many of the first ``length`` tokens, which nothing has edited here, are the same under ``edits``."""
+        ids = torch.tensor(self.ids[:length])
+        for edit in edits:
+            _, effect = edit.delta(self.x[edit.site][:length], ids[:length], 0)
+            length = length if effect.changed is None else effect.changed
+        return length
+
+
+@final
+class Tape:
+    """A model that is given tokens piece by piece, under edits; not for two threads at once.
+
+    ``caching``: whether keys and values may be kept at all.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, sites: Sequence[str], edits: Sequence[PlacedEdit] = (), *, caching: bool = True
+    ) -> None:
+        self.lm, self.edits = lm, tuple(edits)
+        self.sites = tuple(dict.fromkeys((*sites, last_site(lm))))
+        self.ids: list[int] = []
+        self.computed = self.reused = 0
+        self._caching, self._cache = caching, None
+        self._parts: dict[str, list[Tensor]] = {site: [] for site in self.sites}
+        self._effects = [Effect()] * len(self.edits)
+        self._logits: Tensor | None = None
+
+    def resume(self, trace: Trace, length: int) -> None:
+        """Begin with the first ``length`` tokens of ``trace``, which have to be the same under these edits."""
+        assert not self.ids and trace.cache is not None, "at the beginning"
+        self.ids, self.reused = list(trace.ids[:length]), length
+        self._cache = _cropped(trace.cache, len(trace.ids), length)
+        self._parts = {site: [trace.x[site][:length]] for site in self.sites}
+        if trace.edits == self.edits:
+            self._effects = [effect.before(length) for effect in trace.effects]
+        else:  # nothing has changed there, but edits were looked at
+            ids = torch.tensor(self.ids)
+            self._effects = [edit.delta(trace.x[edit.site][:length], ids, 0)[1] for edit in self.edits]
+
+    def feed(self, ids: Sequence[int]) -> None:
+        """Give the model the next tokens.
+
+        Raises:
+            UserError: tokens that it cannot take, or logits that are not finite.
+        """
+        assert len(self.ids) + len(ids) <= self.lm.max_context, "the caller stops there"
+        anew = self._cache is None
+        tokens = torch.tensor([[*self.ids, *ids] if anew else list(ids)])
+        # of its own, so that a forward that fails leaves everything as it was
+        cache = None if self._cache is None else _cropped(self._cache, len(self.ids), len(self.ids))
+        effects = [Effect()] * len(self.edits) if anew else list(self._effects)
+        at_sites = self._at_sites(tokens[0], 0 if anew else len(self.ids), effects)
+        with _behind(self.lm, cache, self._caching) as kept, hooks.edit(self.lm, at_sites):
+            seen = hooks.capture(self.lm, tokens, self.sites, mask=torch.ones_like(tokens), logits=True)
+        assert seen.logits is not None, "asked for"
+        logits = _wide(seen.logits[0, -1])
+        self._require_finite(seen.activations[last_site(self.lm)], logits)
+        self.computed += tokens.shape[1]
+        self.ids += ids
+        self._cache, self._effects, self._logits = kept[0] if kept else None, effects, logits
+        for site, x in seen.activations.items():
+            self._parts[site] = [x[0]] if anew else [*self._parts[site], x[0]]
+
+    @property
+    def logits(self) -> Float[Tensor, "vocab"]:
+        """Of what follows the last token, at least in float32."""
+        if self._logits is None:
+            self._logits = unembed(self.lm, self.rows(last_site(self.lm), len(self.ids) - 1))[0]
+        return self._logits
+
+    def rows(self, site: str, start: int) -> Float[Tensor, "tokens width"]:
+        """Activations at ``site`` of the tokens from ``start`` on."""
+        parts, missing = [], len(self.ids) - start
+        for part in reversed(self._parts[site]):
+            if missing <= 0:
+                break
+            parts.insert(0, part[-missing:])
+            missing -= len(part)
+        return torch.cat(parts)
+
+    def trace(self) -> Trace:
+        """What there is now, to go on from later."""
+        for site, parts in self._parts.items():
+            self._parts[site] = [torch.cat(parts)]
+        cache = None if self._cache is None else _cropped(self._cache, len(self.ids), len(self.ids))
+        x = {site: parts[0] for site, parts in self._parts.items()}
+        return Trace(tuple(self.ids), self.edits, tuple(self._effects), cache, x)
+
+    def _at_sites(self, ids: Tensor, start: int, effects: list[Effect]) -> dict[str, hooks.EditFn]:
+        """One function a site: the sum of what its edits add to the activation as it comes; fills in ``effects``."""
+        by_site: dict[str, list[int]] = {}
+        for number, edit in enumerate(self.edits):
+            by_site.setdefault(edit.site, []).append(number)
+
+        def editing(numbers: list[int]) -> hooks.EditFn:
+            def apply(x: Tensor) -> Tensor:
+                total = torch.zeros_like(x[0])
+                for number in numbers:
+                    delta, effect = self.edits[number].delta(x[0], ids, start)
+                    effects[number] = effects[number].then(effect)
+                    total = total + delta
+                return x + total
+
+            return apply
+
+        return {site: editing(numbers) for site, numbers in by_site.items()}
+
+    def _require_finite(self, x: Tensor, logits: Tensor) -> None:
+        # the largest of some numbers is NaN where one of them is
+        if bool(x.isfinite().all()) and bool(logits.max().isfinite()):
+            return
+        if not self.edits:
+            raise UserError(f"{self.lm.name} gives logits that are not finite on these tokens; load it in fp32")
+        what = "; ".join(str(edit.intervention) for edit in self.edits)
+        raise UserError(f"{what}: the model's logits are no longer finite; take a value nearer to the feature's codes")
+
+
+def last_site(lm: LanguageModel) -> str:
+    """The residual stream behind the last block, of which logits are made."""
+    return str(Site("resid_post", lm.n_layers - 1))
+
+
+@contextmanager
+def _behind(lm: LanguageModel, cache: DynamicCache | None, caching: bool) -> Iterator[list[DynamicCache]]:
+    """While active, a forward of ``lm`` goes on behind ``cache``, and unembeds its last token alone where it can; the
+    cache that it leaves, if all that it holds is known, is put into the list."""
+    kept: list[DynamicCache] = []
+    options: dict[str, Any] = {"use_cache": caching, "past_key_values": cache}
+    if "logits_to_keep" in inspect.signature(lm.hf.forward).parameters:
+        options["logits_to_keep"] = 1
+
+    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, {**kwargs, **options}
+
+    def after(_module: Any, _args: Any, output: Any) -> None:
+        left = getattr(output, "past_key_values", None) if caching else None
+        if isinstance(left, DynamicCache) and all(map(_plain, left.layers)):
+            kept.append(left)
+
+    handles = (lm.hf.register_forward_pre_hook(before, with_kwargs=True), lm.hf.register_forward_hook(after))
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _plain(layer: Any) -> bool:
+    return type(layer) in PLAIN and isinstance(layer.keys, Tensor)
+
+
+def _whole(layer: Any) -> bool:
+    """Whether it still holds every token."""
+    return not isinstance(layer, DynamicSlidingWindowLayer) or layer.cumulative_length < layer.sliding_window
+
+
+def _cropped(cache: DynamicCache, tokens: int, length: int) -> DynamicCache:
+    """The first ``length`` of ``tokens`` of a cache, as one of its own; what lies in both is shared until one grows."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in copied.layers if length < tokens else ():
+        assert isinstance(layer, DynamicLayer) and _whole(layer), "as `usable` says"
+        assert isinstance(layer.keys, Tensor) and isinstance(layer.values, Tensor), "filled"
+        layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            layer.cumulative_length = length
+    return copied
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
