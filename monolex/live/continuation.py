@@ -17,9 +17,9 @@ from monolex.live.reading import TokenFeatures, Wanted, require_fitting, token_f
 from monolex.live.session import Cost, LiveModel
 from monolex.live.trace import Tape
 
-BATCH: Final = 8
+BATCH: Final = 32
 """Tokens that are encoded at once, at most: a wide dictionary costs a token less where several share its weights."""
-PATIENCE: Final = 0.04
+PATIENCE: Final = 0.1
 """Seconds for which a token may wait for others to be encoded with: shorter than anybody sees."""
 NOTHING: Final = Wanted(())
 """No features."""
@@ -176,14 +176,14 @@ def _in_turn(
 def _written(
     live: LiveModel, prompt: LivePrompt, tape: Tape, sampling: Sampling, wanted: Wanted, stop: Callable[[], bool]
 ) -> Generator[GeneratedToken | Continued, None, None]:
-    ends, special = end_tokens(live.lm), special_tokens(live.lm)
+    ends, special, room = end_tokens(live.lm), special_tokens(live.lm), live.lm.max_context
     draws = torch.Generator().manual_seed(sampling.seed)
     waiting: list[GeneratedToken] = []
     texts: list[str] = []
     begun, why = time.monotonic(), None
     try:
         while why is None:
-            why = _no_more(live, prompt, tape, sampling, stop)
+            why = _no_more(len(tape.ids), len(prompt.ids), room, sampling, stop)
             if why is None:
                 with live.lock:
                     log_p = _wide_log_p(tape)
@@ -217,11 +217,11 @@ def _written(
 
 
 def _no_more(
-    live: LiveModel, prompt: LivePrompt, tape: Tape, sampling: Sampling, stop: Callable[[], bool]
+    now: int, before: int, room: int, sampling: Sampling, stop: Callable[[], bool]
 ) -> Literal["length", "context", "stopped"] | None:
-    if len(tape.ids) - len(prompt.ids) >= sampling.max_new_tokens:
+    if now - before >= sampling.max_new_tokens:
         return "length"
-    if len(tape.ids) >= live.lm.max_context:
+    if now >= room:
         return "context"
     return "stopped" if stop() else None
 

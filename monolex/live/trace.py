@@ -8,8 +8,8 @@ tokens anew.
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -76,20 +76,25 @@ class Tape:
         self, lm: LanguageModel, sites: Sequence[str], edits: Sequence[PlacedEdit] = (), *, caching: bool = True
     ) -> None:
         self.lm, self.edits = lm, tuple(edits)
-        self.sites = tuple(dict.fromkeys((*sites, last_site(lm))))
+        self._sites = {site: Site.parse(site) for site in (*sites, last_site(lm))}
+        # looked up once: each takes a share of a small model's step
+        self._last, self._device, self._room = last_site(lm), lm.device, lm.max_context
         self.ids: list[int] = []
         self.computed = self.reused = 0
         self._caching, self._cache = caching, None
-        self._parts: dict[str, list[Tensor]] = {site: [] for site in self.sites}
+        self._parts: dict[str, list[Tensor]] = {site: [] for site in self._sites}
         self._effects = [Effect()] * len(self.edits)
         self._logits: Tensor | None = None
+        # the logits of the last token are all that is wanted, where a model can leave out the others
+        single = "logits_to_keep" in inspect.signature(lm.hf.forward).parameters
+        self._options = {"logits_to_keep": 1} if single else {}
 
     def resume(self, trace: Trace, length: int) -> None:
         """Begin with the first ``length`` tokens of ``trace``, which have to be the same under these edits."""
         assert not self.ids and trace.cache is not None, "at the beginning"
         self.ids, self.reused = list(trace.ids[:length]), length
         self._cache = _cropped(trace.cache, len(trace.ids), length)
-        self._parts = {site: [trace.x[site][:length]] for site in self.sites}
+        self._parts = {site: [trace.x[site][:length]] for site in self._sites}
         if trace.edits == self.edits:
             self._effects = [effect.before(length) for effect in trace.effects]
         else:  # nothing has changed there, but edits were looked at
@@ -102,29 +107,29 @@ class Tape:
         Raises:
             UserError: tokens that it cannot take, or logits that are not finite.
         """
-        assert len(self.ids) + len(ids) <= self.lm.max_context, "the caller stops there"
+        assert len(self.ids) + len(ids) <= self._room, "the caller stops there"
         anew = self._cache is None
         tokens = torch.tensor([[*self.ids, *ids] if anew else list(ids)])
         # of its own, so that a forward that fails leaves everything as it was
         cache = None if self._cache is None else _cropped(self._cache, len(self.ids), len(self.ids))
         effects = [Effect()] * len(self.edits) if anew else list(self._effects)
         at_sites = self._at_sites(tokens[0], 0 if anew else len(self.ids), effects)
-        with _behind(self.lm, cache, self._caching) as kept, hooks.edit(self.lm, at_sites):
-            seen = hooks.capture(self.lm, tokens, self.sites, mask=torch.ones_like(tokens), logits=True)
-        assert seen.logits is not None, "asked for"
-        logits = _wide(seen.logits[0, -1])
-        self._require_finite(seen.activations[last_site(self.lm)], logits)
+        seen, output = self._forward(tokens.to(self._device), cache, at_sites)
+        logits = output.logits[0, -1]
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        self._require_finite(seen[self._sites[self._last]], logits)
         self.computed += tokens.shape[1]
         self.ids += ids
-        self._cache, self._effects, self._logits = kept[0] if kept else None, effects, logits
-        for site, x in seen.activations.items():
-            self._parts[site] = [x[0]] if anew else [*self._parts[site], x[0]]
+        self._cache, self._effects, self._logits = _known(output), effects, logits
+        for site, x in seen.items():
+            parts = self._parts[str(site)]
+            parts[:] = [x[0]] if anew else [*parts, x[0]]
 
     @property
     def logits(self) -> Float[Tensor, "vocab"]:
         """Of what follows the last token, at least in float32."""
         if self._logits is None:
-            self._logits = unembed(self.lm, self.rows(last_site(self.lm), len(self.ids) - 1))[0]
+            self._logits = unembed(self.lm, self.rows(self._last, len(self.ids) - 1))[0]
         return self._logits
 
     def rows(self, site: str, start: int) -> Float[Tensor, "tokens width"]:
@@ -144,6 +149,20 @@ class Tape:
         cache = None if self._cache is None else _cropped(self._cache, len(self.ids), len(self.ids))
         x = {site: parts[0] for site, parts in self._parts.items()}
         return Trace(tuple(self.ids), self.edits, tuple(self._effects), cache, x)
+
+    @torch.no_grad()
+    def _forward(
+        self, tokens: Tensor, cache: DynamicCache | None, at_sites: hooks.Edits
+    ) -> tuple[dict[Site, Tensor], Any]:
+        """Activations by site, and what the model gives for ``tokens`` behind a cache."""
+        seen: dict[Site, Tensor] = {}
+        with hooks.edit(self.lm, at_sites), ExitStack() as stack:
+            for site in self._sites.values():
+                keep = hooks.keeper(self.lm, site, tokens, seen, None)
+                stack.callback(hooks.watch(self.lm.place(site), keep).remove)
+            output = self.lm.hf(tokens, past_key_values=cache, use_cache=self._caching, **self._options)
+        assert len(seen) == len(self._sites), f"a site did not fire in a forward of {self.lm.name}"
+        return seen, output
 
     def _at_sites(self, ids: Tensor, start: int, effects: list[Effect]) -> dict[str, hooks.EditFn]:
         """One function a site: the sum of what its edits add to the activation as it comes; fills in ``effects``."""
@@ -179,29 +198,10 @@ def last_site(lm: LanguageModel) -> str:
     return str(Site("resid_post", lm.n_layers - 1))
 
 
-@contextmanager
-def _behind(lm: LanguageModel, cache: DynamicCache | None, caching: bool) -> Iterator[list[DynamicCache]]:
-    """While active, a forward of ``lm`` goes on behind ``cache``, and unembeds its last token alone where it can; the
-    cache that it leaves, if all that it holds is known, is put into the list."""
-    kept: list[DynamicCache] = []
-    options: dict[str, Any] = {"use_cache": caching, "past_key_values": cache}
-    if "logits_to_keep" in inspect.signature(lm.hf.forward).parameters:
-        options["logits_to_keep"] = 1
-
-    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return args, {**kwargs, **options}
-
-    def after(_module: Any, _args: Any, output: Any) -> None:
-        left = getattr(output, "past_key_values", None) if caching else None
-        if isinstance(left, DynamicCache) and all(map(_plain, left.layers)):
-            kept.append(left)
-
-    handles = (lm.hf.register_forward_pre_hook(before, with_kwargs=True), lm.hf.register_forward_hook(after))
-    try:
-        yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
+def _known(output: Any) -> DynamicCache | None:
+    """The cache that a forward leaves, if it is known what it holds."""
+    cache = getattr(output, "past_key_values", None)
+    return cache if isinstance(cache, DynamicCache) and all(map(_plain, cache.layers)) else None
 
 
 def _plain(layer: Any) -> bool:
@@ -224,7 +224,3 @@ def _cropped(cache: DynamicCache, tokens: int, length: int) -> DynamicCache:
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.cumulative_length = length
     return copied
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
