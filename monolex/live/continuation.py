@@ -1,7 +1,7 @@
 """A prompt continued, token by token with the features that fire on it, with and without interventions."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
@@ -17,10 +17,12 @@ from monolex.live.reading import TokenFeatures, Wanted, require_fitting, token_f
 from monolex.live.session import Cost, LiveModel
 from monolex.live.trace import Tape
 
+Why = Literal["length", "end", "context", "stopped"]
+"""Why no token follows: all that were wanted are there; the model ended the text; its last position; or the caller."""
 BATCH: Final = 32
 """Tokens that are encoded at once, at most: a wide dictionary costs a token less where several share its weights."""
 PATIENCE: Final = 0.1
-"""Seconds for which a token may wait for others to be encoded with: shorter than anybody sees."""
+"""Seconds for which a token waits for others to be encoded with, and other threads for the model."""
 NOTHING: Final = Wanted(())
 """No features."""
 
@@ -70,8 +72,8 @@ class Continued(NamedTuple):
 
     prompt: LivePrompt
     """The prompt with what was written."""
-    why: Literal["length", "end", "context", "stopped"]
-    """All tokens that were wanted; the model ended the text; its last position; or the caller stopped."""
+    why: Why
+    """Why no token follows."""
     cost: Cost
     """Tokens that were computed, prompt and continuation, and that were not."""
     notes: tuple[str, ...]
@@ -120,7 +122,10 @@ def stream(
         require_fitting(live, wanted)
         tape = live.tape(prompt, interventions)
         live.keep(tape)
-    return _written(live, prompt, tape, sampling, wanted, stop)
+    draws = torch.Generator().manual_seed(sampling.seed)
+    goal = len(prompt.ids) + sampling.max_new_tokens
+    rule = _Rule(sampling, draws, end_tokens(live.lm), goal, live.lm.max_context, stop)
+    return _generated(live, prompt, tape, rule, wanted)
 
 
 def pair(
@@ -173,72 +178,95 @@ def _in_turn(
     yield TwoContinued(ends["base"], ends["edited"], apart)
 
 
-def _written(
-    live: LiveModel, prompt: LivePrompt, tape: Tape, sampling: Sampling, wanted: Wanted, stop: Callable[[], bool]
+class _Rule(NamedTuple):
+    """What decides over the next token, and over the last."""
+
+    sampling: Sampling
+    draws: torch.Generator
+    ends: set[int]
+    goal: int
+    room: int
+    stop: Callable[[], bool]
+
+    def enough(self, tokens: int) -> Why | None:
+        if tokens >= self.goal:
+            return "length"
+        if tokens >= self.room:
+            return "context"
+        return "stopped" if self.stop() else None
+
+
+class _Burst(NamedTuple):
+    """Tokens that were generated one after another."""
+
+    tokens: list[int]
+    probabilities: list[float]
+    why: Why | None
+    error: UserError | None
+
+
+def _generated(
+    live: LiveModel, prompt: LivePrompt, tape: Tape, rule: _Rule, wanted: Wanted
 ) -> Generator[GeneratedToken | Continued, None, None]:
-    ends, special, room = end_tokens(live.lm), special_tokens(live.lm), live.lm.max_context
-    draws = torch.Generator().manual_seed(sampling.seed)
-    waiting: list[GeneratedToken] = []
-    texts: list[str] = []
-    begun, why = time.monotonic(), None
+    special, why = special_tokens(live.lm), None
     try:
         while why is None:
-            why = _no_more(len(tape.ids), len(prompt.ids), room, sampling, stop)
-            if why is None:
-                with live.lock:
-                    log_p = _wide_log_p(tape)
-                    token = pick(log_p, sampling.temperature, sampling.top_p, draws)
-                    ((_, text),) = live.texts.of([token])
-                    texts.append(text)
-                    place = len(tape.ids)
-                    tape.feed([token])
-                chance = float(log_p[token].exp())
-                waiting.append(GeneratedToken(place, token, text, token in special, chance, {}))
-                why = "end" if token in ends else None
-            if waiting and (why or len(waiting) == BATCH or time.monotonic() - begun > PATIENCE):
-                yield from _with_features(live, tape, waiting, wanted)
-                waiting, begun = [], time.monotonic()
-    except UserError:
-        yield from _with_features(live, tape, waiting, wanted)
-        raise
+            with live.lock:
+                burst = _burst(tape, rule)
+                new = _with_features(live, tape, burst, special, wanted)
+            yield from new
+            prompt, why = _longer(prompt, new), burst.why
+            if burst.error is not None:
+                raise burst.error
     finally:
         with live.lock:
             trace = live.keep(tape)
-    new = tape.ids[len(prompt.ids) :]
-    longer = replace(
-        prompt,
-        ids=tuple(tape.ids),
-        texts=(*prompt.texts, *texts),
-        special=(*prompt.special, *(token in special for token in new)),
-        generated=(*prompt.generated, *(True,) * len(new)),
-    )
     notes = (*prompt.notes, *idle(trace.edits, trace.effects))
-    yield Continued(longer, why, Cost(tape.computed, tape.reused), notes)
+    yield Continued(prompt, why, Cost(tape.computed, tape.reused), notes)
 
 
-def _no_more(
-    now: int, before: int, room: int, sampling: Sampling, stop: Callable[[], bool]
-) -> Literal["length", "context", "stopped"] | None:
-    if now - before >= sampling.max_new_tokens:
-        return "length"
-    if now >= room:
-        return "context"
-    return "stopped" if stop() else None
-
-
-def _wide_log_p(tape: Tape) -> torch.Tensor:
-    return tape.logits.cpu().double().log_softmax(-1)
+def _burst(tape: Tape, rule: _Rule) -> _Burst:
+    """As many tokens as may wait for each other, at least one if there is any left."""
+    begun, tokens, probabilities = time.monotonic(), [], []
+    with tape.hooked():
+        while not tokens or (len(tokens) < BATCH and time.monotonic() - begun < PATIENCE):
+            why = rule.enough(len(tape.ids))
+            if why is not None:
+                return _Burst(tokens, probabilities, why, None)
+            log_p = tape.logits.cpu().double().log_softmax(-1)
+            token = pick(log_p, rule.sampling.temperature, rule.sampling.top_p, rule.draws)
+            try:
+                tape.feed([token])
+            except UserError as error:  # what was generated before is shown first
+                return _Burst(tokens, probabilities, None, error)
+            tokens.append(token)
+            probabilities.append(float(log_p[token].exp()))
+            if token in rule.ends:
+                return _Burst(tokens, probabilities, "end", None)
+    return _Burst(tokens, probabilities, None, None)
 
 
 def _with_features(
-    live: LiveModel, tape: Tape, waiting: Sequence[GeneratedToken], wanted: Wanted
-) -> Iterator[GeneratedToken]:
+    live: LiveModel, tape: Tape, burst: _Burst, special: set[int], wanted: Wanted
+) -> list[GeneratedToken]:
     """Tokens with what fires on them; of every dictionary all tokens at once."""
-    ids = [token.token for token in waiting]
+    start = len(tape.ids) - len(burst.tokens)
     read: dict[str, list[TokenFeatures]] = {}
-    with live.lock:
-        for title in wanted.dictionaries:
-            dictionary = live.dictionary(title)
-            read[title] = token_features(dictionary, tape.rows(dictionary.site, waiting[0].position), ids, wanted)
-    for number, token in enumerate(waiting):
-        yield token._replace(features={title: features[number] for title, features in read.items()})
+    for title in wanted.dictionaries if burst.tokens else ():
+        dictionary = live.dictionary(title)
+        read[title] = token_features(dictionary, tape.rows(dictionary.site, start), burst.tokens, wanted)
+    known, new = dict(live.texts.of(burst.tokens)), []
+    for number, (token, probability) in enumerate(zip(burst.tokens, burst.probabilities, strict=True)):
+        features = {title: of_tokens[number] for title, of_tokens in read.items()}
+        new.append(GeneratedToken(start + number, token, known[token], token in special, probability, features))
+    return new
+
+
+def _longer(prompt: LivePrompt, new: Sequence[GeneratedToken]) -> LivePrompt:
+    return replace(
+        prompt,
+        ids=(*prompt.ids, *(token.token for token in new)),
+        texts=(*prompt.texts, *(token.text for token in new)),
+        special=(*prompt.special, *(token.special for token in new)),
+        generated=(*prompt.generated, *(True for _ in new)),
+    )

@@ -8,7 +8,7 @@ One that changes nothing is no error: :func:`idle` says why.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -98,9 +98,8 @@ class Effect(NamedTuple):
         return Effect(*(new if old is None else old for old, new in zip(self, later, strict=True)))
 
 
-@dataclass(frozen=True)
-class PlacedEdit:
-    """An intervention for a prompt and a loaded dictionary; equal ones do the same to the same tokens."""
+class Placement(NamedTuple):
+    """An intervention at some tokens; equal ones do the same to the same tokens."""
 
     intervention: Intervention
     """What is wanted."""
@@ -108,9 +107,17 @@ class PlacedEdit:
     """The first token for which it is meant."""
     stop: int | None
     """The one behind the last of them; None: no end."""
-    edit: FeatureEdit = field(compare=False)
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedEdit:
+    """An intervention as a function of activations."""
+
+    placement: Placement
+    """What is wanted, and where."""
+    edit: FeatureEdit
     """The change of codes."""
-    dictionary: LoadedDictionary = field(compare=False)
+    dictionary: LoadedDictionary
     """Of its features."""
 
     @property
@@ -123,9 +130,9 @@ class PlacedEdit:
     ) -> tuple[Float[Tensor, "tokens width"], Effect]:
         """What it adds to activations of tokens from ``position`` on, in their precision, and how far it comes."""
         at = torch.arange(position, position + len(x), device=x.device)
-        meant = (at >= self.start) & self.dictionary.rule.counts(ids, x)
-        if self.stop is not None:
-            meant &= at < self.stop
+        meant = (at >= self.placement.start) & self.dictionary.rule.counts(ids, x)
+        if self.placement.stop is not None:
+            meant &= at < self.placement.stop
         if not meant.any():
             return torch.zeros_like(x), Effect()
         delta = self.edit.delta(x[None])[0].to(x.dtype) * meant[:, None]
@@ -165,25 +172,25 @@ def place(
         else:
             start = prompt.length - 1 if where == "generated" else 0
             stop = prompt.length if where == "prompt" else None
-        placed.append(PlacedEdit(intervention, start, stop, edit, dictionary))
+        placed.append(PlacedEdit(Placement(intervention, start, stop), edit, dictionary))
     return tuple(placed)
 
 
-def idle(edits: Sequence[PlacedEdit], effects: Sequence[Effect]) -> tuple[str, ...]:
-    """Why those of ``edits`` that have changed nothing have not, a sentence each."""
+def idle(placements: Sequence[Placement], effects: Sequence[Effect]) -> tuple[str, ...]:
+    """Why those of ``placements`` that have changed nothing have not, a sentence each."""
     return tuple(
-        f"{edit.intervention}: {_why(edit, effect)}, so nothing changes"
-        for edit, effect in zip(edits, effects, strict=True)
+        f"{placement.intervention}: {_why(placement.intervention, effect)}, so nothing changes"
+        for placement, effect in zip(placements, effects, strict=True)
         if effect.changed is None
     )
 
 
-def _why(edit: PlacedEdit, effect: Effect) -> str:
+def _why(intervention: Intervention, effect: Effect) -> str:
     if effect.meant is None:
         return "no token that it is meant for counts"
-    if edit.intervention.how != "add" and effect.active is None:
-        subject = "neither feature" if edit.intervention.how == "swap" else "the feature"
-        where = "any" if edit.intervention.how == "swap" else "none"
+    if intervention.how != "add" and effect.active is None:
+        subject = "neither feature" if intervention.how == "swap" else "the feature"
+        where = "any" if intervention.how == "swap" else "none"
         return f"{subject} is active on {where} of these tokens"
     return "what it adds is nothing, or lost in rounding"
 

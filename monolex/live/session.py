@@ -158,7 +158,7 @@ class LiveModel:
             length = _common(trace.ids, ids)
             if length > best[1] and edits and not trace.edits:
                 length = trace.unedited(length, edits)
-            elif trace.edits != edits:
+            elif trace.edits != tuple(edit.placement for edit in edits):
                 continue
             if length > best[1] and trace.usable(length):
                 best = trace, length

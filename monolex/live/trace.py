@@ -8,10 +8,11 @@ tokens anew.
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from functools import partial
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from monolex.causal.past import PLAIN
 from monolex.causal.suffix import unembed
 from monolex.errors import UserError
-from monolex.live.interventions import Effect, PlacedEdit
+from monolex.live.interventions import Effect, PlacedEdit, Placement
 from monolex.model import hooks
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import Site
@@ -34,8 +35,8 @@ class Trace:
 
     ids: tuple[int, ...]
     """The tokens."""
-    edits: tuple[PlacedEdit, ...]
-    """The edits, in the order in which they were given."""
+    edits: tuple[Placement, ...]
+    """Its edits, in the order in which they were given."""
     effects: tuple[Effect, ...]
     """Of every edit, how far it has come."""
     cache: DynamicCache | None
@@ -65,6 +66,15 @@ class Trace:
         return length
 
 
+class _Fed(NamedTuple):
+    """What a forward is of, and what hooks put there."""
+
+    ids: Tensor
+    start: int
+    effects: list[Effect]
+    seen: dict[str, Tensor]
+
+
 @final
 class Tape:
     """A model that is given tokens piece by piece, under edits; not for two threads at once.
@@ -76,6 +86,7 @@ class Tape:
         self, lm: LanguageModel, sites: Sequence[str], edits: Sequence[PlacedEdit] = (), *, caching: bool = True
     ) -> None:
         self.lm, self.edits = lm, tuple(edits)
+        self.placements = tuple(edit.placement for edit in edits)
         self._sites = {site: Site.parse(site) for site in (*sites, last_site(lm))}
         # looked up once: each takes a share of a small model's step
         self._last, self._device, self._room = last_site(lm), lm.device, lm.max_context
@@ -85,6 +96,7 @@ class Tape:
         self._parts: dict[str, list[Tensor]] = {site: [] for site in self._sites}
         self._effects = [Effect()] * len(self.edits)
         self._logits: Tensor | None = None
+        self._fed, self._hooked = _Fed(torch.empty(0, dtype=torch.int64), 0, [], {}), False
         # the logits of the last token are all that is wanted, where a model can leave out the others
         single = "logits_to_keep" in inspect.signature(lm.hf.forward).parameters
         self._options = {"logits_to_keep": 1} if single else {}
@@ -95,7 +107,7 @@ class Tape:
         self.ids, self.reused = list(trace.ids[:length]), length
         self._cache = _cropped(trace.cache, len(trace.ids), length)
         self._parts = {site: [trace.x[site][:length]] for site in self._sites}
-        if trace.edits == self.edits:
+        if trace.edits == self.placements:
             self._effects = [effect.before(length) for effect in trace.effects]
         else:  # nothing has changed there, but edits were looked at
             ids = torch.tensor(self.ids)
@@ -110,20 +122,41 @@ class Tape:
         assert len(self.ids) + len(ids) <= self._room, "the caller stops there"
         anew = self._cache is None
         tokens = torch.tensor([[*self.ids, *ids] if anew else list(ids)])
-        # of its own, so that a forward that fails leaves everything as it was
-        cache = None if self._cache is None else _cropped(self._cache, len(self.ids), len(self.ids))
+        # it grows in place: after a forward that fails nobody knows what is in it
+        cache, self._cache = self._cache, None
         effects = [Effect()] * len(self.edits) if anew else list(self._effects)
-        at_sites = self._at_sites(tokens[0], 0 if anew else len(self.ids), effects)
-        seen, output = self._forward(tokens.to(self._device), cache, at_sites)
+        self._fed = _Fed(tokens[0], 0 if anew else len(self.ids), effects, {})
+        with self.hooked(), torch.no_grad():
+            output = self.lm.hf(
+                tokens.to(self._device), past_key_values=cache, use_cache=self._caching, **self._options
+            )
+        seen = self._fed.seen
+        assert len(seen) == len(self._sites), f"a site did not fire in a forward of {self.lm.name}"
         logits = output.logits[0, -1]
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        self._require_finite(seen[self._sites[self._last]], logits)
+        self._require_finite(logits, seen[self._last])
         self.computed += tokens.shape[1]
         self.ids += ids
         self._cache, self._effects, self._logits = _known(output), effects, logits
         for site, x in seen.items():
-            parts = self._parts[str(site)]
-            parts[:] = [x[0]] if anew else [*parts, x[0]]
+            if anew:
+                self._parts[site].clear()
+            self._parts[site].append(x)
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """While active, further tokens need no hooks of their own, which of a small model are a share of every step."""
+        if self._hooked:
+            yield
+            return
+        if self.ids and self._cache is not None:
+            _ = self.logits  # a forward of another kind, which the hooks must not see
+        with hooks.edit(self.lm, self._edited()), ExitStack() as stack:
+            for name, site in self._sites.items():
+                stack.callback(hooks.watch(self.lm.place(site), partial(self._see, name)).remove)
+            self._hooked = True
+            stack.callback(setattr, self, "_hooked", False)
+            yield
 
     @property
     def logits(self) -> Float[Tensor, "vocab"]:
@@ -148,34 +181,25 @@ class Tape:
             self._parts[site] = [torch.cat(parts)]
         cache = None if self._cache is None else _cropped(self._cache, len(self.ids), len(self.ids))
         x = {site: parts[0] for site, parts in self._parts.items()}
-        return Trace(tuple(self.ids), self.edits, tuple(self._effects), cache, x)
+        return Trace(tuple(self.ids), self.placements, tuple(self._effects), cache, x)
 
-    @torch.no_grad()
-    def _forward(
-        self, tokens: Tensor, cache: DynamicCache | None, at_sites: hooks.Edits
-    ) -> tuple[dict[Site, Tensor], Any]:
-        """Activations by site, and what the model gives for ``tokens`` behind a cache."""
-        seen: dict[Site, Tensor] = {}
-        with hooks.edit(self.lm, at_sites), ExitStack() as stack:
-            for site in self._sites.values():
-                keep = hooks.keeper(self.lm, site, tokens, seen, None)
-                stack.callback(hooks.watch(self.lm.place(site), keep).remove)
-            output = self.lm.hf(tokens, past_key_values=cache, use_cache=self._caching, **self._options)
-        assert len(seen) == len(self._sites), f"a site did not fire in a forward of {self.lm.name}"
-        return seen, output
+    def _see(self, site: str, x: Tensor) -> Tensor:
+        assert site not in self._fed.seen and x.shape[:2] == (1, len(self._fed.ids)), f"{site} is no row a token"
+        self._fed.seen[site] = x[0]
+        return x
 
-    def _at_sites(self, ids: Tensor, start: int, effects: list[Effect]) -> dict[str, hooks.EditFn]:
-        """One function a site: the sum of what its edits add to the activation as it comes; fills in ``effects``."""
+    def _edited(self) -> dict[str, hooks.EditFn]:
+        """One function a site: the sum of what its edits add to the activation as it comes."""
         by_site: dict[str, list[int]] = {}
         for number, edit in enumerate(self.edits):
             by_site.setdefault(edit.site, []).append(number)
 
         def editing(numbers: list[int]) -> hooks.EditFn:
             def apply(x: Tensor) -> Tensor:
-                total = torch.zeros_like(x[0])
+                total, fed = torch.zeros_like(x[0]), self._fed
                 for number in numbers:
-                    delta, effect = self.edits[number].delta(x[0], ids, start)
-                    effects[number] = effects[number].then(effect)
+                    delta, effect = self.edits[number].delta(x[0], fed.ids, fed.start)
+                    fed.effects[number] = fed.effects[number].then(effect)
                     total = total + delta
                 return x + total
 
@@ -183,13 +207,13 @@ class Tape:
 
         return {site: editing(numbers) for site, numbers in by_site.items()}
 
-    def _require_finite(self, x: Tensor, logits: Tensor) -> None:
-        # the largest of some numbers is NaN where one of them is
-        if bool(x.isfinite().all()) and bool(logits.max().isfinite()):
+    def _require_finite(self, logits: Tensor, x: Tensor) -> None:
+        # the largest of some numbers is NaN where one of them is; of tokens before the last there are no logits yet
+        if bool(logits.max().isfinite()) and (len(x) == 1 or bool(x.isfinite().all())):
             return
         if not self.edits:
             raise UserError(f"{self.lm.name} gives logits that are not finite on these tokens; load it in fp32")
-        what = "; ".join(str(edit.intervention) for edit in self.edits)
+        what = "; ".join(str(placement.intervention) for placement in self.placements)
         raise UserError(f"{what}: the model's logits are no longer finite; take a value nearer to the feature's codes")
 
 

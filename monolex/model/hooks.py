@@ -233,7 +233,7 @@ def _forward(
     output = None
     with _evaluating(lm.hf), ExitStack() as stack, torch.set_grad_enabled(grad):
         for site in wanted:
-            keep = keeper(lm, site, tokens, seen, None if logits else len(wanted))
+            keep = _keeper(lm, site, tokens, seen, None if logits else len(wanted))
             stack.callback(watch(lm.place(site), keep).remove)
         with suppress(_Stop):
             output = lm.hf(tokens.to(lm.device), use_cache=False, **inputs).logits
@@ -243,9 +243,8 @@ def _forward(
     return Captured({str(site): seen[site] for site in wanted}, output)
 
 
-def keeper(lm: "LanguageModel", site: Site, tokens: Tensor, seen: dict[Site, Tensor], stop_at: int | None) -> EditFn:
-    """For :func:`watch`: puts the activation at ``site`` in a forward of ``tokens`` into ``seen``; the forward is ended
-    once ``stop_at`` sites are there, which :func:`capture` alone expects."""
+def _keeper(lm: "LanguageModel", site: Site, tokens: Tensor, seen: dict[Site, Tensor], stop_at: int | None) -> EditFn:
+    """A hook that stores the activation at ``site``, and ends the forward once ``stop_at`` sites are in."""
     expected = (*tokens.shape, lm.place(site).width)
 
     def keep(x: Tensor) -> Tensor:
