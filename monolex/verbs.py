@@ -290,12 +290,29 @@ def serve(
     serve(runs, port, say)
 
 
+def mcp(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
+    device: str = "auto",
+) -> None:
+    """Answer an agent's questions about runs over the Model Context Protocol, on stdin and stdout; needs monolex[mcp].
+
+    Nothing is written and no port is opened; an agent's program starts this itself (docs/agents.md).
+
+    Args:
+        runs: Folders that `monolex run` wrote.
+        device: Where a model runs, once a prompt is asked about.
+    """
+    from monolex.explorer.mcp import serve
+
+    serve(runs, device)
+
+
 def verbs() -> dict[str, Callable[..., Any]]:
     """Every verb's function, in the order of the help."""
     of_run = [stage for stage in stages.STAGES if stage.made_of in ("run", "explanations")]
     made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
     asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
-    last = {"figure": figure, "report": report, "serve": serve, "show": show}
+    last = {"figure": figure, "report": report, "serve": serve, "mcp": mcp, "show": show}
     made_after = {"pool": pool, "find": find}
     return {"demo": demo, "init": init, "run": run, **made_before, **made_after, **asked_of_a_run, **last}
 

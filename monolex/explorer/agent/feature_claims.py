@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monolex.explorer.agent.features import chance_of_coming_back
+from monolex.explorer.agent.features import ONE_FEATURE, chance_of_coming_back
 from monolex.explorer.agent.sources import Said, number, source
 from monolex.explorer.agent.verdicts import KnownClaim, Verdict, VerdictBasis, agreed, as_estimate, beyond
 from monolex.explorer.run import ExploredRun, IndexedDictionary
@@ -165,6 +165,6 @@ def _scored(run: ExploredRun, row: Facts) -> VerdictBasis:
     estimate = as_estimate({"value": row["score"], "reason": row["reason"] or "", **row})
     verdict = "undecided" if row["chance"] is None else beyond(estimate, row["chance"])
     why = f"{row['explainer']}, judged by {row['simulator']}: {quoted(row['text'] or '')}"
-    score = number(row["score"], row["low"], row["high"], 1, "this feature, resampling its documents")
+    score = number(row["score"], row["low"], row["high"], 1, ONE_FEATURE)
     beside = {"explanations of other features": row["chance"]}
     return VerdictBasis(verdict, why, score | {"reason": row["reason"]}, beside, source(run, row["source"]))

@@ -22,6 +22,7 @@ ABLATED_BY = (
     "SELECT max(experiment) FROM membership AS m WHERE m.dictionary = feature.dictionary AND m.number = feature.number "
     "AND part = 'ablated'"
 )
+ONE_FEATURE = "this feature, resampling its documents"
 GROUPS = ("top", "quantile", "random")
 """Groups of contexts that are shown: the strongest ones say what it is at most, random ones what it is mostly."""
 AROUND = 14
@@ -74,7 +75,7 @@ def _explanation(run: ExploredRun, named: Mapping[str, Any]) -> Said | None:
         return None
     head = {"text": named["explanation"], "explainer": named["explainer"], "simulator": named["simulator"]}
     values = (named["score"], named["score_low"], named["score_high"])
-    score = number(*values, 1, "this feature, resampling its documents", chance=named["chance"])
+    score = number(*values, 1, ONE_FEATURE, chance=named["chance"])
     made = named["scored_by"] and source(run, named["scored_by"])
     return head | {"score": score if named["score"] is not None else None, "source": made}
 

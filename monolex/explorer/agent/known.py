@@ -4,49 +4,18 @@ A claim is one of a few statements that artefacts decide, with typed places for 
 in it, and no explanation or label is read for it.
 """
 
-from typing import Literal, NamedTuple, get_args
+from dataclasses import fields
 
 from monolex.causal.patch.claims import LEVELS
 from monolex.config import require
 from monolex.explorer.agent import dictionary_claims, feature_claims
 from monolex.explorer.agent.feature_claims import PlacedFeature
+from monolex.explorer.agent.questions import ClaimQuestion
 from monolex.explorer.agent.verdicts import KnownClaim
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.run import NotThere
 
-ClaimKind = Literal[
-    "causes_token",
-    "changes_predictions",
-    "comes_back",
-    "explained_beyond_chance",
-    "reconstructs_better",
-    "explained_better",
-    "patches_with_fewer",
-]
 OF_FEATURES = ("causes_token", "changes_predictions", "comes_back", "explained_beyond_chance")
-
-
-class AskedClaim(NamedTuple):
-    """A claim and what it is about; what a kind does not take stays as it is here."""
-
-    kind: ClaimKind
-    """Which statement."""
-    dictionary: str
-    """Hash of the dictionary."""
-    feature: int | None = None
-    """Number of the feature, of claims about one."""
-    token: str | None = None
-    """causes_token: the token, as pages show it, with its space."""
-    against: str = ""
-    """reconstructs_better, explained_better: hash of another dictionary; left out, every baseline of the site."""
-    share: float = 0.5
-    """comes_back: probability that it is to be above."""
-    level: float = 0.5
-    """patches_with_fewer: share of the base's KL."""
-    explainer: str = ""
-    """explained_beyond_chance: of one explainer only."""
-    experiment: str = ""
-    """patches_with_fewer: of one patch only."""
 
 
 USES = {
@@ -61,26 +30,26 @@ USES = {
 """What each kind takes beside the dictionary."""
 
 
-def known(explorer: Explorer, asks: AskedClaim) -> KnownClaim:
+def known(explorer: Explorer, asks: ClaimQuestion) -> KnownClaim:
     """What the artefacts of the dictionary's run say of a claim.
 
     Raises:
         NotThere: no such dictionary or feature.
         UserError: something that the claim needs is missing, or it says something that this kind does not take.
     """
-    require(asks.kind in USES, f"claim = {asks.kind!r}: give one of {', '.join(get_args(ClaimKind))}")
-    default = AskedClaim(asks.kind, asks.dictionary)
-    names = [name for name in AskedClaim._fields[2:] if getattr(asks, name) != getattr(default, name)]
-    idle = [name for name in names if name not in USES[asks.kind]]
-    require(not idle, f"{''.join(idle[:1])} is nothing that {asks.kind} takes; leave it out")
+    require(asks.claim in USES, f"claim = {asks.claim!r}: give one of {', '.join(USES)}")
+    optional = [field for field in fields(ClaimQuestion) if field.name not in ("claim", "dictionary")]
+    names = [field.name for field in optional if getattr(asks, field.name) != field.default]
+    idle = [name for name in names if name not in USES[asks.claim]]
+    require(not idle, f"{''.join(idle[:1])} is nothing that {asks.claim} takes; leave it out")
     run, dictionary = explorer.place(asks.dictionary)
-    if asks.kind in OF_FEATURES:
-        require(asks.feature is not None, f"feature is missing: {asks.kind} is about a feature, give its number")
+    if asks.claim in OF_FEATURES:
+        require(asks.feature is not None, f"feature is missing: {asks.claim} is about a feature, give its number")
         number = asks.feature or 0
         if not 0 <= number < dictionary.d_sae:
             raise NotThere(f"feature {number}: {dictionary.title} has features 0 to {dictionary.d_sae - 1}")
         return _of_feature(PlacedFeature(run, dictionary, number), asks)
-    if asks.kind == "patches_with_fewer":
+    if asks.claim == "patches_with_fewer":
         require(asks.level in LEVELS, f"level = {asks.level:g}: patches compare at {', '.join(map(str, LEVELS))}")
         return dictionary_claims.patches_with_fewer(run, dictionary, asks.level, asks.experiment)
     against = None
@@ -90,17 +59,17 @@ def known(explorer: Explorer, asks: AskedClaim) -> KnownClaim:
     claim = {
         "reconstructs_better": dictionary_claims.reconstructs_better,
         "explained_better": dictionary_claims.explained_better,
-    }[asks.kind]
+    }[asks.claim]
     return claim(run, dictionary, against)
 
 
-def _of_feature(feature: PlacedFeature, asks: AskedClaim) -> KnownClaim:
-    if asks.kind == "causes_token":
+def _of_feature(feature: PlacedFeature, asks: ClaimQuestion) -> KnownClaim:
+    if asks.claim == "causes_token":
         require(bool(asks.token), "token is missing: causes_token is about a token, give it as pages show it")
         return feature_claims.causes_token(feature, asks.token or "")
-    if asks.kind == "comes_back":
+    if asks.claim == "comes_back":
         require(0 <= asks.share < 1, f"share = {asks.share:g}: give a probability from 0 to below 1")
         return feature_claims.comes_back(feature, asks.share)
-    if asks.kind == "changes_predictions":
+    if asks.claim == "changes_predictions":
         return feature_claims.changes_predictions(feature)
     return feature_claims.explained_beyond_chance(feature, asks.explainer)

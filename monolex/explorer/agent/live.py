@@ -9,6 +9,7 @@ from monolex.activations.stored import stored_model
 from monolex.config import require
 from monolex.dictionaries.listing import run_dictionaries
 from monolex.errors import UserError
+from monolex.explorer.agent.questions import AblationQuestion
 from monolex.explorer.agent.sources import Said, place_of, source, weights_source
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.page import plain
@@ -18,7 +19,8 @@ from monolex.features.query import FindConfig
 from monolex.live.interventions import Intervention
 from monolex.live.loaded import LoadedDictionary
 from monolex.live.next_token import NextToken, next_token
-from monolex.live.prompt import LivePrompt, from_text
+from monolex.live.prompt import LivePrompt
+from monolex.live.prompts import from_text
 from monolex.live.reading import ActiveFeature, TokenFeatures, Wanted, read
 from monolex.live.session import LiveModel
 from monolex.model.language_model import LanguageModel
@@ -26,8 +28,6 @@ from monolex.model.language_model import LanguageModel
 LONGEST = 20_000
 """Letters of a prompt, at most."""
 ONE_PROMPT = "one prompt: no interval; monolex ablate measures over many documents"
-CONTROLS = 64
-"""Features of the token among which a control is looked for."""
 WITHIN = 2.0
 """Factor within which the size of a control is that of the feature, as in ``monolex ablate``."""
 
@@ -53,21 +53,20 @@ class LiveRuns:
         rows = [_with_hash(explorer, run, row) for row in answer["rows"]]
         return {"rows": rows, "notes": answer["notes"], "source": source(run, "activations")}
 
-    def ablate(
-        self, run: ExploredRun, dictionary: IndexedDictionary, feature: int, prompt: str, position: int | None, top: int
-    ) -> Said:
+    def ablate(self, run: ExploredRun, dictionary: IndexedDictionary, asks: AblationQuestion) -> Said:
         """What comes next in a prompt without a feature, beside the same without a control feature.
 
         Raises:
             NotThere: no such feature.
             UserError: the prompt cannot be read, or as :func:`monolex.live.next_token.next_token`.
         """
-        _require_short(prompt)
-        if not 0 <= feature < dictionary.d_sae:
-            raise NotThere(f"feature {feature}: {dictionary.title} has features 0 to {dictionary.d_sae - 1}")
+        _require_short(asks.prompt)
+        if not 0 <= asks.number < dictionary.d_sae:
+            raise NotThere(f"feature {asks.number}: {dictionary.title} has features 0 to {dictionary.d_sae - 1}")
         with self._lock:
-            live = self._model(run)
-            return _ablated(live, run, dictionary, feature, from_text(live.lm, prompt), position, top)
+            answer = _ablated(self._model(run), dictionary.title, asks)
+        head = {"run": run.slug, "dictionary": dictionary.key, "hash": dictionary.hash, "feature": asks.number}
+        return head | answer | {"source": weights_source(run, dictionary)}
 
     def _model(self, run: ExploredRun) -> LiveModel:
         """The model of a run; read anew where its activations or dictionaries were made anew."""
@@ -78,27 +77,18 @@ class LiveRuns:
         return held[1]
 
 
-def _ablated(
-    live: LiveModel,
-    run: ExploredRun,
-    dictionary: IndexedDictionary,
-    feature: int,
-    prompt: LivePrompt,
-    position: int | None,
-    top: int,
-) -> Said:
-    title = dictionary.title
-    at = len(prompt.ids) - 1 if position is None else position
-    require(0 <= at < len(prompt.ids), f"position = {position}: the prompt has {len(prompt.ids)} tokens, from 0")
+def _ablated(live: LiveModel, title: str, asks: AblationQuestion) -> Said:
+    prompt, feature = from_text(live, asks.prompt), asks.number
+    at = len(prompt.ids) - 1 if asks.position is None else asks.position
+    require(0 <= at < len(prompt.ids), f"position = {asks.position}: the prompt has {len(prompt.ids)} tokens, from 0")
     listed = read(live, prompt, Wanted((title,), live.dictionary(title).weights.d_sae)).features[title]
     codes = {active.feature: active.value for active in listed[at].top}
     control = _control(live.dictionary(title), listed, at, feature)
-    without = next_token(live, prompt, [Intervention(title, feature)], position=at, top=top)
-    beside = control and next_token(live, prompt, [Intervention(title, control)], position=at, top=top)
+    without = next_token(live, prompt, [Intervention(title, feature)], position=at, top=asks.top)
+    beside = None
+    if control is not None:
+        beside = next_token(live, prompt, [Intervention(title, control)], position=at, top=asks.top)
     return {
-        "dictionary": dictionary.key,
-        "hash": dictionary.hash,
-        "feature": feature,
         "tokens": list(prompt.texts),
         "position": at,
         "active_on": [[i, code] for i, code in enumerate(_codes(listed, feature)) if code > 0],
@@ -109,7 +99,6 @@ def _ablated(
         "n": 1,
         "reason": ONE_PROMPT,
         "notes": list(without.notes),
-        "source": weights_source(run, dictionary),
     }
 
 

@@ -182,7 +182,7 @@ def listing(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
     first = (query.page - 1) * PAGE
     rows = [row for run in runs for row in features(run, query, first + PAGE)]
     total = sum(count(run, query) for run in runs)
-    rows = sorted(rows, key=lambda row: _order(row, query))[first : first + PAGE] if len(runs) > 1 else rows[first:]
+    rows = sorted(rows, key=lambda row: order(row, query))[first : first + PAGE] if len(runs) > 1 else rows[first:]
     data = {
         "query": asdict(query),
         "total": total,
@@ -302,7 +302,7 @@ def listed(run: ExploredRun, row: tuple[Any, ...], numbers: list[str]) -> Listed
     return ListedFeature(run.slug, key[:12], title, number, *said, dict(zip(numbers, values, strict=True)))
 
 
-def _order(row: ListedFeature, query: ListQuery) -> tuple[bool, float]:
+def order(row: ListedFeature, query: ListQuery) -> tuple[bool, float]:
     value = row.numbers[query.sort]
     down = COLUMN[query.sort].down != query.up
     return (value is None, 0.0 if value is None else -value if down else value)
