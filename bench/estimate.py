@@ -22,7 +22,7 @@ UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 def planned(toml: Path, out: Path) -> dict[str, tuple[float, float]]:
     """Minutes and bytes of every step."""
     command = [sys.executable, "-m", "monolex", "run", str(toml), "--out", str(out), "--dry-run"]
-    table = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     steps = {}
     for line in table.splitlines():
         if match := LINE.match(line):

@@ -52,6 +52,7 @@ PUBLIC = {
     "score": "monolex.interp.score.stage",
     "open": "monolex.lexicon",
     "execute": "monolex.pipeline",
+    "dry_run": "monolex.pipeline",
     "write_report": "monolex.pipeline",
 }
 """Every public name and the module it lives in."""

@@ -16,7 +16,8 @@ from monolex import __version__
 from monolex.errors import UserError
 from monolex.interrupt import stoppable
 from monolex.runtime import setup_logging
-from monolex.verbs import say, verbs
+from monolex.said import say
+from monolex.verbs import verbs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

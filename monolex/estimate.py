@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -38,35 +39,69 @@ FREE_MEMORY = 0.8
 """Share of the free memory that steps may take beside each other."""
 
 
-def describe(run: RunConfig, steps: Sequence[Step], jobs: int = 1, speed: Speed | None = None) -> str:
-    """The plan as a table: step, state, disk, memory, minutes; in all with ``jobs`` steps at a time.
+class StepEstimate(NamedTuple):
+    """What a step of a plan takes."""
+
+    name: str
+    """As the plan has it."""
+    done: bool
+    """Whether its answer is there already."""
+    disk: int
+    """Bytes."""
+    memory: int
+    """Bytes at the peak, libraries among them."""
+    minutes: float
+    """On this machine, as busy as it is now."""
+
+
+class RunEstimate(NamedTuple):
+    """What a plan takes; ``str`` is a table."""
+
+    steps: tuple[StepEstimate, ...]
+    """All of it, what is done too."""
+    jobs: int
+    """Steps that are done at a time."""
+    disk: int
+    """Bytes of all steps."""
+    memory: int
+    """Bytes of as many of the largest steps as are done at a time."""
+    minutes: float
+    """Of what is not done."""
+
+    def __str__(self) -> str:
+        rows = [(step.name, "there" if step.done else "to do", *step[2:]) for step in self.steps]
+        in_all = "in all" if self.jobs == 1 else f"in all, {self.jobs} jobs"
+        lines = [f"{'stage':<24} {'state':<8} {'disk':>9} {'memory':>9} {'minutes':>8}"]
+        for name, state, disk, memory, minutes in (*rows, (in_all, "", self.disk, self.memory, self.minutes)):
+            lines.append(f"{name:<24} {state:<8} {size(disk):>9} {size(memory):>9} {minutes:>8.1f}")
+        said = f"memory: the peak of each step, {size(LIBRARIES)} of Python and its libraries in it; minutes: as busy"
+        return "\n".join([*lines, said, "as this machine is now"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {**self._asdict(), "steps": [step._asdict() for step in self.steps]}
+
+
+def estimate(run: RunConfig, steps: Sequence[Step], jobs: int = 1, speed: Speed | None = None) -> RunEstimate:
+    """What every step of a plan takes, and all of them with ``jobs`` at a time.
 
     Raises:
         UserError: as :func:`measure`.
     """
     shape = model_shape(run.model)
-    lines = [f"{'stage':<24} {'state':<8} {'disk':>9} {'memory':>9} {'minutes':>8}"]
-    redone, every, left = set[Path](), [], []
+    redone, every, estimated = set[Path](), [], []
     with threads(max(1, torch.get_num_threads() // jobs)):
         speed = speed or measure(run.model, shape, run.corpus.context_length)
         for step, cost in zip(steps, costs(run, steps, shape, speed), strict=True):
             done = step.answered and not redone.intersection(step.needs)
             if not done:
                 redone.add(step.folder)
-            spent = seconds(step, cost, shape, speed) / 60
-            state = "there" if done else "to do"
-            lines.append(f"{step.name:<24} {state:<8} {size(cost.disk):>9} {size(cost.memory):>9} {spent:>8.1f}")
+            minutes = seconds(step, cost, shape, speed) / 60
             every.append(cost)
-            left.append(0.0 if done else spent)
-    disk, memory = sum(cost.disk for cost in every), _most_memory(every, jobs)
-    minutes = span(waits(steps), left, jobs)
-    said = "in all" if jobs == 1 else f"in all, {jobs} jobs"
-    lines.append(f"{said:<24} {'':<8} {size(disk):>9} {size(memory):>9} {minutes:>8.1f}")
-    lines.append(
-        f"memory: the peak of each step, {size(LIBRARIES)} of Python and its libraries in it; minutes: as busy"
-    )
-    lines.append("as this machine is now")
-    return "\n".join(lines)
+            estimated.append(StepEstimate(step.name, done, cost.disk, cost.memory, minutes))
+    left = [0.0 if step.done else step.minutes for step in estimated]
+    memory = _most_memory(every, jobs)
+    return RunEstimate(tuple(estimated), jobs, sum(cost.disk for cost in every), memory, span(waits(steps), left, jobs))
 
 
 def total(run: RunConfig, steps: Sequence[Step], shape: Shape, speed: Speed) -> tuple[float, int, int]:

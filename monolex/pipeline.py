@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from monolex import runtime
 from monolex.artifact import MANIFEST, TIMINGS, read_json, require_folder, write_bytes, write_json
@@ -24,6 +24,9 @@ from monolex.schedule import Schedule, alone
 from monolex.stages import Stage
 from monolex.workers import done
 
+if TYPE_CHECKING:
+    from monolex.estimate import RunEstimate
+
 
 def drawn(stage: Stage, folder: Path) -> list[Path]:
     """Draw what there is to draw of the artefact of a stage; the pictures' paths."""
@@ -34,19 +37,47 @@ def drawn(stage: Stage, folder: Path) -> list[Path]:
     return figures.draw(folder)
 
 
-def execute(path: Path, folder: Path, *, dry_run: bool = False, jobs: int | None = 1) -> Path | None:
-    """Run what is not done of a run.toml, then write the report; with ``dry_run`` only log the plan.
+class PreparedRun(NamedTuple):
+    """A run.toml that is checked, and what is to be done for it."""
+
+    config: RunConfig
+    """It, with a precision in place of `auto`."""
+    steps: list[Step]
+    """Its plan."""
+    jobs: int
+    """Steps that are done at a time."""
+
+
+def execute(path: Path, folder: Path, *, jobs: int | None = 1) -> Path:
+    """Run what is not done of a run.toml, then write the report.
 
     ``jobs`` steps are done at a time, by processes that share the cores (:mod:`monolex.workers`: a script that asks
     for more than one needs its ``if __name__ == "__main__":``); None chooses by the model
     (:func:`monolex.estimate.jobs_for`).
 
     Returns:
-        The report's path; None after a dry run.
+        The report's path.
 
     Raises:
         UserError: as the stages, or another process writes into the run, or ``jobs`` is below 1.
     """
+    prepared = _prepared(path, folder, jobs)
+    with writing(folder):
+        return _execute(path, folder, prepared.steps, prepared.jobs)
+
+
+def dry_run(path: Path, folder: Path, *, jobs: int | None = 1) -> "RunEstimate":
+    """What :func:`execute` would take, step by step; nothing is written.
+
+    Raises:
+        UserError: as :func:`execute` before it does anything.
+    """
+    from monolex.estimate import estimate
+
+    return estimate(*_prepared(path, folder, jobs))
+
+
+def _prepared(path: Path, folder: Path, jobs: int | None) -> PreparedRun:
     require(jobs is None or jobs >= 1, f"jobs must be at least 1, not {jobs}")
     config = read_run(path)
     require_folder(folder)
@@ -60,13 +91,7 @@ def execute(path: Path, folder: Path, *, dry_run: bool = False, jobs: int | None
         from monolex.estimate import jobs_for
 
         jobs = jobs_for(config, steps)
-    if dry_run:
-        from monolex.estimate import describe
-
-        log.info(describe(config, steps, jobs))
-        return None
-    with writing(folder):
-        return _execute(path, folder, steps, jobs)
+    return PreparedRun(config, steps, jobs)
 
 
 def _execute(path: Path, folder: Path, steps: Sequence[Step], jobs: int) -> Path:

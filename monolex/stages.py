@@ -32,6 +32,8 @@ class Stage:
     are of)."""
     show: str = ""
     """Dotted: what ``monolex show`` prints of it below the first line, ``(folder, manifest) -> list[str]``."""
+    show_data: str = ""
+    """Dotted: what ``monolex show --json`` says beside the manifest and ``KIND.json``, ``(folder) -> values``."""
     cost: str = ""
     """Dotted: what it will take, ``(planned) -> Cost`` (:mod:`monolex.cost`); left out: nothing worth a number."""
     check: str = ""
@@ -67,7 +69,9 @@ class Stage:
         for name in ("kind", "home"):
             object.__setattr__(self, name, getattr(self, name) or self.verb)
 
-    def load(self, what: Literal["config", "run", "show", "cost", "check", "draw", "section", "command"]) -> Any:
+    def load(
+        self, what: Literal["config", "run", "show", "show_data", "cost", "check", "draw", "section", "command"]
+    ) -> Any:
         """What a dotted name stands for; None where there is none."""
         dotted = getattr(self, what)
         return loaded(dotted) if dotted else None
@@ -209,6 +213,7 @@ STAGES: tuple[Stage, ...] = (
         run="monolex.interp.explain.stage:explain",
         made_of="run",
         show="monolex.show.explanations:explain",
+        show_data="monolex.show.explanations:explain_data",
         cost="monolex.interp.cost:explain",
         shown_apart=True,
         default_out="by default RUN/explain/MODE",

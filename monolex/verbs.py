@@ -4,33 +4,22 @@ The verb of a stage is made of its row (:mod:`monolex.stages`) unless it has fla
 needs no torch.
 """
 
-import inspect
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from monolex import stages
 from monolex.config import CorpusConfig, EvalConfig, HarvestConfig, ModelConfig
 from monolex.errors import UserError
 from monolex.features.query import FindConfig
 from monolex.interp.config import FigureConfig, ScoreConfig
-from monolex.stages import Stage, of_verb
+from monolex.said import VerbAnswer, answering, say, say_json
+from monolex.stage_verbs import Activations, Out, Positional, Run, Sources, arg, made, of_stage
+from monolex.stages import of_verb
 
-arg = tyro.conf.arg
-Positional = tyro.conf.Positional
-Activations = Annotated[Positional[Path], arg(metavar="ACTIVATIONS")]
-Out = Annotated[Positional[Path], arg(metavar="OUT")]
-Run = Annotated[Positional[Path], arg(metavar="RUN")]
-Sources = Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCE...")]
-HELP = {
-    "activations": "Folder that `monolex harvest` wrote.",
-    "sources": "Folders that `monolex train` and `monolex baselines` wrote.",
-    "run": "Folder that `monolex run` wrote.",
-}
+if TYPE_CHECKING:
+    from monolex.estimate import RunEstimate
 
 
 def run(
@@ -38,7 +27,7 @@ def run(
     out: Path | None = None,
     dry_run: bool = False,
     jobs: int | None = None,
-) -> None:
+) -> VerbAnswer:
     """Do all that a run.toml says, from harvest to experiments, explanations and report; what is done is skipped.
 
     Args:
@@ -49,13 +38,15 @@ def run(
         jobs: Steps done at a time, by processes that share the cores; by default 1, and for a small model on a CPU one
             a core, up to four.
     """
-    from monolex.pipeline import execute
+    from monolex import pipeline
 
     config = config / "run.toml" if config.is_dir() else config
     folder = out or _run_folder(config)
-    page = execute(config, folder, dry_run=dry_run, jobs=jobs)
-    if page:
-        say(f"look at {page} in a browser, or try: monolex show {folder}")
+    if dry_run:
+        return _planned(pipeline.dry_run(config, folder, jobs=jobs))
+    page = pipeline.execute(config, folder, jobs=jobs)
+    told = f"look at {page} in a browser, or try: monolex show {folder}"
+    return VerbAnswer(lambda: [told], lambda: {"run": folder, "report": page})
 
 
 def demo(
@@ -64,7 +55,7 @@ def demo(
     corpus: str | None = None,
     dry_run: bool = False,
     jobs: int | None = None,
-) -> None:
+) -> VerbAnswer:
     """The whole pipeline on the bundled model, or a real one, over the text of this Python installation.
 
     Args:
@@ -76,18 +67,22 @@ def demo(
         jobs: Steps done at a time, by processes that share the cores; by default one a core, up to four, where the
             model is small.
     """
+    from monolex import pipeline
     from monolex.demo.subjects import SUBJECTS, prepared
-    from monolex.pipeline import execute
 
     known = SUBJECTS[subject]
     folder = out or Path(known.out)
     with tempfile.TemporaryDirectory() as scratch:
         toml = Path(scratch) / "run.toml"
         toml.write_text(prepared(known, folder, corpus), encoding="utf-8")
-        page = execute(toml, folder, dry_run=dry_run, jobs=jobs)
-    if page:
-        say(f"open {page} in a browser: every dictionary beside its baselines and controls")
-        say(f"`monolex show {folder}` prints the tables; {folder / 'run.toml'} is where to change things")
+        if dry_run:
+            return _planned(pipeline.dry_run(toml, folder, jobs=jobs))
+        page = pipeline.execute(toml, folder, jobs=jobs)
+    told = [
+        f"open {page} in a browser: every dictionary beside its baselines and controls",
+        f"`monolex show {folder}` prints the tables; {folder / 'run.toml'} is where to change things",
+    ]
+    return VerbAnswer(lambda: told, lambda: {"run": folder, "report": page})
 
 
 def init(
@@ -96,7 +91,7 @@ def init(
     out: Path = Path("run.toml"),
     minutes: float = 30.0,
     text_field: str = "text",
-) -> None:
+) -> VerbAnswer:
     """Write a run.toml with a comment on every line that fits a model, a text and a number of minutes.
 
     Args:
@@ -108,10 +103,13 @@ def init(
     """
     from monolex.new_run.write import new_run
 
-    for line in new_run(out, model, corpus, minutes, text_field):
-        say(line)
-    say(f"wrote {out}: look at it, then `monolex run {out} --dry-run`, then `monolex run {out}`,")
-    say(f"which fills {_run_folder(out).absolute()}; `--out` chooses another folder")
+    chosen, folder = new_run(out, model, corpus, minutes, text_field), _run_folder(out).absolute()
+    told = [
+        f"wrote {out}: look at it, then `monolex run {out} --dry-run`, then `monolex run {out}`,",
+        f"which fills {folder}; `--out` chooses another folder",
+    ]
+    facts = {"run_toml": out, "run": folder}
+    return VerbAnswer(lambda: [*chosen.lines(), *told], lambda: facts | chosen.to_json())
 
 
 def harvest(
@@ -119,7 +117,7 @@ def harvest(
     model: ModelConfig,
     corpus: CorpusConfig,
     config: HarvestConfig,
-) -> None:
+) -> VerbAnswer:
     """Store a model's activations over a corpus.
 
     Args:
@@ -131,7 +129,7 @@ def harvest(
     from monolex.activations.harvest import harvest
 
     harvest(out, model, corpus, config)
-    _show_made(of_verb("harvest"), out)
+    return made(of_verb("harvest"), out)
 
 
 def evaluate(
@@ -140,7 +138,7 @@ def evaluate(
     sources: Sources,
     config: EvalConfig,
     controls: Annotated[tuple[str, ...], arg(metavar="NAME=ACTIVATIONS,SOURCE[,SOURCE...]")] = (),
-) -> None:
+) -> VerbAnswer:
     """Measure dictionaries on held-out text, beside those of control models.
 
     Args:
@@ -153,24 +151,20 @@ def evaluate(
     from monolex.evals.evaluate import evaluate
 
     evaluate(out, activations, sources, dict(map(_control, controls)), config)
-    _show_made(of_verb("eval"), out)
+    return made(of_verb("eval"), out)
 
 
-def find(run: Run, config: FindConfig, json: Path | None = None) -> None:
+def find(run: Run, config: FindConfig) -> VerbAnswer:
     """Find features of a run: by a prompt, by a token, by their numbers, or by two sets of texts.
 
     Args:
         run: Folder that `monolex run` wrote.
         config: What is looked for.
-        json: Also write the answer to this file, every number in full.
     """
-    from monolex.artifact import write_json
     from monolex.features.find import find
 
     answer = find(run, config)
-    if json is not None:
-        write_json(json, answer.to_json())
-    say(str(answer))
+    return VerbAnswer(lambda: [str(answer)], answer.to_json)
 
 
 def score(
@@ -178,7 +172,7 @@ def score(
     config: ScoreConfig = ScoreConfig(),  # noqa: B008 (frozen)
     out: Path | None = None,
     sanity: bool = False,
-) -> int:
+) -> VerbAnswer:
     """Score explanations: simulated activations against true ones, detection, fuzzing, chance, intervals.
 
     Args:
@@ -192,8 +186,7 @@ def score(
         from monolex.interp.simulate.open import sanity_result
 
         ranking = sanity_result(config)
-        say(ranking.table())
-        return int(ranking.first < len(ranking.features))
+        return VerbAnswer(lambda: [ranking.table()], ranking.to_json, int(ranking.first < len(ranking.features)))
     if run is None:
         raise UserError("RUN is missing: give the folder of a run, or --sanity")
     from monolex.interp.explain.saved import explanations_folder
@@ -202,11 +195,10 @@ def score(
     explanations = explanations_folder(run, config.explanations)
     out = out or run / "score" / f"{explanations.name}-{config.simulator}"
     score(out, explanations, config, run)
-    _show_made(of_verb("score"), out)
-    return 0
+    return made(of_verb("score"), out)
 
 
-def figure(run: Run, config: FigureConfig, out: Path | None = None) -> None:
+def figure(run: Run, config: FigureConfig, out: Path | None = None) -> VerbAnswer:
     """Make figures and tables of the paper out of a run's scores: the numbers as JSON, and what they look like.
 
     Args:
@@ -216,14 +208,14 @@ def figure(run: Run, config: FigureConfig, out: Path | None = None) -> None:
     """
     from monolex.report.figures import paper
 
-    for path in paper(run, config, out):
-        say(f"look at {path}")
+    files = paper(run, config, out)
+    return VerbAnswer(lambda: [f"look at {path}" for path in files], lambda: {"files": files})
 
 
 def pool(
     out: Out,
     dictionaries: Annotated[Positional[tuple[Path, ...]], arg(metavar="DICTIONARY...")],
-) -> None:
+) -> VerbAnswer:
     """Pool dictionaries that differ in their seed into one: the features that come back first, then the likest.
 
     Training goes on from it by `monolex train ... --init OUT`, which mends what pooling costs of the reconstruction.
@@ -237,10 +229,13 @@ def pool(
     pooled = pool_folders(out, dictionaries)
     count, several = len(dictionaries), sum(seeds > 1 for seeds in pooled.seeds)
     everywhere = sum(seeds == count for seeds in pooled.seeds)
-    say(f"{len(pooled.seeds):,} features: {everywhere:,} of all {count} seeds, {several:,} of two or more; in {out}")
+    features = len(pooled.seeds)
+    told = f"{features:,} features: {everywhere:,} of all {count} seeds, {several:,} of two or more; in {out}"
+    facts = {"dictionary": out, "seeds": count, "features": features, "of_all": everywhere, "of_several": several}
+    return VerbAnswer(lambda: [told], lambda: facts)
 
 
-def report(run: Run, cards: int = 300) -> None:
+def report(run: Run, cards: int = 300) -> VerbAnswer:
     """Write RUN/report.html, one page that opens from disk, and the galleries of features beside it.
 
     Args:
@@ -250,12 +245,13 @@ def report(run: Run, cards: int = 300) -> None:
     from monolex.pipeline import write_report
     from monolex.workers import MOST_JOBS, cores
 
-    say(f"open {write_report(run, cards=cards, jobs=min(cores(), MOST_JOBS))} in a browser")
+    page = write_report(run, cards=cards, jobs=min(cores(), MOST_JOBS))
+    return VerbAnswer(lambda: [f"open {page} in a browser"], lambda: {"report": page})
 
 
 def show(
     path: Annotated[Positional[Path], arg(metavar="PATH")], verify: bool = False, feature: int | None = None
-) -> None:
+) -> VerbAnswer:
     """Print what lies at a path: a run, an artefact, a dictionary, a shard, a store of features, a metrics.jsonl.
 
     Args:
@@ -263,19 +259,21 @@ def show(
         feature: Of a store (.sqlite), everything that is known of the feature of this number.
         verify: Of an artefact, or of all artefacts of a run, recompute every hash and say which are whole.
     """
-    from monolex.show.files import show_feature
+    from monolex.show.data import data, verified_data
+    from monolex.show.files import feature_data, show_feature
     from monolex.show.path import check, show
 
     if feature is not None:
-        say(show_feature(path, feature))
-        return
-    for text in check(path) if verify else [show(path)]:
-        say(text)
+        return VerbAnswer(lambda: [show_feature(path, feature)], lambda: feature_data(path, feature))
+    if verify:
+        return VerbAnswer(lambda: check(path), lambda: verified_data(path))
+    return VerbAnswer(lambda: [show(path)], lambda: data(path))
 
 
 def serve(
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
     port: int | None = None,
+    json: bool = False,
 ) -> None:
     """Open runs in a browser: features to browse, search, label and compare, experiments, and prompts tried live.
 
@@ -284,10 +282,17 @@ def serve(
     Args:
         runs: Folders that `monolex run` wrote.
         port: By default the first free one from 8040 on; 0 takes any.
+        json: Print the address as one JSON value instead of a sentence.
     """
     from monolex.explorer.server import serve
 
-    serve(runs, port, say)
+    def tell(address: str) -> None:
+        if json:
+            say_json({"address": address})
+        else:
+            say(f"open {address} in a browser; Ctrl-C ends it")
+
+    serve(runs, port, tell)
 
 
 def mcp(
@@ -312,37 +317,10 @@ def verbs() -> dict[str, Callable[..., Any]]:
     of_run = [stage for stage in stages.STAGES if stage.made_of in ("run", "explanations")]
     made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
     asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
-    last = {"figure": figure, "report": report, "serve": serve, "mcp": mcp, "show": show}
-    made_after = {"pool": pool, "find": find}
-    return {"demo": demo, "init": init, "run": run, **made_before, **made_after, **asked_of_a_run, **last}
-
-
-def of_stage(stage: Stage) -> Callable[..., Any]:
-    """The verb of a stage: its own command, or one with the flags that every stage of its ``made_of`` has."""
-    if command := stage.load("command"):
-        return command
-
-    def on_activations(activations: Activations, out: Out, config: Any) -> None:
-        stage.load("run")(out, activations=activations, config=config)
-        _show_made(stage, out)
-
-    def on_dictionaries(activations: Activations, out: Out, sources: Sources, config: Any) -> None:
-        stage.load("run")(out, activations=activations, sources=sources, config=config)
-        _show_made(stage, out)
-
-    def on_run(run: Run, config: Any, out: Path | None = None) -> None:
-        folder = out or run / stage.home / config.folder_name
-        stage.load("run")(folder, run=run, config=config)
-        _show_made(stage, folder)
-
-    verb = {"activations": on_activations, "dictionaries": on_dictionaries, "run": on_run}[stage.made_of]
-    out = f"Folder of the result; {stage.default_out}." if stage.default_out else f"Folder of the {stage.makes}."
-    said = {**HELP, "out": out, "config": stage.asks}
-    function = inspect.unwrap(verb)
-    function.__annotations__["config"] = stage.load("config")
-    flags = [flag for flag in function.__annotations__ if flag != "return"]
-    function.__doc__ = "\n".join([stage.about, "", "Args:", *(f"    {flag}: {said[flag]}" for flag in flags)])
-    return function
+    first, made_after = {"demo": demo, "init": init, "run": run}, {"pool": pool, "find": find}
+    answers = {**first, **made_before, **made_after, **asked_of_a_run, "figure": figure, "report": report, "show": show}
+    printed = {name: answering(verb) for name, verb in answers.items()}
+    return {**printed, "serve": serve, "mcp": mcp}
 
 
 def _run_folder(config: Path) -> Path:
@@ -350,18 +328,8 @@ def _run_folder(config: Path) -> Path:
     return config.parent if config.name == "run.toml" else config.with_suffix("")
 
 
-def _show_made(stage: Stage, out: Path) -> None:
-    """Say what came of a stage, or how to look at it."""
-    if stage.made_of not in ("run", "explanations"):
-        say(f"look at it with: monolex show {out}")
-        return
-    from monolex.pipeline import drawn
-    from monolex.show.path import show
-
-    pictures = drawn(stage, out)
-    say(show(out))
-    for picture in pictures:
-        say(f"look at {picture}")
+def _planned(estimate: "RunEstimate") -> VerbAnswer:
+    return VerbAnswer(lambda: [str(estimate)], estimate.to_json)
 
 
 def _control(text: str) -> tuple[str, tuple[Path, list[Path]]]:
@@ -371,8 +339,3 @@ def _control(text: str) -> tuple[str, tuple[Path, list[Path]]]:
     if not (name and equals and sources):
         raise UserError(f"--controls {text!r}: write NAME=ACTIVATIONS,SOURCE, as random=acts-random,sweep-random")
     return name, (activations, sources)
-
-
-def say(text: str) -> None:
-    """Print a line."""
-    sys.stdout.write(text + "\n")

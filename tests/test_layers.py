@@ -24,7 +24,7 @@ LAYERS = (
     ("report", "lexicon", "demo"),
     ("explorer",),
     ("run_toml", "patterns", "plan", "estimate", "pipeline", "show", "new_run"),
-    ("cli", "verbs"),
+    ("said", "stage_verbs", "cli", "verbs"),
     ("__init__", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -109,7 +109,7 @@ def home(tmp_path_factory):
 
 def test_a_row_gives_a_verb_a_table_a_line_of_the_plan_and_show(row, home, tmp_path, capsys):
     assert main(["run", str(home / "run.toml"), "--out", str(tmp_path), "--dry-run"]) == 0
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("circuits small")]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("circuits small")]
     assert line.split() == ["circuits", "small", "to", "do", "2", "MB", "482", "MB", "1.0"]
 
     assert main(["run", str(home / "run.toml"), "--out", str(tmp_path)]) == 0
@@ -122,7 +122,7 @@ def test_a_row_gives_a_verb_a_table_a_line_of_the_plan_and_show(row, home, tmp_p
     assert main(["run", str(tmp_path)]) == 0
     assert made.stat().st_mtime_ns == stamp, "what is done is skipped"
     assert main(["run", str(tmp_path), "--dry-run"]) == 0
-    assert "to do" not in capsys.readouterr().err
+    assert "to do" not in capsys.readouterr().out
 
     assert main(["circuits", str(tmp_path), "--width", "4"]) == 0
     assert (tmp_path / "circuits" / "width-4" / "manifest.json").exists()

@@ -1,7 +1,7 @@
 """The index of a run: one small SQLite file over its feature stores, opened by every thread of a server on its own.
 
-It lies in the run as ``explorer.sqlite``; where the run cannot or must not be written to, in a temporary folder, and then
-what a person writes is not kept.
+It lies in the run as ``explorer.sqlite``; where the run cannot or must not be written to, in a temporary folder, and
+then what a person writes is not kept.
 """
 
 import atexit
@@ -90,9 +90,9 @@ def index_path(run: Path, *, writable: bool = True) -> tuple[Path, bool]:
 def _copy(path: Path, copy: Path) -> None:
     """An index as it is now; none where it cannot be read, for all but its labels can be made again."""
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=PATIENCE)) as source:
-            with closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
+        source = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=PATIENCE)
+        with closing(source), closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
     except sqlite3.Error:
         with suppress(FileNotFoundError):
             copy.unlink()

@@ -31,10 +31,10 @@ except ModuleNotFoundError as missing:
 
 log = logging.getLogger("monolex")
 INSTRUCTIONS = (
-    "Sparse dictionaries of a language model: features, what they respond to, what they cause. Begin with the tool runs. "
-    "Every answer names the artefact it was read off by its hash, and numbers stand beside their interval and their "
-    "control, chance or baseline; where one of these is null it was not measured. A name, an explanation or a search "
-    "hit is no evidence: ask what_is_known, which also says contradicted, undecided and not measured."
+    "Sparse dictionaries of a language model: features, what they respond to, what they cause. Begin with the tool "
+    "runs. Every answer names the artefact it was read off by its hash, and numbers stand beside their interval and "
+    "their control, chance or baseline; where one of these is null it was not measured. A name, an explanation or a "
+    "search hit is no evidence: ask what_is_known, which also says contradicted, undecided and not measured."
 )
 AT_ONCE = 4
 """Questions that are answered at a time."""
@@ -62,9 +62,7 @@ def server(opened: OpenRuns) -> Server[Any]:
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
 
     limiter = anyio.CapacityLimiter(AT_ONCE)
-    return Server(
-        "monolex", version=__version__, instructions=INSTRUCTIONS, on_list_tools=tools, on_call_tool=call
-    )
+    return Server("monolex", version=__version__, instructions=INSTRUCTIONS, on_list_tools=tools, on_call_tool=call)
 
 
 def listed() -> list[types.Tool]:
@@ -91,8 +89,7 @@ def answer(opened: OpenRuns, name: str, arguments: Mapping[str, Any]) -> types.C
         opened.explorer.refresh()
         value = tool.answer(opened, asks)
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        content = [types.TextContent(type="text", text=text)]
-        return types.CallToolResult(content=content, structured_content=value)
+        return types.CallToolResult(content=[types.TextContent(type="text", text=text)], structured_content=value)
     except UserError as error:
         return _refused(str(error))
     except Exception as error:

@@ -26,7 +26,7 @@ def bind(port: int | None) -> socket.socket:
     """
     require(port is None or 0 <= port < 2**16, f"port = {port}: give one from 0 (any free one) to {2**16 - 1}")
     for number in range(PORT, PORT + TRIED) if port is None else (port,):
-        # asyncio sends small packets at once (TCP_NODELAY) only where the protocol is named: else a page takes 40 ms more
+        # asyncio sends small packets at once (TCP_NODELAY) only where the protocol is named: else pages take 40 ms more
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -39,8 +39,8 @@ def bind(port: int | None) -> socket.socket:
     raise UserError(f"{taken} taken; give another one by --port")
 
 
-def serve(folders: Sequence[Path], port: int | None, say: Callable[[str], None]) -> None:
-    """Serve runs until Ctrl-C; ``say`` is told the address.
+def serve(folders: Sequence[Path], port: int | None, tell: Callable[[str], None]) -> None:
+    """Serve runs until Ctrl-C; ``tell`` is told the address.
 
     Raises:
         UserError: no run, a damaged one, or no port.
@@ -49,6 +49,6 @@ def serve(folders: Sequence[Path], port: int | None, say: Callable[[str], None])
     listener = bind(port)
     address = f"http://{HOST}:{listener.getsockname()[1]}"
     only = next(iter(explorer.runs)) if len(explorer.runs) == 1 else ""
-    say(f"open {address}{Links().run(only) if only else '/'} in a browser; Ctrl-C ends it")
+    tell(address + (Links().run(only) if only else "/"))
     config = uvicorn.Config(app(explorer), log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[listener])

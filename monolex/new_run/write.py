@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -29,8 +30,41 @@ DOCUMENTS = 200
 """Documents that a corpus should have, for intervals over them; long ones are cut for that."""
 
 
-def new_run(path: Path, model: str, corpus: str, minutes: float = 30.0, text_field: str = "text") -> list[str]:
-    """Write a run.toml for ``model`` over ``corpus`` that takes about ``minutes``; what was chosen and why, in lines.
+class NewRun(NamedTuple):
+    """What was chosen for a run.toml."""
+
+    subject: Subject
+    """The model."""
+    sizes: Sizes
+    """Text, dictionaries and what stands beside them."""
+    spent: Spent
+    """What it will take."""
+    minutes: float
+    """What it may take."""
+
+    def lines(self) -> list[str]:
+        """What was chosen and why."""
+        return [*_reasons(self.subject, self.sizes, self.minutes), _summary(self.spent)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        rung = self.sizes.rung
+        return {
+            "model": self.subject.name,
+            "dtype": self.subject.dtype,
+            "sites": self.subject.sites,
+            "tokens": self.sizes.tokens,
+            "epochs": self.sizes.epochs,
+            "rows": self.sizes.rows,
+            "features": round(rung.ratio * self.subject.width),
+            "sizes": rung._asdict(),
+            "estimate": self.spent._asdict(),
+            "reasons": self.lines(),
+        }
+
+
+def new_run(path: Path, model: str, corpus: str, minutes: float = 30.0, text_field: str = "text") -> NewRun:
+    """Write a run.toml for ``model`` over ``corpus`` that takes about ``minutes``; what was chosen and why.
 
     Raises:
         UserError: the file is there already, a model or a corpus that cannot be read, a corpus of one document, or too
@@ -49,7 +83,7 @@ def new_run(path: Path, model: str, corpus: str, minutes: float = 30.0, text_fie
     sizes = choose(subject, text, most, speed)
     toml = written(subject, text, sizes, path, minutes)
     write_bytes(path, toml.encode())
-    return [*_reasons(subject, sizes, minutes), _summary(estimated(toml, subject, speed))]
+    return NewRun(subject, sizes, estimated(toml, subject, speed), minutes)
 
 
 def _subject(model: str, free: int) -> Subject:

@@ -25,9 +25,7 @@ def explain(path: Path, manifest: Manifest) -> list[str]:
         kept.append([*names, str(dictionary["asked"]), str(dictionary["explained"]), said or "–"])
     fragments = ", ".join(f"{model} {count:,}" for model, count in facts["fragments"].items())
     shown = [["feature", "explainer", "explanation"]]
-    # what directions write stands among the lines too, and is no explanation
-    rows = (row for row in read_jsonl(path / "explanations.jsonl") if row["explainer"] != "output")
-    for row in itertools.islice(rows, EXAMPLES):
+    for row in _first(path):
         text = row["text"] if row["failure"] is None else f"failed: {row['failure']}"
         shown.append([f"{row['site']}/{row['name']}:{row['feature']}", row["explainer"], text[:LETTERS]])
     left = [f"{model}: {counts(by_reason)}" for model, by_reason in facts["left_out"].items() if by_reason]
@@ -38,6 +36,17 @@ def explain(path: Path, manifest: Manifest) -> list[str]:
         columns(kept),
         f"\n{columns(shown)}",
     ]
+
+
+def explain_data(path: Path) -> dict[str, Any]:
+    """Of explanations the first few, beside ``explain.json``."""
+    return {"explanations": _first(path)}
+
+
+def _first(path: Path) -> list[dict[str, Any]]:
+    """The first explanations, failures among them; what directions write stands among the lines too, and is none."""
+    rows = (row for row in read_jsonl(path / "explanations.jsonl") if row["explainer"] != "output")
+    return list(itertools.islice(rows, EXAMPLES))
 
 
 def score(path: Path, manifest: Manifest) -> list[str]:

@@ -1,7 +1,7 @@
 """``monolex show PATH``: anything monolex wrote, as text a person reads."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from monolex import stages
@@ -22,16 +22,9 @@ def show(path: Path) -> str:
     Raises:
         UserError: nothing there, or nothing monolex wrote.
     """
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give a run, an artefact, a dictionary or a file of one")
-    if path.suffix == ".safetensors":
-        return show_tensors(path)
-    if path.suffix == ".sqlite":
-        return show_store(path)
-    if path.suffix == ".jsonl":
-        return show_metrics(path)
-    if path.suffix == ".json":
-        return json.dumps(read_json(path), indent=1, ensure_ascii=False)
+    require_shown(path)
+    if (ending := path.suffix.removeprefix(".")) in BY_ENDING:
+        return BY_ENDING[ending](path)
     if (path / MANIFEST).exists():
         manifest = open_artifact(path)
         left = manifest.data.get(UNANSWERED)
@@ -40,14 +33,27 @@ def show(path: Path) -> str:
         return "\n".join([_head(path, manifest), *again, *warnings, *_of_stage(path, manifest)])
     if (path / "weights.safetensors").exists():
         return show_dictionary(path)
+    return "\n\n".join(show(folder) for folder in artefacts(path))
+
+
+def require_shown(path: Path) -> None:
+    """Refuse a path at which there is nothing to show.
+
+    Raises:
+        UserError: nothing there, unfinished work, or nothing monolex wrote.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run, an artefact, a dictionary or a file of one")
+    if path.suffix.removeprefix(".") in BY_ENDING:
+        return
+    if (path / MANIFEST).exists() or (path / "weights.safetensors").exists():
+        return
     for name, what in UNFINISHED.items():
         if (path / name).exists():
             what = what or _unfinished(path / name)
             raise UserError(f"{path} is an unfinished {what} ({name}); repeat its command and it goes on from there")
-    inner = _artifacts(path)
-    if not inner:
+    if not artefacts(path):
         raise UserError(f"{path} is nothing monolex wrote; give a run, an artefact, a dictionary or a shard")
-    return "\n\n".join(show(folder) for folder in inner)
 
 
 def check(path: Path) -> Iterator[str]:
@@ -56,19 +62,29 @@ def check(path: Path) -> Iterator[str]:
     Raises:
         UserError: the first that is not, after the lines of the others, or no artefact there.
     """
-    folders, broken = _artifacts(path), []
+    for folder, manifest in checked(path):
+        yield f"{_head(folder, manifest)}, whole"
+
+
+def checked(path: Path) -> Iterator[tuple[Path, Manifest]]:
+    """Every artefact at or below ``path`` whose hashes are right.
+
+    Raises:
+        UserError: the first that is not, after the others, or no artefact there.
+    """
+    folders, broken = artefacts(path), []
     if not folders:
         raise UserError(f"{path} holds no finished artefact to verify; give an artefact or a run")
     for folder in folders:
         try:
-            yield f"{_head(folder, verify(folder))}, whole"
+            yield folder, verify(folder)
         except UserError as error:
             broken.append(error)
     if broken:
         raise broken[0]
 
 
-def _artifacts(path: Path) -> list[Path]:
+def artefacts(path: Path) -> list[Path]:
     """The finished artefacts at or below a path."""
     # of a stage that was killed while it put its files in place
     return [folder for folder in artefact_folders(path) if not folder.match(f"{PARTIAL}/*/{FILES}")]
@@ -90,3 +106,16 @@ def _of_stage(path: Path, manifest: Manifest) -> list[str]:
     stage = stages.of_kind(manifest.kind)
     show = stage and stage.load("show")
     return show(path, manifest) if show else []
+
+
+def _show_json(path: Path) -> str:
+    return json.dumps(read_json(path), indent=1, ensure_ascii=False)
+
+
+BY_ENDING: Mapping[str, Callable[[Path], str]] = {
+    "safetensors": show_tensors,
+    "sqlite": show_store,
+    "jsonl": show_metrics,
+    "json": _show_json,
+}
+"""What files of an ending are shown by."""

@@ -28,7 +28,7 @@ from monolex.errors import UserError
 from monolex.model.language_model import LanguageModel
 from monolex.model.load import load as load_model
 from monolex.model.load import load_tokenizer
-from monolex.pipeline import execute
+from monolex.pipeline import dry_run, execute
 from monolex.stages import of_verb
 from monolex.text.characters import alone
 
@@ -270,9 +270,9 @@ def test_a_tree_of_a_run_spans_the_blocks_between_its_sites(run, tmp_path):
 )
 def test_what_a_run_cannot_answer_is_said_before_it_starts(tmp_path, table, said):
     (tmp_path / "run.toml").write_text(f'[harvest]\nsites = ["resid_post.2", "mlp_out.*"]\n[baselines]\n{table}\n')
-    for dry_run in (True, False):
+    for begun in (dry_run, execute):
         with pytest.raises(UserError, match=said):
-            execute(tmp_path / "run.toml", tmp_path / "run", dry_run=dry_run)
+            begun(tmp_path / "run.toml", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -260,10 +260,11 @@ def test_too_few_texts_and_wrong_files_are_refused(lm, tmp_path):
 def test_the_verb_prints_features_baselines_and_notes(run, tmp_path, capsys):
     paths = (written(tmp_path / "a.jsonl", 16, 1, "cat"), written(tmp_path / "b.jsonl", 16, 2, "dogs"))
     asked = ["find", str(run), "--contrast", *map(str, paths), "--limit", "2", "--where", "density<0.5"]
-    assert main([*asked, "--resamples", "50", "--json", str(tmp_path / "out.json")]) == 0
+    assert main([*asked, "--resamples", "50"]) == 0
     out = capsys.readouterr().out
     assert "chosen_auroc" in out and "linear probe" in out and "features were tested" in out
-    written_out = json.loads((tmp_path / "out.json").read_text())
+    assert main([*asked, "--resamples", "50", "--json"]) == 0
+    written_out = json.loads(capsys.readouterr().out)
     assert {row["more_in"] for row in written_out["rows"]} <= {"A", "B"}
     assert all(row["density"] < 0.5 for row in written_out["rows"])
     assert {row["what"] for row in written_out["beside"]} >= {"mean difference", "random direction"}

@@ -166,13 +166,13 @@ def test_a_store_keeps_what_comes_back(run: Path, monkeypatch: pytest.MonkeyPatc
     assert {(s.seeds, s.reappears, s.comes_back) for s in alone.summaries()} == {(0, None, None)}
 
 
-def test_it_is_looked_for_listed_and_on_the_card(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_it_is_looked_for_listed_and_on_the_card(run: Path, capsys: pytest.CaptureFixture[str]):
     kept = FeatureStore(run / "features" / "resid_post.0" / "topk-k4-r1.5-s0.sqlite")
     wanted = {s.id for s in kept.summaries() if s.reappears and s.reappears >= 0.3 and s.n_active}
     assert wanted, "some feature comes back"
     command = ["find", str(run), "--where", "reappears>=0.3", "n_active>0", "--dictionaries", "topk-k4-r1.5-s0"]
-    assert main([*command, "--limit", "99", "--json", str(tmp_path / "answer.json")]) == 0
-    rows = json.loads((tmp_path / "answer.json").read_text())["rows"]
+    assert main([*command, "--limit", "99", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
     assert {row["feature"] for row in rows} == wanted
     assert all(row["reappears"]["n"] == 3 and row["reappears"]["low"] < row["reappears"]["value"] for row in rows)
     assert main([*command, "--sort", "reappears"]) == 0

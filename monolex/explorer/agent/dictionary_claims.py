@@ -1,6 +1,6 @@
 """Claims about a dictionary beside others, decided by the evaluation, the scores and the patches of its run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from monolex.artifact import SUBJECT
@@ -70,13 +70,14 @@ def _lower(a: Facts | None, b: Facts | None) -> tuple[Verdict, str]:
 def explained_better(run: ExploredRun, dictionary: IndexedDictionary, against: IndexedDictionary | None) -> KnownClaim:
     """Whether its explanations score higher than those of another dictionary, or of every baseline of its site."""
     basis: list[VerdictBasis] = []
+    of_controls: list[Said] = []
     for path in run.experiments("score"):
         listed = [row for row in run.content(f"{path}/score.json")["differences"] if _compared(row, dictionary)]
-        of_controls = [row for row in listed if row["against_model"] != SUBJECT]
+        of_controls += [_of_control(run, path, row) for row in listed if row["against_model"] != SUBJECT]
         chosen = [row for row in listed if row["against_model"] == SUBJECT]
         if against is not None:
             chosen = [row for row in chosen if (row["site"], row["against"]) == (against.site, against.name)]
-        basis += [_difference(run, path, row, of_controls) for row in chosen]
+        basis += [_difference(run, path, row) for row in chosen]
     named = against.title if against else "those of every baseline of its site"
     rule = (
         "confirmed if the difference of mean scores (correlation of simulated with real activations, features and "
@@ -84,8 +85,8 @@ def explained_better(run: ExploredRun, dictionary: IndexedDictionary, against: I
         "must agree"
     )
     note = "" if basis else "the two were not scored together: monolex explain and score, with both"
-    return KnownClaim(f"explanations of {dictionary.title} score higher than {named}", of_all(basis), rule,
-                      tuple(basis), note)  # fmt: skip
+    claim = f"explanations of {dictionary.title} score higher than {named}"
+    return KnownClaim(claim, of_all(basis), rule, tuple(basis), note, tuple(of_controls) if basis else ())
 
 
 def _compared(row: Facts, dictionary: IndexedDictionary) -> bool:
@@ -93,12 +94,16 @@ def _compared(row: Facts, dictionary: IndexedDictionary) -> bool:
     return place == (SUBJECT, dictionary.site, dictionary.name, "top_and_random")
 
 
-def _difference(run: ExploredRun, path: str, row: Facts, of_controls: Iterable[Facts]) -> VerdictBasis:
-    alike = [{"model": other["against_model"], **estimate(other)} for other in of_controls
-             if other["explainer"] == row["explainer"]]  # fmt: skip
-    beside = {"against": f"{row['site']}/{row['against']}", "difference to control models": alike}
+def _difference(run: ExploredRun, path: str, row: Facts) -> VerdictBasis:
+    beside = {"against": f"{row['site']}/{row['against']}", "no difference": 0.0}
     why = f"explained by {row['explainer']}"
     return VerdictBasis(beyond(as_estimate(row), 0.0), why, estimate(row), beside, source(run, path))
+
+
+def _of_control(run: ExploredRun, path: str, row: Facts) -> Said:
+    """The difference to a dictionary of a control model."""
+    against = f"{row['against_model']}/{row['site']}/{row['against']}"
+    return {"against": against, "explainer": row["explainer"], **estimate(row), "source": source(run, path)}
 
 
 def patches_with_fewer(run: ExploredRun, dictionary: IndexedDictionary, level: float, experiment: str) -> KnownClaim:
@@ -129,4 +134,5 @@ def _patched(run: ExploredRun, path: str, patch: Facts, row: Facts) -> VerdictBa
         "accuracy of the model": estimate(behaviour["accuracy"]),
         "sets chosen on, measured on": [patch["chosen_on"], patch["measured_on"]],
     }
-    return VerdictBasis(verdict, behaviour["verdict"], estimate(row["estimate"]), beside, source(run, path))
+    why = f"ratio of numbers of features, {patch['task']}: {behaviour['verdict']}"
+    return VerdictBasis(verdict, why, estimate(row["estimate"]), beside, source(run, path))

@@ -36,7 +36,12 @@ def one_experiment(explorer: Explorer, slug: str, path: str, limit: int) -> Said
     data = plain(experiment(explorer, slug, path).data)
     result = SHORTENED.get(data["kind"], dict)(data["result"])
     short, whole = cut({"result": result, "features": data["features"]}, limit)
-    return {"source": source(explorer.run(slug), path), "kind": data["kind"], **short, "lists_before_they_were_cut": whole}
+    return {
+        "source": source(explorer.run(slug), path),
+        "kind": data["kind"],
+        **short,
+        "lists_before_they_were_cut": whole,
+    }
 
 
 def _ablate(result: Mapping[str, Any]) -> Said:

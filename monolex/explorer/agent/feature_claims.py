@@ -116,7 +116,8 @@ def _ablations(feature: PlacedFeature) -> Iterator[tuple[str, Facts, float | Non
 
 
 def _not_ablated(feature: PlacedFeature) -> str:
-    return f"it was not ablated: monolex ablate {feature.run.folder} --features {feature.dictionary.title}:{feature.number}"
+    named = f"{feature.dictionary.title}:{feature.number}"
+    return f"it was not ablated: monolex ablate {feature.run.folder} --features {named}"
 
 
 def comes_back(feature: PlacedFeature, share: float) -> KnownClaim:
@@ -132,14 +133,14 @@ def comes_back(feature: PlacedFeature, share: float) -> KnownClaim:
     if not known or not known[0][0]:
         note = "there is no dictionary of the same recipe and another seed, or nothing was gathered of this one"
         return KnownClaim(claim, "not measured", rule, (), note)
-    seeds, *values = known[0]
+    seeds, value, low, high = known[0]
     chance, measured_in = chance_of_coming_back(feature.run, feature.dictionary)
-    verdict = beyond(Estimate(*values, seeds, "seeds"), share)
-    if verdict == "confirmed" and chance is not None and values[1] <= chance:
+    verdict = beyond(Estimate(value, low, high, seeds, "seeds"), share)
+    if verdict == "confirmed" and chance is not None and low <= chance:
         verdict = "undecided"
     beside = {"random directions": chance, "source": measured_in}
-    estimate = number(*values, seeds, "other seeds")
-    why = f"{round(values[0] * seeds)} of {seeds} other seeds have a like feature"
+    estimate = number(value, low, high, seeds, "other seeds")
+    why = f"{round(value * seeds)} of {seeds} other seeds have a like feature"
     basis = (VerdictBasis(verdict, why, estimate, beside, source(feature.run, "features")),)
     return KnownClaim(claim, verdict, rule, basis, "" if measured_in else "chance was not measured: monolex stability")
 

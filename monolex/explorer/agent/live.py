@@ -19,7 +19,6 @@ from monolex.features.query import FindConfig
 from monolex.live.interventions import Intervention
 from monolex.live.loaded import LoadedDictionary
 from monolex.live.next_token import NextToken, next_token
-from monolex.live.prompt import LivePrompt
 from monolex.live.prompts import from_text
 from monolex.live.reading import ActiveFeature, TokenFeatures, Wanted, read
 from monolex.live.session import LiveModel
@@ -95,7 +94,7 @@ def _ablated(live: LiveModel, title: str, asks: AblationQuestion) -> Said:
         "active_here": codes.get(feature, 0.0),
         **_change(without),
         "control": None if beside is None else {"feature": control, **_change(beside)},
-        "control_rule": f"another feature of this dictionary, active on the same token, of a size within {WITHIN:g} times",
+        "control_rule": f"another feature of the dictionary, active on the same token, of a size within {WITHIN:g} times",
         "n": 1,
         "reason": ONE_PROMPT,
         "notes": list(without.notes),

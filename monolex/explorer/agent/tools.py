@@ -53,9 +53,7 @@ def runs(opened: OpenRuns, _asks: q.NoQuestion) -> Said:
 
 def _overview(explorer: Explorer, run: ExploredRun) -> Said:
     data = plain(overview.overview(explorer, run.slug).data)
-    findings = [
-        {"text": each["text"], "source": source(run, each["path"] or "eval")} for each in data["findings"]
-    ]
+    findings = [{"text": each["text"], "source": source(run, each["path"] or "eval")} for each in data["findings"]]
     return {
         **{name: data[name] for name in ("run", "model", "lead", "warnings")},
         "findings": findings,

@@ -37,12 +37,16 @@ class KnownClaim(NamedTuple):
     """The measurements."""
     note: str = ""
     """Why there is none, or what a reader must know."""
+    controls: tuple[Said, ...] = ()
+    """The same of control models, where that is not about one of the measurements."""
 
 
 def agreed(basis: Sequence[VerdictBasis]) -> Verdict:
     """Of several measurements of one thing: what all of them say."""
-    verdicts = {each.verdict for each in basis}
-    return "not measured" if not verdicts else verdicts.pop() if len(verdicts) == 1 else "undecided"
+    if not basis:
+        return "not measured"
+    first = basis[0].verdict
+    return first if all(each.verdict == first for each in basis) else "undecided"
 
 
 def of_all(basis: Sequence[VerdictBasis]) -> Verdict:
