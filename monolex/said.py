@@ -5,9 +5,7 @@ import inspect
 import json as json_format
 import sys
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, NamedTuple
-
-import tyro
+from typing import Any, NamedTuple
 
 JSON_HELP = "Print one JSON value instead of text."
 
@@ -24,7 +22,7 @@ class VerbAnswer(NamedTuple):
 
 
 def answering(verb: Callable[..., VerbAnswer]) -> Callable[..., int]:
-    """A verb that prints its answer, with the flag ``--json``; it gives the exit code."""
+    """A verb that prints its answer, with the flag ``--json``; it gives the exit code. Its attribute is ``answers``."""
 
     @functools.wraps(verb)
     def printed(*args: Any, json: bool = False, **kwargs: Any) -> int:
@@ -36,12 +34,16 @@ def answering(verb: Callable[..., VerbAnswer]) -> Callable[..., int]:
                 say(line)
         return answer.code
 
-    hint = Annotated[bool, tyro.conf.arg(help=JSON_HELP)]
-    flag = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hint)
+    flag = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
     signature = inspect.signature(verb)
     parameters = [*signature.parameters.values(), flag]
+    about = inspect.cleandoc(verb.__doc__ or "")
+    # the parser of the command line would read flags and help of what is wrapped, which has no --json
+    del printed.__dict__["__wrapped__"]
+    printed.__dict__["answers"] = verb
     printed.__dict__["__signature__"] = signature.replace(parameters=parameters, return_annotation=int)
-    printed.__annotations__ = {**verb.__annotations__, "json": hint, "return": int}
+    printed.__annotations__ = {**verb.__annotations__, "json": bool, "return": int}
+    printed.__doc__ = f"{about}\n    json: {JSON_HELP}"
     return printed
 
 

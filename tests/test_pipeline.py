@@ -17,7 +17,7 @@ from monolex.artifact import MANIFEST, open_artifact, verify, write_json
 from monolex.cli import main
 from monolex.demo.subjects import SUBJECTS
 from monolex.errors import UserError
-from monolex.estimate import LIBRARIES, costs, estimate, jobs_for, model_shape
+from monolex.estimate import LIBRARIES, costs, jobs_for, model_shape
 from monolex.pipeline import _do, settled
 from monolex.plan import plan
 from monolex.run_toml import read_run
@@ -265,7 +265,7 @@ def test_a_plan_of_several_jobs_is_shorter_and_takes_the_memory_of_as_many(made,
     steps = plan(config, tmp_path)
     each = [cost.memory for cost in costs(config, steps, model_shape(config.model))]
     speed = Speed(measured=False)
-    alone, two = (str(estimate(config, steps, jobs, speed)).splitlines() for jobs in (1, 2))
+    alone, two = (str(estimate.estimate(config, steps, jobs, speed)).splitlines() for jobs in (1, 2))
     assert alone[1 : len(steps) + 1] == two[1 : len(steps) + 1]
     assert two[len(steps) + 1].startswith("in all, 2 jobs") and alone[len(steps) + 1].startswith("in all  ")
     assert size(sum(sorted(each)[-2:]) + LIBRARIES) in two[len(steps) + 1] and size(max(each)) in alone[len(steps) + 1]

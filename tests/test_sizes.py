@@ -62,7 +62,7 @@ class Reached(BaseException):
 
 def calls(verb: Callable, core: Callable, command: list[str]) -> list[str]:
     """The package's functions between a verb and the first call of its core, which is the last of them."""
-    first, last = inspect.unwrap(verb).__code__, inspect.unwrap(core).__code__
+    first, last = inspect.unwrap(getattr(verb, "answers", verb)).__code__, inspect.unwrap(core).__code__
 
     def watch(frame: FrameType | None, event: str, _: object) -> None:
         if event != "call" or frame is None or frame.f_code is not last:

@@ -94,7 +94,7 @@ def _ablated(live: LiveModel, title: str, asks: AblationQuestion) -> Said:
         "active_here": codes.get(feature, 0.0),
         **_change(without),
         "control": None if beside is None else {"feature": control, **_change(beside)},
-        "control_rule": f"another feature of the dictionary, active on the same token, of a size within {WITHIN:g} times",
+        "control_rule": f"another feature, active on the same token, of a size within {WITHIN:g} times",
         "n": 1,
         "reason": ONE_PROMPT,
         "notes": list(without.notes),
