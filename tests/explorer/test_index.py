@@ -163,3 +163,23 @@ def test_a_run_that_cannot_be_written_has_its_index_elsewhere(copy, monkeypatch)
 
 def test_runs_of_one_name_are_told_apart():
     assert slugs([Path("/a/run"), Path("/b/run"), Path("/c/my run <x>")]) == ["run", "run-2", "my-run-x"]
+
+
+def test_a_run_that_must_not_be_written_to_has_its_labels_and_is_left_alone(copy):
+    first = ExploredRun(copy)
+    key = next(d for d in first.dictionaries.values() if d.gathered)
+    labels.write(first.index, key.hash, 3, text="dots", note="", pinned=True)
+    first.index.close()
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in copy.rglob("*") if path.is_file()}
+    run = ExploredRun(copy, writable=False)
+    assert not run.keeps_labels and not run.index.path.is_relative_to(copy)
+    label = run.label(key.key, 3)
+    assert label is not None and label.text == "dots" and list(run.dictionaries) == list(first.dictionaries)
+    (copy / FILE).write_bytes(b"no index")
+    assert ExploredRun(copy, writable=False).label(key.key, 3) is None, "what cannot be read is made again elsewhere"
+    (copy / FILE).write_bytes(before[copy / FILE][1])
+    (copy / FILE).unlink()
+    assert list(ExploredRun(copy, writable=False).dictionaries) == list(first.dictionaries)
+    assert not (copy / FILE).exists()
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in copy.rglob("*") if path.is_file()}
+    assert after == {path: fact for path, fact in before.items() if path != copy / FILE}

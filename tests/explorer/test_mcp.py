@@ -1,0 +1,149 @@
+"""An agent on the other end of stdin and stdout: known answers, and arguments that are nonsense."""
+
+import hashlib
+import json
+import os
+import random
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+import pytest
+from helpers.agent_questions import alike, questions
+from helpers.explored import NAME, ROOT, SITES, strongest
+
+from monolex.explorer.explorer import Explorer
+
+pytest.importorskip("mcp", reason="the extra mcp is not installed")
+
+from mcp import ClientSession, StdioServerParameters, stdio_client, types
+
+PACKAGE = Path(__file__).parents[2]
+
+
+class Asked(NamedTuple):
+    """What a tool answered."""
+
+    refused: bool
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text, parse_constant=pytest.fail)
+
+
+Ask = Callable[[str, dict[str, Any]], Awaitable[Asked]]
+
+
+@asynccontextmanager
+async def agent(run: Path) -> AsyncIterator[tuple[ClientSession, Ask]]:
+    """A client of a server of a run, in a process of its own."""
+    command = ["-m", "monolex", "mcp", str(run), "--device", "cpu"]
+    path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
+    server = StdioServerParameters(command=sys.executable, args=command, env={**os.environ, "PYTHONPATH": path})
+    with open(os.devnull, "w") as nowhere:
+        async with stdio_client(server, errlog=nowhere) as streams, ClientSession(*streams) as session:
+            await session.initialize()
+
+            async def ask(tool: str, arguments: dict[str, Any]) -> Asked:
+                answer = await session.call_tool(tool, arguments)
+                (content,) = answer.content
+                assert isinstance(content, types.TextContent)
+                return Asked(bool(answer.is_error), content.text)
+
+            yield session, ask
+
+
+def state(run: Path) -> dict[str, tuple[int, str]]:
+    """When each file of a run was changed, and its hash."""
+    files = sorted(path for path in run.rglob("*") if path.is_file())
+    facts = {p: (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files}
+    return {path.relative_to(run).as_posix(): fact for path, fact in facts.items()}
+
+
+@pytest.fixture(scope="module")
+def keys(explored: Path) -> dict[str, str]:
+    (run,) = Explorer([explored]).runs.values()
+    return {dictionary.title: dictionary.key for dictionary in run.dictionaries.values()}
+
+
+def test_an_agent_gets_right_answers_and_nothing_is_written(explored, keys):
+    before = state(explored)
+    wrong = []
+
+    async def talk() -> None:
+        async with agent(explored) as (session, ask):
+            tools = (await session.list_tools()).tools
+            assert 0 < len(tools) <= 12
+            for tool in tools:
+                assert tool.description and tool.input_schema["additionalProperties"] is False
+                assert all(field["description"] for field in tool.input_schema["properties"].values())
+                assert tool.annotations is not None and tool.annotations.read_only_hint
+            for question in asked:
+                answer = await ask(question.tool, question.arguments)
+                got = answer.text if answer.refused else question.looks(answer.json)
+                if not alike(got, question.answer):
+                    wrong.append((question.says, got, question.answer))
+            await live(ask, keys[ROOT], int(strongest(explored).rpartition(":")[2]))
+            await nonsense(ask, keys)
+
+    asked = list(questions(explored, keys))
+    assert len(asked) == 30
+    anyio.run(talk)
+    assert wrong == []
+    assert state(explored) == before
+
+
+async def live(ask: Ask, key: str, number: int) -> None:
+    """A prompt through the model: the feature is active, and without it something else is predicted."""
+    hits = (await ask("find_by_prompt", {"run": "run", "prompt": "the cat sat on", "token": "any", "limit": 40})).json
+    assert hits["source"]["path"] == "activations" and {"dictionary", "of_max", "dense"} <= set(hits["rows"][0])
+    active = {row["feature"] for row in hits["rows"] if row["dictionary"] == key}
+    assert active, "some feature is active"
+    answer = (await ask("ablate_live", {"dictionary": key, "number": max(active), "prompt": "the cat sat on"})).json
+    assert answer["kl"] >= 0 and answer["n"] == 1 and answer["reason"] and "control" in answer
+    assert any(code > 0 for _, code in answer["active_on"])
+    assert abs(sum(p for _, p in answer["before"])) <= 1 + 1e-6 and answer["source"]["path"] == "train/main"
+    assert (await ask("ablate_live", {"dictionary": key, "number": number, "prompt": ""})).refused
+
+
+STRANGE = (
+    None, True, -1, 0, 2**31, 2**63, 10**30, 1.5, float(2**70), "", "a", "0" * 12, "'; DROP TABLE feature; --", '"',
+    "*", "NEAR(a b)", "a OR b", "%", "\\", "../../etc/passwd", "/etc/passwd", "ablate/root/../../eval", "..", "run",
+    "\x00", "x\0y", "漢字", "\U0001f600", "e\u0301", "\u202e", "<script>", "${x}", "{{7*7}}", "a" * 30_000, [], ["a", 3], {},
+    {"a": [1]}, [[[]]], "NaN", "Infinity", "resid_post.2", "single-token", "last", "causes_token",
+)  # fmt: skip
+
+
+async def nonsense(ask: Ask, keys: dict[str, str]) -> None:
+    """Random arguments: an answer or one sentence, and the server goes on."""
+    rng = random.Random(0)
+    real = ("run", *keys.values(), SITES[1], NAME, "ablate/root", 3, " the", *STRANGE)
+    names = {
+        "runs": (), "dictionaries": ("run", "site", "trained", "page", "limit"),
+        "features": ("run", "dictionary", "site", "kind", "marked", "token", "low", "high", "score", "back", "sort"),
+        "search": ("text", "run", "limit"), "feature": ("dictionary", "number", "contexts", "tokens"),
+        "matches": ("dictionary", "number", "limit"), "compare": ("first", "second", "limit"),
+        "experiments": ("run", "path", "limit"), "find_by_prompt": ("run", "prompt", "token", "dictionaries"),
+        "ablate_live": ("dictionary", "number", "prompt", "position", "top"),
+        "what_is_known": ("claim", "dictionary", "feature", "token", "against", "share", "level", "experiment"),
+    }  # fmt: skip
+    refused = answered = 0
+    for turn in range(330):
+        tool = list(names)[turn % len(names)]
+        chosen = [name for name in names[tool] if rng.random() < 0.7] + ["x" * rng.randrange(1, 4)] * (
+            rng.random() < 0.1
+        )
+        answer = await ask(tool, {name: rng.choice(real) for name in chosen})
+        if answer.refused:
+            refused += 1
+            assert "\n" not in answer.text and "Traceback" not in answer.text and len(answer.text) < 1000, answer.text
+            assert "something went wrong" not in answer.text, (tool, chosen)
+        else:
+            answered += 1
+            assert isinstance(answer.json, dict)
+    assert refused > 100 and answered > 20
+    assert not (await ask("runs", {})).refused
