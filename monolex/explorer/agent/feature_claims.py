@@ -48,7 +48,7 @@ def causes_token(feature: PlacedFeature, token: str) -> KnownClaim:
 
 
 def _token_basis(run: ExploredRun, path: str, ablation: Facts, token: str) -> list[VerdictBasis]:
-    made, changes = source(run, path), ablation["measures"]["probability"]
+    read_off, changes = source(run, path), ablation["measures"]["probability"]
     # of a small vocabulary a token stands on both sides; two tokens may have one text
     sides = [*changes["suppressed"], *changes["promoted"]]
     listed = {row["token"]: row for row in sides if row["text"] == token}
@@ -56,8 +56,10 @@ def _token_basis(run: ExploredRun, path: str, ablation: Facts, token: str) -> li
         last = max((row["change"] for row in changes["suppressed"]), default=None)
         why = f"it is none of the {len(changes['suppressed'])} tokens that lose most, nor of those that gain most"
         estimate = number(None, None, None, ablation["documents"], "documents", reason=why)
-        return [VerdictBasis("undecided", why, estimate, {"change of the last token that is kept": last}, made)]
-    return [VerdictBasis(*_token_verdict(row), _change(row, ablation), _controls(row), made) for row in listed.values()]
+        return [VerdictBasis("undecided", why, estimate, {"change of the last token that is kept": last}, read_off)]
+    return [
+        VerdictBasis(*_token_verdict(row), _change(row, ablation), _controls(row), read_off) for row in listed.values()
+    ]
 
 
 def _token_verdict(row: Facts) -> tuple[Verdict, str]:

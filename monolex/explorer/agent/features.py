@@ -76,8 +76,8 @@ def _explanation(run: ExploredRun, named: Mapping[str, Any]) -> Said | None:
     head = {"text": named["explanation"], "explainer": named["explainer"], "simulator": named["simulator"]}
     values = (named["score"], named["score_low"], named["score_high"])
     score = number(*values, 1, ONE_FEATURE, chance=named["chance"])
-    made = named["scored_by"] and source(run, named["scored_by"])
-    return head | {"score": score if named["score"] is not None else None, "source": made}
+    scored_in = named["scored_by"] and source(run, named["scored_by"])
+    return head | {"score": score if named["score"] is not None else None, "source": scored_in}
 
 
 def _ablated(run: ExploredRun, dictionary: IndexedDictionary, feature: int, path: str | None) -> Said | None:
