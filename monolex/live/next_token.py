@@ -30,11 +30,8 @@ class NextChance(NamedTuple):
     """Its place among all tokens, 1 for the most probable; equal ones share it."""
     rank_after: int
     """The same under the interventions."""
-
-    @property
-    def differs(self) -> bool:
-        """Whether it takes another place under the interventions."""
-        return self.rank_before != self.rank_after
+    differs: bool
+    """Whether it takes another place under the interventions."""
 
 
 class NextToken(NamedTuple):
@@ -106,7 +103,7 @@ def _rows(live: LiveModel, p: Tensor, q: Tensor, tokens: set[int]) -> dict[int, 
     rows = {}
     for token in sorted(tokens):
         before, after = (int((values > values[token]).sum()) + 1 for values in (p, q))
-        rows[token] = NextChance(token, texts[token], float(p[token]), float(q[token]), before, after)
+        rows[token] = NextChance(token, texts[token], float(p[token]), float(q[token]), before, after, before != after)
     return rows
 
 

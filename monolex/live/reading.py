@@ -54,7 +54,7 @@ class Wanted:
     """``SITE/NAME`` of each."""
     top: int = 10
     """Features a token and dictionary, at most."""
-    kept: Mapping[str, Bool[NDArray, "d_sae"]] = field(default_factory=dict)
+    kept: Mapping[str, Bool[NDArray, "_"]] = field(default_factory=dict)
     """By dictionary which of its features count, for example by their density; all where it has none here."""
 
     def __post_init__(self) -> None:
