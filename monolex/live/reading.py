@@ -14,7 +14,7 @@ from monolex.config import require
 from monolex.live.interventions import Intervention
 from monolex.live.loaded import LoadedDictionary
 from monolex.live.prompt import LivePrompt
-from monolex.live.session import Cost, LiveModel
+from monolex.live.session import TokenCost, LiveModel
 
 _BLOCK = 64
 """Tokens encoded at once."""
@@ -68,7 +68,7 @@ class PromptFeatures(NamedTuple):
     """The tokens."""
     features: dict[str, tuple[TokenFeatures, ...]]
     """By dictionary, of every token."""
-    cost: Cost
+    cost: TokenCost
     """Tokens that were computed, and that were not."""
     notes: tuple[str, ...]
     """What a reader must know, a sentence each."""
