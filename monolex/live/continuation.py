@@ -14,7 +14,7 @@ from monolex.interp.llm.sampling import end_tokens, pick
 from monolex.live.interventions import Intervention, idle
 from monolex.live.prompt import LivePrompt, special_tokens
 from monolex.live.reading import TokenFeatures, Wanted, require_fitting, token_features
-from monolex.live.session import TokenCost, LiveModel
+from monolex.live.session import LiveModel, TokenCost
 from monolex.live.trace import Tape
 
 Why = Literal["length", "end", "context", "stopped"]

@@ -12,7 +12,7 @@ from monolex.config import require
 from monolex.live.interventions import Intervention, idle
 from monolex.live.prompt import LivePrompt
 from monolex.live.reading import ActiveFeature, Wanted, require_fitting, token_features
-from monolex.live.session import TokenCost, LiveModel
+from monolex.live.session import LiveModel, TokenCost
 from monolex.live.trace import Tape
 from monolex.model.sites import Site
 

@@ -11,7 +11,7 @@ from monolex.causal.suffix import unembed
 from monolex.config import require
 from monolex.live.interventions import Intervention
 from monolex.live.prompt import LivePrompt
-from monolex.live.session import TokenCost, LiveModel
+from monolex.live.session import LiveModel, TokenCost
 from monolex.live.trace import Trace, last_site
 
 

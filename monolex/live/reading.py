@@ -14,7 +14,7 @@ from monolex.config import require
 from monolex.live.interventions import Intervention
 from monolex.live.loaded import LoadedDictionary
 from monolex.live.prompt import LivePrompt
-from monolex.live.session import TokenCost, LiveModel
+from monolex.live.session import LiveModel, TokenCost
 
 _BLOCK = 64
 """Tokens encoded at once."""

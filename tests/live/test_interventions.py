@@ -154,19 +154,22 @@ REFUSED = {
     "value = nan: .* takes a finite number": {"how": "clamp", "value": math.nan},
     "value = inf": {"how": "add", "value": math.inf},
     "value = -1e\\+39": {"how": "scale", "value": -1e39},
-    "value = None: clamp feature 3 .* takes a finite number": {"how": "clamp"},
-    "value = 2.0: ablate feature 3 .* takes none": {"how": "ablate", "value": 2.0},
+    "value = None: to clamp feature 3 .* takes a finite number": {"how": "clamp"},
+    "value = 2.0: to ablate feature 3 .* takes none": {"how": "ablate", "value": 2.0},
     "other = None: another feature goes with swap": {"how": "swap"},
     "other = 3: another feature": {"how": "swap", "other": 3},
     "other = 4: another feature": {"how": "ablate", "other": 4},
     "where = 'answer'": {"where": "answer"},
+    "value = '2': to clamp feature 3": {"how": "clamp", "value": "2"},
+    "value = True: to clamp feature 3": {"how": "clamp", "value": True},
+    "feature = 3, other = 4.0: give numbers of features": {"how": "swap", "other": 4.0},
     "where = -1": {"where": -1},
     "where = True": {"where": True},
 }
 
 
 @pytest.mark.parametrize("sentence", REFUSED)
-def test_what_cannot_be_done_is_a_sentence(sentence):
+def test_what_cannot_be_done_is_a_sentence(sentence, unchecked_arrays):
     with pytest.raises(UserError, match=sentence) as caught:
         Intervention(FIRST, 3, **REFUSED[sentence])
     assert "\n" not in str(caught.value)
@@ -178,8 +181,8 @@ def test_what_does_not_fit_the_run_is_a_sentence(live):
         "dictionary 'resid_post.0/topq': there is none; did you mean 'resid_post.0/topk'": [
             Intervention("resid_post.0/topq", 3)
         ],
-        "feature \\[48\\]": [Intervention(FIRST, 48)],
-        "feature \\[-1\\]": [Intervention(FIRST, -1)],
+        "feature 48: resid_post.0/topk has features 0 to 47": [Intervention(FIRST, 48)],
+        "feature -1: resid_post.0/topk has features 0 to 47": [Intervention(FIRST, -1)],
         "swap feature 5 .* with 3: another intervention changes feature 3 too": [
             Intervention(FIRST, 3, "add", 1.0),
             Intervention(FIRST, 5, "swap", other=3),
@@ -215,3 +218,15 @@ def test_values_that_leave_no_finite_logits_are_a_sentence_and_leave_nothing_beh
     live.lm.hf.get_output_embeddings().weight.data[5, 0] = math.nan
     with pytest.raises(UserError, match="tiny-llama gives logits that are not finite on these tokens"):
         live.run(random_prompt(live, seed=5))
+
+
+def test_what_would_be_infinite_elsewhere_does_not_matter(tmp_path):
+    single = {title: dictionary.to(torch.float32) for title, dictionary in dictionaries().items()}
+    live = live_model(tmp_path, tiny.tiny("llama"), single)
+    prompt = random_prompt(live)
+    fires = codes(live, prompt, SECOND) > 0
+    feature = next(f for f in range(40) if fires[:, f].any() and not fires[4, f])
+    run = live.run(prompt, [Intervention(SECOND, feature, "scale", 3e38, where=4)])
+    assert torch.equal(run.trace.x[SITES[1]], live.run(prompt).trace.x[SITES[1]]) and len(run.notes) == 1
+    (edit,) = live.edits([Intervention(SECOND, feature, "scale", 3e38, where=4)], prompt)
+    assert not edit.delta(live.run(prompt).trace.x[SITES[1]], torch.tensor(prompt.ids), 0)[0].any()

@@ -107,7 +107,7 @@ def test_a_model_without_a_tokenizer_takes_ids(tmp_path):
             make(live, "the cat")
 
 
-def test_what_is_no_prompt_is_a_sentence(live):
+def test_what_is_no_prompt_is_a_sentence(live, unchecked_arrays):
     some = from_text(live, "the")
     refused = {
         "prompt = '': the tokenizer makes no token of it": lambda: from_text(live, ""),
@@ -118,10 +118,10 @@ def test_what_is_no_prompt_is_a_sentence(live):
         "text = '': the tokenizer makes no token": lambda: with_text(live, some, ""),
         "content = ' ': a message says something": lambda: with_message(live, some, " "),
         "messages cannot be made a prompt of talking: `messages` is not a list": lambda: from_chat(live, []),
-        "a message has no role": lambda: from_chat(live, [(None, "a")]),
-        "prompt holds half of a surrogate pair": lambda: from_text(live, "a\ud800"),
-        "text holds half of a surrogate pair": lambda: with_text(live, some, "a\udfff"),
-        "content holds half of a surrogate pair": lambda: from_chat(live, [("user", "a\ud800")]),
+        "role = None is no text of whole characters": lambda: from_chat(live, [(None, "a")]),
+        "prompt = .a\\\\ud800. is no text of whole characters": lambda: from_text(live, "a\ud800"),
+        "text = .a\\\\udfff. is no text": lambda: with_text(live, some, "a\udfff"),
+        "content = .a\\\\ud800. is no text": lambda: from_chat(live, [("user", "a\ud800")]),
         "ids are empty": lambda: from_ids(live, []),
         "ids hold \\['a'\\]": lambda: from_ids(live, [1, "a"]),
         "ids hold \\[True\\]": lambda: from_ids(live, [True]),
