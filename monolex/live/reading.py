@@ -120,13 +120,17 @@ def token_features(
         rows = x[start : start + _BLOCK]
         counts = dictionary.rule.counts(torch.tensor(ids[start : start + _BLOCK]), rows).tolist()
         codes = dictionary.weights.encode(rows).cpu().numpy()
-        for row, counting in zip(codes, counts, strict=True):
-            read.append(_strongest(row, kept, wanted.top) if counting else TokenFeatures(False, 0, ()))
+        # of all rows at once, which is faster than row by row
+        firing = np.flatnonzero(codes.ravel() > 0)
+        ends = np.searchsorted(firing, np.arange(len(rows) + 1) * codes.shape[1])
+        for number, counting in enumerate(counts):
+            features = firing[ends[number] : ends[number + 1]] - number * codes.shape[1]
+            strongest = _strongest(codes[number], features, kept, wanted.top)
+            read.append(strongest if counting else TokenFeatures(False, 0, ()))
     return read
 
 
-def _strongest(codes: NDArray, kept: NDArray | None, top: int) -> TokenFeatures:
-    features = np.flatnonzero(codes > 0)
+def _strongest(codes: NDArray, features: NDArray, kept: NDArray | None, top: int) -> TokenFeatures:
     if kept is not None:
         features = features[kept[features]]
     count, values = len(features), codes[features]
