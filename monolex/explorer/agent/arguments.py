@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -27,6 +28,10 @@ def read(question: type, arguments: Mapping[str, Any]) -> Any:
         UserError: one of them is missing, unknown, or of another type; or as the dataclass says.
     """
     model = _model(question)
+    try:
+        json.dumps(arguments, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError("an argument holds half of a character (a surrogate): give whole ones") from error
     try:
         values = model.model_validate(dict(arguments))
     except ValidationError as error:
