@@ -26,7 +26,7 @@ def bind(port: int | None) -> socket.socket:
     """
     require(port is None or 0 <= port < 2**16, f"port = {port}: give one from 0 (any free one) to {2**16 - 1}")
     for number in range(PORT, PORT + TRIED) if port is None else (port,):
-        # asyncio sends small packets at once (TCP_NODELAY) only where the protocol is named: else a page takes 40 ms more
+        # asyncio sends small packets at once (TCP_NODELAY) only where the protocol is named: else a page takes 40 ms
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
