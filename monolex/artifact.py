@@ -74,9 +74,9 @@ class Manifest:
 
 
 def schema(kind: str) -> int:
-    """The version of the layout that artefacts of a kind have today; 0 of a kind that no stage makes."""
+    """The version of the layout that artefacts of a kind have today; 0 of a kind that nobody makes."""
     stage = stages.of_kind(kind)
-    return 0 if stage is None else stage.schema
+    return stages.BESIDE.get(kind, 0) if stage is None else stage.schema
 
 
 def digest(value: Any) -> str:

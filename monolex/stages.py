@@ -245,6 +245,10 @@ STAGES: tuple[Stage, ...] = (
 """In the order in which a run does them."""
 
 
+BESIDE: Mapping[str, int] = {"published": 1, "imported": 1}
+"""Kinds of artefacts that no stage of a run makes, and the version of their layout."""
+
+
 def of_verb(verb: str) -> Stage:
     """The stage of this verb."""
     return next(stage for stage in STAGES if stage.verb == verb)
