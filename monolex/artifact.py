@@ -75,8 +75,8 @@ class Manifest:
 
 def schema(kind: str) -> int:
     """The version of the layout that artefacts of a kind have today; 0 of a kind that nobody makes."""
-    stage = stages.of_kind(kind)
-    return stages.BESIDE.get(kind, 0) if stage is None else stage.schema
+    made_by = stages.of_kind(kind) or stages.BESIDE.get(kind)
+    return 0 if made_by is None else made_by.schema
 
 
 def digest(value: Any) -> str:

@@ -33,7 +33,7 @@ ABSENT = (
 """Lists of a feature that are always empty: nothing that is gathered is what they mean."""
 
 
-class Source(NamedTuple):
+class FeaturesSource(NamedTuple):
     """What all features of a dictionary share."""
 
     n_prompts: int
@@ -44,6 +44,10 @@ class Source(NamedTuple):
     """The text."""
     quantiles: int
     """Parts in which the active contexts were ranked."""
+    groups: tuple[str, ...] = GROUPS
+    """Which contexts are written."""
+    window: int = 0
+    """Tokens of each around its strongest; 0: all."""
 
 
 class LogitsHistogram(NamedTuple):
@@ -56,7 +60,11 @@ class LogitsHistogram(NamedTuple):
 
 
 def written(
-    evidence: Evidence, source: Source, direction: NDArray[np.float32], logits: LogitsHistogram | None, vector: bool
+    evidence: Evidence,
+    source: FeaturesSource,
+    direction: NDArray[np.float32],
+    logits: LogitsHistogram | None,
+    vector: bool,
 ) -> dict[str, Any]:
     """A feature of a batch; ``direction`` is its decoder row, ``[d_out]``, which is left out without ``vector``."""
     summary, bins = evidence.summary, len(evidence.histogram)
@@ -120,6 +128,12 @@ def short(value: float, digits: int = 4) -> float:
     return float(f"{float(value):.{digits}g}")
 
 
+def exact(value: float) -> float:
+    """The shortest decimal that is the same in float32, as activations are stored; a whole number without a point."""
+    exact = float(str(np.float32(value)))
+    return int(exact) if exact.is_integer() else exact
+
+
 def _bars(feature: Mapping[str, Any], seen: float) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
     """Counts in equal bins from 0 to the maximum, their middles, and that maximum, of which ``seen`` is the least."""
     heights = np.array(feature.get("freq_hist_data_bar_heights") or [0] * BINS, np.float64)
@@ -136,44 +150,46 @@ def _bars(feature: Mapping[str, Any], seen: float) -> tuple[NDArray[np.int64], N
     return heights, values, largest
 
 
-def _activations(evidence: Evidence, source: Source) -> list[dict[str, Any]]:
+def _activations(evidence: Evidence, source: FeaturesSource) -> list[dict[str, Any]]:
     """Every context once, with the interval of its group."""
     seen: set[int] = set()
     rows = []
-    for group in GROUPS:
+    for group in (name for name in GROUPS if name in source.groups):
         contexts = sorted(evidence.examples[group], key=lambda context: (-context.part, context.rank))
         for context in contexts:
             if context.id in seen:
                 continue
             seen.add(context.id)
             low, high, share = _interval(context, evidence, source)
-            values = [_exact(value) for value in context.activations]
+            peak = int(np.argmax(context.activations))
+            start = max(0, min(peak - source.window // 2, len(context.texts) - source.window)) if source.window else 0
+            part = slice(start, start + (source.window or len(context.texts)))
             rows.append(
                 {
                     "bin_min": low,
                     "bin_max": high,
                     "bin_contains": share,
-                    "tokens": list(context.texts),
-                    "values": values,
-                    "qualifying_token_index": int(np.argmax(context.activations)),
+                    "tokens": list(context.texts[part]),
+                    "values": [exact(value) for value in context.activations[part]],
+                    "qualifying_token_index": peak - start,
                 }
             )
     return rows
 
 
-def _interval(context: Context, evidence: Evidence, source: Source) -> tuple[float, float, float]:
+def _interval(context: Context, evidence: Evidence, source: FeaturesSource) -> tuple[float, float, float]:
     """``bin_min``, ``bin_max`` and ``bin_contains`` of a context, by the maxima of its group."""
     summary, group = evidence.summary, evidence.examples[context.group]
     if context.group == "top":
-        return TOP, _exact(summary.max), TOP
+        return TOP, exact(summary.max), TOP
     if context.group == "inactive":
         return 0, 0, 0
     if context.group == "random":
-        return 0, _exact(summary.max), 1
+        return 0, exact(summary.max), 1
     maxima = [max(other.activations) for other in group if other.part == context.part]
     if context.group == "near_zero":
-        return 0, _exact(max(maxima)), short(len(maxima) / max(summary.fragments, len(maxima)))
-    return _exact(min(maxima)), _exact(max(maxima)), short(1 / source.quantiles)
+        return 0, exact(max(maxima)), short(len(maxima) / max(summary.fragments, len(maxima)))
+    return exact(min(maxima)), exact(max(maxima)), short(1 / source.quantiles)
 
 
 def _contexts(activations: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Context, ...]]:
@@ -203,9 +219,3 @@ def _kind(row: Mapping[str, Any]) -> str:
     if low == TOP:
         return "top"
     return "random" if low == 0 and share == 1 else "quantile"
-
-
-def _exact(value: float) -> float:
-    """The shortest decimal that is the same in float32, as activations are stored; a whole number without a point."""
-    exact = float(str(np.float32(value)))
-    return int(exact) if exact.is_integer() else exact

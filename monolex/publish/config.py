@@ -24,6 +24,16 @@ class PublishConfig:
     """Names of explanations of the run; left out: all that there are."""
     explainers: tuple[str, ...] = ()
     """Only what these explainers said; left out: all of them."""
+    groups: tuple[Literal["top", "quantile", "near_zero", "random", "inactive"], ...] = (
+        "top",
+        "quantile",
+        "near_zero",
+        "random",
+        "inactive",
+    )
+    """neuronpedia: which contexts; those of `top quantile` take two thirds of the room of all."""
+    window: int = 0
+    """neuronpedia: tokens of a context around its strongest; 0 leaves contexts whole."""
     vectors: bool = True
     """neuronpedia: with the decoder direction of every feature, by which `monolex import` knows the dictionary again;
     some 2 kB a feature in 576 dimensions, compressed."""
@@ -38,6 +48,7 @@ class PublishConfig:
         for name in ("dictionaries", "explanations", "explainers"):
             value = getattr(self, name)
             require(not isinstance(value, str), f"{name} = {value!r} is one text: give a list, [{value!r}]")
+        require(self.window >= 0, f"window = {self.window}: give a number of tokens, or 0 for all of them")
         for number in self.features:
             require(number >= 0, f"features = {number}: features are numbered from 0")
 
@@ -49,7 +60,7 @@ class ImportConfig:
     dictionary: str = ""
     """SITE/NAME of the run's dictionary whose features the files are about."""
     name: str = ""
-    """Folder in RUN/imported; left out: the first file's name."""
+    """Folder in RUN/imported; left out: the dictionary's name and the first file's."""
     author: str = ""
     """Who explained, where the files do not say."""
     unproved: bool = False

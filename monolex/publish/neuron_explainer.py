@@ -12,6 +12,7 @@ from monolex.interp.protocol import correlation
 from monolex.interp.records import Fragment, Overlay, Scored
 from monolex.interp.simulate.by_rule import KIND as BY_RULE
 from monolex.publish import labels
+from monolex.publish.batch import exact
 from monolex.publish.explained import ExplainedFeature, SaidOfFeature
 from monolex.publish.files import compact
 from monolex.publish.neuronpedia import File
@@ -97,14 +98,16 @@ def _sequence(overlay: Overlay, scale: str) -> Json:
     simulation = _named(
         "SequenceSimulation",
         tokens=list(overlay.texts),
-        expected_activations=predicted.tolist(),
+        expected_activations=[exact(value) for value in predicted],
         activation_scale=scale,
         distribution_values=[],
         distribution_probabilities=[],
         uncalibrated_simulation=None,
     )
     scores = _scores(actual, predicted)
-    return _named("ScoredSequenceSimulation", simulation=simulation, true_activations=actual.tolist(), **scores)
+    return _named(
+        "ScoredSequenceSimulation", simulation=simulation, true_activations=[exact(value) for value in actual], **scores
+    )
 
 
 def _scores(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float | None]:
@@ -122,7 +125,7 @@ def _arrays(overlay: Overlay) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def _record(fragment: Fragment) -> Json:
-    values = [float(str(value)) for value in fragment.activations]
+    values = [exact(value) for value in fragment.activations]
     return _named("ActivationRecord", tokens=list(fragment.texts), activations=values)
 
 

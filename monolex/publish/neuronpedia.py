@@ -15,7 +15,7 @@ from monolex.features.known import open_store
 from monolex.features.store import FeatureStore
 from monolex.model.language_model import LanguageModel
 from monolex.publish import labels
-from monolex.publish.batch import Source, written
+from monolex.publish.batch import FeaturesSource, written
 from monolex.publish.config import PublishConfig
 from monolex.publish.explained import ExplainedFeature, SaidOfFeature
 from monolex.publish.files import compact, compressed_lines
@@ -61,7 +61,7 @@ def files(
         active = {summary.id: summary.n_active > 0 for summary in store.summaries()}
         named = {"model_id": labels.model_id(store.meta["model"]), "layer": labels.layer(dictionary)}
         named["sae_set"] = labels.set_name(dictionary)
-        source = source_of(run, store)
+        source = source_of(run, store, config)
         # asked of the store where there is none, so that the number is refused by name
         alive = [number for number in wanted if active.get(number, True)]
         chunks = [alive[start : start + BATCH] for start in range(0, len(alive), BATCH)]
@@ -83,12 +83,14 @@ def files(
             yield File(f"explanations/batch-{number}.jsonl.gz", compressed_lines(lines))
 
 
-def source_of(run: Path, store: FeatureStore) -> Source:
+def source_of(run: Path, store: FeatureStore, config: PublishConfig) -> FeaturesSource:
     """What all features of a store share."""
     manifest = open_artifact(run / "activations", "activations")
     tokens = packed_rows(run / "activations", store.meta["split"]).tokens
     quantiles = store.meta["config"]["quantiles"]
-    return Source(len(tokens), tokens.shape[1], Path(manifest.config["corpus"]).name, quantiles)
+    return FeaturesSource(
+        len(tokens), tokens.shape[1], Path(manifest.config["corpus"]).name, quantiles, config.groups, config.window
+    )
 
 
 def explanation_row(
@@ -121,19 +123,18 @@ def _features(
     store: FeatureStore,
     dictionary: RunDictionary,
     chunk: Sequence[int],
-    source: Source,
+    source: FeaturesSource,
     config: PublishConfig,
     model: GetModel,
 ) -> list[dict[str, Any]]:
     weights = dictionary.weights()
     lm = model() if config.logits else None
     evidence = [store.feature(number) for number in chunk]
-    found = None if lm is None else logits_histograms(lm, dictionary.site, weights.to(lm.device), chunk)
-    logits = found or [None] * len(chunk)
+    histograms = None if lm is None else logits_histograms(lm, dictionary.site, weights.to(lm.device), chunk)
     directions = weights.W_dec[list(chunk)].cpu().numpy().astype(np.float32)
     return [
         written(known, source, direction, histogram, config.vectors)
-        for known, direction, histogram in zip(evidence, directions, logits, strict=True)
+        for known, direction, histogram in zip(evidence, directions, histograms or [None] * len(chunk), strict=True)
     ]
 
 
@@ -146,7 +147,7 @@ def _valid(name: str, batch: dict[str, Any], features: Sequence[Mapping[str, Any
 
 
 def _settings(
-    dictionary: RunDictionary, store: FeatureStore, source: Source, named: Mapping[str, Any]
+    dictionary: RunDictionary, store: FeatureStore, source: FeaturesSource, named: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What SAEDashboard's runner keeps of its settings, as far as that has a meaning here, and where all comes from."""
     meta = store.meta
