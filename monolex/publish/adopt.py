@@ -51,16 +51,17 @@ def adopt(run: str | Path, files: Sequence[Path], config: ImportConfig) -> Path:
         _require_fitting(path, features, dictionary)
     hashes = {path: file_hash(path) for path in paths}
     folder = run / KIND / (config.name or f"{source_id(dictionary)}-{_stem(paths[0])}")
+    parents = {dictionary.key: dictionary.content, **{f"file.{i}": hashes[path] for i, path in enumerate(paths)}}
+    work = Work(folder, KIND, _Asked(config.author, config.unproved), parents)
+    if work.answer():
+        return folder
+    # before anything is written: of what is refused no trace stays
+    facts = _proof([feature for features in read.values() for feature in features], dictionary, config)
+    rows = [row for path in paths for row in _rows(read[path], dictionary, config, path, hashes[path])]
+    texts = sum(row["text"] is not None for row in rows)
+    facts |= {"site": dictionary.site, "name": dictionary.name, "explanations": texts, "rows": len(rows)}
     with writing(folder):
-        parents = {dictionary.key: dictionary.content, **{f"file.{i}": hashes[path] for i, path in enumerate(paths)}}
-        work = Work(folder, KIND, _Asked(config.author, config.unproved), parents)
-        if work.answer():
-            return folder
-        facts = _proof([feature for features in read.values() for feature in features], dictionary, config)
-        rows = [row for path in paths for row in _rows(read[path], dictionary, config, path, hashes[path])]
-        texts = sum(row["text"] is not None for row in rows)
-        facts |= {"site": dictionary.site, "name": dictionary.name, "explanations": texts, "rows": len(rows)}
-        work.done({})
+        work.done({dictionary.key: lambda _path: facts}, unit="dictionary")
         work.finish({ROWS: lines(rows)}, facts)
     return folder
 

@@ -19,6 +19,8 @@ ALIGNED = 3
 """Axes that are named of a decoder direction."""
 MOST = 2**40
 """Activations in a bar that are believed."""
+WHOLE = 10**6
+"""Whole numbers below it are written without a point: nearly all are 0."""
 SIDE = 10
 """Promoted and suppressed tokens."""
 ABSENT = (
@@ -130,8 +132,8 @@ def short(value: float, digits: int = 4) -> float:
 
 def exact(value: float) -> float:
     """The shortest decimal that is the same in float32, as activations are stored; a whole number without a point."""
-    exact = float(str(np.float32(value)))
-    return int(exact) if exact.is_integer() else exact
+    shortest = float(str(np.float32(value)))
+    return int(shortest) if shortest.is_integer() and abs(shortest) < WHOLE else shortest
 
 
 def _bars(feature: Mapping[str, Any], seen: float) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:

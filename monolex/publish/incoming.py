@@ -30,13 +30,13 @@ class ForeignExplanation(NamedTuple):
     """What the score is; empty without one."""
 
 
-class ForeignContext(NamedTuple):
-    """Tokens with a feature's activation on each, by their account."""
+class ForeignPeak(NamedTuple):
+    """Where a feature is most active in a context, by their account; of contexts no more is kept."""
 
-    texts: tuple[str, ...]
-    """The tokens."""
-    values: tuple[float, ...]
-    """The activations."""
+    activation: float
+    """How active."""
+    text: str
+    """The token."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class ForeignFeature:
     """Tokens that it promotes."""
     suppressed: tuple[str, ...] = ()
     """Tokens that it suppresses."""
-    contexts: tuple[ForeignContext, ...] = ()
-    """Where it is active."""
+    peaks: tuple[ForeignPeak, ...] = ()
+    """Where it is most active, a context each."""
 
 
 def read_features(path: Path) -> list[ForeignFeature]:
@@ -118,19 +118,20 @@ def _of_explanation(value: Mapping[str, Any], where: Any) -> Iterator[ForeignFea
 
 def _of_record(value: Mapping[str, Any], where: Any) -> Iterator[ForeignFeature]:
     require_valid(value, "neuron-record", where)
-    contexts = []
+    peaks: list[ForeignPeak] = []
     for name in ("most_positive_activation_records", "random_sample"):
         for i, record in enumerate(value.get(name, ())):
             require_parallel(record, ("tokens", "activations"), where, f"{name}[{i}]")
-            contexts.append(ForeignContext(tuple(record["tokens"]), tuple(record["activations"])))
+            peaks += _peak(record["tokens"], record["activations"])
     identity = value["neuron_id"]
     numbers = _known({name: value.get(name) for name in MOMENTS})
-    yield ForeignFeature(identity["neuron_index"], identity["layer_index"], numbers=numbers, contexts=tuple(contexts))
+    yield ForeignFeature(identity["neuron_index"], identity["layer_index"], numbers=numbers, peaks=tuple(peaks))
 
 
 def _of_results(value: Mapping[str, Any], where: Any) -> Iterator[ForeignFeature]:
     require_valid(value, "simulation-results", where)
-    said, contexts = [], dict[ForeignContext, None]()
+    said: list[ForeignExplanation] = []
+    peaks: list[ForeignPeak] = []
     for i, explanation in enumerate(value["scored_explanations"]):
         simulation = explanation.get("scored_simulation") or {}
         score = _known({"score": simulation.get("ev_correlation_score")}).get("score")
@@ -140,9 +141,9 @@ def _of_results(value: Mapping[str, Any], where: Any) -> Iterator[ForeignFeature
             shown = sequence.get("simulation") or sequence["sequence_simulation"]
             place = f"scored_explanations[{i}].scored_simulation.scored_sequence_simulations[{j}]"
             require_parallel({**shown, **sequence}, ("tokens", "true_activations"), where, place)
-            contexts[ForeignContext(tuple(shown["tokens"]), tuple(sequence["true_activations"]))] = None
+            peaks += _peak(shown["tokens"], sequence["true_activations"])
     identity = value["neuron_id"]
-    yield ForeignFeature(identity["neuron_index"], identity["layer_index"], tuple(said), contexts=tuple(contexts))
+    yield ForeignFeature(identity["neuron_index"], identity["layer_index"], tuple(said), peaks=tuple(peaks))
 
 
 _READINGS: Sequence[tuple[set[str], Reading]] = (
@@ -162,9 +163,17 @@ def _feature(
     numbers: Mapping[str, float | None],
 ) -> ForeignFeature:
     """A feature of a batch or of the bulk files, which call the same things the same."""
-    contexts = tuple(ForeignContext(tuple(a["tokens"]), tuple(a["values"])) for a in value.get("activations", ()))
+    peaks = tuple(peak for a in value.get("activations", ()) for peak in _peak(a["tokens"], a["values"]))
     sides = tuple(value.get("pos_str", ())), tuple(value.get("neg_str", ()))
-    return ForeignFeature(number, layer, said, _known(numbers), tuple(value.get("vector") or ()), *sides, contexts)
+    return ForeignFeature(number, layer, said, _known(numbers), tuple(value.get("vector") or ()), *sides, peaks)
+
+
+def _peak(texts: Sequence[str], activations: Sequence[float]) -> list[ForeignPeak]:
+    """The strongest token of a context, if there is any."""
+    if not activations or max(activations) <= 0:
+        return []
+    peak = max(activations)
+    return [ForeignPeak(peak, texts[activations.index(peak)])]
 
 
 def _explanation(value: Mapping[str, Any]) -> ForeignExplanation:

@@ -13,12 +13,14 @@ from monolex.dictionaries.listing import RunDictionary
 from monolex.errors import UserError
 from monolex.features.known import open_store
 from monolex.features.store import FeatureStore
-from monolex.publish.incoming import ForeignFeature
+from monolex.publish.incoming import ForeignFeature, ForeignPeak
 
 LEAST_COSINE = 0.99
 """Cosine of two directions that are the same."""
 LEAST_SHARE, TIMES_CHANCE = 0.5, 2.0
 """Mean share of tokens that must agree, and how many times that of another feature of the file it must be."""
+STRONG = 0.5
+"""Contexts are compared whose strongest token has at least this share of the largest activation in the file."""
 SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})
 """How tokenizers write what is not seen."""
 
@@ -124,12 +126,15 @@ def _promoted(features: Sequence[ForeignFeature]) -> dict[int, set[str]]:
 
 
 def _strongest(features: Sequence[ForeignFeature]) -> dict[int, set[str]]:
-    """Of every feature the tokens on which it is most active in a context."""
-    said: dict[int, set[str]] = {}
+    """Of every feature the strongest token of its strong contexts; on weak ones many features are active."""
+    peaks: dict[int, list[ForeignPeak]] = {}
     for feature in features:
-        for context in feature.contexts:
-            if context.values and max(context.values) > 0:
-                said.setdefault(feature.number, set()).add(plain(context.texts[int(np.argmax(context.values))]))
+        if feature.peaks:
+            peaks.setdefault(feature.number, []).extend(feature.peaks)
+    said: dict[int, set[str]] = {}
+    for number, known in peaks.items():
+        least = STRONG * max(peak.activation for peak in known)
+        said[number] = {plain(peak.text) for peak in known if peak.activation >= least}
     return said
 
 

@@ -24,10 +24,19 @@ PARALLEL = (
 class ForeignBatch:
     """A file of SAEDashboard's or Neuronpedia's features."""
 
-    title: str
-    """Model, layer and set, as the file says."""
+    model: str
+    """The model's name, as the file has it."""
+    layer: str
+    """The block of the site, or more of a name."""
+    name: str
+    """What the dictionaries of all layers are called."""
     features: Mapping[int, Mapping[str, Any]]
     """The features as the file has them, by number."""
+
+    @property
+    def title(self) -> str:
+        """All that the file says of where its features are from."""
+        return " ".join(filter(None, (self.model, self.layer, self.name)))
 
     def evidence(self, number: int) -> Evidence:
         """What the file says of a feature; what it does not say is empty (:func:`monolex.publish.batch.evidence_of`).
@@ -45,7 +54,8 @@ class ForeignBatch:
         summary = self.evidence(number).summary
         rows = round(summary.n_active / summary.density) if summary.density else 0
         said = "the file names no tokens whose logits it moves"
-        return {"name": self.title, "rows": rows, "direct_reason": said}
+        site = f"{self.model} {self.layer}"
+        return {"name": self.name, "site": site, "signed": False, "rows": rows, "direct_reason": said}
 
 
 def is_batch(value: Any) -> bool:
@@ -84,5 +94,5 @@ def checked_batch(value: Mapping[str, Any], path: Path) -> ForeignBatch:
         if feature["feature_index"] in features:
             raise UserError(f"{path}: feature {feature['feature_index']} is there twice; leave one of them out")
         features[feature["feature_index"]] = feature
-    parts = (str(value[name]) for name in ("model_id", "layer", "sae_set") if name in value)
-    return ForeignBatch(" ".join(parts), features)
+    model, layer, name = (str(value.get(key, "")) for key in ("model_id", "layer", "sae_set"))
+    return ForeignBatch(model, layer, name, features)

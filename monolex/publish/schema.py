@@ -142,8 +142,12 @@ def _said(value: Any, wanted: Schema, path: str) -> str:
     shown = shown if len(shown) <= SHOWN else shown[: SHOWN - 1] + "…"
     names = wanted.get("type", ())
     parts = ["a value" if not names else " or ".join([names] if isinstance(names, str) else names)]
-    parts += [f"of {wanted['enum']}"] * ("enum" in wanted)
-    limits = {"minimum": "at least {}", "minLength": "of {} letters or more", "maxLength": "of {} letters or fewer"}
+    limits = {
+        "enum": "of {}",
+        "minimum": "at least {}",
+        "minLength": "of {} letters or more",
+        "maxLength": "of {} letters or fewer",
+    }
     limits["minItems"] = "with {} or more entries"
     parts += [text.format(wanted[name]) for name, text in limits.items() if name in wanted]
     return f"{path or 'the whole'} is {shown} where {' '.join(parts)} is needed"
