@@ -21,7 +21,7 @@ LAYERS = (
     ("interp",),
     ("stability",),
     ("pages",),
-    ("report", "lexicon", "demo"),
+    ("report", "lexicon", "demo", "publish"),
     ("explorer",),
     ("run_toml", "patterns", "plan", "estimate", "pipeline", "show", "new_run"),
     ("cli", "verbs"),
