@@ -19,7 +19,7 @@ LAYERS = (
     ("features",),
     ("causal",),
     ("interp",),
-    ("stability",),
+    ("stability", "live"),
     ("pages",),
     ("report", "lexicon", "demo", "publish"),
     ("explorer",),
