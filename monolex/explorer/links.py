@@ -46,6 +46,10 @@ class Links(NamedTuple):
         """A prompt tried live."""
         return "/prompt" + query(choice)
 
+    def grid(self, **choice: Any) -> str:
+        """Layers by tokens of a prompt."""
+        return "/grid" + query(choice)
+
 
 def query(choice: Mapping[str, Any]) -> str:
     """``?name=value…`` of what is not empty."""
