@@ -132,7 +132,7 @@ def _point(sheet: _Sheet, frame: Frame, point: Point, series: Series) -> None:
         from matplotlib.patches import Rectangle
 
         left, top, wide, tall = (rod if series.marker == BAR else block)(frame, point)
-        look: dict[str, Any] = {"linewidth": 0, "alpha": 0.5 if series.marker == BAR else 1}
+        look: dict[str, Any] = {"linewidth": 0, "alpha": 0.5 if series.marker == BAR else 1, "zorder": 2}
         at = (sheet.x + left, sheet.y + top)
         sheet.patch(Rectangle, xy=at, width=wide, height=tall, facecolor=colour, **look)
     if series.marker == BLOCK:

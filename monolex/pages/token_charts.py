@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monolex.features.evidence import Evidence
-from monolex.kinds import colour
 from monolex.pages.ablate_charts import label
 from monolex.pages.axis import Axis
 from monolex.pages.card import percent
@@ -92,8 +91,8 @@ def densities(title: str, shown: Sequence[Facts], rows: int, lowest: int, width:
             said = f"{each['label']}\n{each['counts'][i]:,} of {each['features']:,} features"
             points += [Point(end, share, said) for end in ends]
         silent = f" ({each['silent']:,} of {each['features']:,} never active)" if each["silent"] else ""
-        look = {"colour": colour(each["kind"]), "marker": NONE, "variant": each["variant"]}
-        series.append(Series(each["label"] + silent, (*points, Point(0.0, 0.0)), **look))
+        look = (each["colour"], NONE, True, each["variant"])
+        series.append(Series(each["label"] + silent, (*points, Point(0.0, 0.0)), *look))
     bar = math.log10(10 / rows)
     if lowest < bar < 0:
         mark = (Point(bar, 0.0), Point(bar, highest))

@@ -6,8 +6,9 @@ from typing import Any
 
 from monolex.artifact import SUBJECT
 from monolex.interp.config import FigureConfig
+from monolex.kinds import colour
 from monolex.pages import metric_charts, token_charts
-from monolex.pages.eval_charts import CONTROL_VARIANTS, EvaluatedDictionary, title
+from monolex.pages.eval_charts import EvaluatedDictionary, title
 from monolex.pages.html import estimate, number
 from monolex.pages.picture import Picture
 from monolex.report.page import fire_counts
@@ -19,6 +20,8 @@ MOSTLY = 0.5
 """Share of a dictionary's features above which it is mostly alive."""
 WIDE = 2.0
 """The paper's MLP dictionaries are at least so many times overcomplete."""
+CONTROL_LOOKS = {"random": ("slate", "dashed"), "shuffled": ("brown", "dotted")}
+"""Colour and variant of control models beside a dictionary of the subject."""
 VARIANTS: tuple[str, ...] = ("", "dashed", "dotted")
 """Looks of several dictionaries of one kind: more cannot be told apart."""
 OPPOSITE: dict[Verdict, Verdict] = {"confirmed": "contradicted", "contradicted": "confirmed"}
@@ -104,9 +107,9 @@ def density_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
         at = [e for e in known if place(e) == where and layer(e) == layers[(len(layers) - 1) // 2]]
         for heading, shown in _by_panel(at).items():
             binned = [
-                {"label": _called(e), "kind": e.kind, "variant": variant}
+                {"label": _called(e), "colour": shade, "variant": variant}
                 | token_charts.binned(counts[e.key], int(e.value("rows") or 1), lowest)
-                for e, variant in shown
+                for e, shade, variant in shown
             ]
             panels.append({"title": heading, "lowest": lowest, "dictionaries": binned})
     return {"title": "How often features are active", "made_of": MADE_OF, "rows": rows, "panels": panels}
@@ -158,18 +161,23 @@ def bias_reading(content: Facts) -> Reading:
     return Reading(overall(beyond(p, NEVER_ABOVE) for p in points), (told,))
 
 
-def _by_panel(at: list[EvaluatedDictionary]) -> dict[str, list[tuple[EvaluatedDictionary, str]]]:
-    """What a panel holds, each with its variant: recipes of the subject, few of a kind, and one beside its controls."""
-    subject = [e for e in at if e.model == SUBJECT]
+def _by_panel(at: list[EvaluatedDictionary]) -> dict[str, list[tuple[EvaluatedDictionary, str, str]]]:
+    """What a panel holds, with colour and variant: recipes of the subject, few of a kind; one beside its controls."""
     by_kind: dict[str, list[EvaluatedDictionary]] = {}
-    for e in subject:
-        by_kind.setdefault(e.kind, []).append(e)
-    panels = {at[0].site: [pair for group in by_kind.values() for pair in zip(group, VARIANTS, strict=False)]}
-    controlled = next((e for e in subject if any(o.name == e.name for o in at if o.model != SUBJECT)), None)
-    if controlled:
-        others = [(e, CONTROL_VARIANTS.get(e.model, "dashed")) for e in at if e.name == controlled.name]
-        panels[f"{at[0].site}: beside control models"] = [(e, "" if e.model == SUBJECT else v) for e, v in others]
-    return {title: shown for title, shown in panels.items() if shown}
+    for e in at:
+        if e.model == SUBJECT:
+            by_kind.setdefault(e.kind, []).append(e)
+    shown = [
+        (e, colour(e.kind), variant) for alike in by_kind.values() for e, variant in zip(alike, VARIANTS, strict=False)
+    ]
+    controls = {name: [e for e in at if e.model != SUBJECT and e.name == name] for name in (e.name for e, *_ in shown)}
+    pairs = [
+        [each, *((e, *CONTROL_LOOKS.get(e.model, ("rose", "dashed"))) for e in controls[each[0].name])]
+        for each in shown
+    ]
+    beside = next((pair for pair in pairs if len(pair) > 1), [])
+    panels = {at[0].site: shown, f"{at[0].site}: beside control models": beside}
+    return {title: each for title, each in panels.items() if each}
 
 
 def _known(entry: EvaluatedDictionary, metric: str) -> bool:

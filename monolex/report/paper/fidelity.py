@@ -19,6 +19,15 @@ LEVELS = {CLEAN: "the model as it is", ABLATED: "the mean in place of the activa
 ROOM = 2.0
 """Perplexity in sight, over that of the mean; what lies beyond is an arrow."""
 RANDOM = "random directions"
+RELATIONS = {
+    "kind": "another kind",
+    "ratio": "another size",
+    "alpha": "another α",
+    "k": "another k",
+    "lr": "another learning rate",
+    "seed": "another seed",
+}
+"""What sets two dictionaries apart, the first that does."""
 
 
 def perplexity_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
@@ -76,8 +85,10 @@ def perplexity_reading(content: Facts) -> Reading:
         least, most = (end(at, key=lambda d: d["perplexity"]["value"]) for end in (min, max))
         shown = (f"{estimate(d['perplexity'])} ({d['name']}, L0 {number(d['l0'])})" for d in (least, most))
         said.append(f"{site}: {number(at[0]['clean'])} becomes {' to '.join(dict.fromkeys(shown))}.")
-    certain = verdicts.count("confirmed")
-    said.append(f"{certain} of {len(verdicts)} reconstructions add to the cross-entropy with the whole interval.")
+    certain = (
+        f"{verdicts.count('confirmed')} of {len(verdicts)} reconstructions add to the cross-entropy with the whole"
+    )
+    said.insert(0, f"{certain} interval.")
     return Reading(
         overall(verdicts), tuple(said), "Here: all layers of the run; of baselines those of the same evaluation."
     )
@@ -145,6 +156,5 @@ def _relation(head: Facts, heads: dict[tuple[str, str], Any]) -> str:
     other = heads.get((head["site"], head["other"]))
     if other is None:
         return RANDOM if head["other"] == RANDOM else f"{head['kind']}, another dictionary"
-    known: Sequence[tuple[str, str]] = (("ratio", "another size"), ("alpha", "another α"), ("k", "another k"))
-    what = next((said for name, said in known if head[name] != other[name]), "another seed")
+    what = next((said for name, said in RELATIONS.items() if head[name] != other[name]), "the same trained again")
     return f"{head['kind']}, {what}"

@@ -15,6 +15,7 @@ from monolex.report.paper.figure import VERDICTS, Facts, Missing, Reading, Verdi
 
 TASK = "ioi"
 """The paper's."""
+EQUAL = "at equal KL"
 HALF = 0.5
 """Share of the KL with nothing patched at which verdicts are read off."""
 MAIN, OTHERS = "fig3", "fig17"
@@ -70,7 +71,7 @@ def reading(content: Facts) -> Reading:
     said = [f"{_sentence(behaviour['verdict'])}."]
     for statement in (FEWER, SMALLER):
         verdicts = [c["verdict"] for c in at_half if c["statement"] == statement]
-        said += [f"{_sentence(statement)}, half of it: {_tally(verdicts)}."] if verdicts else []
+        said += [f"{_sentence(statement.replace(EQUAL, 'at half of the KL'))}: {_tally(verdicts)}."] if verdicts else []
     for statement in (NO_FLOOR, FLOOR):
         floors = [c for c in content["claims"] if c["statement"] == statement]
         said += [f"{_sentence(statement)}: {_tally([c['verdict'] for c in floors])}."] if floors else []

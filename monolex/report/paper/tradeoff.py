@@ -63,7 +63,7 @@ def frontier_reading(content: Facts) -> Reading:
     for group in _sweeps(everything):
         fewest = max(fewest, len(group))
         first, last = group[0], group[-1]
-        verdicts += [_step(a, b) for a, b in pairwise(group)]
+        verdicts.extend(_step(a, b) for a, b in pairwise(group))
         told = f"{first.kind} at {first.site}: α = {first.head['alpha']:g} to {last.head['alpha']:g} takes L0 from"
         told += (
             f" {number(first.value('l0'))} to {number(last.value('l0'))} and FVU from {estimate(first.rows['fvu'])} to"
@@ -78,7 +78,8 @@ def frontier_reading(content: Facts) -> Reading:
     if fewest < ENOUGH:
         why = f"This run cannot say whether there is a knee: it has {fewest} values of α, and {ENOUGH} are the fewest."
         return Reading("cannot say", (why, certain, *said), told)
-    return Reading(overall(verdicts), (certain, *said), told)
+    eye = f"That is what the verdict is of; whether {fewest} values of α hide a knee is for the eye."
+    return Reading(overall(verdicts), (certain, eye, *said), told)
 
 
 def training_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
