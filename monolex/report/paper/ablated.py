@@ -13,7 +13,7 @@ from monolex.pages.html import MISSING, estimate, number
 from monolex.pages.picture import Picture
 from monolex.pages.tokens import plain
 from monolex.report.ablate_section import SIGNIFICANT
-from monolex.report.paper.figure import MOST, Facts, Missing, Reading, Verdict, artefacts, file_name, overall, stores
+from monolex.report.paper.figure import MOST, Facts, Missing, ReadOff, Verdict, artefacts, file_name, overall, stores
 
 UNGATHERED = "its evidence was not gathered"
 
@@ -51,7 +51,7 @@ def pictures(content: Facts) -> list[Picture]:
     return drawn
 
 
-def reading(content: Facts) -> Reading:
+def reading(content: Facts) -> ReadOff:
     """Whether ablating does more than ablating a matched feature, and to which token most."""
     said, verdicts = [], []
     for each in content["features"]:
@@ -78,7 +78,7 @@ def reading(content: Facts) -> Reading:
     if content["of"] > len(content["features"]):
         said.append(f"The first {len(content['features'])} of {content['of']} ablated features are shown.")
     told = "Here: the features that this run was asked to ablate, in the order of their artefacts."
-    return Reading(overall(verdicts), tuple(said), told)
+    return ReadOff(overall(verdicts), tuple(said), told)
 
 
 def _tokens(path: Path, feature: int) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from monolex.pages.html import estimate, number
 from monolex.pages.picture import Picture
 from monolex.report.page import fire_counts
 from monolex.report.paper.evaluated import MADE_OF, evaluated, layer, over_layers, over_sizes, place, recipes
-from monolex.report.paper.figure import Facts, Missing, Reading, Verdict, beyond, overall
+from monolex.report.paper.figure import Facts, Missing, ReadOff, Verdict, beyond, overall
 
 SHARE = "share of features alive (active > 10 times)"
 MOSTLY = 0.5
@@ -62,7 +62,7 @@ def alive_pictures(content: Facts) -> list[Picture]:
     return [metric_charts.picture("fig16", content["title"], content["panels"])]
 
 
-def alive_reading(content: Facts) -> Reading:
+def alive_reading(content: Facts) -> ReadOff:
     """Whether residual dictionaries stay mostly alive, and MLP dictionaries do not."""
     said, verdicts = [], []
     by_place = {name: [d for d in content["dictionaries"] if d["site"].startswith(name)] for name in ("resid", "mlp")}
@@ -86,7 +86,7 @@ def alive_reading(content: Facts) -> Reading:
     told += (
         f", {rows:,} of them, so that a feature of a density below {number(10 / rows)} counts as dead" if rows else ""
     )
-    return Reading(overall(verdicts), tuple(said), f"{told}.")
+    return ReadOff(overall(verdicts), tuple(said), f"{told}.")
 
 
 def density_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
@@ -123,13 +123,13 @@ def density_pictures(content: Facts) -> list[Picture]:
     return [Picture("densities", content["title"], panels, min(2, len(panels)))]
 
 
-def density_reading(content: Facts) -> Reading:
+def density_reading(content: Facts) -> ReadOff:
     """The share of never active features, by dictionary."""
     said = []
     for panel in content["panels"]:
         shares = [f"{d['label']} {d['silent']:,} of {d['features']:,}" for d in panel["dictionaries"]]
         said.append(f"{panel['title']}, features never active: {', '.join(shares)}.")
-    return Reading(
+    return ReadOff(
         "no claim", tuple(said), f"Here: {content['rows']:,} held-out rows, the middle layer of every kind of site."
     )
 
@@ -152,13 +152,13 @@ def bias_pictures(content: Facts) -> list[Picture]:
     return [metric_charts.picture("biases", content["title"], content["panels"])]
 
 
-def bias_reading(content: Facts) -> Reading:
+def bias_reading(content: Facts) -> ReadOff:
     """Whether nearly all encoder biases are below zero."""
     points = [p for panel in content["panels"] for s in panel["series"] if s["model"] == SUBJECT for p in s["points"]]
     fewest, most = (end(points, key=lambda p: p["value"]) for end in (min, max))
     told = f"Of the biases of {len(points)} trained dictionaries {estimate(fewest)} ({fewest['site']}/{fewest['name']})"
     told += f" to {estimate(most)} are below zero; nearly all is {NEVER_ABOVE:g} or more with the whole interval."
-    return Reading(overall(beyond(p, NEVER_ABOVE) for p in points), (told,))
+    return ReadOff(overall(beyond(p, NEVER_ABOVE) for p in points), (told,))
 
 
 def _by_panel(at: list[EvaluatedDictionary]) -> dict[str, list[tuple[EvaluatedDictionary, str, str]]]:

@@ -15,7 +15,7 @@ from monolex.pages.html import MISSING
 from monolex.pages.interest import ranked
 from monolex.pages.picture import Picture
 from monolex.report.features_section import AXES
-from monolex.report.paper.figure import MOST, Facts, Missing, Reading, Verdict, file_name, overall, stores
+from monolex.report.paper.figure import MOST, Facts, Missing, ReadOff, Verdict, file_name, overall, stores
 
 ENOUGH = 20
 """Times that a feature must be active for the share of its first token to count."""
@@ -56,7 +56,7 @@ def pictures(content: Facts) -> list[Picture]:
     return drawn
 
 
-def reading(content: Facts) -> Reading:
+def reading(content: Facts) -> ReadOff:
     """Whether the first token has a larger share of features' activation than of axes'."""
     said, verdicts = [], []
     for each in content["sites"]:
@@ -73,7 +73,7 @@ def reading(content: Facts) -> Reading:
     )
     told += " interesting feature of the site's first trained dictionary, which was chosen and so is no sample."
     told += f" The first {MOST} sites are drawn." if len(content["sites"]) > MOST else ""
-    return Reading(overall(verdicts), tuple(said), told)
+    return ReadOff(overall(verdicts), tuple(said), told)
 
 
 def _pair(site: str, trained: Path, axes: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from monolex.pages.eval_charts import EvaluatedDictionary
 from monolex.pages.html import estimate, number
 from monolex.pages.picture import Picture
 from monolex.report.paper.evaluated import MADE_OF, evaluated, layer, panel, place, point, recipes, series
-from monolex.report.paper.figure import Facts, Missing, Reading, Verdict, beyond, counted, overall
+from monolex.report.paper.figure import Facts, Missing, ReadOff, Verdict, beyond, counted, overall
 
 CLEAN, ABLATED = "clean", "mean-ablation"
 LEVELS = {CLEAN: "the model as it is", ABLATED: "the mean in place of the activations"}
@@ -75,7 +75,7 @@ def perplexity_pictures(content: Facts) -> list[Picture]:
     return [metric_charts.picture("perplexity", content["title"], content["panels"])]
 
 
-def perplexity_reading(content: Facts) -> Reading:
+def perplexity_reading(content: Facts) -> ReadOff:
     """Whether every reconstruction costs the model something, and how much at least and most."""
     rows = content["dictionaries"]
     verdicts: list[Verdict] = [beyond(d["ce_added"]) for d in rows]
@@ -89,7 +89,7 @@ def perplexity_reading(content: Facts) -> Reading:
         f"{verdicts.count('confirmed')} of {len(verdicts)} reconstructions add to the cross-entropy with the whole"
     )
     said.insert(0, f"{certain} interval.")
-    return Reading(
+    return ReadOff(
         overall(verdicts), tuple(said), "Here: all layers of the run; of baselines those of the same evaluation."
     )
 
@@ -128,7 +128,7 @@ def similarity_pictures(content: Facts) -> list[Picture]:
     return [metric_charts.picture("similarity", content["title"], content["panels"])]
 
 
-def similarity_reading(content: Facts) -> Reading:
+def similarity_reading(content: Facts) -> ReadOff:
     """The range of cosines by what is compared."""
     said = []
     for shown in content["panels"]:
@@ -137,7 +137,7 @@ def similarity_reading(content: Facts) -> Reading:
             told = f"{shown['title']}, {each['label']}: {estimate(least)}"
             told += f" to {estimate(most)}" if most is not least else ""
             said.append(f"{told} ({counted(len(each['points']), 'pair')}).")
-    return Reading(
+    return ReadOff(
         "no claim", tuple(said), "Random directions are what dictionaries of this size would share by chance."
     )
 

@@ -29,7 +29,7 @@ class Missing(UserError):
     """A run lacks what a figure is made of; the message says what, and not how to get it."""
 
 
-class Reading(NamedTuple):
+class ReadOff(NamedTuple):
     """What the numbers of a figure say."""
 
     verdict: Verdict
@@ -63,7 +63,7 @@ class PaperFigure:
     numbers: Callable[[Path, FigureConfig], dict[str, Any]]
     """From a run to plain JSON values, `made_of` of which are artefacts by path in the run; raises `Missing` or
     `NoScores`."""
-    read: Callable[[Facts], Reading]
+    read: Callable[[Facts], ReadOff]
     """From those to what they say."""
     pictures: Callable[[Facts], Sequence[Drawing]]
     """From those to what is drawn; files are called as the figure, from the second on with a number."""

@@ -11,7 +11,7 @@ from monolex.interp.config import FigureConfig
 from monolex.interp.score.comparable import NoScores
 from monolex.report.figures import ENDINGS
 from monolex.report.paper.catalog import CATALOG
-from monolex.report.paper.figure import Facts, Missing, PaperFigure, Reading
+from monolex.report.paper.figure import Facts, Missing, PaperFigure, ReadOff
 from monolex.report.paper.page import page
 
 FOLDER, PAGE = "figures", "index.html"
@@ -24,7 +24,7 @@ class Gallery(NamedTuple):
 
     page: Path
     """Of them all."""
-    drawn: dict[str, Reading]
+    drawn: dict[str, ReadOff]
     """What those say that could be drawn, by name."""
     missing: dict[str, str]
     """Why the others could not, by name."""
@@ -84,7 +84,7 @@ def _contents(run: Path, config: FigureConfig) -> tuple[dict[str, dict[str, Any]
     return contents, missing
 
 
-def _write(folder: Path, row: PaperFigure, content: Facts, reading: Reading) -> list[Path]:
+def _write(folder: Path, row: PaperFigure, content: Facts, reading: ReadOff) -> list[Path]:
     """The numbers of a figure, what they say, and what they look like."""
     said = {"verdict": reading.verdict, "said": reading.said, "setting": reading.setting}
     paper = {"number": row.number, "claim": row.claim, "setting": row.setting}

@@ -15,7 +15,7 @@ from monolex.pages.sheets import Grid
 from monolex.report import run_facts, score_section
 from monolex.report.page import PAGE, evaluation_notice, finished, measured_folders, warnings_of
 from monolex.report.paper.catalog import CATALOG
-from monolex.report.paper.figure import VERDICTS, Facts, PaperFigure, Reading
+from monolex.report.paper.figure import VERDICTS, Facts, PaperFigure, ReadOff
 from monolex.report.section import notice
 
 MISSING = "not drawn"
@@ -31,7 +31,7 @@ def page(
     run: Path,
     folder: Path,
     contents: Mapping[str, Facts],
-    readings: Mapping[str, Reading],
+    readings: Mapping[str, ReadOff],
     missing: Mapping[str, str],
 ) -> str:
     """The page of the figures in ``folder``: their numbers, what those say, and why others are missing, by name."""
@@ -59,7 +59,7 @@ def page(
     )
 
 
-def _drawn(row: PaperFigure, content: Facts, reading: Reading) -> dict[str, Any]:
+def _drawn(row: PaperFigure, content: Facts, reading: ReadOff) -> dict[str, Any]:
     """A section of a figure that could be drawn."""
     tables = [_table(f"{row.name}-table-{i}", grid) for i, grid in enumerate(row.tables(content), 1)]
     pictures = row.pictures(content)

@@ -11,7 +11,7 @@ from monolex.pages import patch_charts
 from monolex.pages.html import MISSING, interval, number
 from monolex.pages.picture import Picture
 from monolex.pages.sheets import Grid
-from monolex.report.paper.figure import VERDICTS, Facts, Missing, Reading, Verdict, artefacts, counted, overall
+from monolex.report.paper.figure import VERDICTS, Facts, Missing, ReadOff, Verdict, artefacts, counted, overall
 
 TASK = "ioi"
 """The paper's."""
@@ -60,11 +60,11 @@ def pictures(content: Facts) -> list[Picture]:
     return [Picture(content["figure"], f"{content['title']} ({content['task']})", panels, widest)]
 
 
-def reading(content: Facts) -> Reading:
+def reading(content: Facts) -> ReadOff:
     """Whether dictionaries need fewer features and smaller edits than the baseline, at half of the KL."""
     behaviour = content["behaviour"]
     if not behaviour["able"]:
-        return Reading("cannot say", (f"This run cannot say: {behaviour['verdict']}.",), _setting(content))
+        return ReadOff("cannot say", (f"This run cannot say: {behaviour['verdict']}.",), _setting(content))
     controls = {f"{c['site']}/{c['name']}" for c in content["curves"] if c["model"] == SUBJECT and c["alpha"] == 0}
     compared = [c for c in content["claims"] if c["level"] is not None and c["statement"] in (FEWER, SMALLER)]
     at_half = [c for c in compared if c["level"] == HALF and c["dictionary"] not in controls]
@@ -77,7 +77,7 @@ def reading(content: Facts) -> Reading:
         said += [f"{_sentence(statement)}: {_tally([c['verdict'] for c in floors])}."] if floors else []
     if controls:
         said.append("Dictionaries of α = 0, of which the paper says that they do not show it, are in the table alone.")
-    return Reading(
+    return ReadOff(
         overall(c["verdict"] for c in at_half), tuple(said), _setting(content), _grids(compared, content["claims"])
     )
 

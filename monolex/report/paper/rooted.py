@@ -9,7 +9,7 @@ from monolex.pages import tree_diagram
 from monolex.pages.html import estimate
 from monolex.pages.picture import Diagram
 from monolex.pages.tokens import plain
-from monolex.report.paper.figure import MOST, Facts, Missing, Reading, Verdict, artefacts, file_name, overall
+from monolex.report.paper.figure import MOST, Facts, Missing, ReadOff, Verdict, artefacts, file_name, overall
 from monolex.report.tree_section import tree_said
 
 
@@ -33,7 +33,7 @@ def pictures(content: Facts) -> list[Diagram]:
     return [replace(diagram, name=file_name("fig5", i)) for i, diagram in enumerate(drawn, 1)]
 
 
-def reading(content: Facts) -> Reading:
+def reading(content: Facts) -> ReadOff:
     """Whether a feature of the site before moves the root for certain."""
     said, verdicts = [], []
     for tree in content["trees"]:
@@ -53,4 +53,4 @@ def reading(content: Facts) -> Reading:
     if content["of"] > len(content["trees"]):
         said.append(f"The first {len(content['trees'])} of {content['of']} trees are shown.")
     told = "Here: the roots that this run was asked for; intervals of children are corrected for all candidates."
-    return Reading(overall(verdicts), tuple(said), told)
+    return ReadOff(overall(verdicts), tuple(said), told)

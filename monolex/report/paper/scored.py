@@ -16,7 +16,7 @@ from monolex.pages.eval_charts import control_label
 from monolex.pages.html import estimate
 from monolex.pages.score_charts import picture, words
 from monolex.pages.sheets import Grid, sheet
-from monolex.report.paper.figure import VERDICTS, Facts, Reading, Verdict, beyond, counted, overall
+from monolex.report.paper.figure import VERDICTS, Facts, ReadOff, Verdict, beyond, counted, overall
 
 NOT_CHANCE = "Every interval stands for itself: of many comparisons some leave out 0 by chance."
 
@@ -40,13 +40,13 @@ def drawn(content: Facts) -> list[Any]:
 
 def beside_baselines(
     content: Facts, kinds: Callable[[str], bool] = BASELINES.__contains__, named: str = "a baseline"
-) -> Reading:
+) -> ReadOff:
     """Whether trained dictionaries score above the baselines of these kinds, ``named`` so, at every site."""
     asked_of = [c for c in content["comparisons"] if c["against_model"] == SUBJECT and kinds(c["against_kind"])]
     controls = [c for c in content["comparisons"] if c["against_model"] != SUBJECT]
     if not asked_of:
         reason = f"no trained dictionary and {named} of its site have scores that were compared"
-        return Reading("cannot say", (f"This run cannot say: {reason}.",), setting(content))
+        return ReadOff("cannot say", (f"This run cannot say: {reason}.",), setting(content))
     grids, verdicts = [], []
     for head, compared in _grouped(asked_of, lambda c: c["group"]).items():
         grid, cells = _grid(head, compared)
@@ -61,10 +61,10 @@ def beside_baselines(
         said.append(f"At {'; at '.join(told)}.")
     for model, compared in _grouped(controls, lambda c: c["against_model"]).items():
         said.append(f"Of {len(compared)} with the same dictionary of the {control_label(model)} {_tally(compared)}.")
-    return Reading(overall(verdicts), (*said, NOT_CHANCE), setting(content), tuple(grids))
+    return ReadOff(overall(verdicts), (*said, NOT_CHANCE), setting(content), tuple(grids))
 
 
-def across_sizes(content: Facts) -> Reading:
+def across_sizes(content: Facts) -> ReadOff:
     """Whether scores of a recipe stay the same over the size of its dictionaries."""
     said, apart = [], []
     trained = ((p, s) for p in content["panels"] for s in p["series"] if s["trained"] and s["model"] == SUBJECT)
@@ -77,14 +77,14 @@ def across_sizes(content: Facts) -> Reading:
         ends = ", ".join(f"{estimate(point)} at R = {point['x']:g}" for point in known)
         said.append(f"{series['label']}, {panel['place']}, {' and '.join(panel['explainers'])}: {ends}.")
     if not said:
-        return Reading("cannot say", ("This run cannot say: no recipe has scores at two sizes.",), setting(content))
+        return ReadOff("cannot say", ("This run cannot say: no recipe has scores at two sizes.",), setting(content))
     verdict: Verdict = "contradicted" if any(apart) else "undecided"
     differ = f"{sum(apart)} of {len(apart)} curves have two sizes whose intervals are apart."
     differ += "" if any(apart) else " Intervals that overlap do not show that scores are the same."
-    return Reading(verdict, (*said, differ), setting(content))
+    return ReadOff(verdict, (*said, differ), setting(content))
 
 
-def along_training(content: Facts) -> Reading:
+def along_training(content: Facts) -> ReadOff:
     """Scores of the first and the last checkpoint."""
     said = []
     for panel, series in ((p, s) for p in content["panels"] for s in p["series"]):
@@ -92,19 +92,19 @@ def along_training(content: Facts) -> Reading:
         if len(known) > 1:
             first, last = (f"{estimate(p)} at step {p['x']:,}" for p in (known[0], known[-1]))
             said.append(f"{series['label']}, {panel['place']}, {' and '.join(panel['explainers'])}: {first}, {last}.")
-    return Reading("no claim", tuple(said), setting(content))
+    return ReadOff("no claim", tuple(said), setting(content))
 
 
-def examples(content: Facts) -> Reading:
+def examples(content: Facts) -> ReadOff:
     """How many of the explanations in sight predict better than other features' explanations do."""
     rows = [row for table in content["tables"] for row in table["rows"] if row["score"]["value"] is not None]
     levels = [(row["score"]["low"], row["chance"]["value"]) for row in rows]
     above = sum(low is not None and chance is not None and low > chance for low, chance in levels)
     said = f"{above} of {counted(len(rows), 'explanation')} with a score predict better than explanations of other"
-    return Reading("no claim", (f"{said} features, with the whole interval.",), setting(content))
+    return ReadOff("no claim", (f"{said} features, with the whole interval.",), setting(content))
 
 
-def moments(content: Facts) -> Reading:
+def moments(content: Facts) -> ReadOff:
     """Whether scores rise with skew and kurtosis."""
     said, verdicts = [], []
     for table in content["tables"]:
@@ -116,7 +116,7 @@ def moments(content: Facts) -> Reading:
             verdicts += [beyond(each) for each in pair if each["low"] is not None]
             who = f"{row['method']} at {row['site']}, {' and '.join(table['explainers'])}"
             said.append(f"{who}: skew {estimate(pair[0])}, kurtosis {estimate(pair[1])}.")
-    return Reading(overall(verdicts), tuple(said), setting(content))
+    return ReadOff(overall(verdicts), tuple(said), setting(content))
 
 
 def setting(content: Facts) -> str:

@@ -16,7 +16,7 @@ from monolex.pages.html import estimate, number
 from monolex.pages.picture import Panel, Picture
 from monolex.pages.svg import Point, Series
 from monolex.report.paper.evaluated import MADE_OF, evaluated
-from monolex.report.paper.figure import Facts, Missing, Reading, Verdict, counted, overall
+from monolex.report.paper.figure import Facts, Missing, ReadOff, Verdict, counted, overall
 
 FVU, L0 = "FVU, variance unexplained", "L0, active features an activation"
 ENOUGH = 3
@@ -54,7 +54,7 @@ def frontier_pictures(content: Facts) -> list[Picture]:
     return [Picture("fig6", content["title"], panels, min(3 if len(panels) > 4 else 2, len(panels)))]
 
 
-def frontier_reading(content: Facts) -> Reading:
+def frontier_reading(content: Facts) -> ReadOff:
     """Whether every step of α trades sparsity for reconstruction, without one that costs nothing."""
     everything = entries(content["rows"])
     verdicts: list[Verdict] = []
@@ -77,9 +77,9 @@ def frontier_reading(content: Facts) -> Reading:
     told = f"Here: {' and '.join(kinds)}, {fewest} values of α at most."
     if fewest < ENOUGH:
         why = f"This run cannot say whether there is a knee: it has {fewest} values of α, and {ENOUGH} are the fewest."
-        return Reading("cannot say", (why, certain, *said), told)
+        return ReadOff("cannot say", (why, certain, *said), told)
     eye = f"That is what the verdict is of; whether {fewest} values of α hide a knee is for the eye."
-    return Reading(overall(verdicts), (certain, eye, *said), told)
+    return ReadOff(overall(verdicts), (certain, eye, *said), told)
 
 
 def training_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def training_pictures(content: Facts) -> list[Picture]:
     return [Picture("fig7", content["title"], tuple(panels), min(3, len(panels)))]
 
 
-def training_reading(content: Facts) -> Reading:
+def training_reading(content: Facts) -> ReadOff:
     """Whether at every moment a larger α gives fewer features and more unexplained variance."""
     curves_seen = [(panel, each) for panel in content["panels"] for each in panel["series"]]
     falls = sum(
@@ -146,7 +146,7 @@ def training_reading(content: Facts) -> Reading:
         alpha = last["points"][-1]["alpha"]
         said.append(f"{panel['kind']} at {panel['site']}, α = {alpha:g}: FVU {ends}.")
     said.append("These are numbers of single training batches, without intervals, so they decide nothing.")
-    return Reading(
+    return ReadOff(
         "undecided",
         tuple(said),
         "Here: batches of training at " + ", ".join(f"{100 * m:g} %" for m in MOMENTS) + " of the steps.",
