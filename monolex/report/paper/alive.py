@@ -153,12 +153,20 @@ def bias_pictures(content: Facts) -> list[Picture]:
 
 
 def bias_reading(content: Facts) -> ReadOff:
-    """Whether nearly all encoder biases are below zero."""
-    points = [p for panel in content["panels"] for s in panel["series"] if s["model"] == SUBJECT for p in s["points"]]
-    fewest, most = (end(points, key=lambda p: p["value"]) for end in (min, max))
-    told = f"Of the biases of {len(points)} trained dictionaries {estimate(fewest)} ({fewest['site']}/{fewest['name']})"
-    told += f" to {estimate(most)} are below zero; nearly all is {NEVER_ABOVE:g} or more with the whole interval."
-    return ReadOff(overall(beyond(p, NEVER_ABOVE) for p in points), (told,))
+    """Whether nearly all encoder biases are below zero; an α of 0 is a control."""
+    subject = [s for panel in content["panels"] for s in panel["series"] if s["model"] == SUBJECT]
+    points = [point for series in subject for point in series["points"]]
+    counted = [point for point in points if point["alpha"] != 0]
+    said = []
+    if counted:
+        fewest, most = (end(counted, key=lambda p: p["value"]) for end in (min, max))
+        told = f"Of the biases of {len(counted)} trained dictionaries {estimate(fewest)}"
+        told += f" ({fewest['site']}/{fewest['name']}) to {estimate(most)} are below zero; nearly all is"
+        said.append(f"{told} {NEVER_ABOVE:g} or more with the whole interval.")
+    if controls := [point for point in points if point["alpha"] == 0]:
+        low, high = (estimate(end(controls, key=lambda p: p["value"])) for end in (min, max))
+        said.append(f"Dictionaries of α = 0, which nothing asks to be sparse, are not counted: {low} to {high}.")
+    return ReadOff(overall(beyond(p, NEVER_ABOVE) for p in counted), tuple(said))
 
 
 def _by_panel(at: list[EvaluatedDictionary]) -> dict[str, list[tuple[EvaluatedDictionary, str, str]]]:

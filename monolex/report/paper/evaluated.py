@@ -83,7 +83,7 @@ def point(entry: EvaluatedDictionary, metric: str, x: float) -> dict[str, Any]:
     """A measurement of one dictionary as a point."""
     row = entry.rows[metric]
     kept = {name: row[name] for name in ("value", "low", "high", "n", "over", "reason")}
-    return {"x": x, "site": entry.site, "name": entry.name, **kept}
+    return {"x": x, "site": entry.site, "name": entry.name, "alpha": entry.head["alpha"], **kept}
 
 
 def _series(at: Sequence[EvaluatedDictionary], metric: str, across: str) -> list[dict[str, Any]]:

@@ -114,8 +114,9 @@ def training_pictures(content: Facts) -> list[Picture]:
     panels = []
     for panel in content["panels"]:
         drawn = []
-        for each, shade, marker in zip(panel["series"], SHADES, MARKERS, strict=False):
-            name = f"after {100 * each['share']:.0f} % of the steps"
+        for each in panel["series"]:
+            name = f"at about {100 * MOMENTS[each['moment']]:g} % of the steps"
+            shade, marker = SHADES[each["moment"]], MARKERS[each["moment"]]
             marks = [
                 Point(
                     p["l0"],
@@ -145,7 +146,7 @@ def training_reading(content: Facts) -> ReadOff:
         ends = " and ".join(f"{number(s['points'][-1]['fvu'])} at step {s['step']:,}" for s in (first, last))
         alpha = last["points"][-1]["alpha"]
         said.append(f"{panel['kind']} at {panel['site']}, α = {alpha:g}: FVU {ends}.")
-    said.append("These are numbers of single training batches, without intervals, so they decide nothing.")
+    said.insert(1, "These are numbers of single training batches, without intervals, so they decide nothing.")
     return ReadOff(
         "undecided",
         tuple(said),
@@ -215,5 +216,6 @@ def _moments(
             {"alpha": m["alpha"], "l0": each[step]["l0"], "fvu": each[step]["fvu"]}
             for m, each in zip(group, lines, strict=True)
         ]
-        drawn[step] = {"share": step / steps, "step": step, "points": points}
+        moment = min(range(len(MOMENTS)), key=lambda i, s=step: abs(MOMENTS[i] - s / steps))
+        drawn[step] = {"moment": moment, "step": step, "points": points}
     return list(drawn.values())

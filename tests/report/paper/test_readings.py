@@ -9,7 +9,7 @@ from helpers import causal_json, fake_scores
 from helpers.causal_json import SITES, estimate
 from helpers.fake_run import fake_run
 from helpers.fake_store import fake_features
-from helpers.paper_run import ALPHAS, LOGGED, logged_sweep
+from helpers.paper_run import ALPHAS, logged_sweep
 
 from monolex.artifact import finish, read_json, write_json
 from monolex.errors import UserError
@@ -297,9 +297,9 @@ def test_training_is_looked_at_near_the_moments_that_were_logged(tmp_path):
     logged_sweep(tmp_path)
     content = tradeoff.training_numbers(tmp_path, CONFIG)
     (panel,) = content["panels"]
-    assert [series["step"] for series in panel["series"]] == [50, 100, 200, 400]
+    assert [(series["moment"], series["step"]) for series in panel["series"]] == [(0, 50), (1, 100), (2, 200), (3, 400)]
     for series in panel["series"]:
-        assert [p["alpha"] for p in series["points"]] == list(ALPHAS) and series["share"] == series["step"] / LOGGED[-1]
+        assert [p["alpha"] for p in series["points"]] == list(ALPHAS)
         assert [p["fvu"] for p in series["points"]] == [pytest.approx(100 * a + 10 / series["step"]) for a in ALPHAS]
     reading = tradeoff.training_reading(content)
     assert reading.verdict == "undecided" and reading.said[0].startswith("At 4 of 4 moments")
@@ -364,10 +364,13 @@ def test_biases_are_read_against_nearly_all(tmp_path):
     assert alive.bias_reading(content).verdict == "confirmed"
     point = content["panels"][0]["series"][0]["points"][0]
     point |= {"value": 0.5, "low": 0.4, "high": 0.6}
-    assert (
-        alive.bias_reading(content).verdict == "undecided"
-        and "0.500 [0.400, 0.600]" in alive.bias_reading(content).said[0]
-    )
+    reading = alive.bias_reading(content)
+    assert reading.verdict == "undecided" and "0.500 [0.400, 0.600]" in reading.said[0]
+    point |= {"alpha": 0.0}
+    reading = alive.bias_reading(content)
+    assert reading.verdict == "confirmed" and "0.500 [0.400, 0.600]" in reading.said[1]
+    only = [{**panel, "series": [{**s, "points": [point]} for s in panel["series"][:1]]} for panel in content["panels"]]
+    assert alive.bias_reading({**content, "panels": only}).verdict == "cannot say"
 
 
 def test_perplexity_is_beside_the_model_and_the_mean(tmp_path):
