@@ -46,6 +46,10 @@ class Links(NamedTuple):
         """A prompt tried live."""
         return "/prompt" + query(choice)
 
+    def find(self, **choice: Any) -> str:
+        """Features by a prompt, or by two sets of texts."""
+        return "/find" + query(choice)
+
     def grid(self, **choice: Any) -> str:
         """Layers by tokens of a prompt."""
         return "/grid" + query(choice)
