@@ -38,6 +38,7 @@ from monolex.explorer.links import JSON, Links
 from monolex.explorer.page import Page, plain
 from monolex.explorer.run import NotThere
 from monolex.explorer.views import (
+    beside,
     causes,
     claims,
     compare,
@@ -94,6 +95,7 @@ VIEWS: dict[str, View] = {
     "/matches/{key}/{number:int}": lambda explorer, request: matches.matches(explorer, *_place(request)),
     "/search": lambda explorer, request: search.search(explorer, _parameters(request)),
     "/compare": lambda explorer, request: compare.compare(explorer, _parameters(request)),
+    "/beside": lambda explorer, request: beside.beside(explorer, _parameters(request)),
     "/causes/{slug}": lambda explorer, request: causes.causes(explorer, request.path_params["slug"]),
     "/causes/{slug}/{path:path}": lambda explorer, request: causes.experiment(
         explorer, request.path_params["slug"], request.path_params["path"]
