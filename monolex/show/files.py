@@ -42,7 +42,7 @@ def show_store(path: Path) -> str:
 
 
 def show_feature(path: Path, number: int) -> str:
-    """What a store knows of one feature, as text; the strongest token of a context stands in «».
+    """What a store knows of one feature, as text; the strongest token of a context (of the negative side the most negative) stands in «».
 
     Raises:
         UserError: no such store or feature.
@@ -61,9 +61,10 @@ def show_feature(path: Path, number: int) -> str:
         lines.append(f"{title}  " + ", ".join(f"{n.feature} ({n.value:.3g})" for n in others))
     for group, contexts in evidence.examples.items():
         for context in contexts:
-            peak = max(context.activations)
-            shown = ((max(context.activations[p.start : p.stop]), p.text) for p in pieces(context.texts))
-            marked = "".join(f"«{text}»" if activation == peak > 0 else text for activation, text in shown)
+            strongest = min if group == "negative" else max
+            peak = strongest(context.activations)
+            shown = ((strongest(context.activations[p.start : p.stop]), p.text) for p in pieces(context.texts))
+            marked = "".join(f"«{text}»" if activation == peak != 0 else text for activation, text in shown)
             part = f" {context.part}" if group == "quantile" else ""
             lines.append(f"{group}{part}  {peak:.4g}  {json.dumps(marked, ensure_ascii=False)}")
     return "\n".join(lines)
