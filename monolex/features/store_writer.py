@@ -17,10 +17,10 @@ CREATE TABLE vocabulary (token INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE context (id INTEGER PRIMARY KEY, doc INTEGER, row INTEGER, start INTEGER, tokens BLOB NOT NULL);
 CREATE TABLE feature (
     id INTEGER PRIMARY KEY, n_active INTEGER, fragments INTEGER, density REAL, max REAL, min REAL, mean REAL,
-    variance REAL, skew REAL, kurtosis REAL, mean_active REAL, distinct_tokens INTEGER, top_token INTEGER, top_share REAL,
-    embedding_token INTEGER, embedding_cosine REAL, unembedding_token INTEGER, unembedding_cosine REAL,
-    seeds INTEGER, reappears REAL, reappears_low REAL, reappears_high REAL, seed_cosine REAL,
-    histogram BLOB NOT NULL);
+    variance REAL, skew REAL, kurtosis REAL, mean_active REAL, distinct_tokens INTEGER,
+    top_token INTEGER, top_share REAL, embedding_token INTEGER, embedding_cosine REAL,
+    unembedding_token INTEGER, unembedding_cosine REAL,
+    seeds INTEGER, reappears REAL, reappears_low REAL, reappears_high REAL, seed_cosine REAL, histogram BLOB NOT NULL);
 CREATE TABLE token (
     feature INTEGER, rank INTEGER, token INTEGER, n_active INTEGER, mass REAL, histogram BLOB NOT NULL,
     PRIMARY KEY (feature, rank)) WITHOUT ROWID;

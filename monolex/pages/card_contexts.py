@@ -32,7 +32,7 @@ class ContextGroup(NamedTuple):
     about: str
     """How they were chosen."""
     lines: list[tuple[str, int | None, Markup]]
-    """Largest activation (of the negative side the smallest), document (of those in sight), and the tokens of every context."""
+    """Largest activation (of the negative side the smallest code), document (of those in sight), and tokens of each."""
 
 
 def groups(evidence: Evidence, meta: Mapping[str, Any], compact: bool) -> list[ContextGroup]:

@@ -42,7 +42,8 @@ def show_store(path: Path) -> str:
 
 
 def show_feature(path: Path, number: int) -> str:
-    """What a store knows of one feature, as text; the strongest token of a context (of the negative side the most negative) stands in «».
+    """What a store knows of one feature, as text; the strongest token of a context stands in «», the most negative one
+    of a context of the negative side.
 
     Raises:
         UserError: no such store or feature.

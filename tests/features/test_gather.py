@@ -100,7 +100,7 @@ def contexts_of(store: FeatureStore, feature: int, group: str) -> list[tuple]:
 def test_the_negative_side_is_the_top_of_negated_codes(tmp_path, monkeypatch, disjoint, chunk):
     monkeypatch.setattr(spill, "CHUNK", 1)
     monkeypatch.setattr(spill, "CHUNK_ROWS", chunk)
-    config = dataclasses.replace(SMALL, disjoint=disjoint, fragment_tokens=3)
+    config = dataclasses.replace(SMALL, disjoint=disjoint, fragment_tokens=3, top=12)
     dictionary, packed = whole_numbers(32, 17, "linear"), packed_rows(rows=30)
     store, _ = gathered(tmp_path / "it", dictionary, config, packed)
     other, _ = gathered(tmp_path / "negated", negated(dictionary), config, packed)
@@ -132,6 +132,20 @@ def test_the_smallest_code_is_known_although_no_context_is_kept(tmp_path):
     for feature in range(5):
         check(store, naive, feature)
         assert store.feature(feature).summary.min < 0 and store.feature(feature).examples["negative"] == ()
+
+
+def test_a_number_of_minus_one_is_a_number(tmp_path):
+    """What is no token is -1 as well."""
+    dictionary = whole_numbers(32, 3, "linear")
+    dictionary.weights["W_enc"][:] = 0
+    dictionary.weights["b_enc"][:] = torch.tensor([-1.0, 0.0, 1.0])
+    store, _ = gathered(tmp_path, dictionary, SMALL)
+    assert [(s.min, s.max, s.top_token is None) for s in store.summaries()] == [
+        (-1, 0, True),
+        (0, 0, True),
+        (0, 1, False),
+    ]
+    assert len(store.feature(0).examples["negative"]) == SMALL.top
 
 
 def test_unsigned_kinds_have_no_negative_side(tmp_path):
