@@ -62,7 +62,8 @@ def show_feature(path: Path, number: int) -> str:
 
 
 def said_of(evidence: "Evidence", name: str) -> str:
-    """All evidence of one feature of the dictionary ``name``; the strongest token of a context stands in «»."""
+    """All evidence of one feature of the dictionary ``name``; the strongest token of a context stands in «», the most negative
+    one of a context of the negative side."""
     number = evidence.summary.id
     lines = [f"feature {number} of {name}", *(f"{k}  {cell(v)}" for k, v in evidence.summary._asdict().items())]
     for title, shares in (("on", evidence.tokens), ("after", evidence.before)):
@@ -74,9 +75,10 @@ def said_of(evidence: "Evidence", name: str) -> str:
         lines.append(f"{title}  " + ", ".join(f"{n.feature} ({n.value:.3g})" for n in others))
     for group, contexts in evidence.examples.items():
         for context in contexts:
-            peak = max(context.activations)
-            shown = ((max(context.activations[p.start : p.stop]), p.text) for p in pieces(context.texts))
-            marked = "".join(f"«{text}»" if activation == peak > 0 else text for activation, text in shown)
+            strongest = min if group == "negative" else max
+            peak = strongest(context.activations)
+            shown = ((strongest(context.activations[p.start : p.stop]), p.text) for p in pieces(context.texts))
+            marked = "".join(f"«{text}»" if activation == peak != 0 else text for activation, text in shown)
             part = f" {context.part}" if group == "quantile" else ""
             lines.append(f"{group}{part}  {peak:.4g}  {json.dumps(marked, ensure_ascii=False)}")
     return "\n".join(lines)
