@@ -30,12 +30,13 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
+from monolex.answers import as_json
 from monolex.errors import UserError
 from monolex.explorer import assets
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.guard import REPORT_POLICY, Guard
 from monolex.explorer.links import JSON, Links
-from monolex.explorer.page import Page, plain
+from monolex.explorer.page import Page
 from monolex.explorer.run import NotThere
 from monolex.explorer.views import (
     beside,
@@ -126,15 +127,15 @@ def twin(address: str) -> str:
 def _pages(explorer: Explorer, path: str, view: View) -> list[Route]:
     """The routes of a page and of its twin."""
 
-    def as_html(request: Request) -> Response:
+    def page_of(request: Request) -> Response:
         explorer.refresh()
         return _html(drawn(explorer, view(explorer, request), _address(request)))
 
-    def as_json(request: Request) -> Response:
+    def twin_of(request: Request) -> Response:
         explorer.refresh()
-        return JSONResponse(plain(view(explorer, request).data))
+        return JSONResponse(as_json(view(explorer, request).data))
 
-    return [Route(path + JSON, as_json), Route(path, as_html)]
+    return [Route(path + JSON, twin_of), Route(path, page_of)]
 
 
 def _live_pages(explorer: Explorer) -> list[Route]:
@@ -147,7 +148,7 @@ def _live_pages(explorer: Explorer) -> list[Route]:
                 explorer.refresh()
                 parameters = _parameters(request)
                 if ending:
-                    return JSONResponse(plain(view(explorer, parameters).data))
+                    return JSONResponse(as_json(view(explorer, parameters).data))
                 if path == "/prompt" and (exact := prompt.exact_address(explorer, parameters, Links())):
                     return RedirectResponse(exact, 303)
                 return _html(drawn(explorer, view(explorer, parameters), _address(request)))
@@ -228,7 +229,7 @@ def _writing(explorer: Explorer) -> Callable[[Request], Any]:
         said = await _json(request)
         key, number = _place(request)
         label = await anyio.to_thread.run_sync(marks.keep, explorer, key, number, said)
-        return JSONResponse({"label": plain(label)})
+        return JSONResponse({"label": as_json(label)})
 
     return endpoint
 

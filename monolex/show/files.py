@@ -62,8 +62,7 @@ def show_feature(path: Path, number: int) -> str:
 
 
 def said_of(evidence: "Evidence", name: str) -> str:
-    """All evidence of one feature of the dictionary ``name``; the strongest token of a context stands in «», of one of the
-    negative side the most negative."""
+    """All evidence of one feature of the dictionary ``name``; the strongest token of a context stands in «»."""
     number = evidence.summary.id
     lines = [f"feature {number} of {name}", *(f"{k}  {cell(v)}" for k, v in evidence.summary._asdict().items())]
     for title, shares in (("on", evidence.tokens), ("after", evidence.before)):

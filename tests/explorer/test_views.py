@@ -6,12 +6,12 @@ import pytest
 import torch
 from helpers.explored import NAME, SITES, strongest
 
+from monolex.answers import as_json
 from monolex.artifact import read_json
 from monolex.errors import UserError
 from monolex.explorer.app import drawn
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
-from monolex.explorer.page import plain
 from monolex.explorer.run import NotThere
 from monolex.explorer.views import effects, listing
 from monolex.explorer.views.causes import causes, experiment
@@ -101,7 +101,7 @@ def test_a_feature_has_everything_of_its_store_and_experiments(explorer, key):
     run, dictionary = explorer.place(key)
     number = next(n for (n,) in run.index.rows("SELECT number FROM feature WHERE effect IS NOT NULL"))
     page = feature(explorer, key, number)
-    twin = plain(page.data)
+    twin = as_json(page.data)
     assert twin["evidence"]["summary"]["id"] == number and twin["evidence"]["examples"]["top"]
     assert twin["explanations"] == sorted(twin["explanations"], key=lambda e: -e["score"])
     assert {m["experiment"] for m in twin["memberships"]} >= {"ablate/root", "tree/root"}
@@ -117,7 +117,7 @@ def test_total_and_direct_effects_of_an_ablation_stand_beside_the_direct_logits(
     assert dictionary.title == site
     (ablation,) = read_json(explored / "ablate" / "root" / "ablate.json")["ablations"]
     page = feature(explorer, key, int(number))
-    (measured,) = plain(page.data)["ablations"]
+    (measured,) = as_json(page.data)["ablations"]
     changes, evidence = ablation["measures"]["probability"], run.store(key).feature(int(number))
     assert (measured["experiment"], measured["kl"]) == ("ablate/root", ablation["kl"])
     weights = {each.token: each.weight for each in (*evidence.promoted, *evidence.suppressed)}
@@ -144,7 +144,7 @@ def test_an_axis_has_its_negative_side(explorer):
     run = explorer.runs["run"]
     axis = next(d.key for d in run.dictionaries.values() if d.title == f"{SITES[1]}/pca")
     page = feature(explorer, axis, 0)
-    twin = plain(page.data)["evidence"]
+    twin = as_json(page.data)["evidence"]
     below = twin["examples"]["negative"]
     assert min(below[0]["activations"]) == twin["summary"]["min"] < 0 and len(below) > 5
     assert drawn(explorer, page, "/").count("<summary>Most negative") == 1
