@@ -16,7 +16,7 @@ class VerbAnswer(NamedTuple):
     lines: Callable[[], Iterable[str]]
     """As text."""
     data: Callable[[], Any]
-    """As plain values, or what :func:`plain` makes such."""
+    """As plain values, or what :func:`as_json` makes such."""
     code: int = 0
     """The exit code."""
 
@@ -54,6 +54,6 @@ def say(text: str) -> None:
 
 def say_json(value: Any) -> None:
     """Print a value as JSON on one line, in ASCII, which every stream can carry."""
-    from monolex.explorer.page import plain
+    from monolex.answers import as_json
 
-    say(json_format.dumps(plain(value), allow_nan=False))
+    say(json_format.dumps(as_json(value), allow_nan=False))

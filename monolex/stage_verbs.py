@@ -53,15 +53,20 @@ def of_stage(stage: Stage) -> Callable[..., Any]:
 
 def made(stage: Stage, out: Path) -> VerbAnswer:
     """What came of a stage, or how to look at it."""
-    from monolex.show.data import data
-
     if stage.made_of not in ("run", "explanations"):
-        return VerbAnswer(lambda: [f"look at it with: monolex show {out}"], lambda: data(out))
+        return shown(out)._replace(lines=lambda: [f"look at it with: monolex show {out}"])
     from monolex.pipeline import drawn
+
+    pictures, answer = drawn(stage, out), shown(out)
+    return VerbAnswer(
+        lambda: [*answer.lines(), *(f"look at {picture}" for picture in pictures)],
+        lambda: {**answer.data(), "pictures": pictures},
+    )
+
+
+def shown(out: Path) -> VerbAnswer:
+    """What ``monolex show`` says of an artefact."""
+    from monolex.show.data import data
     from monolex.show.path import show
 
-    pictures = drawn(stage, out)
-    return VerbAnswer(
-        lambda: [show(out), *(f"look at {picture}" for picture in pictures)],
-        lambda: {**data(out), "pictures": pictures},
-    )
+    return VerbAnswer(lambda: [show(out)], lambda: data(out))

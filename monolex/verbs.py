@@ -14,8 +14,9 @@ from monolex.config import CorpusConfig, EvalConfig, HarvestConfig, ModelConfig
 from monolex.errors import UserError
 from monolex.features.query import FindConfig
 from monolex.interp.config import FigureConfig, ScoreConfig
+from monolex.publish.config import ImportConfig, PublishConfig
 from monolex.said import VerbAnswer, answering, say, say_json
-from monolex.stage_verbs import Activations, Out, Positional, Run, Sources, arg, made, of_stage
+from monolex.stage_verbs import Activations, Out, Positional, Run, Sources, arg, made, of_stage, shown
 from monolex.stages import of_verb
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(
     if dry_run:
         return _planned(pipeline.dry_run(config, folder, jobs=jobs))
     page = pipeline.execute(config, folder, jobs=jobs)
-    told = f"look at {page} in a browser, or try: monolex show {folder}"
+    told = f"look at {page} in a browser; its features: monolex serve {folder}; its numbers: monolex show {folder}"
     return VerbAnswer(lambda: [told], lambda: {"run": folder, "report": page})
 
 
@@ -79,7 +80,8 @@ def demo(
             return _planned(pipeline.dry_run(toml, folder, jobs=jobs))
         page = pipeline.execute(toml, folder, jobs=jobs)
     told = [
-        f"open {page} in a browser: every dictionary beside its baselines and controls",
+        f"`monolex serve {folder}` opens its features in a browser: browse, search, compare, try prompts",
+        f"open {page} for every dictionary beside its baselines and controls",
         f"`monolex show {folder}` prints the tables; {folder / 'run.toml'} is where to change things",
     ]
     return VerbAnswer(lambda: told, lambda: {"run": folder, "report": page})
@@ -199,17 +201,23 @@ def score(
 
 
 def figure(run: Run, config: FigureConfig, out: Path | None = None) -> VerbAnswer:
-    """Make figures and tables of the paper out of a run's scores: the numbers as JSON, and what they look like.
+    """Make the paper's figures and tables of a run: numbers, pictures, and one page that says what they show.
 
     Args:
-        run: Folder with the scores that `monolex score` made.
-        config: Which figure, of which scores.
+        run: Folder that `monolex run` wrote.
+        config: Which figure, and of which scores.
         out: Folder of the files; by default RUN/figures.
     """
-    from monolex.report.figures import paper
+    from monolex.report.paper import make
 
-    files = paper(run, config, out)
-    return VerbAnswer(lambda: [f"look at {path}" for path in files], lambda: {"files": files})
+    if config.which != "all":
+        files = make.figure(run, config.which, config, out)
+        return VerbAnswer(lambda: [f"look at {path}" for path in files], lambda: {"files": files})
+    gallery = make.gallery(run, config, out)
+    told = [f"{name:<11} {reading.verdict}" for name, reading in gallery.drawn.items()]
+    told += [f"{name:<11} not drawn: {reason}" for name, reason in gallery.missing.items()]
+    told.append(f"open {gallery.page} in a browser: every figure beside what the paper says")
+    return VerbAnswer(lambda: told, gallery._asdict)
 
 
 def pool(
@@ -235,6 +243,43 @@ def pool(
     return VerbAnswer(lambda: [told], lambda: facts)
 
 
+def publish(run: Run, out: Out, config: PublishConfig) -> VerbAnswer:
+    """Write features and explanations of a run for SAEDashboard and Neuronpedia, neuron-explainer, or delphi.
+
+    OUT/README.md says what the numbers are there, and what is empty and why.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        out: Folder of the files, a folder in it a dictionary.
+        config: What is written.
+    """
+    from monolex.publish.publish import publish
+
+    publish(out, run, config)
+    return shown(out)
+
+
+def adopt(
+    run: Run,
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...")],
+    config: ImportConfig,
+) -> VerbAnswer:
+    """Take in what others say of a dictionary's features, if their files show that it is this dictionary.
+
+    Read are batch-N.json of SAEDashboard, features and explanations of Neuronpedia's bulk files, and NeuronRecord and
+    NeuronSimulationResults of neuron-explainer, each plain or compressed (.gz). Files that are given together prove
+    each other: explanations have nothing but numbers of features, a batch beside them has directions and tokens.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        files: The files.
+        config: Of what they are.
+    """
+    from monolex.publish.adopt import adopt
+
+    return shown(adopt(run, files, config))
+
+
 def report(run: Run, cards: int = 300) -> VerbAnswer:
     """Write RUN/report.html, one page that opens from disk, and the galleries of features beside it.
 
@@ -255,8 +300,8 @@ def show(
     """Print what lies at a path: a run, an artefact, a dictionary, a shard, a store of features, a metrics.jsonl.
 
     Args:
-        path: Anything monolex wrote.
-        feature: Of a store (.sqlite), everything that is known of the feature of this number.
+        path: Anything monolex wrote, or a batch-N.json of SAEDashboard.
+        feature: Of a store (.sqlite) or a batch, everything that is known of the feature of this number.
         verify: Of an artefact, or of all artefacts of a run, recompute every hash and say which are whole.
     """
     from monolex.show.data import data, verified_data
@@ -317,8 +362,12 @@ def verbs() -> dict[str, Callable[..., Any]]:
     of_run = [stage for stage in stages.STAGES if stage.made_of in ("run", "explanations")]
     made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
     asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
+    of_run = [stage for stage in stages.STAGES if stage.made_of in ("run", "explanations")]
+    made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
+    asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
     first, made_after = {"demo": demo, "init": init, "run": run}, {"pool": pool, "find": find}
-    answers = {**first, **made_before, **made_after, **asked_of_a_run, "figure": figure, "report": report, "show": show}
+    last = {"figure": figure, "report": report, "publish": publish, "import": adopt, "show": show}
+    answers = {**first, **made_before, **made_after, **asked_of_a_run, **last}
     printed = {name: answering(verb) for name, verb in answers.items()}
     return {**printed, "serve": serve, "mcp": mcp}
 

@@ -38,6 +38,10 @@ class Links(NamedTuple):
         """Two dictionaries beside each other."""
         return "/compare" + query({"a": first, "b": second})
 
+    def beside(self, first: tuple[str, int], second: tuple[str, int]) -> str:
+        """Two features side by side, each by key and number."""
+        return "/beside" + query({"a": "/".join(map(str, first)), "b": "/".join(map(str, second))})
+
     def causes(self, slug: str, path: str = "", place: int = 0) -> str:
         """The experiments of a run, or one of them, or a part of it."""
         return f"/causes/{quote(slug)}" + (f"/{quote(path)}" if path else "") + (f"#part-{place}" if place else "")
@@ -45,6 +49,14 @@ class Links(NamedTuple):
     def prompt(self, **choice: Any) -> str:
         """A prompt tried live."""
         return "/prompt" + query(choice)
+
+    def find(self, **choice: Any) -> str:
+        """Features by a prompt, or by two sets of texts."""
+        return "/find" + query(choice)
+
+    def grid(self, **choice: Any) -> str:
+        """Layers by tokens of a prompt."""
+        return "/grid" + query(choice)
 
 
 def query(choice: Mapping[str, Any]) -> str:

@@ -6,9 +6,16 @@ from typing import Any
 from monolex import stages
 from monolex.artifact import MANIFEST, Manifest, open_artifact, read_json
 from monolex.show.files import dictionary_data, metrics_data, store_data, tensors_data
-from monolex.show.path import BY_ENDING, artefacts, checked, require_shown
+from monolex.show.interoperable import batch_data, imported_data
+from monolex.show.path import artefacts, checked, ending, require_shown
 
-READERS = {"safetensors": tensors_data, "sqlite": store_data, "jsonl": metrics_data, "json": read_json}
+READERS = {
+    ".safetensors": tensors_data,
+    ".sqlite": store_data,
+    ".jsonl": metrics_data,
+    ".json": read_json,
+    ".json.gz": batch_data,
+}
 
 
 def data(path: Path) -> Any:
@@ -18,8 +25,8 @@ def data(path: Path) -> Any:
         UserError: nothing there, or nothing monolex wrote.
     """
     require_shown(path)
-    if (ending := path.suffix.removeprefix(".")) in BY_ENDING:
-        return READERS[ending](path)
+    if name := ending(path):
+        return READERS[name](path)
     if (path / MANIFEST).exists():
         return artefact_data(path, open_artifact(path))
     if (path / "weights.safetensors").exists():
@@ -37,6 +44,8 @@ def artefact_data(path: Path, manifest: Manifest) -> dict[str, Any]:
         facts["result"] = read_json(content)
     if stage and (more := stage.load("show_data")):
         facts |= more(path)
+    if manifest.kind == "imported":
+        facts |= imported_data(path)
     return facts
 
 

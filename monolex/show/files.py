@@ -3,13 +3,16 @@
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monolex.artifact import read_json
 from monolex.errors import UserError
 from monolex.runtime import read_jsonl, size
 from monolex.show.text import cell, columns, records
 from monolex.text.characters import json_quoted, pieces
+
+if TYPE_CHECKING:
+    from monolex.features.evidence import Evidence
 
 
 def dictionary_data(path: Path) -> dict[str, Any]:
@@ -65,27 +68,40 @@ def show_store(path: Path) -> str:
 
 
 def feature_data(path: Path, number: int) -> dict[str, Any]:
-    """What a store knows of one feature.
+    """What a store, or a batch of another tool, knows of one feature.
 
     Raises:
-        UserError: no such store or feature.
+        UserError: no such store, batch or feature.
     """
-    from monolex.features.store import FeatureStore
-
-    with closing(FeatureStore(path)) as store:
-        return {"path": str(path), "name": store.meta["name"], "evidence": store.feature(number)}
+    name, evidence = _feature(path, number)
+    return {"path": str(path), "name": name, "evidence": evidence}
 
 
 def show_feature(path: Path, number: int) -> str:
-    """What a store knows of one feature, as text; the strongest token of a context stands in «».
+    """What a store, or a batch of another tool, knows of one feature, as text.
 
     Raises:
-        UserError: no such store or feature.
+        UserError: no such store, batch or feature.
     """
-    from monolex.features.store import FeatureStore
+    name, evidence = _feature(path, number)
+    return said_of(evidence, name)
 
+
+def _feature(path: Path, number: int) -> tuple[str, "Evidence"]:
+    """What a feature's dictionary is called, and its evidence."""
+    from monolex.features.store import FeatureStore
+    from monolex.publish.read_batch import read_batch
+
+    if path.name.endswith((".json", ".json.gz")):
+        batch = read_batch(path)
+        return batch.title, batch.evidence(number)
     with closing(FeatureStore(path)) as store:
-        evidence, name = store.feature(number), store.meta["name"]
+        return store.meta["name"], store.feature(number)
+
+
+def said_of(evidence: "Evidence", name: str) -> str:
+    """All evidence of one feature of the dictionary ``name``; the strongest token of a context stands in «»."""
+    number = evidence.summary.id
     lines = [f"feature {number} of {name}", *(f"{k}  {cell(v)}" for k, v in evidence.summary._asdict().items())]
     for title, shares in (("on", evidence.tokens), ("after", evidence.before)):
         lines.append(f"{title}  " + ", ".join(f"{json_quoted(t.text)} {t.share:.1%}" for t in shares))
@@ -96,9 +112,10 @@ def show_feature(path: Path, number: int) -> str:
         lines.append(f"{title}  " + ", ".join(f"{n.feature} ({n.value:.3g})" for n in others))
     for group, contexts in evidence.examples.items():
         for context in contexts:
-            peak = max(context.activations)
-            shown = ((max(context.activations[p.start : p.stop]), p.text) for p in pieces(context.texts))
-            marked = "".join(f"«{text}»" if activation == peak > 0 else text for activation, text in shown)
+            strongest = min if group == "negative" else max
+            peak = strongest(context.activations)
+            shown = ((strongest(context.activations[p.start : p.stop]), p.text) for p in pieces(context.texts))
+            marked = "".join(f"«{text}»" if activation == peak != 0 else text for activation, text in shown)
             part = f" {context.part}" if group == "quantile" else ""
             lines.append(f"{group}{part}  {peak:.4g}  {json.dumps(marked, ensure_ascii=False)}")
     return "\n".join(lines)

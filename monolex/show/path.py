@@ -1,15 +1,15 @@
 """``monolex show PATH``: anything monolex wrote, as text a person reads."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from monolex import stages
-from monolex.artifact import MANIFEST, WARNINGS, Manifest, artefact_folders, open_artifact, read_json, verify
+from monolex.artifact import MANIFEST, WARNINGS, Manifest, artefact_folders, open_artifact, verify
 from monolex.errors import UserError
 from monolex.pieces import FILES, PARTIAL, UNANSWERED
 from monolex.runtime import size
 from monolex.show.files import show_dictionary, show_metrics, show_store, show_tensors
+from monolex.show.interoperable import show_json
 from monolex.show.text import counts
 
 UNFINISHED = {"progress.json": "harvest", "state": "sweep", PARTIAL: ""}
@@ -23,8 +23,8 @@ def show(path: Path) -> str:
         UserError: nothing there, or nothing monolex wrote.
     """
     require_shown(path)
-    if (ending := path.suffix.removeprefix(".")) in BY_ENDING:
-        return BY_ENDING[ending](path)
+    if name := ending(path):
+        return BY_ENDING[name](path)
     if (path / MANIFEST).exists():
         manifest = open_artifact(path)
         left = manifest.data.get(UNANSWERED)
@@ -44,7 +44,7 @@ def require_shown(path: Path) -> None:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run, an artefact, a dictionary or a file of one")
-    if path.suffix.removeprefix(".") in BY_ENDING:
+    if ending(path):
         return
     if (path / MANIFEST).exists() or (path / "weights.safetensors").exists():
         return
@@ -102,20 +102,21 @@ def _head(path: Path, manifest: Manifest) -> str:
 
 
 def _of_stage(path: Path, manifest: Manifest) -> list[str]:
-    """What the stage of an artefact says of it."""
-    stage = stages.of_kind(manifest.kind)
-    show = stage and stage.load("show")
-    return show(path, manifest) if show else []
-
-
-def _show_json(path: Path) -> str:
-    return json.dumps(read_json(path), indent=1, ensure_ascii=False)
+    """What whoever made an artefact says of it."""
+    made_by = stages.of_kind(manifest.kind) or stages.BESIDE.get(manifest.kind)
+    return stages.loaded(made_by.show)(path, manifest) if made_by and made_by.show else []
 
 
 BY_ENDING: Mapping[str, Callable[[Path], str]] = {
-    "safetensors": show_tensors,
-    "sqlite": show_store,
-    "jsonl": show_metrics,
-    "json": _show_json,
+    ".safetensors": show_tensors,
+    ".sqlite": show_store,
+    ".jsonl": show_metrics,
+    ".json": show_json,
+    ".json.gz": show_json,
 }
 """What files of an ending are shown by."""
+
+
+def ending(path: Path) -> str | None:
+    """Of :data:`BY_ENDING`; None of a folder, or of a file that is shown by nothing."""
+    return next((name for name in BY_ENDING if path.name.endswith(name)), None)

@@ -8,8 +8,8 @@ from helpers import tiny
 from helpers.live_models import live_model
 from helpers.tiny_texts import CHATML, FUSSY, make_tokenizer
 
+from monolex.answers import as_json
 from monolex.errors import UserError
-from monolex.live.plain import plain
 from monolex.live.prompt import LivePrompt
 from monolex.live.prompts import from_chat, from_ids, from_text, with_message, with_text
 from monolex.live.session import LiveModel
@@ -59,7 +59,7 @@ def test_exact_ids_are_replayed(live):
     ids = [0, 5, 5, 290, 0, 2]
     prompt = from_ids(live, ids, generated=[False] * 4 + [True] * 2)
     assert prompt.ids == tuple(ids) and prompt.special == (True, False, False, False, True, True) and prompt.length == 4
-    sent = json.loads(json.dumps(plain(prompt)))
+    sent = json.loads(json.dumps(as_json(prompt)))
     assert from_ids(live, sent["ids"], generated=sent["generated"]) == prompt
     assert from_ids(live, [7], generated=[True]).length == 1
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from monolex.answers import as_json
 from monolex.explorer.agent.sources import Said, cut, source
 from monolex.explorer.explorer import Explorer
-from monolex.explorer.page import plain
 from monolex.explorer.views.causes import causes, experiment
 from monolex.report.patch_section import SIZES, nearest
 
@@ -33,7 +33,7 @@ def one_experiment(explorer: Explorer, slug: str, path: str, limit: int) -> Said
     Raises:
         NotThere: no such run or experiment.
     """
-    data = plain(experiment(explorer, slug, path).data)
+    data = as_json(experiment(explorer, slug, path).data)
     result = SHORTENED.get(data["kind"], dict)(data["result"])
     short, whole = cut({"result": result, "features": data["features"]}, limit)
     return {

@@ -23,8 +23,9 @@ ABLATED_BY = (
     "AND part = 'ablated'"
 )
 ONE_FEATURE = "this feature, resampling its documents"
-GROUPS = ("top", "quantile", "random")
-"""Groups of contexts that are shown: the strongest ones say what it is at most, random ones what it is mostly."""
+GROUPS = ("top", "negative", "quantile", "random")
+"""Groups of contexts that are shown: the strongest say what it is at most, random ones what it is mostly; negative ones
+the other end of a signed direction."""
 AROUND = 14
 """Tokens on either side of the strongest one that are shown of a context."""
 
@@ -117,18 +118,18 @@ def _share(text: str, share: float, n_active: int) -> Said:
 
 def _context(context: Context) -> Said:
     """A context with its strongest token in «»; of a silent one the end."""
-    peak = max(context.activations)
-    at = context.activations.index(peak) if peak > 0 else len(context.texts) - 1
+    peak = (min if context.group == "negative" else max)(context.activations)
+    at = context.activations.index(peak) if peak != 0 else len(context.texts) - 1
     start, stop = max(0, at - AROUND), at + AROUND + 1
     shown = context.texts[start:stop]
     parts = [
-        f"«{piece.text}»" if peak > 0 and piece.start <= at - start < piece.stop else piece.text
+        f"«{piece.text}»" if peak != 0 and piece.start <= at - start < piece.stop else piece.text
         for piece in pieces(shown)
     ]
     return {
         "group": context.group if context.group != "quantile" else f"quantile {context.part}",
         "document": context.doc,
-        "text": "".join(parts) if peak > 0 else joined(shown),
+        "text": "".join(parts) if peak != 0 else joined(shown),
         "peak": peak,
     }
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from monolex.activations.stored import stored_model
+from monolex.answers import as_json
 from monolex.config import require
 from monolex.dictionaries.listing import run_dictionaries
 from monolex.errors import UserError
 from monolex.explorer.agent.questions import AblationQuestion
 from monolex.explorer.agent.sources import Said, place_of, source, weights_source
 from monolex.explorer.explorer import Explorer
-from monolex.explorer.page import plain
 from monolex.explorer.run import ExploredRun, IndexedDictionary, NotThere
 from monolex.features.find import find
 from monolex.features.query import FindConfig
@@ -138,7 +138,7 @@ def _with_hash(explorer: Explorer, run: ExploredRun, row: Mapping[str, Any]) -> 
     place = place_of(explorer, run, row["site"], row["dictionary"])
     named = {"dictionary": place and place.dictionary.key, "title": f"{row['site']}/{row['dictionary']}"}
     rest = {name: value for name, value in row.items() if name not in ("site", "dictionary")}
-    return named | plain(rest)
+    return named | as_json(rest)
 
 
 def _require_short(prompt: str) -> None:

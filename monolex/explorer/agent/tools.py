@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from monolex.answers import as_json
 from monolex.explorer.agent import experiments as experiments_of
 from monolex.explorer.agent import features as features_of
 from monolex.explorer.agent import questions as q
@@ -15,7 +16,6 @@ from monolex.explorer.agent.live import LiveRuns
 from monolex.explorer.agent.measured import measured
 from monolex.explorer.agent.sources import Said, dictionary_facts, source, weights_source
 from monolex.explorer.explorer import Explorer
-from monolex.explorer.page import plain
 from monolex.explorer.run import ExploredRun
 from monolex.explorer.views import compare as compare_view
 from monolex.explorer.views import feature as feature_view
@@ -52,7 +52,7 @@ def runs(opened: OpenRuns, _asks: q.NoQuestion) -> Said:
 
 
 def _overview(explorer: Explorer, run: ExploredRun) -> Said:
-    data = plain(overview.overview(explorer, run.slug).data)
+    data = as_json(overview.overview(explorer, run.slug).data)
     findings = [{"text": each["text"], "source": source(run, each["path"] or "eval")} for each in data["findings"]]
     return {
         **{name: data[name] for name in ("run", "model", "lead", "warnings")},
@@ -148,7 +148,7 @@ def matches(opened: OpenRuns, asks: q.MatchesQuestion) -> Said:
     data = matches_view.matches(explorer, asks.dictionary, asks.number).data
     rows = sorted(data["matches"], key=lambda row: -row["largest"])
     shown = [
-        {**plain(row), "dictionary": dictionary_facts(explorer.run(row["run"]), row["dictionary"])}
+        {**as_json(row), "dictionary": dictionary_facts(explorer.run(row["run"]), row["dictionary"])}
         for row in rows[: asks.limit]
     ]
     place = explorer.place(asks.dictionary)
@@ -160,7 +160,7 @@ def compare(opened: OpenRuns, asks: q.CompareQuestion) -> Said:
     """Two dictionaries: how many features both have and which only one has, and the mean largest cosine (MMCS) with its
     interval, beside that to random directions."""
     places = [opened.explorer.place(key) for key in (asks.first, asks.second)]
-    data = plain(compare_view.compare(opened.explorer, {"a": asks.first, "b": asks.second}).data)
+    data = as_json(compare_view.compare(opened.explorer, {"a": asks.first, "b": asks.second}).data)
     facts = [dictionary_facts(*place) | {"source": weights_source(*place)} for place in places]
     names = ("mmcs", "mmcs_back", "mmcs_random", "alike", "counts")
     lists = {name: data[name][: asks.limit] for name in ("both", "only_first", "only_second")}
@@ -197,7 +197,7 @@ def ablate_live(opened: OpenRuns, asks: q.AblationQuestion) -> Said:
 def what_is_known(opened: OpenRuns, asks: q.ClaimQuestion) -> Said:
     """Whether what was measured confirms a claim: confirmed, contradicted, undecided or not measured, with the rule,
     the estimate, its interval, control and artefact hash. Only artefacts decide, never words."""
-    answer = plain(known(opened.explorer, asks))
+    answer = as_json(known(opened.explorer, asks))
     return {**answer, "of": dictionary_facts(*opened.explorer.place(asks.dictionary))}
 
 
