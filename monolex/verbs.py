@@ -16,6 +16,7 @@ import tyro
 from monolex import stages
 from monolex.config import CorpusConfig, EvalConfig, HarvestConfig, ModelConfig
 from monolex.errors import UserError
+from monolex.explorer.export.config import ExportConfig
 from monolex.features.query import FindConfig
 from monolex.interp.config import FigureConfig, ScoreConfig
 from monolex.stages import Stage, of_verb
@@ -290,12 +291,37 @@ def serve(
     serve(runs, port, say)
 
 
+def export(
+    run: Run,
+    out: Annotated[Positional[Path], arg(metavar="DIR")],
+    config: ExportConfig,
+    jobs: int | None = None,
+) -> None:
+    """Write the pages of `monolex serve` as files that open from a disk and from any server: nothing of them is live.
+
+    Labels, notes and pins are part of it, as they are now; the report is one page already, and is not.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        out: Folder of the pages; an export that lies there is replaced, anything else is left alone.
+        config: What is exported.
+        jobs: Processes that draw features beside each other; by default one a core, up to four.
+    """
+    from monolex.explorer.export.write import export
+    from monolex.runtime import size
+    from monolex.workers import MOST_JOBS, cores
+
+    written = export(run, out, config, min(cores(), MOST_JOBS) if jobs is None else jobs)
+    say(f"{written.features:,} features in {written.files:,} files, {size(written.bytes)}")
+    say(f"open {written.folder / 'index.html'} in a browser, or put the folder on any server")
+
+
 def verbs() -> dict[str, Callable[..., Any]]:
     """Every verb's function, in the order of the help."""
     of_run = [stage for stage in stages.STAGES if stage.made_of in ("run", "explanations")]
     made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
     asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
-    last = {"figure": figure, "report": report, "serve": serve, "show": show}
+    last = {"figure": figure, "report": report, "serve": serve, "export": export, "show": show}
     made_after = {"pool": pool, "find": find}
     return {"demo": demo, "init": init, "run": run, **made_before, **made_after, **asked_of_a_run, **last}
 
