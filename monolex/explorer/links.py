@@ -13,7 +13,7 @@ JSON = ".json"
 
 @dataclass(frozen=True)
 class Links:
-    """Where pages are, seen from any page of the server. An address that is empty leads nowhere: then there is no link."""
+    """Where pages are, seen from any page of the server; where an address is empty there is no link."""
 
     live: bool = True
     """Whether there is a server that can run the model and keep labels."""

@@ -1,6 +1,6 @@
 """What is exported of a run: which dictionaries, which of their features, which pairs of dictionaries."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from itertools import combinations
 
@@ -18,8 +18,9 @@ PAIRS = 100
 """Pairs of dictionaries that are compared, at most."""
 PRODUCTS = 2**25
 """Multiplications up to which a feature is compared with all directions of its space: some milliseconds."""
-Numbers = dict[str, Collection[int]]
+Numbers = Mapping[str, Collection[int]]
 """Features by the key of their dictionary."""
+Pair = tuple[IndexedDictionary, IndexedDictionary]
 
 
 def chosen_dictionaries(run: ExploredRun, config: ExportConfig) -> list[IndexedDictionary]:
@@ -73,9 +74,7 @@ def named(run: ExploredRun, features: Collection[str]) -> Iterator[tuple[str, in
         yield titles[title].key, int(number)
 
 
-def cheap_pairs(
-    explorer: Explorer, chosen: list[IndexedDictionary]
-) -> list[tuple[IndexedDictionary, IndexedDictionary]]:
+def cheap_pairs(explorer: Explorer, chosen: list[IndexedDictionary]) -> list[Pair]:
     """Trained dictionaries that are soon compared, those of one site first."""
     pairs = [
         (a, b)
@@ -87,7 +86,7 @@ def cheap_pairs(
 
 def cheap_matches(explorer: Explorer, dictionary: IndexedDictionary) -> bool:
     """Whether every feature of a dictionary is soon compared with all others of its space."""
-    others = [d for _, d in explorer.places() if space(d) == space(dictionary)]
+    others = [d for _, d in explorer.places() if d.gathered and space(d) == space(dictionary)]
     return sum(d.d_sae for d in others) * width(explorer, dictionary) <= PRODUCTS
 
 

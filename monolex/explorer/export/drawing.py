@@ -18,7 +18,7 @@ from monolex.explorer.views.feature import feature
 from monolex.explorer.views.matches import LIKE, matches
 from monolex.pages import html
 
-TOGETHER = 16
+TOGETHER = 8
 """Numbers of features that share a shard: few files, and a page still loads little that it does not show."""
 
 

@@ -11,8 +11,8 @@ POLICY = (
     "default-src 'none'; script-src 'self' file:; style-src 'self' file: 'unsafe-inline'; img-src data:; "
     "form-action 'none'; base-uri 'none'"
 )
-"""What a page of an export may do: load its own scripts and styles, and nothing else. A browser that takes every file for
-an origin of its own would find no ``'self'`` on a disk; pages of a server cannot load ``file:`` in any browser."""
+"""What a page of an export may do: load its own scripts and styles, and nothing else. A browser that takes every file
+for an origin of its own would find no ``'self'`` on a disk; pages of a server cannot load ``file:`` in any browser."""
 
 
 @dataclass(frozen=True)

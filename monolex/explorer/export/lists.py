@@ -1,7 +1,7 @@
 """The list of features as shards: of every dictionary the columns, as they are shown and by their order.
 
-A number is shown as the server shows it, so it is formatted here; a script sorts by ranks over all that is exported, which
-need no format, and filters by the few values that the list can filter by.
+A number is shown as the server shows it, so it is formatted here; a script sorts by ranks over all that is exported,
+which need no format, and filters by the few values that the list can filter by.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,23 +43,21 @@ def listed_features(run: ExploredRun, dictionary: IndexedDictionary, numbers: Nu
     return [row for row in listing.features(run, query, -1) if row.number in numbers[dictionary.key]]
 
 
-def _ranks(key: str, rows: Iterable[Sequence[ListedFeature]]) -> Mapping[float, int]:
+def _ranks(key: str, rows: Iterable[Sequence[ListedFeature]]) -> Mapping[float | None, int]:
     """The rank of every value of a column, from the smallest on."""
     values = {row.numbers[key] for each in rows for row in each} - {None}
     return {value: rank for rank, value in enumerate(sorted(value for value in values if value is not None))}
 
 
 def _columns(
-    rows: Sequence[ListedFeature], ranks: Mapping[str, Mapping[float, int]], links: ExportLinks
+    rows: Sequence[ListedFeature], ranks: Mapping[str, Mapping[float | None, int]], links: ExportLinks
 ) -> dict[str, Any]:
     return {
         "numbers": [row.number for row in rows],
         "kinds": [row.kind for row in rows],
         "words": _words(rows, links),
         "shown": {key: [_shown(key, row.numbers[key]) for row in rows] for key in ranks},
-        "ranks": {
-            key: [None if (v := row.numbers[key]) is None else of[v] for row in rows] for key, of in ranks.items()
-        },
+        "ranks": {key: [of.get(row.numbers[key]) for row in rows] for key, of in ranks.items()},
         "density": [row.numbers["density"] for row in rows],
         "score": [row.score for row in rows],
         "back": [row.numbers["reappears"] for row in rows],

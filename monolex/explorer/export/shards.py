@@ -1,7 +1,7 @@
 """Data as scripts: a page that is opened from a disk may load a script, and may read no other file.
 
-A shard is one call, ``monolexShard("NAME", "DATA")``; DATA is JSON, deflated (RFC 1951) and in base64, which takes a fifth
-of the JSON's room and which browsers since 2023 undo by themselves.
+A shard is one call, ``monolexShard("NAME", "DATA")``; DATA is JSON, deflated (RFC 1951) and in base64, which takes a
+quarter of its room and which browsers since 2023 undo by themselves.
 """
 
 import base64

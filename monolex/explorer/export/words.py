@@ -6,7 +6,7 @@ The words are those of the run's index, so SQLite has cut and folded them; how a
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from monolex.explorer import labels
@@ -61,7 +61,7 @@ def word_shards(run: ExploredRun, chosen: Sequence[IndexedDictionary], numbers: 
 
 
 def search_facts(
-    run: ExploredRun, chosen: Sequence[IndexedDictionary], numbers: Numbers, shards: Any
+    run: ExploredRun, chosen: Sequence[IndexedDictionary], numbers: Numbers, shards: Iterable[str]
 ) -> dict[str, Any]:
     """What the script of a search is told in its page."""
     place = {d.hash: i for i, d in enumerate(chosen)}
