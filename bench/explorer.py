@@ -124,9 +124,8 @@ def measure(run: Path, width: int) -> None:
     }
     store = next((run / "features").rglob("*.sqlite")).stat().st_size
     index = (run / "explorer.sqlite").stat().st_size
-    print(
-        f"{width:,} features: index built in {built:.1f} s, {index / width:,.0f} bytes a feature; store {store / width:,.0f}"
-    )
+    sizes = f"{index / width:,.0f} bytes a feature; store {store / width:,.0f}"
+    print(f"{width:,} features: index built in {built:.1f} s, {sizes}")
     connection = HTTPConnection("127.0.0.1", listener.getsockname()[1])
     for name, address in plans.items():
         times, sizes, packed = [], [], []

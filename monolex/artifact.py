@@ -74,9 +74,9 @@ class Manifest:
 
 
 def schema(kind: str) -> int:
-    """The version of the layout that artefacts of a kind have today; 0 of a kind that no stage makes."""
-    stage = stages.of_kind(kind)
-    return 0 if stage is None else stage.schema
+    """The version of the layout that artefacts of a kind have today; 0 of a kind that nobody makes."""
+    made_by = stages.of_kind(kind) or stages.BESIDE.get(kind)
+    return 0 if made_by is None else made_by.schema
 
 
 def digest(value: Any) -> str:

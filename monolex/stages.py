@@ -7,7 +7,7 @@ rows. Dotted names are loaded on first use, so that nothing here waits for torch
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 MadeOf = Literal["text", "activations", "dictionaries", "models", "run", "explanations"]
 
@@ -243,6 +243,22 @@ STAGES: tuple[Stage, ...] = (
     ),
 )
 """In the order in which a run does them."""
+
+
+class Beside(NamedTuple):
+    """A kind of artefact that no stage of a run makes."""
+
+    schema: int
+    """Version of its layout."""
+    show: str
+    """As of a stage."""
+
+
+BESIDE: Mapping[str, Beside] = {
+    "published": Beside(1, "monolex.show.interoperable:published"),
+    "imported": Beside(1, "monolex.show.interoperable:imported"),
+}
+"""Made by commands of their own."""
 
 
 def of_verb(verb: str) -> Stage:

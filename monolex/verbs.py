@@ -19,6 +19,7 @@ from monolex.errors import UserError
 from monolex.explorer.export.config import ExportConfig
 from monolex.features.query import FindConfig
 from monolex.interp.config import FigureConfig, ScoreConfig
+from monolex.publish.config import ImportConfig, PublishConfig
 from monolex.stages import Stage, of_verb
 
 arg = tyro.conf.arg
@@ -241,6 +242,45 @@ def pool(
     say(f"{len(pooled.seeds):,} features: {everywhere:,} of all {count} seeds, {several:,} of two or more; in {out}")
 
 
+def publish(run: Run, out: Out, config: PublishConfig) -> None:
+    """Write features and explanations of a run for SAEDashboard and Neuronpedia, neuron-explainer, or delphi.
+
+    OUT/README.md says what the numbers are there, and what is empty and why.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        out: Folder of the files, a folder in it a dictionary.
+        config: What is written.
+    """
+    from monolex.publish.publish import publish
+    from monolex.show.path import show
+
+    publish(out, run, config)
+    say(show(out))
+
+
+def adopt(
+    run: Run,
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...")],
+    config: ImportConfig,
+) -> None:
+    """Take in what others say of a dictionary's features, if their files show that it is this dictionary.
+
+    Read are batch-N.json of SAEDashboard, features and explanations of Neuronpedia's bulk files, and NeuronRecord and
+    NeuronSimulationResults of neuron-explainer, each plain or compressed (.gz). Files that are given together prove
+    each other: explanations have nothing but numbers of features, a batch beside them has directions and tokens.
+
+    Args:
+        run: Folder that `monolex run` wrote.
+        files: The files.
+        config: Of what they are.
+    """
+    from monolex.publish.adopt import adopt
+    from monolex.show.path import show
+
+    say(show(adopt(run, files, config)))
+
+
 def report(run: Run, cards: int = 300) -> None:
     """Write RUN/report.html, one page that opens from disk, and the galleries of features beside it.
 
@@ -260,8 +300,8 @@ def show(
     """Print what lies at a path: a run, an artefact, a dictionary, a shard, a store of features, a metrics.jsonl.
 
     Args:
-        path: Anything monolex wrote.
-        feature: Of a store (.sqlite), everything that is known of the feature of this number.
+        path: Anything monolex wrote, or a batch-N.json of SAEDashboard.
+        feature: Of a store (.sqlite) or a batch, everything that is known of the feature of this number.
         verify: Of an artefact, or of all artefacts of a run, recompute every hash and say which are whole.
     """
     from monolex.show.files import show_feature
@@ -321,7 +361,8 @@ def verbs() -> dict[str, Callable[..., Any]]:
     of_run = [stage for stage in stages.STAGES if stage.made_of in ("run", "explanations")]
     made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
     asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
-    last = {"figure": figure, "report": report, "serve": serve, "export": export, "show": show}
+    others = {"export": export, "publish": publish, "import": adopt}
+    last = {"figure": figure, "report": report, "serve": serve, **others, "show": show}
     made_after = {"pool": pool, "find": find}
     return {"demo": demo, "init": init, "run": run, **made_before, **made_after, **asked_of_a_run, **last}
 

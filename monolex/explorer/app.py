@@ -4,19 +4,30 @@ Views are plain functions that read artefacts; here they are only called, drawn 
 a page of one sentence.
 """
 
+import contextlib
+import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 from monolex.errors import UserError
@@ -27,13 +38,15 @@ from monolex.explorer.guard import REPORT_POLICY, Guard
 from monolex.explorer.links import JSON, Links
 from monolex.explorer.page import Page, plain
 from monolex.explorer.run import NotThere
-from monolex.explorer.views import causes, compare, feature, listing, marks, matches, overview, search
+from monolex.explorer.views import causes, compare, feature, listing, marks, matches, overview, prompt, search
 from monolex.pages import html
 from monolex.report.features_section import GALLERY
 
 log = logging.getLogger("monolex")
 THREADS = 8
 """Requests that are answered at a time: each has its own connection to every index."""
+LIVE_THREADS = 2
+"""Requests of the model that are under way at a time; others wait for these alone."""
 View = Callable[[Explorer, Request], Page]
 
 
@@ -49,6 +62,8 @@ def app(explorer: Explorer) -> Starlette:
     routes += [
         Route("/", lambda request: _home(explorer, request)),
         Route("/random", _answering(explorer, _random)),
+        *_live_pages(explorer),
+        Route("/continue", _continuing(explorer), methods=["POST"]),
         Route("/labels.jsonl", _answering(explorer, _labels)),
         Route("/label/{key}/{number:int}", _writing(explorer), methods=["POST"]),
         Route("/run/{slug}/report.html", _answering(explorer, _report)),
@@ -89,6 +104,64 @@ def _pages(explorer: Explorer, path: str, view: View) -> list[Route]:
         return JSONResponse(plain(view(explorer, request).data))
 
     return [Route(path + JSON, as_json), Route(path, as_html)]
+
+
+def _live_pages(explorer: Explorer) -> list[Route]:
+    """Pages that wait for the model: by threads of their own, so that all other pages go on."""
+    busy = anyio.CapacityLimiter(LIVE_THREADS)
+
+    def route(path: str, view: Callable[[Explorer, Mapping[str, str]], Page], ending: str) -> Route:
+        async def endpoint(request: Request) -> Response:
+            def answer() -> Response:
+                explorer.refresh()
+                parameters = _parameters(request)
+                if ending:
+                    return JSONResponse(plain(view(explorer, parameters).data))
+                if exact := prompt.exact_address(explorer, parameters, Links()):
+                    return RedirectResponse(exact, 303)
+                return _html(drawn(explorer, view(explorer, parameters), _address(request)))
+
+            return await anyio.to_thread.run_sync(answer, limiter=busy)
+
+        return Route(path + ending, endpoint)
+
+    views = {"/prompt": prompt.prompt_page, "/grid": prompt.grid_page}
+    return [route(path, view, ending) for path, view in views.items() for ending in (JSON, "")]
+
+
+def _continuing(explorer: Explorer) -> Callable[[Request], Any]:
+    """A continuation, an event of the server a token; what ends it early is one too."""
+    busy = anyio.CapacityLimiter(LIVE_THREADS)
+
+    async def endpoint(request: Request) -> Response:
+        said, gone = await _json(request), threading.Event()
+        events = await anyio.to_thread.run_sync(prompt.continuation, explorer, said, gone.is_set, limiter=busy)
+
+        def following() -> dict[str, Any] | None:
+            try:
+                return next(events, None)
+            except UserError as error:
+                return {"error": str(error)}
+
+        async def lines() -> AsyncIterator[str]:
+            try:
+                while (event := await anyio.to_thread.run_sync(following, limiter=busy)) is not None:
+                    yield f"data: {json.dumps(event)}\n\n"
+            finally:
+                # whoever asked has gone: the model is given back at the next token
+                gone.set()
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(_exhaust, events, limiter=busy)
+
+        return StreamingResponse(lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    return endpoint
+
+
+def _exhaust(events: Iterator[Any]) -> None:
+    with contextlib.suppress(UserError):
+        for _ in events:
+            pass
 
 
 def _answering(explorer: Explorer, answer: Callable[[Explorer, Request], Response]) -> Callable[[Request], Response]:

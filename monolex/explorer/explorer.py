@@ -7,6 +7,7 @@ from typing import NamedTuple, final
 from monolex.config import require
 from monolex.errors import nearest
 from monolex.explorer.directions import Directions
+from monolex.explorer.models import LiveRuns
 from monolex.explorer.run import SHORT, ExploredRun, IndexedDictionary, NotThere, slugs
 
 
@@ -35,6 +36,7 @@ class Explorer:
         named = zip(slugs(list(folders)), folders, strict=True)
         self.runs = {slug: ExploredRun(folder, slug) for slug, folder in named}
         self.directions = Directions()
+        self.live = LiveRuns()
 
     def run(self, slug: str) -> ExploredRun:
         """The run that is called so in addresses.

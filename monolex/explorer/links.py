@@ -78,6 +78,10 @@ class Links:
         """A prompt tried live."""
         return "/prompt" + query(choice)
 
+    def grid(self, **choice: Any) -> str:
+        """Layers by tokens of a prompt."""
+        return "/grid" + query(choice)
+
 
 def query(choice: Mapping[str, Any], mark: str = "?") -> str:
     """``?name=value…`` of what is not empty."""

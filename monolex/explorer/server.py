@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -14,6 +15,8 @@ from monolex.explorer.links import Links
 
 HOST = "127.0.0.1"
 PORT = 8040
+LIMITS: dict[str, Any] = {"timeout_graceful_shutdown": 2, "h11_max_incomplete_event_size": 2**18, "http": "h11"}
+"""Of uvicorn: an address holds every token id of its prompt."""
 TRIED = 20
 """Ports after the first that are tried where one is taken."""
 
@@ -26,7 +29,7 @@ def bind(port: int | None) -> socket.socket:
     """
     require(port is None or 0 <= port < 2**16, f"port = {port}: give one from 0 (any free one) to {2**16 - 1}")
     for number in range(PORT, PORT + TRIED) if port is None else (port,):
-        # asyncio sends small packets at once (TCP_NODELAY) only where the protocol is named: else a page takes 40 ms more
+        # asyncio sends small packets at once (TCP_NODELAY) only where the protocol is named: else a page takes 40 ms
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -50,5 +53,5 @@ def serve(folders: Sequence[Path], port: int | None, say: Callable[[str], None])
     address = f"http://{HOST}:{listener.getsockname()[1]}"
     only = next(iter(explorer.runs)) if len(explorer.runs) == 1 else ""
     say(f"open {address}{Links().run(only) if only else '/'} in a browser; Ctrl-C ends it")
-    config = uvicorn.Config(app(explorer), log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(app(explorer), log_level="warning", lifespan="on", **LIMITS)
     uvicorn.Server(config).run(sockets=[listener])

@@ -24,7 +24,7 @@ class Summary(NamedTuple):
     n_active: int
     """Rows in which it is active, that is above zero."""
     fragments: int
-    """Contexts in which it is active."""
+    """Contexts in which it is active; 0 of an active feature where another tool's file does not say."""
     density: float
     """``n_active`` over the number of rows."""
     max: float
@@ -40,7 +40,7 @@ class Summary(NamedTuple):
     mean_active: float | None
     """Mean over the rows in which it is active."""
     distinct_tokens: int
-    """Different tokens on which it was active."""
+    """Different tokens on which it was active; 0 of an active feature where another tool's file does not say."""
     top_token: int | None
     """Token with the largest share of its activation."""
     top_share: float | None

@@ -71,7 +71,7 @@ def direct_logits(writer: StoreWriter, dictionary: Dictionary, lm: LanguageModel
     named: set[int] = set()
     if way.through is None:
         return named
-    unembedding = _centred_unembedding(lm, dictionary)
+    unembedding = centred_unembedding(lm, dictionary)
     for first, part in _blocks(dictionary.W_dec, len(unembedding)):
         logits = (way.through(part) @ unembedding.T).cpu().numpy()
         sides: list[list[Any]] = []
@@ -107,7 +107,8 @@ def named_rows(lm: LanguageModel, matrix: Float[Tensor, "vocab d"]) -> Float[Ten
     return matrix.detach() if lm.tokenizer is None else matrix.detach()[: len(lm.tokenizer)]
 
 
-def _centred_unembedding(lm: LanguageModel, dictionary: Dictionary) -> Float[Tensor, "named d"]:
+def centred_unembedding(lm: LanguageModel, dictionary: Dictionary) -> Float[Tensor, "named d"]:
+    """The unembedding's rows that stand for a token, less their mean, where the dictionary's weights lie."""
     rows = named_rows(lm, lm.unembedding).to(dictionary.W_dec)
     return rows - rows.mean(0)
 
@@ -200,7 +201,7 @@ def moved(
     if way.through is None or not count or not features:
         return [Moved([], []) for _ in features], way.reason
     texts, moved_tokens = Texts(lm), []
-    unembedding = _centred_unembedding(lm, dictionary)
+    unembedding = centred_unembedding(lm, dictionary)
     logits = way.through(dictionary.W_dec[list(features)]) @ unembedding.T
     for row in logits:
         sides = (row.topk(min(count, len(row))).indices, (-row).topk(min(count, len(row))).indices)

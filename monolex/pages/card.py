@@ -145,7 +145,7 @@ def _stats(evidence: Evidence, meta: Mapping[str, Any]) -> list[tuple[str, str, 
     if not s.n_active:
         return []
     rare, mean = f"1 in {number(max(1.0, 1 / s.density))}", f"mean active {number(s.mean_active)}"
-    return [
+    stats = [
         ("Density", percent(s.density), rare, "share of activations in which it is above zero"),
         ("Active", number(s.n_active), f"of {meta['rows']:,}", "activations in which it is above zero"),
         ("Contexts", number(s.fragments), "with it active", "fragments of documents in which it is active"),
@@ -155,6 +155,9 @@ def _stats(evidence: Evidence, meta: Mapping[str, Any]) -> list[tuple[str, str, 
         ("Tokens", number(s.distinct_tokens), "different ones", "different tokens on which it is active"),
         *_back(s),
     ]
+    # other tools' files know none of these
+    unknown = () if s.fragments else ("Contexts", "Skew", "Kurtosis", "Tokens")
+    return [stat for stat in stats if stat[0] not in unknown]
 
 
 def _back(s: Summary) -> list[tuple[str, str, str, str]]:

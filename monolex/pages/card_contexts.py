@@ -59,7 +59,9 @@ def _quantiles(contexts: Sequence[Context], evidence: Evidence, meta: Mapping[st
         first, last = active - (part + 1) * active // count + 1, active - part * active // count
         ranks = f"{first:,} to {last:,} of {active:,}"
         about = f"Drawn at random from those ranked {ranks} by their maximum, strongest first"
-        if meta.get("config", {}).get("disjoint"):
+        if not active:
+            about = "Contexts of an interval of activations, of which another tool's file says no more"
+        elif meta.get("config", {}).get("disjoint"):
             # one context of a document was ranked, and how many those are is not stored
             about = "Drawn at random from this part of the ranking by maximum, of one context a document"
         drawn = [context for context in contexts if context.part == part]

@@ -3,12 +3,16 @@
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from monolex.artifact import read_json
 from monolex.errors import UserError
 from monolex.runtime import read_jsonl, size
 from monolex.show.text import cell, columns, records
 from monolex.text.characters import json_quoted, pieces
+
+if TYPE_CHECKING:
+    from monolex.features.evidence import Evidence
 
 
 def show_dictionary(path: Path) -> str:
@@ -42,15 +46,24 @@ def show_store(path: Path) -> str:
 
 
 def show_feature(path: Path, number: int) -> str:
-    """What a store knows of one feature, as text; the strongest token of a context stands in «».
+    """What a store, or a batch of another tool, knows of one feature, as text.
 
     Raises:
-        UserError: no such store or feature.
+        UserError: no such store, batch or feature.
     """
     from monolex.features.store import FeatureStore
+    from monolex.publish.read_batch import read_batch
 
+    if path.name.endswith((".json", ".json.gz")):
+        batch = read_batch(path)
+        return said_of(batch.evidence(number), batch.title)
     with closing(FeatureStore(path)) as store:
-        evidence, name = store.feature(number), store.meta["name"]
+        return said_of(store.feature(number), store.meta["name"])
+
+
+def said_of(evidence: "Evidence", name: str) -> str:
+    """All evidence of one feature of the dictionary ``name``; the strongest token of a context stands in «»."""
+    number = evidence.summary.id
     lines = [f"feature {number} of {name}", *(f"{k}  {cell(v)}" for k, v in evidence.summary._asdict().items())]
     for title, shares in (("on", evidence.tokens), ("after", evidence.before)):
         lines.append(f"{title}  " + ", ".join(f"{json_quoted(t.text)} {t.share:.1%}" for t in shares))

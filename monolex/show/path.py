@@ -1,15 +1,15 @@
 """``monolex show PATH``: anything monolex wrote, as text a person reads."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from monolex import stages
-from monolex.artifact import MANIFEST, WARNINGS, Manifest, artefact_folders, open_artifact, read_json, verify
+from monolex.artifact import MANIFEST, WARNINGS, Manifest, artefact_folders, open_artifact, verify
 from monolex.errors import UserError
 from monolex.pieces import FILES, PARTIAL, UNANSWERED
 from monolex.runtime import size
 from monolex.show.files import show_dictionary, show_metrics, show_store, show_tensors
+from monolex.show.interoperable import show_json
 from monolex.show.text import counts
 
 UNFINISHED = {"progress.json": "harvest", "state": "sweep", PARTIAL: ""}
@@ -30,8 +30,8 @@ def show(path: Path) -> str:
         return show_store(path)
     if path.suffix == ".jsonl":
         return show_metrics(path)
-    if path.suffix == ".json":
-        return json.dumps(read_json(path), indent=1, ensure_ascii=False)
+    if path.name.endswith((".json", ".json.gz")):
+        return show_json(path)
     if (path / MANIFEST).exists():
         manifest = open_artifact(path)
         left = manifest.data.get(UNANSWERED)
@@ -86,7 +86,6 @@ def _head(path: Path, manifest: Manifest) -> str:
 
 
 def _of_stage(path: Path, manifest: Manifest) -> list[str]:
-    """What the stage of an artefact says of it."""
-    stage = stages.of_kind(manifest.kind)
-    show = stage and stage.load("show")
-    return show(path, manifest) if show else []
+    """What whoever made an artefact says of it."""
+    made_by = stages.of_kind(manifest.kind) or stages.BESIDE.get(manifest.kind)
+    return stages.loaded(made_by.show)(path, manifest) if made_by and made_by.show else []

@@ -56,8 +56,8 @@ def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
     )
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Any) -> tuple[str, list[Span]]:
-    """Render ``messages`` with the tokenizer's template.
+def render(tokenizer: PreTrainedTokenizerBase, messages: Any, *, answer: bool = False) -> tuple[str, list[Span]]:
+    """Render ``messages`` with the tokenizer's template; with ``answer`` up to where the assistant's answer begins.
 
     Returns:
         The text and the spans of its contents, in order; a message without text (a tool call) has none.
@@ -68,13 +68,13 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Any) -> tuple[str, list
     """
     chat = _copy(messages)
     try:
-        text = _template(tokenizer, chat)
+        text = _template(tokenizer, chat, answer)
         parts = list(_parts(chat))
         contents = [part.holder[part.key] for part in parts]
         marks = [_mark(i) for i in range(len(parts))]
         for part, mark in zip(parts, marks, strict=True):
             part.holder[part.key] = mark
-        skeleton = _template(tokenizer, chat)
+        skeleton = _template(tokenizer, chat, answer)
     except (jinja2.TemplateError, TypeError) as error:
         raise ValueError(f"the chat template refuses it ({error})") from error
     words = _words(skeleton, marks)
@@ -113,8 +113,8 @@ def _parts(chat: list[dict[str, Any]]) -> Iterator[Part]:
                 yield Part(holder, key, message["role"])
 
 
-def _template(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]]) -> str:
-    text = tokenizer.apply_chat_template(chat, tokenize=False)
+def _template(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]], answer: bool) -> str:
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer)
     assert isinstance(text, str), f"the chat template gave {type(text).__name__}, not text"
     return text
 

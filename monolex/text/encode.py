@@ -29,7 +29,7 @@ def encode_batch(
     texts = iter(encode_texts([doc.text for doc in batch if doc.spans is None], room, tokenizer))
     for document in batch:
         if document.spans is not None:
-            yield document, *_encode_chat(document, special, roles, tokenizer)
+            yield document, *encode_chat(document, special, roles, tokenizer)
             continue
         ids = next(texts)
         tokens = np.array(ids if start is None or not ids else [start, *ids], dtype=np.int32)
@@ -72,7 +72,7 @@ def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | Non
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True)))) if names else None
 
 
-def _encode_chat(
+def encode_chat(
     document: Document, special: re.Pattern[str] | None, roles: tuple[str, ...], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids of a rendered chat, and which of them carry a character of a wanted role's content.

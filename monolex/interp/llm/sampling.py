@@ -98,10 +98,10 @@ def run(lm: LanguageModel, draws: Sequence[Draw]) -> None:
 
 def _step(lm: LanguageModel, draws: Sequence[Draw], going: set[int], logits: Float[Tensor, "draws vocab"]) -> list[int]:
     """Draw a token for every row that is ``going``, and take out those that end; 0 for the others."""
-    ends, drawn = _ends(lm), [0] * len(draws)
+    ends, drawn = end_tokens(lm), [0] * len(draws)
     for row in sorted(going):
         draw, log_p = draws[row], _wide(logits[row]).log_softmax(-1)
-        token = drawn[row] = pick(log_p, draw)
+        token = drawn[row] = pick(log_p, draw.temperature, draw.top_p, draw.generator)
         draw.cost += 1
         if token in ends:
             draw.finish = "stop"
@@ -116,15 +116,15 @@ def _step(lm: LanguageModel, draws: Sequence[Draw], going: set[int], logits: Flo
     return drawn
 
 
-def pick(log_p: Float[Tensor, "vocab"], draw: Draw) -> int:
+def pick(log_p: Float[Tensor, "vocab"], temperature: float, top_p: float, generator: torch.Generator) -> int:
     """The next token: the likeliest, or one drawn by inverting the cumulated probabilities in float64."""
-    if draw.temperature == 0:
+    if temperature == 0:
         return int(log_p.argmax())
-    p, order = (log_p / draw.temperature).softmax(-1).sort(descending=True, stable=True)
+    p, order = (log_p / temperature).softmax(-1).sort(descending=True, stable=True)
     total = p.cumsum(-1)
     # Those that begin below top_p; the first always does.
-    kept = max(1, int((total - p < draw.top_p).sum()))
-    uniform = torch.rand((), generator=draw.generator, dtype=torch.float64).item()
+    kept = max(1, int((total - p < top_p).sum()))
+    uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
     at = int(torch.searchsorted(total[:kept], uniform * float(total[kept - 1]), right=True))
     return int(order[min(at, kept - 1)])
 
@@ -158,13 +158,12 @@ def _wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
-def _ends(lm: LanguageModel) -> set[int]:
+def end_tokens(lm: LanguageModel) -> set[int]:
     """Tokens that end a text: of the model's generation settings (a chat model's end of turn) and of its tokenizer."""
-    assert lm.tokenizer is not None, "a client's model has a tokenizer"
     settings = lm.hf.generation_config
     named: Any = settings.eos_token_id if settings is not None else None
     several = named if isinstance(named, list) else [named]
-    return {token for token in (*several, lm.tokenizer.eos_token_id) if isinstance(token, int)}
+    return {token for token in (*several, getattr(lm.tokenizer, "eos_token_id", None)) if isinstance(token, int)}
 
 
 def pieces(lm: LanguageModel, ids: Sequence[int]) -> list[str]:

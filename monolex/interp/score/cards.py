@@ -1,7 +1,7 @@
 """What was explained and scored in a run, by dictionary and feature, for cards and notebooks."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,16 @@ def artefacts(run: Path) -> list[Path]:
     return sorted(path.parent for path in (run / KIND).glob(f"*/{MANIFEST}"))
 
 
-def scored(run: Path, names: Iterable[str] | None = None, *, only: Key | None = None) -> ScoredByDictionary:
+def scored(
+    run: Path, names: Iterable[str] | None = None, *, only: Key | None = None, whole: bool = False
+) -> ScoredByDictionary:
     """All scored explanations by (model, site, name) and feature; of the score artefacts ``names``, or all of them.
 
     Scores of explanations that are gone or were made anew since have no overlays: other fragments may lie there now.
 
     Args:
         only: the one dictionary that is wanted; nothing is read of artefacts that do not score it.
+        whole: with all scored fragments as overlays, not the few that are shown (:data:`OVERLAYS`).
 
     Raises:
         UserError: an artefact is damaged.
@@ -38,11 +41,11 @@ def scored(run: Path, names: Iterable[str] | None = None, *, only: Key | None = 
     wanted = None if names is None else set(names)
     for folder in artefacts(run):
         if wanted is None or folder.name in wanted:
-            _read(folder, by_dictionary, only)
+            _read(folder, by_dictionary, only, None if whole else OVERLAYS)
     return by_dictionary
 
 
-def _read(folder: Path, by_dictionary: ScoredByDictionary, only: Key | None) -> None:
+def _read(folder: Path, by_dictionary: ScoredByDictionary, only: Key | None, most: Mapping[str, int] | None) -> None:
     content = read_json(folder / MEANS)
     listed = [dictionary_of(facts) for facts in content["dictionaries"]]
     keys = listed if only is None else [key for key in listed if key == only]
@@ -60,7 +63,8 @@ def _read(folder: Path, by_dictionary: ScoredByDictionary, only: Key | None) -> 
         if only not in (None, key):
             continue
         name = f"{'/'.join(key)}/{row['explainer']}"
-        overlays = _overlays(examples[key][row["feature"]], predictions[name][rows[name]]) if examples else ()
+        guesses = predictions[name][rows[name]] if examples else None
+        overlays = () if guesses is None else _overlays(examples[key][row["feature"]], guesses, most)
         rows[name] += 1
         by_dictionary.setdefault(key, {}).setdefault(row["feature"], []).append(Scored(row, overlays))
 
@@ -76,11 +80,11 @@ def _predictions(path: Path, keys: Iterable[Key]) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is damaged ({error}); delete its manifest and score again") from error
 
 
-def _overlays(example: Examples, predictions: np.ndarray) -> tuple[Overlay, ...]:
-    """Some scored fragments with what was predicted there; the predictions of top fragments come first."""
+def _overlays(example: Examples, predictions: np.ndarray, most: Mapping[str, int] | None) -> tuple[Overlay, ...]:
+    """Scored fragments, at most so many of a group, with what was predicted; the predictions of top ones come first."""
     shown = []
     for group, first in (("top", 0), ("random", len(example.top))):
-        for i, fragment in enumerate(getattr(example, group)[: OVERLAYS[group]]):
+        for i, fragment in enumerate(getattr(example, group)[: None if most is None else most[group]]):
             guess = predictions[first + i][: len(fragment.texts)]
             known = tuple(float(number) if np.isfinite(number) else None for number in guess)
             predicted = None if set(known) == {None} else known

@@ -142,8 +142,8 @@ def test_draws_have_the_model_s_distribution():
     }
     many = 4000
     for (temperature, top_p), expected in wanted.items():
-        draw = Draw([0], 1, temperature, top_p, (), None, False, torch.Generator().manual_seed(1))
-        counts = torch.tensor([pick(p.log(), draw) for _ in range(many)]).bincount(minlength=5)
+        stream = torch.Generator().manual_seed(1)
+        counts = torch.tensor([pick(p.log(), temperature, top_p, stream) for _ in range(many)]).bincount(minlength=5)
         for count, share in zip(counts.tolist(), expected.tolist(), strict=True):
             assert abs(count - many * share) <= 4 * math.sqrt(many * share * (1 - share))
 
