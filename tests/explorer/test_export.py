@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -67,7 +68,7 @@ def contents(site: Path) -> dict[str, bytes]:
     return {path.relative_to(site).as_posix(): path.read_bytes() for path in sorted(site.rglob("*")) if path.is_file()}
 
 
-def shards(site: Path) -> dict[str, object]:
+def shards(site: Path) -> dict[str, Any]:
     return dict(unpacked(path.read_bytes()) for path in sorted((site / "data").rglob("*.js")))
 
 
@@ -126,7 +127,7 @@ def test_every_link_leads_to_what_there_is(site):
         parsed = Page(text)
         for address in [*parsed.links, *(value for name, value in parsed.attributes if name in ("src", "action"))]:
             page, _, place = unquote(address).partition("#")
-            if page == "data:,":
+            if address in ("data:,", "#main"):
                 continue
             file = Path(os.path.normpath(site / Path(path).parent / page)) if page else site / path
             assert file.is_file() and file.is_relative_to(site), (path, address)
@@ -248,7 +249,7 @@ def test_an_export_takes_the_place_of_an_export_alone(run, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"dictionaries": ("topq-*",)}, "dictionaries = 'topq-\\*' fits none; did you mean"),
+        ({"dictionaries": ("topk-k5*",)}, "dictionaries = 'topk-k5\\*' fits none; "),
         ({"embed": ("resid_post.2",)}, "write SITE/NAME:NUMBER"),
         ({"embed": (f"{TITLE}:99999",)}, "has features 0 to"),
         ({"embed": ("resid_post.9/x:1",)}, "embed = 'resid_post.9/x:1'"),

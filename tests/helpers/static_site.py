@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (as its parent calls it)
+    def log_message(self, format: str, *args: Any) -> None:
         """Nothing is said of a request."""
 
 
