@@ -209,17 +209,25 @@ def score(
 
 
 def figure(run: Run, config: FigureConfig, out: Path | None = None) -> None:
-    """Make figures and tables of the paper out of a run's scores: the numbers as JSON, and what they look like.
+    """Make the paper's figures and tables of a run: numbers, pictures, and one page that says what they show.
 
     Args:
-        run: Folder with the scores that `monolex score` made.
-        config: Which figure, of which scores.
+        run: Folder that `monolex run` wrote.
+        config: Which figure, and of which scores.
         out: Folder of the files; by default RUN/figures.
     """
-    from monolex.report.figures import paper
+    from monolex.report.paper import make
 
-    for path in paper(run, config, out):
-        say(f"look at {path}")
+    if config.which != "all":
+        for path in make.figure(run, config.which, config, out):
+            say(f"look at {path}")
+        return
+    gallery = make.gallery(run, config, out)
+    for name, reading in gallery.drawn.items():
+        say(f"{name:<11} {reading.verdict}")
+    for name, reason in gallery.missing.items():
+        say(f"{name:<11} not drawn: {reason}")
+    say(f"open {gallery.page} in a browser: every figure beside what the paper says")
 
 
 def pool(

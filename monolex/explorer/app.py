@@ -38,7 +38,19 @@ from monolex.explorer.guard import REPORT_POLICY, Guard
 from monolex.explorer.links import JSON, Links
 from monolex.explorer.page import Page, plain
 from monolex.explorer.run import NotThere
-from monolex.explorer.views import causes, compare, feature, listing, marks, matches, overview, prompt, search
+from monolex.explorer.views import (
+    causes,
+    claims,
+    compare,
+    feature,
+    find,
+    listing,
+    marks,
+    matches,
+    overview,
+    prompt,
+    search,
+)
 from monolex.pages import html
 from monolex.report.features_section import GALLERY
 
@@ -86,6 +98,7 @@ VIEWS: dict[str, View] = {
     "/causes/{slug}/{path:path}": lambda explorer, request: causes.experiment(
         explorer, request.path_params["slug"], request.path_params["path"]
     ),
+    "/claims/{slug}": lambda explorer, request: claims.claims(explorer, request.path_params["slug"]),
     "/labels": lambda explorer, _request: marks.marks(explorer),
     "/runs": lambda explorer, _request: overview.runs(explorer),
 }
@@ -117,7 +130,7 @@ def _live_pages(explorer: Explorer) -> list[Route]:
                 parameters = _parameters(request)
                 if ending:
                     return JSONResponse(plain(view(explorer, parameters).data))
-                if exact := prompt.exact_address(explorer, parameters, Links()):
+                if path == "/prompt" and (exact := prompt.exact_address(explorer, parameters, Links())):
                     return RedirectResponse(exact, 303)
                 return _html(drawn(explorer, view(explorer, parameters), _address(request)))
 
@@ -125,7 +138,7 @@ def _live_pages(explorer: Explorer) -> list[Route]:
 
         return Route(path + ending, endpoint)
 
-    views = {"/prompt": prompt.prompt_page, "/grid": prompt.grid_page}
+    views = {"/prompt": prompt.prompt_page, "/grid": prompt.grid_page, "/find": find.find_page}
     return [route(path, view, ending) for path, view in views.items() for ending in (JSON, "")]
 
 

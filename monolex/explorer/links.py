@@ -78,6 +78,14 @@ class Links:
         """A prompt tried live."""
         return "/prompt" + query(choice)
 
+    def claims(self, slug: str) -> str:
+        """The paper's claims, decided by a run."""
+        return f"/claims/{quote(slug)}"
+
+    def find(self, **choice: Any) -> str:
+        """Features by a prompt, or by two sets of texts."""
+        return "/find" + query(choice)
+
     def grid(self, **choice: Any) -> str:
         """Layers by tokens of a prompt."""
         return "/grid" + query(choice)

@@ -164,12 +164,12 @@ def _intervention(explorer: Explorer, text: str) -> Intervention:
     match = EDIT.fullmatch(text)
     if match is None:
         raise UserError(f"edits = {text!r}: write KEY/NUMBER:HOW:VALUE:WHERE, as 1f0c9a7b2e4d/17:clamp:5:generated")
-    key, number, how, said, where = match.groups()
+    key, number, way, said, where = match.groups()
     dictionary = explorer.place(key).dictionary
-    value = _number(text, said) if said and how in VALUED else None
-    other = int(said) if said and said.isdecimal() and how == "swap" else None
+    value = _number(text, said) if said and way in VALUED else None
+    other = int(said) if said and said.isdecimal() and way == "swap" else None
     place = int(where) if where and where.isdecimal() else where or "all"
-    return Intervention(dictionary.title, int(number), how, value, other, place)  # pyright: ignore[reportArgumentType]
+    return Intervention(dictionary.title, int(number), way, value, other, place)  # pyright: ignore[reportArgumentType]
 
 
 def _ids(text: str) -> list[int]:

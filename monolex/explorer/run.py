@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -90,6 +90,7 @@ class ExploredRun:
         self._seen: Mapping[Path, tuple[int, int]] = {}
         self._looked = 0.0
         self._records: dict[str, RunDictionary] = {}
+        self._remembered: dict[str, Any] = {}
         self.store = lru_cache(STORES)(self._store)
         """The evidence of the features of a dictionary, by its hash; :class:`UserError` if none was gathered."""
         self.scored = lru_cache(STORES)(self._scored)
@@ -124,6 +125,7 @@ class ExploredRun:
         self.dictionaries = {d.key: d for d in known}
         for cached in (self.store, self.scored, self.content):
             cached.cache_clear()
+        self._remembered = {}
 
     def dictionary(self, key: str) -> IndexedDictionary:
         """The dictionary of a hash, or of the beginning of one.
@@ -152,6 +154,12 @@ class ExploredRun:
         if not file.is_file():
             raise NotThere(f"{path} is not in {self.folder}; run its stage, or look at what there is")
         return read_json(file)
+
+    def remembered(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, kept under a name until an artefact of the run changes."""
+        if name not in self._remembered:
+            self._remembered[name] = make()
+        return self._remembered[name]
 
     def experiments(self, kind: str) -> list[str]:
         """Paths in the run of its finished artefacts of a kind, such as ``patch/ioi``."""

@@ -1,7 +1,7 @@
 """What explaining, scoring and their figures are asked; needs no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from tyro.conf import Positional
@@ -12,8 +12,15 @@ from monolex.interp.explainers import EXPLAINERS, LLM_EXPLAINERS, ExplainerName
 Simulators = Literal["rules", "exact", "completions", "json"]
 Scorer = Literal["correlation", "detection", "fuzz"]
 SCORERS: tuple[str, ...] = ("correlation", "detection", "fuzz")
-Figure = Literal["all", "fig2", "fig8", "fig9", "fig10", "training", "table1", "table2"]
-FIGURES: tuple[str, ...] = ("fig2", "fig8", "fig9", "fig10", "training", "table1", "table2")
+FIGURES: tuple[str, ...] = (
+    "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "fig11", "fig16", "fig17", "fig18",
+    "table1", "table2", "perplexity", "biases", "densities", "similarity", "training",
+)  # fmt: skip
+"""Of the paper, and what belongs beside them; :data:`monolex.report.paper.catalog.CATALOG` has a row of each."""
+if TYPE_CHECKING:
+    Figure = str
+else:  # from the names, so that the flag lists and refuses what these say
+    Figure = Literal[("all", *FIGURES)]
 Metric = Literal["auto", "top_and_random", "top", "random", "detection", "detection_auc", "fuzz", "fuzz_auc"]
 
 
@@ -218,22 +225,22 @@ class ScoreConfig(LlmConfig):
 
 @dataclass(frozen=True)
 class FigureConfig:
-    """Which figure or table of the paper is made of a run's scores, and of which of them."""
+    """Which figure or table of the paper is made of a run, and of which of its scores."""
 
     which: Positional[Figure] = "all"
-    """`fig2`: scores over the layers of the residual stream; `fig9`: the same on random fragments alone; `fig10`: at
-    MLP sites; `fig8`: over the size of the dictionary; `training`: over the steps of training; `table1`: features and
-    their explanations; `table2`: how scores go with a feature's moments; `all`: those for which there are scores."""
+    """`fig2` to `fig18`, `table1` and `table2` as the paper numbers them (`fig11`: 11 to 15); `perplexity`, `biases`,
+    `densities`, `similarity` and `training` have no number there. `all`: those that there is something of, and one page
+    of them. docs/figures.md says what each is made of."""
     scores: tuple[str, ...] = ()
-    """Names of score artefacts (folders of RUN/score); left out: all. Those that can be compared are
-    joined, the others stay apart."""
+    """Of figures on scores, names of score artefacts (folders of RUN/score); left out: all. Those that can be compared
+    are joined, the others stay apart."""
     explainers: tuple[str, ...] = ()
-    """Explainers; left out: all, each in a panel of its own."""
+    """Of figures on scores, explainers; left out: all, each in a panel of its own."""
     together: bool = False
     """Draw explainers into one panel."""
     dictionaries: tuple[str, ...] = ()
-    """Names of dictionaries and baselines, or patterns of them; left out: all (`table1`: the first trained
-    one)."""
+    """Of figures on scores, names of dictionaries and baselines, or patterns of them; left out: all (`table1`: the
+    first trained one)."""
     metric: Metric = "auto"
     """Which score; `auto`: the paper's, `random` for `fig9` and `top_and_random` for all others."""
     rows: int = 5

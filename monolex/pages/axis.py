@@ -101,7 +101,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _tick_label(value: float, log: bool) -> str:
-    if log and not 1e-2 <= value < 1e5:
+    if log and not 1e-2 <= value < 1e4:
         exponent = math.floor(math.log10(value) + 1e-9)
         factor = round(value / 10.0**exponent)
         return ("" if factor == 1 else f"{factor}·") + "10" + str(exponent).translate(SUPERSCRIPT)

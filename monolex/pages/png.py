@@ -8,7 +8,7 @@ from typing import Any
 from monolex.pages import html
 from monolex.pages.axis import Frame
 from monolex.pages.picture import EDGE, HEAD, SWATCH, Diagram, Drawing, Sheet, bezier, layout, written
-from monolex.pages.svg import BAR, NO_DATA, NONE, SQUARE, Point, Series, rod
+from monolex.pages.svg import BAR, BLOCK, NO_DATA, NONE, SQUARE, Point, Series, block, rod
 
 DPI, SHARP = 100, 2
 """A pixel of a picture is a hundredth of an inch; the file has so many in its place, both ways."""
@@ -128,12 +128,15 @@ def _panel(sheet: _Sheet, series: Sequence[Series], frame: Frame) -> None:
 def _point(sheet: _Sheet, frame: Frame, point: Point, series: Series) -> None:
     across, level = frame.at(point.x, point.y)
     colour, beyond = _shade(series), not frame.y.holds(point.y)
-    if series.marker == BAR:
+    if series.marker in (BAR, BLOCK):
         from matplotlib.patches import Rectangle
 
-        left, top, wide, tall = rod(frame, point)
+        left, top, wide, tall = (rod if series.marker == BAR else block)(frame, point)
+        look: dict[str, Any] = {"linewidth": 0, "alpha": 0.5 if series.marker == BAR else 1, "zorder": 2}
         at = (sheet.x + left, sheet.y + top)
-        sheet.patch(Rectangle, xy=at, width=wide, height=tall, facecolor=colour, alpha=0.5, linewidth=0)
+        sheet.patch(Rectangle, xy=at, width=wide, height=tall, facecolor=colour, **look)
+    if series.marker == BLOCK:
+        return
     if point.y_interval and not beyond:
         ends = [frame.at(point.x, value) for value in point.y_interval]
         sheet.line(ends, colour, 1.3, alpha=0.75)
@@ -157,7 +160,7 @@ def _swatch(sheet: _Sheet, series: Series) -> None:
     if series.joined:
         sheet.line([(1, 7), (25, 7)], _shade(series), _width(series), **_dashes(series))
     if series.marker != NONE:
-        _mark(sheet, (13, 7), series, MARKERS[SQUARE if series.marker == BAR else series.marker])
+        _mark(sheet, (13, 7), series, MARKERS[SQUARE if series.marker in (BAR, BLOCK) else series.marker])
 
 
 def _diagram(sheet: _Sheet, diagram: Diagram) -> None:

@@ -54,7 +54,7 @@ class Look(NamedTuple):
 def picture(figure: Facts) -> Picture:
     """The picture of a figure: a panel each, all on the same scale, and one legend."""
     shown = panels(figure["panels"])
-    columns = min(2, len(shown)) if figure["figure"] in ("fig2", "fig9", "fig10") else min(3, len(shown))
+    columns = min(2, len(shown)) if figure["figure"] in ("fig2", "fig9", "fig10", "fig18") else min(3, len(shown))
     return Picture(figure["figure"], figure["title"], tuple(shown), columns)
 
 

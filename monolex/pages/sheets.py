@@ -33,8 +33,13 @@ class Grid(NamedTuple):
 
 def sheet(tables: Facts) -> Sheet:
     """The picture of :func:`monolex.interp.score.tables.table`."""
+    return drawn(tables["figure"], tables["title"], grids(tables))
+
+
+def grids(tables: Facts) -> list[Grid]:
+    """The cells of :func:`monolex.interp.score.tables.table`."""
     make = _examples if tables["figure"] == "table1" else _moments
-    return drawn(tables["figure"], tables["title"], [make(each, tables["metric"]) for each in tables["tables"]])
+    return [make(each, tables["metric"]) for each in tables["tables"]]
 
 
 def drawn(name: str, title: str, grids: Sequence[Grid]) -> Sheet:
@@ -121,4 +126,4 @@ def _scored_by(shown: Facts) -> str:
 
 def _line(text: str | None) -> str:
     """An explanation in one piece, its own line breaks seen."""
-    return "(no explanation)" if text is None else plain(text)
+    return "(no explanation)" if text is None else plain(text) or "(no words: no line of its rule is strong)"

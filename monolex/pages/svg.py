@@ -19,7 +19,7 @@ COLOURS = (
 """Class suffixes of the palette of Okabe and Ito (its yellow darkened to olive, its black the text colour)."""
 APART = 36.0
 NO_DATA = "no data"
-NONE, BAR, SQUARE = "none", "bar", "square"
+NONE, BAR, BLOCK, SQUARE = "none", "bar", "block", "square"
 ROD = 0.62
 """Height of a bar across, of a row."""
 
@@ -56,7 +56,8 @@ class Series:
     colour: str = "ink"
     """One of :data:`COLOURS`."""
     marker: str = "circle"
-    """Key of :data:`MARKERS`, `none`, or `bar`: a bar across from 0 to the point."""
+    """Key of :data:`MARKERS`, `none`, `bar`: a bar across from 0 to the point, or `block`: all that both intervals
+    of the point span."""
     joined: bool = True
     """Whether a line runs through the points."""
     variant: str = ""
@@ -97,7 +98,8 @@ def swatch(series: Series) -> str:
     """What a series looks like, 26 wide and 14 high."""
     style = _style(series)
     line = f'<path class="line {style}" d="M1 7H25"/>' if series.joined else ""
-    return f'{line}<g class="mark {style}">{_marker(SQUARE if series.marker == BAR else series.marker, 13, 7)}</g>'
+    marker = SQUARE if series.marker in (BAR, BLOCK) else series.marker
+    return f'{line}<g class="mark {style}">{_marker(marker, 13, 7)}</g>'
 
 
 def axes(frame: Frame, shift: float = 0) -> list[str]:
@@ -134,6 +136,9 @@ def _series(frame: Frame, series: Series) -> str:
 
 def _point(frame: Frame, point: Point, marker: str, style: str) -> str:
     across, level = frame.at(point.x, point.y)
+    title = f"<title>{escape(point.title)}</title>" if point.title else ""
+    if marker == BLOCK:
+        return f'<g class="mark {style}">{title}<path class="block" d="{_outline(block(frame, point))}"/></g>'
     bars = ""
     if point.y_interval and frame.y.holds(point.y):
         low, high = (frame.at(point.x, v)[1] for v in point.y_interval)
@@ -143,9 +148,8 @@ def _point(frame: Frame, point: Point, marker: str, style: str) -> str:
         bars += f'<path class="bar" d="M{low} {level}H{high}"/>'
     if not frame.y.holds(point.y) and marker != NONE:
         marker = "down" if point.y < frame.y.low else "up"
-    title = f"<title>{escape(point.title)}</title>" if point.title else ""
     if marker == BAR:
-        return f'<g class="mark {style}">{title}<path class="rod" d="{_rod(frame, point)}"/>{bars}</g>'
+        return f'<g class="mark {style}">{title}<path class="rod" d="{_outline(rod(frame, point))}"/>{bars}</g>'
     return f'<g class="mark {style}">{title}{bars}{_marker(marker, across, level)}</g>'
 
 
@@ -156,8 +160,15 @@ def rod(frame: Frame, point: Point) -> tuple[float, float, float, float]:
     return min(start, stop), level - tall / 2, abs(stop - start), tall
 
 
-def _rod(frame: Frame, point: Point) -> str:
-    left, top, wide, tall = rod(frame, point)
+def block(frame: Frame, point: Point) -> tuple[float, float, float, float]:
+    """Left, top, width and height of all that the intervals of a point span."""
+    (left, right), (foot, head) = point.x_interval or (point.x, point.x), point.y_interval or (point.y, point.y)
+    (start, top), (stop, bottom) = frame.at(left, head), frame.at(right, foot)
+    return start, top, stop - start, bottom - top
+
+
+def _outline(box: tuple[float, float, float, float]) -> str:
+    left, top, wide, tall = box
     return f"M{left:.2f} {top:.2f}h{wide:.2f}v{tall:.2f}h-{wide:.2f}z"
 
 

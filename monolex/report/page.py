@@ -46,9 +46,9 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     if not everything:
         raise UserError(f"{run / 'eval' / 'metrics.json'} holds no rows; evaluate at least one dictionary")
     looks = Looks(everything)
-    counts = _fire_counts(run / "eval" / "densities.safetensors")
+    counts = fire_counts(run / "eval" / "densities.safetensors")
     names = dict.fromkeys(e.site for e in everything if e.site)
-    measured = _measured_folders(everything)
+    measured = measured_folders(everything)
     wanted = None if listed is None else {*listed, *measured}
     manifests = {n: m for n, m in finished(run) if wanted is None or n in wanted or stages.shown_apart(m.kind)}
     seen = {}
@@ -70,8 +70,8 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
         **run_facts.subject(manifests.get("activations"), everything),
         findings=findings(run, everything, manifests),
         chapters=chapters(run, manifests, listed),
-        warnings=_warnings(manifests),
-        notice=_notice(evaluation, measured, manifests, listed),
+        warnings=warnings_of(manifests),
+        notice=evaluation_notice(evaluation, measured, manifests, listed),
         facts=[*run_facts.facts(manifests.get("activations")), *run_facts.measured(evaluation, everything)],
         problems=run_facts.problems(manifests.get("activations")),
         stages=[run_facts.stage(name, manifest, timings) for name, manifest in manifests.items()],
@@ -82,7 +82,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
     return run / PAGE
 
 
-def _warnings(manifests: Mapping[str, Manifest]) -> list[tuple[str, str]]:
+def warnings_of(manifests: Mapping[str, Manifest]) -> list[tuple[str, str]]:
     """Every warning once, behind the artefacts that say it."""
     said: dict[str, list[str]] = {}
     for name, manifest in manifests.items():
@@ -91,7 +91,7 @@ def _warnings(manifests: Mapping[str, Manifest]) -> list[tuple[str, str]]:
     return [(", ".join(names), text) for text, names in said.items()]
 
 
-def _fire_counts(path: Path) -> dict[str, list[int]]:
+def fire_counts(path: Path) -> dict[str, list[int]]:
     """How often each feature fired, by the key of its dictionary."""
     try:
         return {name: counts.tolist() for name, counts in load_file(path).items()} if path.exists() else {}
@@ -112,13 +112,13 @@ def _pattern(stage: stages.Stage) -> str:
     return f"{stage.home}/*" if stage.named else stage.home
 
 
-def _measured_folders(everything: Sequence[EvaluatedDictionary]) -> dict[str, None]:
+def measured_folders(everything: Sequence[EvaluatedDictionary]) -> dict[str, None]:
     """Sweeps and baselines whose dictionaries were measured, by their path in the run."""
     paths = (Path("eval", entry.head["path"]).parents[1] for entry in everything if entry.head["path"])
     return dict.fromkeys(Path(os.path.normpath(path)).as_posix() for path in paths)
 
 
-def _notice(
+def evaluation_notice(
     evaluation: Manifest, measured: Collection[str], manifests: Mapping[str, Manifest], listed: Collection[str] | None
 ) -> str:
     """What the numbers do not agree with, in one sentence; empty where they are of what lies beside them."""

@@ -50,13 +50,13 @@ def _tree(key: str, tree: Facts, address: tree_diagram.Address) -> dict[str, Any
     return {
         "title": f"What causes {tree['root']}",
         "words": tokens.plain(tree["nodes"][0]["label"]),
-        "said": _tree_said(tree),
+        "said": tree_said(tree),
         "chart": tree_diagram.diagram(tree, address).chart(),
         "tables": tables,
     }
 
 
-def _tree_said(tree: Facts) -> str:
+def tree_said(tree: Facts) -> str:
     """The strongest child of the root, and what no feature accounts for."""
     root = tree["nodes"][0]
     below = [n for n in tree["nodes"] if n["parent"] == root["id"] and n["effect"] and n["effect"]["value"] is not None]

@@ -2,8 +2,10 @@
 
 import json
 import os
+import pickle
 import re
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,6 +32,7 @@ from monolex.explorer.views.feature import feature
 from monolex.explorer.views.listing import COLUMNS, ListQuery
 from monolex.explorer.views.marks import keep
 from monolex.explorer.views.overview import worth_seeing
+from monolex.workers import Work
 
 TITLE = f"{SITES[1]}/{NAME}"
 LABELLED = 3
@@ -165,10 +168,16 @@ def test_two_exports_are_the_same_bytes(site, run, tmp_path):
     assert contents(export(run, tmp_path / "again", ExportConfig()).folder) == contents(site)
 
 
-def test_processes_beside_each_other_write_the_same(run, tmp_path):
-    few = ExportConfig(features=2)
-    alone, beside = (export(run, tmp_path / str(jobs), few, jobs).folder for jobs in (1, 2))
-    assert contents(alone) == contents(beside)
+def test_processes_beside_each_other_are_sent_all_they_need(run, tmp_path, monkeypatch):
+    """As :mod:`monolex.workers` sends it, without the seconds that a process takes to start."""
+
+    def sent(work: Sequence[Work], *_rest: object) -> Iterator[tuple[int, Any]]:
+        yield from ((number, pickle.loads(pickle.dumps(each))()) for number, each in reversed(list(enumerate(work))))
+
+    few = ExportConfig(dictionaries=(NAME,), features=1)
+    alone = export(run, tmp_path / "alone", few).folder
+    monkeypatch.setattr(writing, "done", sent)
+    assert contents(export(run, tmp_path / "beside", few).folder) == contents(alone)
 
 
 def test_the_manifest_says_what_is_there(site, explorer):

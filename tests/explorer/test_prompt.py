@@ -226,3 +226,34 @@ def test_a_run_without_its_model_has_its_pages_all_the_same(explored):
 def test_an_edit_of_a_shape_of_its_own_is_refused():
     with pytest.raises(UserError, match="edits holds 17"):
         PromptQuery(edits=",".join(["a"] * 17))
+
+
+def test_features_are_found_by_a_prompt_as_by_the_verb(server):
+    from monolex.features.find import find
+    from monolex.features.query import FindConfig
+
+    run = server.explorer.runs["run"]
+    said = server.ask(f"/find.json?{urlencode({'prompt': 'the cat sat', 'at': 'any'})}").json
+    rows = find(run.folder, FindConfig(prompt="the cat sat", token="any")).rows
+    expected = sorted(((hit.of_max or 0.0) for hit in rows), reverse=True)
+    assert [hit["of_max"] for hit in said["hits"]] == pytest.approx(expected[: len(said["hits"])])
+    assert {hit["feature"] for hit in said["hits"]} <= {hit.feature for hit in rows}
+    answer = server.ask("/find?prompt=the+cat")
+    assert answer.status == 200
+    Page(answer.text)
+
+
+def test_two_sets_of_texts_are_told_apart_beside_baselines(server):
+    a = "\n".join(f"the cat sat {word} on a mat" for word in ["red", "two", "that", "and", "saw", "run", "to", "house"])
+    b = "\n".join(f"dogs run to {word} house" for word in ["red", "two", "that", "and", "saw", "the", "a", "on"])
+    said = server.ask(f"/find.json?{urlencode({'a': a, 'b': b})}").json
+    assert said["hits"] and {each["what"] for each in said["beside"]} >= {"linear probe", "random direction"}
+    strengths = [abs(hit["chosen_auroc"] - 0.5) for hit in said["hits"]]
+    assert strengths == sorted(strengths, reverse=True) and all(hit["auroc"]["low"] is not None for hit in said["hits"])
+    answer = server.ask(f"/find?{urlencode({'a': a, 'b': b})}")
+    assert answer.status == 200
+    Page(answer.text)
+    assert (
+        "at least" in server.ask("/find.json?a=x&b=y").json["error"] or server.ask("/find.json?a=x&b=y").status == 400
+    )
+    assert server.ask("/find.json?at=first").status == 400 and server.ask("/find").status == 200

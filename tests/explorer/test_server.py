@@ -25,7 +25,17 @@ def key(server) -> str:
 
 def addresses(key: str) -> list[str]:
     feature = [f"/feature/{key}/3", f"/matches/{key}/3", f"/features?dictionary={key}&sort=density"]
-    plain = ["/run/run", "/runs", "/features", "/search?q=cat", "/search", "/compare", "/labels", "/causes/run"]
+    plain = [
+        "/run/run",
+        "/runs",
+        "/features",
+        "/search?q=cat",
+        "/search",
+        "/compare",
+        "/labels",
+        "/causes/run",
+        "/claims/run",
+    ]
     return [*plain, *feature, "/causes/run/tree/root", "/causes/run/ablate/root", "/causes/run/score/rules"]
 
 

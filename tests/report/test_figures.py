@@ -12,16 +12,14 @@ from helpers import causal_json, fake_scores
 from helpers.causal_json import HOSTILE, TOKENS
 from PIL import Image
 
-from monolex.artifact import finish, read_json
-from monolex.cli import main
+from monolex.artifact import finish
 from monolex.errors import UserError
-from monolex.interp.config import FIGURES, FigureConfig
 from monolex.kinds import BASELINES, FAMILIES, NEUTRAL
 from monolex.pages import ablate_charts, html, patch_charts, svg, tree_diagram
 from monolex.pages.axis import Axis, Frame
 from monolex.pages.picture import Box, Diagram, Edge, Panel, Picture, Sheet, Writing, layout, svg_file
 from monolex.pages.png import legible, png
-from monolex.pages.svg import BAR, NONE, Point, Series
+from monolex.pages.svg import BAR, BLOCK, NONE, Point, Series
 from monolex.report import figures
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -292,7 +290,7 @@ def test_every_look_has_its_colour_in_a_file_of_its_own():
         assert shade in re.findall(rf"\.line\.c-{name} {{([^}}]*)}}", shown)[0]
 
 
-MARKS = [(colour, marker) for colour in ("blue", "ink") for marker in (*list(svg.MARKERS)[:6], BAR, NONE)]
+MARKS = [(colour, marker) for colour in ("blue", "ink") for marker in (*list(svg.MARKERS)[:6], BAR, BLOCK, NONE)]
 
 
 @pytest.mark.parametrize("variant", ["", "open", "dashed", "dotted"])
@@ -311,6 +309,22 @@ def test_pixels_are_where_the_vectors_are(variant, tmp_path):
         target = np.array([int(shade[i : i + 2], 16) for i in (1, 3, 5)])
         near = np.abs(box.astype(int) - target).sum(-1) < 150
         assert near.sum() > 20, (colour, marker)
+
+
+def test_a_block_is_all_that_its_intervals_span(tmp_path):
+    point = Point(2, 2, x_interval=(1, 3), y_interval=(0, 4))
+    panel = Panel("", (Series("s", (point,), "blue", BLOCK, joined=False),), Axis("", 0, 4), Axis("", 0, 8), 200, 150)
+    place = layout(Picture("n", "", (panel,), legend=False)).panels[0]
+    left, top, wide, tall = svg.block(place.frame(), point)
+    assert (left, top) == place.frame().at(1, 4) and (left + wide, top + tall) == place.frame().at(3, 0)
+    (tmp_path / "b.png").write_bytes(png(Picture("n", "", (panel,), legend=False)))
+    shown = pixels(tmp_path / "b.png").astype(int)
+    shade = np.array([int(html.palette()["blue"][i : i + 2], 16) for i in (1, 3, 5)])
+    x, y = 2 * (place.x + left), 2 * (place.y + top)
+    inside = shown[round(y) + 3 : round(y + 2 * tall) - 3, round(x) + 3 : round(x + 2 * wide) - 3]
+    assert (np.abs(inside - shade).sum(-1) < 6).all()  # no grid shines through
+    outside = shown[round(y) - 12 : round(y) - 3, round(x) + 3 : round(x + 2 * wide) - 3]
+    assert (np.abs(outside - shade).sum(-1) > 100).all()
 
 
 def test_broken_faint_and_plain_edges_are_drawn(tmp_path):
@@ -332,73 +346,6 @@ def test_broken_faint_and_plain_edges_are_drawn(tmp_path):
 
 
 RESIDUAL = ("resid_post.0", "resid_post.1", "resid_post.2")
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("scored")
-    planned = fake_scores.plan((*RESIDUAL, "mlp_act.1")) + fake_scores.sizes(RESIDUAL[0])
-    fake_scores.fake_scores(run, "paper", planned + fake_scores.steps(RESIDUAL[0]))
-    fake_scores.fake_scores(run, "exact", fake_scores.plan(RESIDUAL[:2]), simulator=fake_scores.EXACT)
-    return run
-
-
-def test_every_figure_of_the_paper_is_three_files_of_the_same_numbers(scored):
-    paths = figures.paper(scored)
-    folder = scored / "figures"
-    wanted = [folder / f"{which}{ending}" for which in FIGURES for ending in (".json", ".svg", ".png")]
-    assert paths == wanted and sorted(folder.iterdir()) == sorted(wanted)
-    for which in FIGURES:
-        content = read_json(folder / f"{which}.json")
-        assert content["figure"] == which
-        vector = (folder / f"{which}.svg").read_bytes()
-        size = parsed(vector)
-        shown = pixels(folder / f"{which}.png")
-        assert shown.shape[:2] == (2 * int(size.get("height", 0)), 2 * int(size.get("width", 0)))
-        assert b"var(" not in vector and b"<script" not in vector and b"url(" not in vector
-        said = texts(vector)
-        assert content["title"] in said
-        for panel in content.get("panels", ()):
-            assert panel["title"] in said and {series["label"] for series in panel["series"]} <= set(said)
-
-
-def test_titles_of_marks_hold_the_numbers_of_the_json(scored):
-    figures.paper(scored, FigureConfig(which="fig2"))
-    titles = [
-        node.text or "" for node in parsed((scored / "figures" / "fig2.svg").read_bytes()).iter(f"{NAMESPACE}title")
-    ]
-    content = read_json(scored / "figures" / "fig2.json")
-    for panel in content["panels"]:
-        for series in panel["series"]:
-            for point in series["points"]:
-                span = html.interval(point["low"], point["high"])
-                start = (
-                    f"{series['label']}\n{point['site']}/{point['name']}\nscore {html.number(point['value'])} {span}\n"
-                )
-                assert any(title.startswith(start) for title in titles)
-
-
-def test_one_figure_elsewhere(scored, tmp_path, capsys):
-    assert main(["figure", str(scored), "fig9", "--out", str(tmp_path), "--scores", "exact", "--together"]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fig9.json", "fig9.png", "fig9.svg"]
-    assert [panel["simulator"] for panel in read_json(tmp_path / "fig9.json")["panels"]] == [fake_scores.EXACT]
-    assert capsys.readouterr().out.count("look at ") == 3
-
-
-def test_all_are_those_that_there_are_scores_for(tmp_path):
-    fake_scores.fake_scores(tmp_path, planned=fake_scores.plan(RESIDUAL[:1], fake_scores.METHODS[:3]))
-    paths = figures.paper(tmp_path)
-    assert {path.stem for path in paths} == {"fig2", "fig9", "table1", "table2"}
-
-
-def test_what_is_lacking_is_said_on_the_command_line(tmp_path, capsys):
-    assert main(["figure", str(tmp_path)]) == 2
-    assert "has no scores; run `monolex explain" in capsys.readouterr().err
-    fake_scores.fake_scores(tmp_path, planned=fake_scores.plan(("attn_out.0",)), features=0)
-    assert main(["figure", str(tmp_path), "fig2"]) == 2
-    assert "fig2: none of the top and random scores" in capsys.readouterr().err
-    assert main(["figure", str(tmp_path)]) == 2
-    assert "is for a figure" in capsys.readouterr().err and not (tmp_path / "figures").exists()
 
 
 @pytest.mark.parametrize("options", [{}, {"lost": True}, {"features": 0}, {"planned": []}])

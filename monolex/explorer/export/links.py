@@ -98,6 +98,14 @@ class ExportLinks(Links):
         page = self._page(f"causes/{path}.html")
         return f"{page}#part-{place}" if page and place else page
 
+    def claims(self, slug: str) -> str:  # noqa: ARG002
+        """The paper's claims, decided by the run."""
+        return f"{self.root}claims.html"
+
+    def find(self, **choice: Any) -> str:  # noqa: ARG002
+        """Nothing runs the model."""
+        return ""
+
     def prompt(self, **choice: Any) -> str:  # noqa: ARG002
         """Nothing runs the model."""
         return ""

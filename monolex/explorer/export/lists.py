@@ -18,6 +18,8 @@ from monolex.pages import html
 from monolex.pages.card import percent
 from monolex.pages.html import number
 
+FILTERS = {"density": "density", "score": "score", "kurtosis": "kurtosis", "back": "reappears"}
+"""Columns that the list filters by the value of, by what its address calls them."""
 NEXT = "<!---->"
 """Between two cells of a page; no text of a token can be so, as text has no markup."""
 
@@ -58,9 +60,7 @@ def _columns(
         "words": _words(rows, links),
         "shown": {key: [_shown(key, row.numbers[key]) for row in rows] for key in ranks},
         "ranks": {key: [of.get(row.numbers[key]) for row in rows] for key, of in ranks.items()},
-        "density": [row.numbers["density"] for row in rows],
-        "score": [row.score for row in rows],
-        "back": [row.numbers["reappears"] for row in rows],
+        "values": {name: [row.numbers[key] for row in rows] for name, key in FILTERS.items()},
         "labelled": [i for i, row in enumerate(rows) if row.label],
         "pinned": [i for i, row in enumerate(rows) if row.pinned],
         "explained": [i for i, row in enumerate(rows) if row.explanation is not None],

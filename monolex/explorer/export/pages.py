@@ -11,7 +11,7 @@ from monolex.explorer.export.links import ExportLinks
 from monolex.explorer.links import Links
 from monolex.explorer.page import Page
 from monolex.explorer.run import ExploredRun, IndexedDictionary
-from monolex.explorer.views import causes, compare, listing, marks, overview, search
+from monolex.explorer.views import causes, claims, compare, listing, marks, overview, search
 from monolex.explorer.views.listing import COLUMNS, PAGE
 from monolex.explorer.views.listing import SHOWN as SHOWN_COLUMNS
 from monolex.pages import html, tokens
@@ -40,6 +40,7 @@ def single_pages(
         "search.html": _with(search.search(explorer, {}), {"facts": known | dict(search_facts)}),
         "labels.html": marks.marks(explorer),
         "compare.html": _with(compare.compare(explorer, {}), {"pairs": _pairs(chosen, links)}),
+        "claims.html": claims.claims(explorer, run.slug),
         "causes.html": causes.causes(explorer, run.slug),
         **{f"causes/{path}.html": causes.experiment(explorer, run.slug, path) for path in experiments(run)},
     }

@@ -235,8 +235,8 @@ def _rows_of_edits(query: PromptQuery) -> list[dict[str, Any]]:
     rows = []
     for text in filter(None, query.edits.split(",")):
         key, _, rest = text.partition("/")
-        number, how, value, where, *_ = [*rest.split(":"), "", "", ""]
-        rows.append({"key": key, "feature": number, "how": how, "value": value, "where": where or "all"})
+        number, way, value, where, *_ = [*rest.split(":"), "", "", ""]
+        rows.append({"key": key, "feature": number, "how": way, "value": value, "where": where or "all"})
     if not rows and query.feature:
         key, _, number = query.feature.partition("/")
         rows.append({"key": key, "feature": number, "how": "", "value": "", "where": "all"})

@@ -21,7 +21,7 @@ CHOICE = ("sites", "dictionaries", "matched", "controls", "checkpoints", "featur
 
 
 class NoScores(UserError):
-    """There are scores, but none for the figure that was asked for."""
+    """There are no scores for the figure that was asked for."""
 
 
 class ScoreSource(NamedTuple):
@@ -66,11 +66,12 @@ def sources(run: Path, names: Sequence[str] = ()) -> list[ScoreSource]:
     """The finished score artefacts of a run, all or those of these names.
 
     Raises:
-        UserError: there is none, or none of such a name.
+        NoScores: there is none.
+        UserError: none of such a name.
     """
     folders = {path.parent.name: path.parent for path in sorted(run.glob(f"score/*/{MANIFEST}"))}
     if not folders:
-        raise UserError(f"{run} has no scores; run `monolex explain {run}`, then `monolex score {run}`")
+        raise NoScores(f"{run} has no scores; run `monolex explain {run}`, then `monolex score {run}`")
     for name in names:
         require(name in folders, f"scores = {name!r}: {run / 'score'} has none; {nearest(name, list(folders))}")
     opened = []

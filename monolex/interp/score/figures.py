@@ -15,6 +15,7 @@ from monolex.artifact import MANIFEST, model_home, open_artifact
 from monolex.interp.config import FigureConfig
 from monolex.interp.score.comparable import Facts, NoScores, explainers_of, joined, require_known, sources
 from monolex.interp.score.curves import Score, chance_level, curves, labels, scored_by
+from monolex.kinds import BASELINES, FAMILIES, TOPK
 
 RESIDUAL, MLP = ("resid_pre", "resid_mid", "resid_post"), ("mlp_in", "mlp_act", "mlp_out")
 TITLES = {
@@ -22,6 +23,7 @@ TITLES = {
     "fig9": "Automatic interpretation over the layers of the residual stream, random fragments alone",
     "fig10": "Automatic interpretation at MLP sites",
     "fig8": "Automatic interpretation over the size of the dictionary",
+    "fig18": "Automatic interpretation beside baselines as sparse as the dictionaries",
     "training": "Automatic interpretation along training",
 }
 WAYS = {
@@ -29,6 +31,8 @@ WAYS = {
     "fig9": "explain and score dictionaries at resid_post sites",
     "fig10": "explain and score dictionaries at mlp_act sites",
     "fig8": "train one recipe with several ratios, such as ratios = [0.5, 1, 2, 4], then explain and score them",
+    "fig18": "fit pca-topk and ica-topk baselines at resid_post sites (`match` gives them the L0 of sweeps), then "
+    "explain and score them",
     "training": "train with keep_checkpoints, then run `monolex explain RUN --checkpoints` and `monolex score RUN`",
 }
 """What makes the data that a figure lacks."""
@@ -96,6 +100,22 @@ def over_steps(chosen: Sequence[Score], metric: str, run: Path) -> list[dict[str
     return panels
 
 
+def beside_topk(chosen: Sequence[Score], metric: str) -> list[dict[str, Any]]:
+    """:func:`over_layers` of the residual stream, of the families of baselines with a top-k form and what is trained.
+
+    Nothing where no top-k baseline was scored.
+    """
+    scored = {score.dictionary["kind"] for score in chosen}
+    families = {BASELINES[kind].name for kind in scored & BASELINES.keys() if kind.endswith(TOPK)}
+    kinds = {family + form for family in families for form in FAMILIES[family].forms}
+    kept = [score for score in chosen if score.dictionary["trained"] or score.dictionary["kind"] in kinds]
+    return [panel for panel in over_layers(kept, metric, RESIDUAL) if any(_topk(each) for each in panel["series"])]
+
+
+def _topk(series: Facts) -> bool:
+    return series["kind"].endswith(TOPK)
+
+
 def _course(score: Score) -> tuple[str, str, str]:
     """What checkpoints of one dictionary have in common."""
     return score.dictionary["model"], score.site, score.dictionary["method"]
@@ -121,6 +141,7 @@ MAKERS: dict[str, Callable[[Sequence[Score], str, Path], list[dict[str, Any]]]] 
     "fig9": lambda chosen, metric, _: over_layers(chosen, metric, RESIDUAL),
     "fig10": lambda chosen, metric, _: over_layers(chosen, metric, MLP),
     "fig8": lambda chosen, metric, _: over_sizes(chosen, metric),
+    "fig18": lambda chosen, metric, _: beside_topk(chosen, metric),
     "training": over_steps,
 }
 

@@ -119,15 +119,14 @@ if (label) {
   label.elements.pinned.addEventListener("change", () => label.requestSubmit());
 }
 
-// What is like a feature elsewhere takes products with every dictionary: asked for when it comes into view.
-const matches = document.querySelector("[data-from]");
-if (matches) {
+// What takes a while (products with every dictionary, the paper's claims) is asked for when it comes into view.
+for (const part of document.querySelectorAll("[data-from]")) {
   new IntersectionObserver(async (entries, watch) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     watch.disconnect();
-    const answer = await fetch(matches.dataset.from, { headers: { accept: "text/html" } }).catch(() => null);
+    const answer = await fetch(part.dataset.from, { headers: { accept: "text/html" } }).catch(() => null);
     if (!answer?.ok) return;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    matches.querySelector("p").replaceWith(...page.querySelector("#matched").childNodes);
-  }).observe(matches);
+    part.querySelector("p").replaceWith(...page.querySelector(part.dataset.take).childNodes);
+  }).observe(part);
 }

@@ -4,7 +4,7 @@ const form = document.getElementById("choose");
 const listed = document.getElementById("listed");
 const columnOf = Object.fromEntries(facts.columns.map((column) => [column.key, column]));
 const normal = { state: "alive", sort: "interest", columns: facts.shown.join(","), page: "1" };
-const fields = ["dictionary", "site", "kind", "state", "marked", "token", "low", "high", "score", "back", "sort", "up", "columns"];
+const fields = ["dictionary", "site", "kind", "state", "marked", "token", "low", "high", "score", "kurtosis", "back", "sort", "up", "columns"].filter((name) => name in form.elements);
 const marks = ["labelled", "pinned", "explained", "ablated", "member"];
 
 function chosen(said) {
@@ -34,8 +34,8 @@ async function kept(query) {
   if (!wanted.length) throw new Error("no such dictionary or site is in this export");
   const tables = await Promise.all(wanted.map((d) => shard(`list/${d.key}`)));
   const having = query.token ? await withToken(query.token) : null;
-  const limit = (name, other) => (query[name] === undefined ? other : Number(query[name]));
-  const [low, high, score, back] = [limit("low", 0), limit("high", 1), limit("score", null), limit("back", null)];
+  const [low, high] = [Number(query.low ?? 0), Number(query.high ?? 1)];
+  const least = ["score", "kurtosis", "back"].filter((name) => query[name] !== undefined).map((name) => [name, Number(query[name])]);
   const rows = [];
   tables.forEach((table, which) => {
     const marked = query.marked ? new Set(table[query.marked]) : null;
@@ -44,9 +44,9 @@ async function kept(query) {
       if (query.state !== "all" && dead !== (query.state === "dead")) return;
       if (query.kind && table.kinds[i] !== query.kind) return;
       if (marked && !marked.has(i)) return;
-      if ((low > 0 && !(table.density[i] >= low)) || (high < 1 && !(table.density[i] <= high))) return;
-      if (score !== null && (table.score[i] === null || table.score[i] < score)) return;
-      if (back !== null && (table.back[i] === null || table.back[i] < back)) return;
+      const { density } = table.values;
+      if ((low > 0 && !(density[i] >= low)) || (high < 1 && !(density[i] <= high))) return;
+      if (least.some(([name, value]) => table.values[name][i] === null || table.values[name][i] < value)) return;
       if (having && !having.has(`${wanted[which].key}/${number}`)) return;
       rows.push({ dictionary: wanted[which], table, i, number, rank: table.ranks[query.sort][i] });
     });

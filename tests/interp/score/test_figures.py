@@ -179,6 +179,16 @@ def test_sizes_are_followed_by_recipe_over_artefacts(run):
     ]
 
 
+def test_top_k_baselines_stand_beside_their_own_families_alone(tmp_path):
+    fake_scores(tmp_path, planned=plan((*RESIDUAL, "mlp_act.1")))
+    (panel, _) = figure(tmp_path, "fig18", FigureConfig())["panels"]
+    kinds = {curve["kind"] for curve in panel["series"] if not curve["trained"]}
+    assert panel["place"] == "resid_post" and kinds == {"pca", "pca-topk", "ica", "ica-topk"}
+    fake_scores(tmp_path, planned=plan(RESIDUAL, METHODS[:6]))
+    with pytest.raises(NoScores, match="fig18: none"):
+        figure(tmp_path, "fig18", FigureConfig())
+
+
 def test_recipes_of_one_size_are_left_out_and_baselines_stay(tmp_path):
     fake_scores(tmp_path, planned=plan(("resid_post.0",)) + sizes("resid_post.0"))
     (panel, _) = figure(tmp_path, "fig8", FigureConfig())["panels"]
@@ -210,7 +220,7 @@ def test_a_figure_without_data_says_what_makes_it(tmp_path, which):
     with pytest.raises(UserError, match="has no scores; run `monolex explain"):
         figure(tmp_path, which, FigureConfig())
     fake_scores(tmp_path, planned=plan(("attn_out.1",), METHODS[:3]))
-    with pytest.raises(NoScores, match=f"^{which}: none of the .* scores .*; (explain and score|train )"):
+    with pytest.raises(NoScores, match=f"^{which}: none of the .* scores .*; (explain and score|train |fit )"):
         figure(tmp_path, which, FigureConfig())
 
 

@@ -1,0 +1,55 @@
+"""What held and what did not: the paper's claims, each with what this run says of it, the figure and its table."""
+
+from typing import Any
+
+from monolex.explorer.explorer import Explorer
+from monolex.explorer.links import Links
+from monolex.explorer.page import Page
+from monolex.explorer.run import ExploredRun
+from monolex.explorer.views.causes import KINDS
+from monolex.interp.config import FigureConfig
+from monolex.interp.score.comparable import NoScores
+from monolex.report.paper.catalog import CATALOG
+from monolex.report.paper.figure import VERDICTS, Missing
+
+NOT_SAID = "not measured"
+"""Verdict of a claim for which the run lacks artefacts."""
+
+
+def claims(explorer: Explorer, slug: str) -> Page:
+    """Every claim of the paper that a figure of its is about, decided by its intervals; those without artefacts too."""
+    run = explorer.run(slug)
+    listed = run.remembered("claims", lambda: [_claim(run, row) for row in CATALOG])
+    data = {"run": slug, "claims": listed}
+
+    def draw(links: Links) -> dict[str, Any]:
+        decided = [claim for claim in listed if claim["verdict"] in VERDICTS]
+        return {
+            "decided": [(claim, VERDICTS[claim["verdict"]], _address(claim, slug, links)) for claim in decided],
+            "missing": [claim for claim in listed if claim["verdict"] == NOT_SAID],
+        }
+
+    return Page("claims.html", f"Claims: {slug}", data, draw)
+
+
+def _claim(run: ExploredRun, row: Any) -> dict[str, Any]:
+    head = {"name": row.name, "number": row.number, "title": row.title, "claim": row.claim, "way": row.way}
+    try:
+        numbers = row.numbers(run.folder, FigureConfig())
+    except (Missing, NoScores) as lacking:
+        return {**head, "verdict": NOT_SAID, "said": [str(lacking)], "setting": "", "made_of": []}
+    reading = row.read(numbers)
+    made_of = list(numbers.get("made_of", ()))
+    return {
+        **head,
+        "verdict": reading.verdict,
+        "said": list(reading.said),
+        "setting": reading.setting,
+        "made_of": made_of,
+    }
+
+
+def _address(claim: dict[str, Any], slug: str, links: Links) -> str:
+    """Where its tables are: of the experiment that it is read off, or the report."""
+    experiment = next((path for path in claim["made_of"] if path.partition("/")[0] in KINDS), None)
+    return links.causes(slug, experiment) if experiment else links.report(slug, "glance")

@@ -1,0 +1,210 @@
+"""Features that are alive (Fig. 16), how often features are active, and encoder biases (App. G)."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from monolex.artifact import SUBJECT
+from monolex.interp.config import FigureConfig
+from monolex.kinds import colour
+from monolex.pages import metric_charts, token_charts
+from monolex.pages.eval_charts import EvaluatedDictionary, title
+from monolex.pages.html import estimate, number
+from monolex.pages.picture import Picture
+from monolex.report.page import fire_counts
+from monolex.report.paper.evaluated import MADE_OF, evaluated, layer, over_layers, over_sizes, place, recipes
+from monolex.report.paper.figure import Facts, Missing, ReadOff, Verdict, beyond, overall
+
+SHARE = "share of features alive (active > 10 times)"
+MOSTLY = 0.5
+"""Share of a dictionary's features above which it is mostly alive."""
+WIDE = 2.0
+"""The paper's MLP dictionaries are at least so many times overcomplete."""
+CONTROL_LOOKS = {"random": ("slate", "dashed"), "shuffled": ("brown", "dotted")}
+"""Colour and variant of control models beside a dictionary of the subject."""
+VARIANTS: tuple[str, ...] = ("", "dashed", "dotted")
+"""Looks of several dictionaries of one kind: more cannot be told apart."""
+OPPOSITE: dict[Verdict, Verdict] = {"confirmed": "contradicted", "contradicted": "confirmed"}
+NEVER_ABOVE = 0.9
+"""Share of biases below zero at which nearly all are."""
+
+
+def alive_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
+    """The share of features alive of every trained recipe, over layers and, where there are several, over sizes.
+
+    Raises:
+        Missing: no evaluation, or no trained dictionary in it.
+    """
+    everything = evaluated(run)
+    shown = [e for e in recipes(everything) if "alive_paper" in e.rows]
+    if not shown:
+        raise Missing("no trained dictionary was evaluated")
+    with_controls = [e for e in recipes(everything, controls=True) if "alive_paper" in e.rows]
+    facts = [
+        {name: e.head[name] for name in ("site", "name", "kind", "alpha", "k", "ratio", "d_sae")}
+        | {name: e.rows["alive_paper"][name] for name in ("value", "low", "high")}
+        | {"never": (e.value("dead"))}
+        for e in shown
+    ]
+    panels = over_layers(with_controls, "alive_paper", SHARE) + over_sizes(shown, "alive_paper", SHARE)
+    rows = max((int(e.value("rows") or 0) for e in shown), default=0)
+    return {
+        "title": "Features that are alive",
+        "made_of": MADE_OF,
+        "rows": rows,
+        "dictionaries": facts,
+        "panels": panels,
+    }
+
+
+def alive_pictures(content: Facts) -> list[Picture]:
+    """Panels over layers and sizes."""
+    return [metric_charts.picture("fig16", content["title"], content["panels"])]
+
+
+def alive_reading(content: Facts) -> ReadOff:
+    """Whether residual dictionaries stay mostly alive, and MLP dictionaries do not."""
+    said, verdicts = [], []
+    by_place = {name: [d for d in content["dictionaries"] if d["site"].startswith(name)] for name in ("resid", "mlp")}
+    residual, mlp = by_place["resid"], by_place["mlp"]
+    if residual:
+        verdicts.append(_mostly(residual, alive=True))
+        said.append(f"Residual stream: {_range(residual)}.")
+    wide = [d for d in mlp if (d["ratio"] or 0) >= WIDE]
+    if mlp:
+        said.append(f"MLP: {_range(mlp)}.")
+    if wide:
+        verdicts.append(_mostly(wide, alive=False))
+    elif mlp:
+        widest = max(d["ratio"] or 0 for d in mlp)
+        told = f"its widest is of R = {widest:g}, the paper's of {WIDE:g}"
+        said.append(f"Of overcomplete MLP dictionaries this run cannot say: {told}.")
+    else:
+        said.append("Of MLP dictionaries this run cannot say: it has none.")
+    rows = content["rows"]
+    told = "Here: counted in held-out rows"
+    told += (
+        f", {rows:,} of them, so that a feature of a density below {number(10 / rows)} counts as dead" if rows else ""
+    )
+    return ReadOff(overall(verdicts), tuple(said), f"{told}.")
+
+
+def density_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
+    """How often the features of trained recipes are active, at the middle layer of every kind of site.
+
+    Raises:
+        Missing: no evaluation, or no counts in it.
+    """
+    everything = recipes(evaluated(run), controls=True)
+    counts = fire_counts(run / "eval" / "densities.safetensors")
+    known = [e for e in everything if e.key in counts and e.value("rows")]
+    if not known:
+        raise Missing("no evaluation counted how often features are active")
+    rows = max(int(e.value("rows") or 0) for e in known)
+    lowest, panels = -math.ceil(math.log10(max(rows, 10))), []
+    for where in dict.fromkeys(place(e) for e in known):
+        layers = sorted({layer(e) for e in known if place(e) == where})
+        at = [e for e in known if place(e) == where and layer(e) == layers[(len(layers) - 1) // 2]]
+        for heading, shown in _by_panel(at).items():
+            binned = [
+                {"label": _called(e), "colour": shade, "variant": variant}
+                | token_charts.binned(counts[e.key], int(e.value("rows") or 1), lowest)
+                for e, shade, variant in shown
+            ]
+            panels.append({"title": heading, "lowest": lowest, "dictionaries": binned})
+    return {"title": "How often features are active", "made_of": MADE_OF, "rows": rows, "panels": panels}
+
+
+def density_pictures(content: Facts) -> list[Picture]:
+    """A panel a kind of site."""
+    panels = tuple(
+        token_charts.densities(p["title"], p["dictionaries"], content["rows"], p["lowest"]) for p in content["panels"]
+    )
+    return [Picture("densities", content["title"], panels, min(2, len(panels)))]
+
+
+def density_reading(content: Facts) -> ReadOff:
+    """The share of never active features, by dictionary."""
+    said = []
+    for panel in content["panels"]:
+        shares = [f"{d['label']} {d['silent']:,} of {d['features']:,}" for d in panel["dictionaries"]]
+        said.append(f"{panel['title']}, features never active: {', '.join(shares)}.")
+    return ReadOff(
+        "no claim", tuple(said), f"Here: {content['rows']:,} held-out rows, the middle layer of every kind of site."
+    )
+
+
+def bias_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
+    """The share of encoder biases below zero of every trained recipe.
+
+    Raises:
+        Missing: no evaluation, or no bias in it.
+    """
+    shown = [e for e in recipes(evaluated(run), controls=True) if _known(e, "negative_bias")]
+    if not shown:
+        raise Missing("no evaluated dictionary has encoder biases other than zero")
+    panels = over_layers(shown, "negative_bias", "share of encoder biases below zero")
+    return {"title": "Encoder biases below zero", "made_of": MADE_OF, "panels": panels}
+
+
+def bias_pictures(content: Facts) -> list[Picture]:
+    """A panel a kind of site."""
+    return [metric_charts.picture("biases", content["title"], content["panels"])]
+
+
+def bias_reading(content: Facts) -> ReadOff:
+    """Whether nearly all encoder biases are below zero; an α of 0 is a control."""
+    subject = [s for panel in content["panels"] for s in panel["series"] if s["model"] == SUBJECT]
+    points = [point for series in subject for point in series["points"]]
+    counted = [point for point in points if point["alpha"] != 0]
+    said = []
+    if counted:
+        fewest, most = (end(counted, key=lambda p: p["value"]) for end in (min, max))
+        told = f"Of the biases of {len(counted)} trained dictionaries {estimate(fewest)}"
+        told += f" ({fewest['site']}/{fewest['name']}) to {estimate(most)} are below zero; nearly all is"
+        said.append(f"{told} {NEVER_ABOVE:g} or more with the whole interval.")
+    if controls := [point for point in points if point["alpha"] == 0]:
+        low, high = (estimate(end(controls, key=lambda p: p["value"])) for end in (min, max))
+        said.append(f"Dictionaries of α = 0, which nothing asks to be sparse, are not counted: {low} to {high}.")
+    return ReadOff(overall(beyond(p, NEVER_ABOVE) for p in counted), tuple(said))
+
+
+def _by_panel(at: list[EvaluatedDictionary]) -> dict[str, list[tuple[EvaluatedDictionary, str, str]]]:
+    """What a panel holds, with colour and variant: recipes of the subject, few of a kind; one beside its controls."""
+    by_kind: dict[str, list[EvaluatedDictionary]] = {}
+    for e in at:
+        if e.model == SUBJECT:
+            by_kind.setdefault(e.kind, []).append(e)
+    shown = [
+        (e, colour(e.kind), variant) for alike in by_kind.values() for e, variant in zip(alike, VARIANTS, strict=False)
+    ]
+    controls = {name: [e for e in at if e.model != SUBJECT and e.name == name] for name in (e.name for e, *_ in shown)}
+    pairs = [
+        [each, *((e, *CONTROL_LOOKS.get(e.model, ("rose", "dashed"))) for e in controls[each[0].name])]
+        for each in shown
+    ]
+    beside = next((pair for pair in pairs if len(pair) > 1), [])
+    panels = {at[0].site: shown, f"{at[0].site}: beside control models": beside}
+    return {title: each for title, each in panels.items() if each}
+
+
+def _known(entry: EvaluatedDictionary, metric: str) -> bool:
+    return entry.value(metric) is not None
+
+
+def _called(entry: EvaluatedDictionary) -> str:
+    return title({"model": entry.model, "name": entry.name})
+
+
+def _mostly(dictionaries: list[dict[str, Any]], *, alive: bool) -> Verdict:
+    """Whether all dictionaries have more than half of their features alive, or less."""
+    verdict = overall(beyond(d, MOSTLY) for d in dictionaries)
+    return verdict if alive else OPPOSITE.get(verdict, verdict)
+
+
+def _range(dictionaries: list[dict[str, Any]]) -> str:
+    known = [d for d in dictionaries if d["value"] is not None]
+    fewest, most = (end(known, key=lambda d: d["value"]) for end in (min, max))
+    sizes = sorted({d["ratio"] for d in known if d["ratio"]})
+    said = f"{estimate(fewest)} ({fewest['site']}/{fewest['name']}) to {estimate(most)} ({most['site']}/{most['name']})"
+    return f"{said} of the features are alive, of {len(known)} dictionaries of R = {', '.join(f'{r:g}' for r in sizes)}"
