@@ -7,8 +7,8 @@ For each width the index is built once, then pages are asked for over HTTP at ra
 feature is hardly ever asked twice. Also printed: bytes of a page, of the store and of the index a feature.
 
 With ``export`` the same run is written as files: seconds in all and of the processor, bytes a feature on disk and
-gzipped, files; and where there is a browser, milliseconds from the asking for a feature, read from the disk, until it is
-drawn, in a page that is opened anew and in one that is open.
+gzipped, files; and where there is a browser, milliseconds from the asking for a feature, read from the disk, until it
+is drawn, in a page that is opened anew and in one that is open.
 """
 
 import gzip
@@ -51,7 +51,8 @@ def main() -> None:
 def synthetic_run(run: Path, width: int) -> Path:
     """A run with one dictionary of ``width`` features and its store; nothing of it was learned."""
     site, name = "resid_post.3", "topk-k32-r512-s0"
-    content = finish(run / "activations", "activations", {}, {}, {}, {"sites": {}, "rows": {"train": ROWS}}).content
+    harvested = {"sites": {}, "rows": {"train": ROWS}, "model": {"name": "synthetic"}}
+    content = finish(run / "activations", "activations", {}, {}, {}, harvested).content
     generator = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(width, D_IN, generator=generator), dim=1)
     weights = {"W_enc": rows, "b_enc": torch.zeros(width), "centre": torch.zeros(D_IN)}
@@ -60,7 +61,7 @@ def synthetic_run(run: Path, width: int) -> Path:
     home = run / "train" / "main"
     Dictionary(config, weights).save(home / site / name)
     files = {p.relative_to(home).as_posix(): entry(p) for p in sorted((home / site).rglob("*")) if p.is_file()}
-    members = {"members": [{"path": f"{site}/{name}", "site": site, "name": name}]}
+    members = {"members": [{"path": f"{site}/{name}", "site": site, "name": name, "kind": "topk"}]}
     sweep = finish(home, "sweep", {}, {"activations": content}, files, members)
     store = run / "features" / site / f"{name}.sqlite"
     write_store(store, width, {"name": name, "site": site, "kind": "topk", "d_sae": width, "rows": ROWS})
