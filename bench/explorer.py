@@ -85,8 +85,8 @@ def write_store(path: Path, width: int, meta: dict) -> None:
         writer.insert("context", [(i, i // 8, i // 4, 0, row.tobytes()) for i, row in enumerate(tokens)], 5)
         for feature in range(width):
             one_feature(writer, drawn, feature, np.sort(shares[feature])[::-1], width)
-        known = {"model": "synthetic", "split": "train", "signed": False, "coactive_rows": ROWS, "direct_reason": ""}
-        writer.finish({**meta, **known, "other_seeds": [], "alive": width, "dictionary": ""})
+        known = {"model": "synthetic", "split": "train", "signed": False, "negative": False, "coactive_rows": ROWS}
+        writer.finish({**meta, **known, "direct_reason": "", "other_seeds": [], "alive": width, "dictionary": ""})
 
 
 def one_feature(writer: StoreWriter, drawn: np.random.Generator, feature: int, shares: np.ndarray, width: int) -> None:
@@ -94,9 +94,9 @@ def one_feature(writer: StoreWriter, drawn: np.random.Generator, feature: int, s
     mean = active * largest / 4 / ROWS
     top = drawn.choice(VOCABULARY, 10, replace=False)
     bins, histogram = bytes(8 * TOKEN_BINS), drawn.integers(0, 99, BINS).astype(np.int64).tobytes()
-    numbers = (feature, active, active, active / ROWS, largest, mean, 1.0, 9.0, 200.0, largest / 4, 500)
+    numbers = (feature, active, active, active / ROWS, largest, 0.0, mean, 1.0, 9.0, 200.0, largest / 4, 500)
     rest = (int(top[0]), float(shares[0]), int(top[0]), 0.3, int(top[1]), 0.2, 0, None, None, None, None)
-    writer.insert("feature", [(*numbers, *rest, histogram)], 23)
+    writer.insert("feature", [(*numbers, *rest, histogram)], 24)
     ranked = list(enumerate(zip(top.tolist(), shares.tolist(), strict=True)))
     writer.insert("token", [(feature, i, t, active, share * mean * ROWS, bins) for i, (t, share) in ranked], 6)
     writer.insert("before", [(feature, i, t, active, share * mean * ROWS) for i, (t, share) in ranked], 5)

@@ -226,7 +226,7 @@ class FeaturesConfig:
     fragment_tokens: int = 64
     """Longest context: packed rows are cut at multiples of this and where a document ends."""
     top: int = 20
-    """Contexts with the largest maxima."""
+    """Contexts with the largest maxima; where codes are signed, as many with the smallest minima."""
     quantiles: int = 5
     """Equal groups of a feature's active contexts, by rank of their maximum."""
     per_quantile: int = 4
@@ -238,7 +238,8 @@ class FeaturesConfig:
     inactive: int = 10
     """Contexts in which the feature was seen to be silent, chosen at random."""
     disjoint: bool = False
-    """Keep at most one context of a document for a feature, that with the largest maximum."""
+    """Keep at most one context of a document for a feature, that with the largest maximum (of the most negative ones,
+    that with the smallest minimum)."""
     tokens: int = 10
     """Tokens (and preceding tokens) kept with their share of the activation."""
     direct: int = 10

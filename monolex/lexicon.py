@@ -5,6 +5,7 @@
     lexicon = monolex.open("demo-run")
     lexicon.site("resid_post.3").dictionary("batchtopk-k24-r2-s0").feature(17)  # its card, in a notebook
     print(lexicon.find(prompt="def __init__(self"))
+    lexicon.live()  # prompts tried live, by the functions of monolex.live
 """
 
 import operator
@@ -29,6 +30,7 @@ from monolex.features.query import FindConfig
 from monolex.features.store import FeatureStore
 from monolex.interp.records import Scored
 from monolex.interp.score import cards
+from monolex.live.session import LiveModel
 from monolex.model.language_model import LanguageModel
 from monolex.text.characters import quoted
 
@@ -178,6 +180,7 @@ class Lexicon:
             for site, dictionaries in by_site(run_dictionaries(run)).items()
         }
         self._lm: LanguageModel | None = None
+        self._live: LiveModel | None = None
 
     @property
     def sites(self) -> list[str]:
@@ -203,6 +206,17 @@ class Lexicon:
         if self._lm is None:
             self._lm = stored_model(self.run / "activations")
         return self._lm
+
+    def live(self) -> LiveModel:
+        """The model with all dictionaries of the run, to be tried on prompts; made once, and threads may share it.
+
+        Raises:
+            UserError: as :meth:`model`.
+        """
+        if self._live is None:
+            records = [entry.record for site in self._sites.values() for entry in site.entries.values()]
+            self._live = LiveModel(self.model(), records)
+        return self._live
 
     def find(self, **settings: Any) -> FoundFeatures:
         """Features by ``settings`` (fields of :class:`FindConfig`), as ``find(prompt="def f(x):", limit=5)``."""

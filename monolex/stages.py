@@ -147,7 +147,7 @@ STAGES: tuple[Stage, ...] = (
         "What is gathered.",
         config="monolex.config:FeaturesConfig",
         run="monolex.features.stage:features",
-        schema=2,
+        schema=3,
         made_of="dictionaries",
         show="monolex.show.stages:stores",
         cost="monolex.features.cost:cost",

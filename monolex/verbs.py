@@ -57,7 +57,7 @@ def run(
     folder = out or _run_folder(config)
     page = execute(config, folder, dry_run=dry_run, jobs=jobs)
     if page:
-        say(f"look at {page} in a browser, or try: monolex show {folder}")
+        say(f"look at {page} in a browser; its features: monolex serve {folder}; its numbers: monolex show {folder}")
 
 
 def demo(
@@ -88,7 +88,8 @@ def demo(
         toml.write_text(prepared(known, folder, corpus), encoding="utf-8")
         page = execute(toml, folder, dry_run=dry_run, jobs=jobs)
     if page:
-        say(f"open {page} in a browser: every dictionary beside its baselines and controls")
+        say(f"`monolex serve {folder}` opens its features in a browser: browse, search, compare, try prompts")
+        say(f"open {page} for every dictionary beside its baselines and controls")
         say(f"`monolex show {folder}` prints the tables; {folder / 'run.toml'} is where to change things")
 
 

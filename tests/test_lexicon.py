@@ -13,6 +13,9 @@ from monolex.errors import UserError
 from monolex.features.find import find
 from monolex.features.query import FindConfig
 from monolex.interp.score import cards
+from monolex.live.interventions import Intervention
+from monolex.live.prompts import from_text
+from monolex.live.reading import Wanted, read
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,23 @@ def test_finding_is_that_of_the_command_line(run):
 def test_names_that_do_not_exist_have_a_hint(run, call, said):
     with pytest.raises(UserError, match=said):
         call(run)
+
+
+def test_a_prompt_tried_live_is_read_as_it_is_found(run):
+    lexicon = monolex.open(run)
+    live = lexicon.live()
+    assert live is lexicon.live() and live.lm is lexicon.model()
+    assert set(live.sites) == set(SITES) and f"{SITES[0]}/second/{TRAINED}" in live.titles
+    text = "the cat sat on a"
+    answer = read(live, from_text(live, text), Wanted(live.titles, 5))
+    expected = find(run, FindConfig(prompt=text, limit=5, find_device="cpu")).rows
+    for title in live.titles:
+        tokens = answer.features[title]
+        assert [token.counts for token in tokens] == [False] + [True] * (len(tokens) - 1), "the separator is not read"
+        hits = [(row.feature, row.activation) for row in expected if f"{row.site}/{row.dictionary}" == title]
+        assert [active.feature for active in tokens[-1].top] == [feature for feature, _ in hits]
+        assert np.allclose([active.value for active in tokens[-1].top], [value for _, value in hits], rtol=1e-4)
+    separator = live.run(answer.prompt, [Intervention(live.titles[0], 0, "add", 1.0, where=0)])
+    assert separator.cost.computed == 0 and separator.notes[0].endswith(
+        "at token 0: no token that it is meant for counts, so nothing changes"
+    )

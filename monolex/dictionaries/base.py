@@ -120,7 +120,8 @@ def topk(pre: Tensor, config: DictionaryConfig, _threshold: Tensor | None) -> Te
 def above_threshold(pre: Tensor, config: DictionaryConfig, _threshold: Tensor | None) -> Tensor:
     """BatchTopK outside training: pre-activations above the threshold learned as a mean over batches."""
     assert config.threshold is not None, config
-    return pre.relu() * (pre > config.threshold)
+    # in a single pass, of which a wide dictionary has many
+    return torch.nn.functional.threshold(pre, max(config.threshold, 0.0), 0.0)
 
 
 def jumprelu(pre: Tensor, config: DictionaryConfig, threshold: Tensor | None) -> Tensor:

@@ -30,15 +30,17 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
+from monolex.answers import as_json
 from monolex.errors import UserError
 from monolex.explorer import assets
 from monolex.explorer.draw import drawn
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.guard import REPORT_POLICY, Guard
 from monolex.explorer.links import JSON, Links
-from monolex.explorer.page import Page, plain
+from monolex.explorer.page import Page
 from monolex.explorer.run import NotThere
 from monolex.explorer.views import (
+    beside,
     causes,
     claims,
     compare,
@@ -94,6 +96,7 @@ VIEWS: dict[str, View] = {
     "/matches/{key}/{number:int}": lambda explorer, request: matches.matches(explorer, *_place(request)),
     "/search": lambda explorer, request: search.search(explorer, _parameters(request)),
     "/compare": lambda explorer, request: compare.compare(explorer, _parameters(request)),
+    "/beside": lambda explorer, request: beside.beside(explorer, _parameters(request)),
     "/causes/{slug}": lambda explorer, request: causes.causes(explorer, request.path_params["slug"]),
     "/causes/{slug}/{path:path}": lambda explorer, request: causes.experiment(
         explorer, request.path_params["slug"], request.path_params["path"]
@@ -108,15 +111,15 @@ VIEWS: dict[str, View] = {
 def _pages(explorer: Explorer, path: str, view: View) -> list[Route]:
     """The routes of a page and of its twin."""
 
-    def as_html(request: Request) -> Response:
+    def page_of(request: Request) -> Response:
         explorer.refresh()
         return _html(drawn(explorer, view(explorer, request), _address(request)))
 
-    def as_json(request: Request) -> Response:
+    def twin_of(request: Request) -> Response:
         explorer.refresh()
-        return JSONResponse(plain(view(explorer, request).data))
+        return JSONResponse(as_json(view(explorer, request).data))
 
-    return [Route(path + JSON, as_json), Route(path, as_html)]
+    return [Route(path + JSON, twin_of), Route(path, page_of)]
 
 
 def _live_pages(explorer: Explorer) -> list[Route]:
@@ -129,7 +132,7 @@ def _live_pages(explorer: Explorer) -> list[Route]:
                 explorer.refresh()
                 parameters = _parameters(request)
                 if ending:
-                    return JSONResponse(plain(view(explorer, parameters).data))
+                    return JSONResponse(as_json(view(explorer, parameters).data))
                 if path == "/prompt" and (exact := prompt.exact_address(explorer, parameters, Links())):
                     return RedirectResponse(exact, 303)
                 return _html(drawn(explorer, view(explorer, parameters), _address(request)))
@@ -210,7 +213,7 @@ def _writing(explorer: Explorer) -> Callable[[Request], Any]:
         said = await _json(request)
         key, number = _place(request)
         label = await anyio.to_thread.run_sync(marks.keep, explorer, key, number, said)
-        return JSONResponse({"label": plain(label)})
+        return JSONResponse({"label": as_json(label)})
 
     return endpoint
 

@@ -156,9 +156,10 @@ def _patches(folder: Path, path: str, by_title: Read, facts: Gathered) -> None:
     patch = read_json(folder / "patch.json")
     for curve in patch["curves"]:
         key = by_title.get((curve["site"], curve["name"])) if curve["model"] == SUBJECT else None
+        # patches made before searches kept their order have none
         for search, features in curve.get("order", {}).items() if key else ():
             for place, feature in enumerate(features, 1):
-                part = f"patched for {patch['task']}, number {place} by {search}"
+                part = f"patched for {Path(patch['task']).name}, number {place} by {search}"
                 facts[key or ""].memberships.append((feature, path, part, place))
 
 

@@ -70,6 +70,10 @@ class Links:
         """Two dictionaries beside each other."""
         return "/compare" + query({"a": first, "b": second})
 
+    def beside(self, first: tuple[str, int], second: tuple[str, int]) -> str:
+        """Two features side by side, each by key and number."""
+        return "/beside" + query({"a": "/".join(map(str, first)), "b": "/".join(map(str, second))})
+
     def causes(self, slug: str, path: str = "", place: int = 0) -> str:
         """The experiments of a run, or one of them, or a part of it."""
         return f"/causes/{quote(slug)}" + (f"/{quote(path)}" if path else "") + (f"#part-{place}" if place else "")

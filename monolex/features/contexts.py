@@ -19,8 +19,8 @@ from monolex.features.rows import RowTable
 
 QUANTILE, RANDOM, INACTIVE = (GROUPS.index(name) for name in ("quantile", "random", "inactive"))
 """What a draw is for."""
-NAMES = tuple(sorted(GROUPS))
-"""Groups in the order in which a store holds them."""
+NAMES = tuple(sorted(name for name in GROUPS if name != "negative"))
+"""Groups of the positive side in the order in which a store holds them."""
 WINDOW = 16
 """Contexts that are tried beyond twice the number wanted before all are looked through for inactive ones."""
 

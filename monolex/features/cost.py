@@ -40,7 +40,10 @@ def cost(planned: Planned) -> Cost:
     working = min(config.memory_mb * 10**6, max(together.values(), default=0) + dense)
     # both embeddings as unit rows of float32, and the way to the logits; a block of cosines
     near = 12 * shape.vocab * min(shape.widths.values()) + 8 * min(widest * shape.vocab, 2**22)
-    memory = planned.item * shape.parameters + working + 20 * rows + weights + near + IMPORTED
+    # an axis may be signed, and its most negative contexts are held while rows go by
+    axes = sum(d.features for d in chosen if not d.trained)
+    negative = 4 * config.top * min(config.fragment_tokens, rows) * axes
+    memory = planned.item * shape.parameters + working + 20 * rows + weights + near + negative + IMPORTED
     memory += max((planned.mapped([d.site], rows) for d in chosen), default=0)
     return Cost(FEATURE_BYTES * features, memory, 0.0, seconds)
 

@@ -13,7 +13,8 @@ BINS = 40
 """Bins of the histogram of a feature's non-zero activations: equal widths from 0 to its maximum."""
 TOKEN_BINS = 10
 """Bins of the token histogram (paper, Fig. 4): each is four of the others."""
-GROUPS = ("top", "quantile", "near_zero", "random", "inactive")
+GROUPS = ("top", "quantile", "near_zero", "random", "inactive", "negative")
+"""Groups of contexts; ``negative`` is that of signed kinds alone, and holds activations below zero."""
 
 
 class Summary(NamedTuple):
@@ -29,6 +30,9 @@ class Summary(NamedTuple):
     """``n_active`` over the number of rows."""
     max: float
     """Its largest activation."""
+    min: float
+    """Its smallest code where codes are signed (PCA, ICA); 0 of other kinds, and where none is below zero. All other
+    numbers are of the positive side."""
     mean: float
     """Mean over all rows, zeros included."""
     variance: float
@@ -127,7 +131,8 @@ class Context(NamedTuple):
     texts: tuple[str, ...]
     """The tokens, decoded one by one."""
     activations: tuple[float, ...]
-    """The feature's activation on each token; 0 where it is not active (or the position was not harvested)."""
+    """The feature's activation on each token; 0 where it is not active (or the position was not harvested).
+    In the group ``negative`` its codes below zero, and 0 elsewhere."""
     group: str
     """One of :data:`GROUPS`."""
     part: int

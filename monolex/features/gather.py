@@ -17,6 +17,7 @@ from monolex.config import FeaturesConfig
 from monolex.features.coactivation import Pairs
 from monolex.features.contexts import NAMES, Active, Chooser
 from monolex.features.evidence import BINS, TOKEN_BINS
+from monolex.features.negative import NegativeSide
 from monolex.features.ragged import Picked, largest
 from monolex.features.rows import RowTable
 from monolex.features.spill import Codes, Entries, blocks
@@ -49,6 +50,8 @@ class Summaries(NamedTuple):
     fragments: Int64[NDArray, "d_sae"]
     density: Float64[NDArray, "d_sae"]
     max: Float64[NDArray, "d_sae"]
+    min: Float64[NDArray, "d_sae"]
+    """0 where no code is below zero."""
     mean: Float64[NDArray, "d_sae"]
     variance: Float64[NDArray, "d_sae"]
     skew: Float64[NDArray, "d_sae"]
@@ -115,7 +118,8 @@ def gather(
         block = _block(first, codes.block(first, last))
         said = _tokens(writer, block, table, config.tokens, tokens)
         fragments = _contexts(writer, block, table, chooser, contexts)
-        parts.append(_summaries(block, len(table), fragments, *said))
+        smallest = _negative(writer, codes.negative, first, last, contexts)
+        parts.append(_summaries(block, len(table), fragments, smallest, *said))
         _coactive(writer, pairs, first, last, config.neighbours)
         advance(last - first)
     summaries = Summaries(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -134,6 +138,7 @@ def _summaries(
     block: Block,
     rows: int,
     fragments: Int64[NDArray, "features"],
+    smallest: Float64[NDArray, "features"],
     distinct: Int64[NDArray, "features"],
     top_token: Int64[NDArray, "features"],
     top_mass: Float64[NDArray, "features"],
@@ -153,7 +158,7 @@ def _summaries(
     places = block.spread(np.arange(block.features) * BINS) + block.bins
     histogram = np.bincount(places, minlength=block.features * BINS).reshape(-1, BINS)
     largest_value = block.reduce(np.maximum, block.entries.values).astype(np.float64)
-    moments = (n, fragments, n / rows, largest_value, mean, variance, skew, kurtosis, mean_active)
+    moments = (n, fragments, n / rows, largest_value, smallest, mean, variance, skew, kurtosis, mean_active)
     return Summaries(*moments, distinct, top_token, top_share, histogram)
 
 
@@ -232,6 +237,21 @@ def _contexts(
     return np.diff(active.offsets)
 
 
+def _negative(
+    writer: StoreWriter, negative: NegativeSide | None, first: int, last: int, referred: Bool[NDArray, "contexts"]
+) -> Float64[NDArray, "features"]:
+    """Write the negative contexts of signed codes and their table ``below``; returns each feature's smallest code."""
+    if negative is None:
+        return np.zeros(last - first)
+    kept = negative.block(first, last)
+    referred[kept.context] = True
+    feature, context = kept.feature.tolist(), kept.context.tolist()
+    rows = zip(feature, kept.rank.tolist(), context, strict=True)
+    writer.insert("example", ((number, "negative", 0, *rest) for number, *rest in rows), 5)
+    writer.insert("below", zip(feature, context, kept.positions, kept.activations, strict=True), 4)
+    return negative.smallest[first:last].astype(np.float64)
+
+
 def _activations(
     rows: NDArray, values: NDArray, table: RowTable, low: Int64[NDArray, "held"], high: Int64[NDArray, "held"]
 ) -> tuple[list[bytes], list[bytes]]:
@@ -263,5 +283,6 @@ def _with_blobs(columns: Sequence[NDArray], table: Int64[NDArray, "rows bins"]) 
 
 
 def optional(column: NDArray) -> list[Any]:
-    """Numbers as Python's, None for NaN and for -1 (no such token)."""
-    return [None if value != value or value == -1 else value for value in column.tolist()]
+    """Numbers as Python's, None for NaN, and among whole numbers for -1 (no such token)."""
+    nothing = -1 if column.dtype.kind == "i" else None
+    return [None if value != value or value == nothing else value for value in column.tolist()]

@@ -16,6 +16,7 @@ COLUMNS = (
     "fragments",
     "density",
     "max",
+    "min",
     "mean",
     "variance",
     "skew",

@@ -9,7 +9,8 @@ dictionaries and one run on its way to disk; beside that the row table (20 bytes
 site), the dictionaries, and the sampled rows that co-activation is counted over (4 bytes a code, under 12 MB). Nothing
 grows with the number of features times that of rows. Temporary disk: 8 bytes an active code.
 
-Codes of either sign (PCA, ICA) are read on their positive side: everything below zero counts as silent.
+Codes of either sign (PCA, ICA) are sorted on their positive side: everything below zero counts as silent. Of their
+negative side the most negative contexts are kept as the rows go by (:mod:`monolex.features.negative`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from monolex import runtime
 from monolex.config import FeaturesConfig
 from monolex.dictionaries.base import Dictionary, sparse
 from monolex.features.coactivation import Sample
+from monolex.features.negative import NegativeSide
 from monolex.features.rows import RowSource
 
 CHUNK = 2**20
@@ -70,6 +72,8 @@ class Codes:
     """Sorted parts; the rows of each come after those of the one before."""
     sample: Sample
     """Those of some random rows, row by row."""
+    negative: NegativeSide | None = None
+    """The most negative contexts of a signed dictionary."""
 
     @property
     def counts(self) -> Int64[NDArray, "d_sae"]:
@@ -104,8 +108,10 @@ class Buffer:
     # row, and all of them are too many for memory or for a pass a feature. Runs are cut by rows, not by features: a
     # full buffer is sorted and written once, and rows ascend over the runs, so that merging only sets them in a line.
 
-    def __init__(self, path: Path, d_sae: int, capacity: int, sample: Sample) -> None:
-        self._path, self._d_sae, self._sample = path, d_sae, sample
+    def __init__(
+        self, path: Path, d_sae: int, capacity: int, sample: Sample, negative: NegativeSide | None = None
+    ) -> None:
+        self._path, self._d_sae, self._sample, self._negative = path, d_sae, sample, negative
         self._features, self._values = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
         self._counts: list[NDArray] = []
         self._used = self._rows = self._first_row = 0
@@ -123,11 +129,19 @@ class Buffer:
         self._used, self._rows = self._used + n, self._rows + len(codes.counts)
         return n
 
+    def add_dense(self, codes: Float[Tensor, "rows d_sae"]) -> int:
+        """Take the codes of the next rows, both sides of them if they are signed; returns how many are above zero."""
+        if self._negative is not None:
+            self._negative.add(codes.cpu().numpy())
+        return self.add(positive(codes))
+
     def finish(self) -> Codes:
         """All that was added; the buffer is of no more use."""
         last = self._sorted()
         del self._features, self._values
-        return Codes((*self._runs, last), self._sample)
+        if self._negative is not None:
+            self._negative.finish()
+        return Codes((*self._runs, last), self._sample, self._negative)
 
     def _sorted(self) -> Entries:
         counts = np.concatenate(self._counts) if self._counts else np.zeros(0, np.int32)
@@ -172,15 +186,16 @@ def spill(
     widest = max(d.d_sae for d in dictionaries.values())
     size = max(1, min(memory // 2 // DENSE_BYTES, max(CHUNK, CHUNK_ROWS * widest)) // widest)
     capacity = max(memory // 4 // ENTRY_BYTES // len(dictionaries), size * widest)
-    buffers = {
-        name: Buffer(folder / str(number), d.d_sae, min(capacity, rows * d.d_sae), Sample(rows, config))
-        for number, (name, d) in enumerate(dictionaries.items())
-    }
+    buffers = {}
+    for number, (name, d) in enumerate(dictionaries.items()):
+        negative = NegativeSide(source.table, d.d_sae, config) if d.signed else None
+        held = min(capacity, rows * d.d_sae)
+        buffers[name] = Buffer(folder / str(number), d.d_sae, held, Sample(rows, config), negative)
     done, checked = 0, False
     for x in source.chunks(size):
         x, active = x.to(device), 0
         for name, dictionary in dictionaries.items():
-            active += buffers[name].add(positive(dictionary, x))
+            active += buffers[name].add_dense(dictionary.encode(x))
         done += len(x)
         advance(len(x))
         if not checked:
@@ -189,9 +204,8 @@ def spill(
     return {name: buffer.finish() for name, buffer in buffers.items()}
 
 
-def positive(dictionary: Dictionary, x: Float[Tensor, "rows d_in"]) -> Positive:
-    """The codes of ``x`` above zero."""
-    codes = dictionary.encode(x)
+def positive(codes: Float[Tensor, "rows d_sae"]) -> Positive:
+    """The codes above zero; on a device the others become 0."""
     if codes.device.type != "cpu":
         positive_codes = sparse(codes.clamp_min_(0))
         counts, features, values = (
@@ -203,7 +217,7 @@ def positive(dictionary: Dictionary, x: Float[Tensor, "rows d_in"]) -> Positive:
     above = dense > 0
     counts = np.count_nonzero(above, axis=1).astype(np.int32)
     places = np.flatnonzero(above)
-    begins = np.arange(len(dense)) * dictionary.d_sae
+    begins = np.arange(len(dense)) * dense.shape[1]
     return Positive(counts, (places - np.repeat(begins, counts)).astype(np.int32), dense.reshape(-1)[places])
 
 

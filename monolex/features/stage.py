@@ -238,7 +238,7 @@ def _write_rest(
     columns = [*numbers, *(column for side in near for column in side), *reappearance(dictionary, others)]
     blobs = (row.tobytes() for row in histogram)
     ids = range(dictionary.d_sae)
-    writer.insert("feature", zip(ids, *map(optional, columns), blobs, strict=True), 23)
+    writer.insert("feature", zip(ids, *map(optional, columns), blobs, strict=True), 24)
     tokens.update(table.vocabulary[gathered.tokens].tolist())
     tokens.update(_write_contexts(writer, table, gathered))
     writer.insert("vocabulary", job.texts.of(tokens), 2)
@@ -263,6 +263,7 @@ def _meta(name: str, dictionary: Dictionary, gathered: Gathered, job: _Job, reas
         "target": dictionary.config.target,
         "d_sae": dictionary.d_sae,
         "signed": dictionary.signed,
+        "negative": dictionary.signed,
         "rows": len(job.source.table),
         "alive": gathered.alive,
         "coactive_rows": gathered.coactive_rows,

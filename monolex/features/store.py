@@ -131,9 +131,12 @@ class FeatureStore:
 
     def _examples(self, number: int) -> dict[str, tuple[Context, ...]]:
         query = (
-            "SELECT grp, part, example.rank, context.id, doc, row, start, tokens, positions, activations FROM example "
-            "JOIN context ON context.id = example.context LEFT JOIN activation "
-            "ON activation.feature = example.feature AND activation.context = context.id "
+            "SELECT grp, part, example.rank, context.id, doc, row, start, tokens, "
+            "coalesce(below.positions, activation.positions), coalesce(below.activations, activation.activations) "
+            "FROM example JOIN context ON context.id = example.context "
+            "LEFT JOIN activation ON grp <> 'negative' AND activation.feature = example.feature "
+            "AND activation.context = context.id "
+            "LEFT JOIN below ON grp = 'negative' AND below.feature = example.feature AND below.context = context.id "
             "WHERE example.feature = ? ORDER BY grp, part, example.rank"
         )
         contexts_by_group: dict[str, list[Context]] = {group: [] for group in GROUPS}

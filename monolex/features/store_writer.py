@@ -10,17 +10,17 @@ from typing import Any, Self, final
 
 from monolex import runtime
 
-SCHEMA = 2
+SCHEMA = 3
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE vocabulary (token INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE context (id INTEGER PRIMARY KEY, doc INTEGER, row INTEGER, start INTEGER, tokens BLOB NOT NULL);
 CREATE TABLE feature (
-    id INTEGER PRIMARY KEY, n_active INTEGER, fragments INTEGER, density REAL, max REAL, mean REAL, variance REAL,
-    skew REAL, kurtosis REAL, mean_active REAL, distinct_tokens INTEGER, top_token INTEGER, top_share REAL,
-    embedding_token INTEGER, embedding_cosine REAL, unembedding_token INTEGER, unembedding_cosine REAL,
-    seeds INTEGER, reappears REAL, reappears_low REAL, reappears_high REAL, seed_cosine REAL,
-    histogram BLOB NOT NULL);
+    id INTEGER PRIMARY KEY, n_active INTEGER, fragments INTEGER, density REAL, max REAL, min REAL, mean REAL,
+    variance REAL, skew REAL, kurtosis REAL, mean_active REAL, distinct_tokens INTEGER,
+    top_token INTEGER, top_share REAL, embedding_token INTEGER, embedding_cosine REAL,
+    unembedding_token INTEGER, unembedding_cosine REAL,
+    seeds INTEGER, reappears REAL, reappears_low REAL, reappears_high REAL, seed_cosine REAL, histogram BLOB NOT NULL);
 CREATE TABLE token (
     feature INTEGER, rank INTEGER, token INTEGER, n_active INTEGER, mass REAL, histogram BLOB NOT NULL,
     PRIMARY KEY (feature, rank)) WITHOUT ROWID;
@@ -39,6 +39,9 @@ CREATE TABLE example (
     feature INTEGER, grp TEXT, part INTEGER, rank INTEGER, context INTEGER,
     PRIMARY KEY (feature, grp, part, rank)) WITHOUT ROWID;
 CREATE TABLE activation (
+    feature INTEGER, context INTEGER, positions BLOB NOT NULL, activations BLOB NOT NULL,
+    PRIMARY KEY (feature, context)) WITHOUT ROWID;
+CREATE TABLE below (
     feature INTEGER, context INTEGER, positions BLOB NOT NULL, activations BLOB NOT NULL,
     PRIMARY KEY (feature, context)) WITHOUT ROWID;
 """

@@ -14,7 +14,7 @@ from monolex.interp.llm.sampling import end_tokens, pick
 from monolex.live.interventions import Intervention, idle
 from monolex.live.prompt import LivePrompt, special_tokens
 from monolex.live.reading import TokenFeatures, Wanted, require_fitting, token_features
-from monolex.live.session import Cost, LiveModel
+from monolex.live.session import LiveModel, TokenCost
 from monolex.live.trace import Tape
 
 Why = Literal["length", "end", "context", "stopped"]
@@ -74,7 +74,7 @@ class Continued(NamedTuple):
     """The prompt with what was written."""
     why: Why
     """Why no token follows."""
-    cost: Cost
+    cost: TokenCost
     """Tokens that were computed, prompt and continuation, and that were not."""
     notes: tuple[str, ...]
     """What a reader must know, a sentence each."""
@@ -222,7 +222,7 @@ def _generated(
         with live.lock:
             trace = live.keep(tape)
     notes = (*prompt.notes, *idle(trace.edits, trace.effects))
-    yield Continued(prompt, why, Cost(tape.computed, tape.reused), notes)
+    yield Continued(prompt, why, TokenCost(tape.computed, tape.reused), notes)
 
 
 def _burst(tape: Tape, rule: _Rule) -> _Burst:

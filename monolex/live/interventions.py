@@ -6,7 +6,6 @@ does not matter. Rows that do not count at a site (separators, extreme norms) ar
 One that changes nothing is no error: :func:`idle` says why.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -51,14 +50,16 @@ class Intervention:
     """At which tokens."""
 
     def __post_init__(self) -> None:
+        whole = all(type(feature) is int for feature in self.features)
+        require(whole, f"feature = {self.feature!r}, other = {self.other!r}: give numbers of features")
         require(self.how in (*VALUED, "ablate", "swap"), f"how = {self.how!r}: ablate, clamp, add, scale or swap")
         where = self.where
         usable = where >= 0 if type(where) is int else where in ("all", "prompt", "generated")
         require(usable, f"where = {self.where!r}: give all, prompt, generated, or the position of a token from 0")
-        what = f"value = {self.value}: {self} takes"
+        what = f"value = {self.value!r}: to {self.how} feature {self.feature} of {self.dictionary} takes"
         if self.how in VALUED:
-            finite = self.value is not None and math.isfinite(self.value)
-            require(finite and abs(self.value or 0) <= torch.finfo(torch.float32).max, f"{what} a finite number")
+            finite = type(self.value) in (int, float) and abs(self.value or 0) <= torch.finfo(torch.float32).max
+            require(finite, f"{what} a finite number")
         else:
             require(self.value is None, f"{what} none")
         second = self.other is not None and self.other != self.feature
@@ -135,7 +136,8 @@ class PlacedEdit:
             meant &= at < self.placement.stop
         if not meant.any():
             return torch.zeros_like(x), Effect()
-        delta = self.edit.delta(x[None])[0].to(x.dtype) * meant[:, None]
+        # chosen, not multiplied: where it is not meant it may be infinite
+        delta = torch.where(meant[:, None], self.edit.delta(x[None])[0].to(x.dtype), 0.0)
         changed = _first((x + delta != x).any(1), position)
         active = None
         if changed is None:
@@ -158,6 +160,11 @@ def place(
     placed = []
     for intervention in interventions:
         dictionary = get(intervention.dictionary)
+        for feature in intervention.features:
+            require(
+                0 <= feature < dictionary.weights.d_sae,
+                f"feature {feature}: {dictionary.title} has features 0 to {dictionary.weights.d_sae - 1}",
+            )
         edit = FeatureEdit(dictionary.weights, intervention.features, _change(intervention))
         for feature in intervention.features:
             require(

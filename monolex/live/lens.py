@@ -12,7 +12,7 @@ from monolex.config import require
 from monolex.live.interventions import Intervention, idle
 from monolex.live.prompt import LivePrompt
 from monolex.live.reading import ActiveFeature, Wanted, require_fitting, token_features
-from monolex.live.session import Cost, LiveModel
+from monolex.live.session import LiveModel, TokenCost
 from monolex.live.trace import Tape
 from monolex.model.sites import Site
 
@@ -51,7 +51,7 @@ class LensGrid(NamedTuple):
     """The tokens."""
     layers: tuple[LensLayer, ...]
     """The layers, the first one first; the last says what the model says."""
-    cost: Cost
+    cost: TokenCost
     """Tokens that were computed."""
     notes: tuple[str, ...]
     """What a reader must know, a sentence each."""
@@ -91,7 +91,7 @@ def lens(
         _layer(live, prompt, layer, trace.x[site], titles.get(layer), wanted, top) for layer, site in sites.items()
     )
     notes = (*prompt.notes, *idle(trace.edits, trace.effects))
-    return LensGrid(prompt, rows, Cost(tape.computed, 0), notes)
+    return LensGrid(prompt, rows, TokenCost(tape.computed, 0), notes)
 
 
 def _first_titles(live: LiveModel) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from monolex.causal.suffix import unembed
 from monolex.config import require
 from monolex.live.interventions import Intervention
 from monolex.live.prompt import LivePrompt
-from monolex.live.session import Cost, LiveModel
+from monolex.live.session import LiveModel, TokenCost
 from monolex.live.trace import Trace, last_site
 
 
@@ -30,11 +30,8 @@ class NextChance(NamedTuple):
     """Its place among all tokens, 1 for the most probable; equal ones share it."""
     rank_after: int
     """The same under the interventions."""
-
-    @property
-    def differs(self) -> bool:
-        """Whether it takes another place under the interventions."""
-        return self.rank_before != self.rank_after
+    differs: bool
+    """Whether it takes another place under the interventions."""
 
 
 class NextToken(NamedTuple):
@@ -52,7 +49,7 @@ class NextToken(NamedTuple):
     """Σ p (log p − log q) in nats, of the model p and the edited one q."""
     kl_back: float
     """The same the other way round, Σ q (log q − log p)."""
-    cost: Cost
+    cost: TokenCost
     """Tokens that were computed, and that were not, without and with the interventions together."""
     notes: tuple[str, ...]
     """What a reader must know, a sentence each."""
@@ -87,7 +84,7 @@ def next_token(
         rows = _rows(live, p, q, {token for tokens in lists for token in tokens})
     before, after, changed = (tuple(rows[token] for token in tokens) for tokens in lists)
     runs = [base] if edited is None else [base, edited]
-    cost = Cost(sum(run.cost.computed for run in runs), sum(run.cost.reused for run in runs))
+    cost = TokenCost(sum(run.cost.computed for run in runs), sum(run.cost.reused for run in runs))
     notes = (*prompt.notes, *runs[-1].notes)
     return NextToken(at, before, after, changed, _kl(log_p, log_q), _kl(log_q, log_p), cost, notes)
 
@@ -106,7 +103,7 @@ def _rows(live: LiveModel, p: Tensor, q: Tensor, tokens: set[int]) -> dict[int, 
     rows = {}
     for token in sorted(tokens):
         before, after = (int((values > values[token]).sum()) + 1 for values in (p, q))
-        rows[token] = NextChance(token, texts[token], float(p[token]), float(q[token]), before, after)
+        rows[token] = NextChance(token, texts[token], float(p[token]), float(q[token]), before, after, before != after)
     return rows
 
 

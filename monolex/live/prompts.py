@@ -77,8 +77,8 @@ def _rendered(live: LiveModel, messages: Sequence[tuple[str, str]]) -> tuple[str
         bool(tokenizer.chat_template),
         f"the tokenizer of {live.lm.name} has no chat template, so roles mean nothing to it; give a text",
     )
-    for _, content in messages:
-        _require_unicode("content", content)
+    for name, text in ((name, text) for said in messages for name, text in zip(("role", "content"), said, strict=True)):
+        _require_unicode(name, text)
     try:
         chat = [{"role": role, "content": content} for role, content in messages]
         return chats.render(tokenizer, chat, answer=True)
@@ -154,5 +154,5 @@ def _longer(live: LiveModel, prompt: LivePrompt, new: Sequence[int]) -> LiveProm
 
 def _require_unicode(name: str, text: str) -> None:
     """Halves of surrogate pairs, which JSON can hold, are no characters."""
-    whole = not any("\ud800" <= character <= "\udfff" for character in text)
-    require(whole, f"{name} holds half of a surrogate pair, which is no character: give text")
+    whole = isinstance(text, str) and not any("\ud800" <= character <= "\udfff" for character in text)
+    require(whole, f"{name} = {text!r} is no text of whole characters: give such a text")

@@ -26,7 +26,7 @@ _TRIED = 8
 """Tokens on which keys and values are compared with whole forwards."""
 
 
-class Cost(NamedTuple):
+class TokenCost(NamedTuple):
     """What an answer took."""
 
     computed: int
@@ -40,7 +40,7 @@ class TraceRun(NamedTuple):
 
     trace: Trace
     """What is kept of it."""
-    cost: Cost
+    cost: TokenCost
     """Tokens that were computed, and that were not."""
     notes: tuple[str, ...]
     """Interventions that changed nothing, and why."""
@@ -109,7 +109,7 @@ class LiveModel:
         with self.lock:
             tape = self.tape(prompt, interventions)
             trace = self.keep(tape)
-        return TraceRun(trace, Cost(tape.computed, tape.reused), idle(trace.edits, trace.effects))
+        return TraceRun(trace, TokenCost(tape.computed, tape.reused), idle(trace.edits, trace.effects))
 
     def tape(self, prompt: LivePrompt, interventions: Sequence[Intervention] = ()) -> Tape:
         """The same, to be given further tokens; for a caller that holds the lock.

@@ -20,6 +20,7 @@ from monolex.pages.html import number
 
 COLOURS = ("blue", "vermilion", "green", "purple", "olive")
 """Of the tokens in the token histogram; all others share the ink of the page."""
+SIDE = "its smallest code; all other numbers are of the positive side"
 Look = Callable[[int], str | None]
 """The address of a feature's card, or None where it has none."""
 
@@ -150,6 +151,7 @@ def _stats(evidence: Evidence, meta: Mapping[str, Any]) -> list[tuple[str, str, 
         ("Active", number(s.n_active), f"of {meta['rows']:,}", "activations in which it is above zero"),
         ("Contexts", number(s.fragments), "with it active", "fragments of documents in which it is active"),
         ("Maximum", number(s.max), mean, "its largest activation, and the mean of those above zero"),
+        *([("Minimum", number(s.min), "negative side", SIDE)] if s.min < 0 else []),
         ("Skew", number(s.skew), "about zero", "third moment about zero over variance^1.5, over all activations"),
         ("Kurtosis", number(s.kurtosis), "about zero", "fourth moment about zero over variance², over all activations"),
         ("Tokens", number(s.distinct_tokens), "different ones", "different tokens on which it is active"),

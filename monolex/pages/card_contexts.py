@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from monolex.features.evidence import GROUPS, Context, Evidence
+from monolex.features.evidence import Context, Evidence
 from monolex.pages import tokens
 from monolex.pages.html import number
 
@@ -17,6 +17,7 @@ SMALL = 4
 """Contexts of a compact card."""
 ABOUT = {
     "top": "The contexts with the largest activations",
+    "negative": "The contexts with the smallest codes: what the other end of the direction stands for",
     "near_zero": "Active contexts with the smallest maxima: where the feature only just fires",
     "random": "Active contexts drawn at random",
     "inactive": "Contexts drawn at random in which none of the activations that were read has it active",
@@ -31,12 +32,12 @@ class ContextGroup(NamedTuple):
     about: str
     """How they were chosen."""
     lines: list[tuple[str, int | None, Markup]]
-    """Largest activation, document (of those in sight), and the tokens of every context."""
+    """Largest activation (of the negative side the smallest code), document (of those in sight), and tokens of each."""
 
 
 def groups(evidence: Evidence, meta: Mapping[str, Any], compact: bool) -> list[ContextGroup]:
     """Contexts as they are shown, the first group in sight and the others folded; none for a dead feature."""
-    examples, largest = evidence.examples, evidence.summary.max
+    examples, largest, smallest = evidence.examples, evidence.summary.max, evidence.summary.min
     if not evidence.summary.n_active:
         return []
     top = examples["top"]
@@ -44,9 +45,10 @@ def groups(evidence: Evidence, meta: Mapping[str, Any], compact: bool) -> list[C
         return [ContextGroup("Strongest", ABOUT["top"], _lines(top[:SMALL], largest, NARROW))]
     shown = [ContextGroup("Strongest", ABOUT["top"], _lines(top[:OPEN], largest, tokens.WINDOW))]
     shown.append(ContextGroup("Next", "The contexts that follow these", _lines(top[OPEN:], largest, NARROW)))
+    shown.append(ContextGroup("Most negative", ABOUT["negative"], _lines(examples["negative"], smallest, NARROW)))
     shown += _quantiles(examples["quantile"], evidence, meta)
     names = {"near_zero": "Just above zero", "random": "At random", "inactive": "Inactive"}
-    shown += [ContextGroup(names[g], ABOUT[g], _lines(examples[g], largest, NARROW)) for g in GROUPS if g in names]
+    shown += [ContextGroup(name, ABOUT[g], _lines(examples[g], largest, NARROW)) for g, name in names.items()]
     return [group for group in shown if group.lines]
 
 
@@ -72,8 +74,9 @@ def _quantiles(contexts: Sequence[Context], evidence: Evidence, meta: Mapping[st
 
 
 def _lines(contexts: Sequence[Context], largest: float, window: int) -> list[tuple[str, int | None, Markup]]:
-    wide = window == tokens.WINDOW
+    """``largest`` is the feature's largest activation; of the negative side its smallest code."""
+    wide, strongest = window == tokens.WINDOW, min if largest < 0 else max
     return [
-        (number(max(c.activations)), c.doc if wide else None, tokens.context(c, largest, window, cut=wide))
+        (number(strongest(c.activations)), c.doc if wide else None, tokens.context(c, largest, window, cut=wide))
         for c in contexts
     ]

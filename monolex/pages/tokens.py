@@ -50,18 +50,19 @@ def token(text: str) -> Markup:
 def context(shown: Context, maximum: float, window: int = WINDOW, *, cut: bool = True) -> Markup:
     """The tokens around the strongest one; ``maximum`` is the feature's largest activation anywhere.
 
+    Of the negative side the strongest is the most negative one, and ``maximum`` is the feature's smallest code.
     ``cut``: what lies beyond the window is the title of the ellipsis that stands for it.
     """
-    values, texts = shown.activations, shown.texts
-    peak = max(range(len(values)), key=lambda i: values[i])
-    silent = values[peak] <= 0
+    values, texts, sign = shown.activations, shown.texts, -1 if maximum < 0 else 1
+    peak = max(range(len(values)), key=lambda i: sign * values[i])
+    silent = sign * values[peak] <= 0
     peak = len(values) // 2 if silent else peak
     # no character is cut at the edges
     inside = [piece for piece in pieces(texts) if piece.stop > peak - window and piece.start <= peak + window]
     start, stop = inside[0].start, inside[-1].stop
 
     def drawn(piece: Piece) -> str | None:
-        if max(values[piece.start : piece.stop]) <= 0:
+        if max(sign * value for value in values[piece.start : piece.stop]) <= 0:
             return None
         marks = [
             _mark(texts[i], values[i], maximum, shown.start + i, i == peak) for i in range(piece.start, piece.stop)
@@ -121,8 +122,8 @@ def line(text: str) -> Markup:
 
 
 def level(activation: float, maximum: float) -> int:
-    """Which of the classes a0 to a10 an activation has."""
-    return min(STEPS, max(0, round(STEPS * activation / maximum))) if maximum > 0 else 0
+    """Which of the classes a0 to a10 an activation has; below zero, of n0 to n10, where ``maximum`` is a minimum."""
+    return min(STEPS, max(0, round(STEPS * activation / maximum))) if maximum else 0
 
 
 def plain(text: str) -> str:
@@ -162,8 +163,8 @@ def _over(piece: Piece, marks: Sequence[str]) -> str:
 
 def _mark(text: str, value: float, maximum: float, position: int, strongest: bool) -> str:
     """The beginning of a token's mark."""
-    style = f"a{level(value, maximum)}"
-    head = f' class="{style} peak"' if strongest else f" class={style}" if value > 0 else ""
+    style = f"{'n' if maximum < 0 else 'a'}{level(value, maximum)}"
+    head = f' class="{style} peak"' if strongest else f" class={style}" if value * maximum > 0 else ""
     return f'<mark{head} title="{_bytes(text)}{number(value)} @{position}">'
 
 

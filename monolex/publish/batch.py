@@ -108,7 +108,7 @@ def evidence_of(feature: Mapping[str, Any]) -> Evidence:
     mean, square = (float((heights * values**power).sum() / rows) for power in (1, 2))
     mean_active = mean * rows / active if active else None
     summary = Summary(
-        id=feature["feature_index"], n_active=active, fragments=0, density=density, max=largest, mean=mean,
+        id=feature["feature_index"], n_active=active, fragments=0, density=density, max=largest, min=0.0, mean=mean,
         variance=max(square - mean**2, 0.0), skew=None, kurtosis=None, mean_active=mean_active,
         distinct_tokens=0, top_token=None, top_share=None, embedding_token=None, embedding_cosine=None,
         unembedding_token=None, unembedding_cosine=None, seeds=0, reappears=None, reappears_low=None,

@@ -34,6 +34,7 @@ TOKENS = (
     Column("control", "Control", "the same of another active feature of that size"),
     Column("p", "p", "feature against control over documents, corrected for the size of the vocabulary"),
 )
+"""Columns of a table of tokens; :func:`token_row` fills them."""
 COUNTS = (
     Column("significant", "Tokens that differ", "from the control, at p < 0.05 corrected", whole=True),
     Column("significant_down", "of them losing", "whose change is below zero", whole=True),
@@ -142,13 +143,15 @@ def _kl(key: str, ablation: Facts) -> Table:
 
 
 def _tokens(key: str, caption: str, changed: Sequence[Facts]) -> Table:
-    """A row a token; p is bare, since the change has the interval."""
-    rows = []
-    for token in changed:
-        reasons = {"direct": NO_DIRECT, "control": NO_CONTROL, "p": NO_TEST}
-        row = {name: bare(token[name], reason) for name, reason in reasons.items()}
-        rows.append((tokens.token(token["text"]), (row | {"change": _change(token)}).get))
+    """A row a token."""
+    rows = [(tokens.token(token["text"]), token_row(token).get) for token in changed]
     return table(key, caption, "Token", TOKENS, [("", rows)], folded=True)
+
+
+def token_row(token: Facts) -> dict[str, Any]:
+    """A cell for each of :data:`TOKENS`; all but the change are bare, since that has the interval."""
+    reasons = {"direct": NO_DIRECT, "control": NO_CONTROL, "p": NO_TEST}
+    return {name: bare(token[name], reason) for name, reason in reasons.items()} | {"change": _change(token)}
 
 
 def _change(token: Facts) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import Manifest, read_json
+from monolex.artifact import SUBJECT, Manifest, read_json
 from monolex.show.text import cell, columns, estimate
 from monolex.text.characters import json_quoted
+
+FIRST = 8
+"""Features of an order that are named."""
 
 
 def patch(path: Path, _manifest: Manifest) -> list[str]:
@@ -36,8 +39,20 @@ def patch(path: Path, _manifest: Manifest) -> list[str]:
         f"{'able' if behaviour['able'] else 'NOT ABLE'}: {behaviour['verdict']}",
         columns(rows),
         f"\nKL to the donor in nats, by the ranking of integrated gradients\n{columns(kept)}",
+        *_first_features(patch["curves"]),
         f"\n{columns(claims)}",
     ]
+
+
+def _first_features(curves: list[dict[str, Any]]) -> list[str]:
+    """A line for every search of every dictionary; none where a patch was made before searches kept their order."""
+    lines = [
+        f"{curve['site']}/{curve['name']}, by {search}: {' '.join(map(str, features[:FIRST]))}"
+        for curve in curves
+        if curve["model"] == SUBJECT
+        for search, features in curve.get("order", {}).items()
+    ]
+    return ["\nthe features that come first", *lines] if lines else []
 
 
 def stability(path: Path, _manifest: Manifest) -> list[str]:

@@ -74,9 +74,10 @@ def said_of(evidence: "Evidence", name: str) -> str:
         lines.append(f"{title}  " + ", ".join(f"{n.feature} ({n.value:.3g})" for n in others))
     for group, contexts in evidence.examples.items():
         for context in contexts:
-            peak = max(context.activations)
-            shown = ((max(context.activations[p.start : p.stop]), p.text) for p in pieces(context.texts))
-            marked = "".join(f"«{text}»" if activation == peak > 0 else text for activation, text in shown)
+            strongest = min if group == "negative" else max
+            peak = strongest(context.activations)
+            shown = ((strongest(context.activations[p.start : p.stop]), p.text) for p in pieces(context.texts))
+            marked = "".join(f"«{text}»" if activation == peak != 0 else text for activation, text in shown)
             part = f" {context.part}" if group == "quantile" else ""
             lines.append(f"{group}{part}  {peak:.4g}  {json.dumps(marked, ensure_ascii=False)}")
     return "\n".join(lines)

@@ -68,6 +68,8 @@ def test_curves_of_every_dictionary_with_their_numbers(run, task, tmp_path):
         assert one["curves"]["ranking"][0]["size"] == 0
         assert one["curves"]["ranking"][-1]["size"] == one["candidates"]
         assert one["unmoved"] == 0
+        assert set(one["order"]) == ({"ranking", "sweep", "greedy"} if exact else {"ranking"})
+        assert len(one["order"]["ranking"]) == min(64, one["candidates"])
         key = f"subject/{one['site']}/{one['name']}"
         for search, points in one["curves"].items():
             kl = stored[f"{key}/{search}.kl"]

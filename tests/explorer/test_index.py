@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.explored import NAME, SITES, strongest
 
-from monolex.artifact import read_json
+from monolex.artifact import file_hash, read_json, write_json
 from monolex.dictionaries.listing import run_dictionaries
 from monolex.errors import UserError
 from monolex.explorer import labels
@@ -16,6 +16,7 @@ from monolex.explorer.index import FILE, Index, index_path
 from monolex.explorer.migrations import APPLICATION, MIGRATIONS
 from monolex.explorer.run import ExploredRun, NotThere, slugs
 from monolex.interp.explain.saved import read_lines
+from monolex.show.path import show
 
 
 @pytest.fixture
@@ -73,6 +74,31 @@ def test_effects_and_memberships_are_those_of_the_experiments(explored):
     nodes = read_json(explored / "tree" / "root" / "tree.json")["trees"][0]["nodes"]
     query = "SELECT number FROM membership WHERE experiment = 'tree/root' ORDER BY rowid"
     assert [n for (n,) in run.index.rows(query)] == [n["feature"] for n in nodes if n["feature"] is not None]
+
+
+def test_a_patch_names_the_features_that_its_searches_take_first(copy):
+    path = copy / "patch" / "pairs" / "patch.json"
+    content = read_json(path)
+    wanted = set()
+    for curve in content["curves"]:
+        assert set(curve["order"]) == {"ranking", "greedy"} and len(curve["order"]["greedy"]) <= 3
+        for search, features in curve["order"].items():
+            parts = [f"patched for pairs.jsonl, number {place} by {search}" for place in range(1, len(features) + 1)]
+            title = f"{curve['site']}/{curve['name']}"
+            wanted |= {(title, number, part) for number, part in zip(features, parts, strict=True)}
+    query = (
+        "SELECT site || '/' || name, membership.number, part FROM membership JOIN dictionary ON dictionary.id = "
+        "membership.dictionary WHERE experiment = 'patch/pairs'"
+    )
+    assert set(ExploredRun(copy).index.rows(query)) == wanted and len(wanted) > 20
+    # one of a version that did not keep it is read all the same
+    for curve in content["curves"]:
+        del curve["order"]
+    write_json(path, content)
+    manifest = read_json(path.with_name("manifest.json"))
+    manifest["files"]["patch.json"] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+    write_json(path.with_name("manifest.json"), {**manifest, "content": "0" * 64})
+    assert ExploredRun(copy).index.rows(query) == [] and "the features that come first" not in show(path.parent)
 
 
 def test_only_what_changed_is_read_again_and_labels_stay(copy):

@@ -25,18 +25,18 @@ def key(server) -> str:
 
 def addresses(key: str) -> list[str]:
     feature = [f"/feature/{key}/3", f"/matches/{key}/3", f"/features?dictionary={key}&sort=density"]
-    plain = [
-        "/run/run",
-        "/runs",
-        "/features",
-        "/search?q=cat",
-        "/search",
-        "/compare",
-        "/labels",
+    plain = ["/run/run", "/runs", "/features", "/search?q=cat", "/search", "/compare", "/labels"]
+    other = f"/beside?a={key}/3&b={key}/4"
+    return [
+        *plain,
+        other,
         "/causes/run",
         "/claims/run",
+        *feature,
+        "/causes/run/tree/root",
+        "/causes/run/ablate/root",
+        "/causes/run/score/rules",
     ]
-    return [*plain, *feature, "/causes/run/tree/root", "/causes/run/ablate/root", "/causes/run/score/rules"]
 
 
 def test_every_page_is_whole_and_has_a_twin(server, key):

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.explored import NAME, SITES
+from helpers.explored import NAME, SITES, strongest
 
+from monolex.answers import as_json
+from monolex.artifact import read_json
 from monolex.errors import UserError
+from monolex.explorer.app import drawn
 from monolex.explorer.explorer import Explorer
-from monolex.explorer.page import plain
+from monolex.explorer.links import Links
 from monolex.explorer.run import NotThere
-from monolex.explorer.views import listing
+from monolex.explorer.views import effects, listing
 from monolex.explorer.views.causes import causes, experiment
 from monolex.explorer.views.compare import compare
 from monolex.explorer.views.feature import feature
@@ -20,6 +23,9 @@ from monolex.explorer.views.matches import matches
 from monolex.explorer.views.overview import overview
 from monolex.explorer.views.search import search
 from monolex.features.seeds import nearest_in
+from monolex.pages import tokens
+from monolex.pages.html import number as shown
+from monolex.report.ablate_section import verdict
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +101,7 @@ def test_a_feature_has_everything_of_its_store_and_experiments(explorer, key):
     run, dictionary = explorer.place(key)
     number = next(n for (n,) in run.index.rows("SELECT number FROM feature WHERE effect IS NOT NULL"))
     page = feature(explorer, key, number)
-    twin = plain(page.data)
+    twin = as_json(page.data)
     assert twin["evidence"]["summary"]["id"] == number and twin["evidence"]["examples"]["top"]
     assert twin["explanations"] == sorted(twin["explanations"], key=lambda e: -e["score"])
     assert {m["experiment"] for m in twin["memberships"]} >= {"ablate/root", "tree/root"}
@@ -103,6 +109,45 @@ def test_a_feature_has_everything_of_its_store_and_experiments(explorer, key):
         feature(explorer, key, dictionary.d_sae)
     with pytest.raises(NotThere):
         feature(explorer, "0" * 12, 0)
+
+
+def test_total_and_direct_effects_of_an_ablation_stand_beside_the_direct_logits(explorer, explored, key):
+    site, _, number = strongest(explored).rpartition(":")
+    run, dictionary = explorer.place(key)
+    assert dictionary.title == site
+    (ablation,) = read_json(explored / "ablate" / "root" / "ablate.json")["ablations"]
+    page = feature(explorer, key, int(number))
+    (measured,) = as_json(page.data)["ablations"]
+    changes, evidence = ablation["measures"]["probability"], run.store(key).feature(int(number))
+    assert (measured["experiment"], measured["kl"]) == ("ablate/root", ablation["kl"])
+    weights = {each.token: each.weight for each in (*evidence.promoted, *evidence.suppressed)}
+    wanted = [(side, token) for side in ("suppressed", "promoted") for token in changes[side][: effects.SHOWN]]
+    assert len(wanted) > 4 and weights
+    assert measured["tokens"] == [
+        {**token, "side": side, "weight": weights.get(token["token"])} for side, token in wanted
+    ]
+    ((_, sentence, table, address),) = page.draw(Links())["effects"]
+    assert address == "/causes/run/ablate/root#part-1" and sentence == verdict(ablation)
+    assert [line.label for line in table.lines] == [tokens.token(token["text"]) for _, token in wanted]
+    for line, (_, token) in zip(table.lines, wanted, strict=True):
+        weight = weights.get(token["token"])
+        values = [token[name] for name in ("change", "direct", "control", "p")]
+        assert [cell.text for cell in line.cells] == [shown(value) for value in (*values, weight)]
+        assert weight is not None or "not among the tokens whose logit" in line.cells[-1].title
+    text = drawn(explorer, page, "/")
+    assert "Direct beside total effects" in text and "<script>alert" not in text
+    other = feature(explorer, key, (int(number) + 1) % dictionary.d_sae)
+    assert other.data["ablations"] == [] and "Direct beside total" not in drawn(explorer, other, "/")
+
+
+def test_an_axis_has_its_negative_side(explorer):
+    run = explorer.runs["run"]
+    axis = next(d.key for d in run.dictionaries.values() if d.title == f"{SITES[1]}/pca")
+    page = feature(explorer, axis, 0)
+    twin = as_json(page.data)["evidence"]
+    below = twin["examples"]["negative"]
+    assert min(below[0]["activations"]) == twin["summary"]["min"] < 0 and len(below) > 5
+    assert drawn(explorer, page, "/").count("<summary>Most negative") == 1
 
 
 def test_matches_are_the_nearest_directions(explorer, key):
@@ -176,7 +221,7 @@ def test_the_front_page_draws_features_of_different_tokens(explorer):
 
 def test_an_experiment_names_its_features(explorer):
     listed = causes(explorer, "run").data["experiments"]
-    assert {each["path"] for each in listed} == {"ablate/root", "tree/root", "score/rules"}
+    assert {each["path"] for each in listed} == {"ablate/root", "tree/root", "patch/pairs", "score/rules"}
     assert experiment(explorer, "run", "tree/root").data["features"][0]["part"] == "root of a tree"
     for wrong in ("tree/none", "eval", "tree/../eval", "activations"):
         with pytest.raises(NotThere):

@@ -84,6 +84,84 @@ def test_every_number_is_that_of_dense_codes(tmp_path, kind, disjoint, seed):
         check(store, naive, feature)
 
 
+def negated(dictionary: Dictionary) -> Dictionary:
+    """The signed dictionary whose codes are those of ``dictionary`` with the other sign."""
+    weights = {name: -w if name in ("W_enc", "b_enc") else w for name, w in dictionary.weights.items()}
+    return Dictionary(dictionary.config, weights)
+
+
+def contexts_of(store: FeatureStore, feature: int, group: str) -> list[tuple]:
+    """The contexts of a group with their activations above or below zero, whichever it holds."""
+    return [(c.rank, c.id, c.doc, c.start, c.tokens, c.activations) for c in store.feature(feature).examples[group]]
+
+
+@pytest.mark.parametrize("disjoint", [False, True])
+@pytest.mark.parametrize("chunk", [1, 3, 17, 10**6])
+def test_the_negative_side_is_the_top_of_negated_codes(tmp_path, monkeypatch, disjoint, chunk):
+    monkeypatch.setattr(spill, "CHUNK", 1)
+    monkeypatch.setattr(spill, "CHUNK_ROWS", chunk)
+    config = dataclasses.replace(SMALL, disjoint=disjoint, fragment_tokens=3, top=12)
+    dictionary, packed = whole_numbers(32, 17, "linear"), packed_rows(rows=30)
+    store, _ = gathered(tmp_path / "it", dictionary, config, packed)
+    other, _ = gathered(tmp_path / "negated", negated(dictionary), config, packed)
+    for feature in range(17):
+        below = contexts_of(store, feature, "negative")
+        above = contexts_of(other, feature, "top")
+        assert len(below) == config.top and max(value for *_, values in below for value in values) <= 0
+        assert [(*head, [-v for v in values]) for *head, values in below] == [(*h, list(v)) for *h, v in above]
+        summary = store.feature(feature).summary
+        assert (summary.min, summary.max) == (-other.feature(feature).summary.max, -other.feature(feature).summary.min)
+        assert min(below[0][-1]) == summary.min
+    assert store.meta["negative"] and store.meta["signed"]
+
+
+def test_a_signed_code_that_is_never_negative_has_no_negative_side(tmp_path):
+    dictionary = whole_numbers(32, 5, "linear")
+    dictionary.weights["b_enc"][:] = 1000
+    store, naive = gathered(tmp_path, dictionary, SMALL)
+    for feature in range(5):
+        check(store, naive, feature)
+        assert store.feature(feature).examples["negative"] == () and store.feature(feature).summary.min == 0
+    assert store.rows("SELECT * FROM below") == [] and store.meta["negative"]
+
+
+def test_the_smallest_code_is_known_although_no_context_is_kept(tmp_path):
+    config = dataclasses.replace(SMALL, top=0)
+    dictionary = whole_numbers(32, 5, "linear")
+    store, naive = gathered(tmp_path, dictionary, config)
+    for feature in range(5):
+        check(store, naive, feature)
+        assert store.feature(feature).summary.min < 0 and store.feature(feature).examples["negative"] == ()
+
+
+def test_a_number_of_minus_one_is_a_number(tmp_path):
+    """What is no token is -1 as well."""
+    dictionary = whole_numbers(32, 3, "linear")
+    dictionary.weights["W_enc"][:] = 0
+    dictionary.weights["b_enc"][:] = torch.tensor([-1.0, 0.0, 1.0])
+    store, _ = gathered(tmp_path, dictionary, SMALL)
+    assert [(s.min, s.max, s.top_token is None) for s in store.summaries()] == [
+        (-1, 0, True),
+        (0, 0, True),
+        (0, 1, False),
+    ]
+    assert len(store.feature(0).examples["negative"]) == SMALL.top
+
+
+def test_unsigned_kinds_have_no_negative_side(tmp_path):
+    """And a signed one's positive side is that of the dictionary with a ReLU: nothing else has changed its meaning."""
+    signed, packed = whole_numbers(32, 9, "linear"), packed_rows(rows=20)
+    unsigned = Dictionary(dataclasses.replace(signed.config, kind="relu", activation="relu"), signed.weights)
+    both = [everything(gathered(tmp_path / k, d, SMALL, packed)[0]) for k, d in (("u", unsigned), ("s", signed))]
+    assert both[0]["below"] == [] and not any(row[1] == "negative" for row in both[0]["example"])
+    for name in ("token", "before", "direct", "neighbour", "coactive", "activation"):
+        assert both[0][name] == both[1][name]
+    assert both[0]["example"] == [row for row in both[1]["example"] if row[1] != "negative"]
+    at = [0, 1, 2, 3, 4, *range(6, 24)]  # all but the smallest code
+    assert [[row[i] for i in at] for row in both[0]["feature"]] == [[row[i] for i in at] for row in both[1]["feature"]]
+    assert {row[5] for row in both[0]["feature"]} == {0.0}
+
+
 def test_a_dead_feature_has_only_silent_contexts(tmp_path):
     store, naive = gathered(tmp_path, whole_numbers(32, 9), SMALL)
     evidence = store.feature(0)
@@ -167,8 +245,9 @@ def test_a_buffer_of_any_size_turns_rows_into_features(tmp_path, capacity):
         assert (turned == codes.T[first:last]).all()
 
 
-def test_runs_and_blocks_leave_no_trace(tmp_path, monkeypatch):
-    dictionary, packed = whole_numbers(32, 40), packed_rows(rows=30)
+@pytest.mark.parametrize("kind", ["relu", "linear"])
+def test_runs_and_blocks_leave_no_trace(tmp_path, monkeypatch, kind):
+    dictionary, packed = whole_numbers(32, 40, kind), packed_rows(rows=30)
     whole, naive = gathered(tmp_path / "whole", dictionary, SMALL, packed)
     small_runs(monkeypatch)
     monkeypatch.setattr(gather, "CODE_BYTES", 10**6)

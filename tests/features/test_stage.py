@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.fake_store import fake_store
+from helpers.fake_store import fake_codes, fake_store
 from helpers.naive_features import Naive, check, everything
 from helpers.tiny_harvests import contents, corpus_of, make_lm, store
 from safetensors.torch import load_file
@@ -26,6 +26,7 @@ from monolex.features.stage import features, features_from
 from monolex.features.store import FeatureStore
 from monolex.show.files import show_feature
 from monolex.show.path import show
+from monolex.show.text import cell
 from monolex.text.characters import alone
 from monolex.text.rows import Rows
 from monolex.train_config import TrainConfig
@@ -240,6 +241,21 @@ def test_show_prints_one_feature(tmp_path):
     assert text.count("\ntop  ") == len(evidence.examples["top"]) and "«" in text
     with pytest.raises(UserError, match="has features 0 to"):
         show_feature(tmp_path / "site" / "one.sqlite", len(found))
+
+
+def test_show_prints_the_negative_side(tmp_path):
+    codes, tokens = fake_codes()
+    codes[::7] *= -1
+    found = fake_store(tmp_path / "site" / "pca.sqlite", codes, tokens)
+    text, evidence = show_feature(tmp_path / "site" / "pca.sqlite", 2), found.feature(2)
+    lines = re.findall(r"^negative  (\S+)  (.*)$", text, re.M)
+    below = evidence.examples["negative"]
+    assert [peak for peak, _ in lines] == [f"{min(c.activations):.4g}" for c in below] and len(below) > 5
+    marked = [json.loads(line) for _, line in lines]
+    for context, line in zip(below, marked, strict=True):
+        strongest = context.texts[int(np.argmin(context.activations))]
+        assert f"«{strongest}»" in line and line.count("«") == 1
+    assert f"\nmin  {cell(evidence.summary.min)}\n" in text
 
 
 def test_show_prints_characters_whole_and_parts_of_them_as_bytes(tmp_path):

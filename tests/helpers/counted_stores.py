@@ -78,7 +78,7 @@ def write_store(path: Path, run: Path, dictionary: RunDictionary, keep: int = 10
                     mass[token] += value
                     count[token] += 1
             ranked = sorted(mass, key=lambda token: (-mass[token], token))
-            writer.insert("feature", [_feature(feature, column, ranked, mass)], 23)
+            writer.insert("feature", [_feature(feature, column, ranked, mass)], 24)
             shares = [(feature, i, t, count[t], mass[t], bytes(8 * TOKEN_BINS)) for i, t in enumerate(ranked[:keep])]
             writer.insert("token", shares, 6)
             alive += bool(ranked)
@@ -91,10 +91,11 @@ def write_store(path: Path, run: Path, dictionary: RunDictionary, keep: int = 10
 def _feature(feature: int, column: np.ndarray, ranked: list[int], mass: dict[int, float]) -> tuple:
     active, variance = column[column > 0], float(column.var())
     moments = [float((column**power).mean()) / variance ** (power / 2) if variance else None for power in (3, 4)]
-    first = (feature, len(active), len(active), len(active) / len(column), float(column.max()), float(column.mean()))
+    first = (feature, len(active), len(active), len(active) / len(column), float(column.max()))
     top = (len(ranked), ranked[0], mass[ranked[0]] / column.sum()) if ranked else (0, None, None)
     mean = float(active.mean()) if len(active) else None
-    return (*first, variance, *moments, mean, *top, None, None, None, None, 0, None, None, None, None, bytes(8 * BINS))
+    spread = (0.0, float(column.mean()), variance)
+    return (*first, *spread, *moments, mean, *top, None, None, None, None, 0, None, None, None, None, bytes(8 * BINS))
 
 
 def dense_codes(run: Path, dictionary: RunDictionary) -> tuple[torch.Tensor, torch.Tensor]:

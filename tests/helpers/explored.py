@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import uvicorn
+from helpers.counted_stores import write_pairs
 from helpers.fake_store import HOSTILE
 from helpers.model_folder import tiny_folder
 from helpers.tiny_texts import sentence, write_jsonl
 
 from monolex.activations.harvest import harvest
 from monolex.causal.ablate.stage import ablate
-from monolex.causal.config import AblateConfig, TreeConfig
+from monolex.causal.config import AblateConfig, PatchConfig, TreeConfig
+from monolex.causal.patch.stage import patch
 from monolex.causal.tree.stage import tree
 from monolex.config import BaselineConfig, CorpusConfig, EvalConfig, FeaturesConfig, HarvestConfig, ModelConfig
 from monolex.dictionaries.baselines import fit_folder
@@ -37,7 +39,7 @@ ROOT = f"resid_post.2/{NAME}"
 
 
 def explored_run(folder: Path) -> Path:
-    """Two sites with a sweep of two seeds, baselines, evidence, explanations, scores, an ablation and a tree.
+    """Two sites with a sweep of two seeds, baselines, evidence, explanations, scores, an ablation, a tree and a patch.
 
     The documents hold markup that must never reach a page as such.
     """
@@ -62,6 +64,16 @@ def explored_run(folder: Path) -> Path:
     experiment = AblateConfig(features=(root,), occurrences=6, resamples=20, ablate_device="cpu")
     ablate(run / "ablate" / "root", run, experiment)
     tree(run / "tree" / "root", run, TreeConfig(features=(root,), dictionaries=(NAME,), contexts=6, tree_device="cpu"))
+    searches = PatchConfig(
+        task=str(write_pairs(run)),
+        dictionaries=(NAME, "pca"),
+        searches=("ranking", "greedy"),
+        points=4,
+        limit=3,
+        resamples=20,
+        patch_device="cpu",
+    )
+    patch(run / "patch" / "pairs", run, searches)
     return run
 
 

@@ -54,7 +54,7 @@ def fake_store(
     directed: bool = True,
     **meta: Any,
 ) -> FeatureStore:
-    """Write a store of ``codes (rows, features)`` over ``tokens (rows,)`` and open it."""
+    """Write a store of ``codes (rows, features)`` over ``tokens (rows,)``, signed if one is below zero, and open it."""
     if codes is None or tokens is None:
         codes, tokens = fake_codes()
     rows, width = codes.shape
@@ -79,7 +79,8 @@ def fake_store(
                 "rows": rows,
                 "model": "demo",
                 "split": "train",
-                "signed": False,
+                "signed": bool((codes < 0).any()),
+                "negative": bool((codes < 0).any()),
                 "coactive_rows": rows,
                 "direct_reason": "",
                 "other_seeds": [1, 2, 3],
@@ -112,7 +113,8 @@ def fake_features(run: Path, stores: dict[str, str], **meta: Any) -> None:
 def _feature(
     writer: StoreWriter, number: int, codes: NDArray, tokens: NDArray, fragment: int, unit: NDArray, vocabulary
 ):
-    column = codes[:, number].astype(np.float64)
+    whole = codes[:, number].astype(np.float64)
+    column = whole.clip(min=0)
     at = np.flatnonzero(column)
     total, largest = column.sum(), column.max()
     variance = column.var()
@@ -122,16 +124,26 @@ def _feature(
     writer.insert("token", [(number, rank, *row) for rank, row in enumerate(shares[:10])], 6)
     writer.insert("before", [(number, rank, *row[:3]) for rank, row in enumerate(before[:10])], 5)
     bins = np.minimum(BINS - 1, (column[at] / largest * BINS).astype(int)) if len(at) else np.zeros(0, int)
-    summary = (number, len(at), int((maxima > 0).sum()), len(at) / len(column), largest, column.mean(), variance)
+    summary = (
+        number,
+        len(at),
+        int((maxima > 0).sum()),
+        len(at) / len(column),
+        largest,
+        whole.min(initial=0),
+        column.mean(),
+        variance,
+    )
     moments = [(column**p).mean() / variance ** (p / 2) if variance else None for p in (3, 4)]
     top = (shares[0][0], shares[0][2] / total) if shares else (None, None)
     mean_active = total / len(at) if len(at) else None
     rest = (*moments, mean_active, len(shares), *top, number % vocabulary, 0.25 + number / 100, 1, 0.125)
     back = (3, share := number % 4 / 3, share / 2, (1 + share) / 2, 0.25 + share / 2)
     histogram = np.bincount(bins, minlength=BINS).astype(np.int64).tobytes()
-    writer.insert("feature", [(*summary, *rest, *back, histogram)], 23)
+    writer.insert("feature", [(*summary, *rest, *back, histogram)], 24)
     _others(writer, number, codes, unit)
     _examples(writer, number, column, maxima, fragment)
+    _negative(writer, number, whole.clip(max=0), fragment)
     return int(len(at) > 0)
 
 
@@ -177,3 +189,15 @@ def _examples(writer: StoreWriter, number: int, column: NDArray, maxima: NDArray
         positions = np.flatnonzero(piece)
         stored = (positions.astype(np.uint16).tobytes(), piece[positions].astype(np.float32).tobytes())
         writer.insert("activation", [(number, context, *stored)], 4)
+
+
+def _negative(writer: StoreWriter, number: int, column: NDArray, fragment: int) -> None:
+    """The contexts with the most negative codes."""
+    minima = np.minimum.reduceat(column, np.arange(0, len(column), fragment))
+    ranked = [int(c) for c in np.argsort(minima, kind="stable")[:20] if minima[c] < 0]
+    writer.insert("example", [(number, "negative", 0, rank, context) for rank, context in enumerate(ranked)], 5)
+    for context in ranked:
+        piece = column[context * fragment : (context + 1) * fragment]
+        positions = np.flatnonzero(piece)
+        stored = (positions.astype(np.uint16).tobytes(), piece[positions].astype(np.float32).tobytes())
+        writer.insert("below", [(number, context, *stored)], 4)

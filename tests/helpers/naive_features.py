@@ -81,6 +81,7 @@ class Naive:
         self, packed: Rows, contexts: list[int], positions: list[int], codes: Tensor, config: FeaturesConfig
     ) -> None:
         self.config, self.codes = config, codes.clamp_min(0).double().tolist()
+        self.below = codes.clamp_max(0).double().tolist()
         self.n, self.d_sae = codes.shape
         self.packed, self.contexts, self.positions = packed, contexts, positions
         self.fragments = self._fragments()
@@ -147,6 +148,7 @@ class Naive:
             "fragments": len(self.maxima(feature)),
             "density": len(active) / self.n,
             "max": max([0.0, *active]),
+            "min": min(row[feature] for row in self.below),
             "mean": mean,
             "variance": variance if varies else 0.0,
             "skew": sum(v**3 for v in active) / self.n / variance**1.5 if varies else None,
@@ -169,12 +171,8 @@ class Naive:
     def groups(self, feature: int) -> dict[tuple[str, int], list[int]]:
         """Fragments by group and part."""
         config, seed = self.config, self.config.features_seed
-        active = pool = self.maxima(feature)
-        if config.disjoint:
-            best: dict[int, int] = {}
-            for fragment in sorted(active, key=lambda f: (-active[f], f)):
-                best.setdefault(self.fragments[fragment][0], fragment)
-            pool = {fragment: active[fragment] for fragment in best.values()}
+        active = self.maxima(feature)
+        pool = self._one_a_document(active)
         rising = sorted(pool, key=lambda f: (pool[f], f))
         n, q = len(pool), config.quantiles
         found: dict[tuple[str, int], list[int]] = {("near_zero", 0): rising[: config.near_zero]}
@@ -194,7 +192,22 @@ class Naive:
             silent.append(fragment)
             docs.add(doc)
         found["inactive", 0] = silent[: config.inactive]
+        minima: dict[int, float] = {}
+        for row, fragment in zip(self.below, self.of_row, strict=True):
+            if row[feature] < 0:
+                minima[fragment] = max(-row[feature], minima.get(fragment, 0.0))
+        weak = self._one_a_document(minima)
+        found["negative", 0] = sorted(weak, key=lambda f: (-weak[f], f))[: config.top]
         return {key: group for key, group in found.items() if group}
+
+    def _one_a_document(self, strength: dict[int, float]) -> dict[int, float]:
+        """With ``disjoint``, of the fragments of each document the strongest."""
+        if not self.config.disjoint:
+            return strength
+        best: dict[int, int] = {}
+        for fragment in sorted(strength, key=lambda f: (-strength[f], f)):
+            best.setdefault(self.fragments[fragment][0], fragment)
+        return {fragment: strength[fragment] for fragment in best.values()}
 
     def coactive(self, feature: int) -> list[tuple[int, int, float]]:
         """Other features, rows with both, Jaccard index."""
@@ -235,11 +248,13 @@ def check(store: FeatureStore, naive: Naive, feature: int) -> None:
     held = [(c.group, c.part, c.rank, c.id) for group in evidence.examples.values() for c in group]
     expected = [(*key, rank, fragment) for key, group in groups.items() for rank, fragment in enumerate(group)]
     assert sorted(held) == sorted(expected), feature
-    column = dict(zip(zip(naive.contexts, naive.positions, strict=True), naive.column(feature), strict=True))
+    places = list(zip(naive.contexts, naive.positions, strict=True))
+    sides = [dict(zip(places, (row[feature] for row in side), strict=True)) for side in (naive.codes, naive.below)]
     for context in (context for group in evidence.examples.values() for context in group):
         doc, row, start, length = naive.fragments[context.id]
         assert (context.doc, context.row, context.start, len(context.tokens)) == (doc, row, start, length)
         assert list(context.tokens) == naive.packed.tokens[row, start : start + length].tolist()
+        column = sides[context.group == "negative"]
         assert list(context.activations) == [column.get((row, start + i), 0.0) for i in range(length)]
 
 

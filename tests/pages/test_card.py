@@ -15,7 +15,7 @@ from monolex.interp.records import Overlay, Scored
 from monolex.pages import html, tokens
 from monolex.pages.axis import Axis
 from monolex.pages.card import card, card_html, percent, token_chart
-from monolex.pages.card_contexts import OPEN, SMALL
+from monolex.pages.card_contexts import NARROW, OPEN, SMALL
 from monolex.pages.card_explanations import FRAGMENTS, sort_key
 from monolex.pages.histogram import Layer, stacked
 from monolex.pages.html import interval, number
@@ -131,6 +131,24 @@ def test_dense_feature_has_no_inactive_contexts_and_says_so(store):
 def test_signed_kinds_name_their_side(tmp_path):
     store = fake_store(tmp_path / "resid_post.0" / "pca.sqlite", signed=True)
     assert "pca at resid_post.0, positive side" in drawn(store, 0)
+
+
+def test_the_negative_side_is_a_folded_group_in_the_other_colour(tmp_path, store):
+    codes, ids = fake_codes()
+    codes[::7] *= -1
+    signed = fake_store(tmp_path / "resid_post.0" / "pca.sqlite", codes, ids)
+    evidence, shown = signed.feature(2), drawn(signed, 2)
+    below = evidence.examples["negative"]
+    folded = shown[shown.index("<summary>Most negative") :]
+    folded = folded[: folded.index("</details>")]
+    assert re.findall(r"<li><b>(.*?)</b>", folded) == [number(min(c.activations)) for c in below]
+    assert all(value.startswith("−") for value in re.findall(r"<b>(.*?)</b>", folded)) and len(below) > 5
+    lines = [str(tokens.context(c, evidence.summary.min, NARROW, cut=False)) for c in below]
+    assert all(f"<p>{line}</p>" in folded for line in lines) and '<mark class="n10 peak"' in lines[0]
+    assert "class=a" not in folded and 'class="n' not in shown.replace(folded, "")
+    assert f"<dt>Minimum</dt><dd>{number(evidence.summary.min)}<small>negative side" in shown
+    assert "Most negative" not in drawn(signed, 2, compact=True)
+    assert "Most negative" not in drawn(store, 2) and "Minimum" not in drawn(store, 2)
 
 
 @pytest.mark.parametrize("feature", range(8))

@@ -53,6 +53,26 @@ def test_whole_fragment_where_it_fits():
     assert words(str(tokens.context(context_of(TEXTS, [0.0] * 63 + [1.0]), 1.0, 63))) == "".join(TEXTS)
 
 
+def test_the_strongest_of_the_negative_side_is_the_most_negative():
+    activations = [0.0] * 64
+    activations[40], activations[5], activations[41] = -2.0, -1.0, -0.25
+    shown = str(tokens.context(context_of(TEXTS, activations, 100), -4.0, 3))
+    assert words(shown) == "…" + "".join(TEXTS[37:44]) + "…"
+    marks = re.findall(r"<mark[^>]*>", shown)
+    assert marks == ['<mark class="n5 peak" title="−2.00 @140">', '<mark class=n1 title="−0.250 @141">']
+    silent = str(tokens.context(context_of(TEXTS, [1.0] * 64), -4.0, 2))
+    assert "<mark" not in silent and words(silent) == "…" + "".join(TEXTS[30:35]) + "…"
+
+
+def test_a_character_over_several_negative_tokens_has_a_mark_for_each():
+    shown = str(tokens.context(context_of([r"\xe5", r"\x8c", r"\x97"], [-1.0, 0.0, -4.0], 8), -4.0))
+    assert re.findall(r"<mark[^>]*>", shown) == [
+        r'<mark class=n2 title="\xe5: −1.00 @8">',
+        r'<mark title="\x8c: 0 @9">',
+        r'<mark class="n10 peak" title="\x97: −4.00 @10">',
+    ]
+
+
 def test_silent_context_has_no_mark_and_is_cut_around_its_middle():
     shown = str(tokens.context(context_of(TEXTS, [0.0] * 64), 3.0, 2))
     assert "<mark" not in shown and words(shown) == "…" + "".join(TEXTS[30:35]) + "…"

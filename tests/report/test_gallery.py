@@ -47,7 +47,7 @@ def order(text: str) -> list[int]:
 
 
 def summary(n_active=100, density=0.005, mean_active=1.0, largest=10.0, share=0.5) -> Summary:
-    moments = (0.0, 1.0, 1.0, 1.0, mean_active)
+    moments = (0.0, 0.0, 1.0, 1.0, 1.0, mean_active)
     return Summary(
         0, n_active, 5, density, largest, *moments, 3, 0, share, None, None, None, None, 0, None, None, None, None
     )

@@ -29,6 +29,10 @@ IN_SAMPLE = "in_sample/"
 """Before the names of arrays of the prompts on which sets were chosen."""
 EXACT = ("effects", "sweep", "greedy", "swaps")
 """Searches that try many sets exactly and take minutes where the others take seconds."""
+NESTED = ("ranking", "effects", "sweep", "greedy")
+"""Searches whose sets are nested and know something of features: these take them in an order."""
+TAKEN = 64
+"""Features whose place in such an order is kept, the first."""
 WORTH_SWAPS = 1.10
 """A ranking whose area is above this multiple of greedy's is improved by local swaps."""
 
@@ -50,6 +54,8 @@ class Result(NamedTuple):
     """Sum of the attributions: near KL(all) − KL(none) where integrated gradients can be trusted."""
     unmoved: int
     """Pairs whose activation not even all candidates together change."""
+    order: dict[str, list[int]]
+    """By search of :data:`NESTED` the numbers of the first :data:`TAKEN` features, as it takes them."""
 
 
 def measure_patch(patch: Patch, config: PatchConfig, exact: bool, held_out: Patch | None = None) -> Result:
@@ -64,17 +70,20 @@ def measure_patch(patch: Patch, config: PatchConfig, exact: bool, held_out: Patc
     order = searches.ranking(scores)
     sizes = searches.log_sizes(len(order), config.points)
     limit = min(config.limit, len(order))
+    wanted = [name for name in config.searches if exact or name not in EXACT]
+    ties = dict.fromkeys(NESTED, order)
+    if "effects" in wanted:
+        ties["effects"] = searches.ranking(searches.effects(patch))
     thresholds = sweep.paper_thresholds(config.thresholds)
     ranked = searches.prefixes(order, sizes)
     find: dict[str, Callable[[], list[FeatureSet]]] = {
         "ranking": lambda: ranked,
         "random": lambda: searches.prefixes(searches.random_order(patch, config.patch_seed), sizes),
-        "effects": lambda: searches.prefixes(searches.ranking(searches.effects(patch)), sizes),
+        "effects": lambda: searches.prefixes(ties["effects"], sizes),
         "sweep": lambda: sweep.threshold_sweep(patch, thresholds, budget=config.budget, seed=config.patch_seed),
         "greedy": lambda: searches.greedy(patch, limit),
         "swaps": lambda: [searches.local_swaps(patch, features) for features in ranked],
     }
-    wanted = [name for name in config.searches if exact or name not in EXACT]
     sets = {name: find[name]() for name in wanted}
     chosen = {name: measure(patch, sets[name]) for name in wanted}
     if "greedy" in sets and "ranking" in sets and "swaps" not in sets:
@@ -86,7 +95,9 @@ def measure_patch(patch: Patch, config: PatchConfig, exact: bool, held_out: Patc
     curves = chosen
     if held_out is not None:
         curves = {name: elsewhere(held_out, patch, searched) for name, searched in sets.items()}
-    known = (swept, float(scores.sum()), int(measured.unmoved().sum()))
+    orders = {name: searches.taken(sets[name], ties[name]) for name in NESTED if name in sets}
+    numbers = {name: patch.candidates[taken[:TAKEN]].tolist() for name, taken in orders.items()}
+    known = (swept, float(scores.sum()), int(measured.unmoved().sum()), numbers)
     return Result(len(order), floors(measured), curves, {} if held_out is None else chosen, *known)
 
 
@@ -126,6 +137,7 @@ def as_json(result: Result, limit: int, bootstrap: Bootstrap) -> dict[str, Any]:
         "donor_metric": _mean(ends.donor_metric, bootstrap),
         "curves": curves,
         "in_sample": in_sample,
+        "order": result.order,
         "areas": {name: area._asdict() for name, area in areas.items()},
     }
 

@@ -76,6 +76,17 @@ def prefixes(order: Int[Tensor, "candidates"], sizes: Sequence[int]) -> list[Fea
     return sets
 
 
+def taken(sets: Sequence[FeatureSet], ties: Int[Tensor, "candidates"]) -> Int[Tensor, "taken"]:
+    """Candidates in the order in which nested sets take them: those first that are in most of the sets.
+
+    Of growing sets these came first, of shrinking ones (a sweep's) they were kept longest; those that are in as many
+    stand as in ``ties``, those that are in none are left out.
+    """
+    counts = torch.stack([each.chosen for each in sets]).sum(0)
+    order = ties[counts[ties].argsort(descending=True, stable=True)]
+    return order[counts[order] > 0]
+
+
 def log_sizes(candidates: int, points: int = 24) -> list[int]:
     """Set sizes spaced evenly in the logarithm, with 0 and all."""
     if candidates == 0:

@@ -91,6 +91,10 @@ class ExportLinks(Links):
         """Two dictionaries beside each other, or a list of those pairs."""
         return self._page(f"compare/{first}-{second}.html") if first or second else f"{self.root}compare.html"
 
+    def beside(self, first: tuple[str, int], second: tuple[str, int]) -> str:  # noqa: ARG002
+        """Two features are drawn side by side on the server only."""
+        return ""
+
     def causes(self, slug: str, path: str = "", place: int = 0) -> str:  # noqa: ARG002
         """The experiments of the run, or one of them, or a part of it."""
         if not path:

@@ -6,6 +6,7 @@ from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
 from monolex.explorer.page import Page
 from monolex.explorer.run import ExploredRun, IndexedDictionary, NotThere
+from monolex.explorer.views import effects
 from monolex.features.evidence import Evidence
 from monolex.pages.card import card
 
@@ -30,8 +31,9 @@ def feature(explorer: Explorer, key: str, number: int) -> Page:
         "explanations": explanations(run, dictionary, number),
         "scored": [{"row": each.row, "fragments": each.overlays} for each in scored],
         "label": run.label(dictionary.key, number),
-        "memberships": memberships(run, dictionary, number),
-        "direct_reason": store.meta.get("direct_reason", ""),
+        "memberships": (members := memberships(run, dictionary, number)),
+        "direct_reason": (reason := store.meta.get("direct_reason", "")),
+        "ablations": effects.ablations(run, members, evidence, reason),
     }
 
     def draw(links: Links) -> dict[str, Any]:
@@ -45,6 +47,15 @@ def feature(explorer: Explorer, key: str, number: int) -> Page:
             "after": link(number + 1) if number < last else None,
             "unscored": [each for each in data["explanations"] if each["simulator"] is None],
             "keeps_labels": run.keeps_labels,
+            "effects": [
+                (
+                    each,
+                    effects.sentence(run, each),
+                    effects.effect_table(f"effects-{i}", each),
+                    links.causes(run.slug, each["experiment"], each["place"]),
+                )
+                for i, each in enumerate(data["ablations"], 1)
+            ],
             "places": [
                 (each, links.causes(run.slug, each["experiment"], each["place"])) for each in data["memberships"]
             ],

@@ -1,7 +1,7 @@
 """Features by what they do on texts: those active on a prompt, and those that tell two sets of texts apart.
 
-Each is one ranked list across dictionaries: a prompt by the share of a feature's largest activation, since activations of
-two dictionaries have no common unit; a contrast by how far its AUROC on the choosing half is from one half.
+Each is one ranked list across dictionaries: a prompt by the share of a feature's largest activation, since activations
+of two dictionaries have no common unit; a contrast by how far its AUROC on the choosing half is from one half.
 """
 
 import json

@@ -81,6 +81,8 @@ class ListQuery:
     """Largest density."""
     score: float | None = None
     """Smallest score."""
+    kurtosis: float | None = None
+    """Smallest kurtosis."""
     back: float | None = None
     """Smallest share of other seeds with a like feature."""
     sort: str = "interest"
@@ -279,6 +281,8 @@ def _clauses(query: ListQuery) -> Iterator[tuple[str, tuple[Any, ...]] | None]:
         yield "density <= ?", (query.high,)
     if query.score is not None:
         yield "score >= ?", (query.score,)
+    if query.kurtosis is not None:
+        yield "kurtosis >= ?", (query.kurtosis,)
     if query.back is not None:
         yield "reappears >= ?", (query.back,)
     if query.token:

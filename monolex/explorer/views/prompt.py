@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from monolex.answers import as_json
 from monolex.config import require
 from monolex.errors import UserError
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
 from monolex.explorer.models import rare
-from monolex.explorer.page import Page, plain
+from monolex.explorer.page import Page
 from monolex.explorer.prompt_query import (
     PromptQuery,
     interventions,
@@ -292,10 +293,10 @@ def _event(tried: Tried, event: Side | TwoContinued) -> dict[str, Any]:
     content = event.event
     if isinstance(content, GeneratedToken):
         active = {(title, f.feature) for title, row in content.features.items() for f in row.top}
-        return {"side": event.side, "token": plain(content), "known": known(tried.run, tried.dictionaries, active)}
+        return {"side": event.side, "token": as_json(content), "known": known(tried.run, tried.dictionaries, active)}
     return {"side": event.side, "end": _end(content)}
 
 
 def _end(content: Continued) -> dict[str, Any]:
     exact = named(content.prompt)
-    return {"why": content.why, "cost": plain(content.cost), "notes": list(content.notes), **exact}
+    return {"why": content.why, "cost": as_json(content.cost), "notes": list(content.notes), **exact}

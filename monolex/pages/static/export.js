@@ -49,6 +49,14 @@ function follow(show) {
     }
   };
   addEventListener("hashchange", again);
+  // a link within the page would take the place of what the page shows
+  document.addEventListener("click", (event) => {
+    const place = event.target.closest?.('a[href^="#"]')?.getAttribute("href").slice(1);
+    if (!place) return;
+    event.preventDefault();
+    document.getElementById(place)?.scrollIntoView();
+    document.getElementById(place)?.focus();
+  });
   again();
 }
 
@@ -61,10 +69,6 @@ function say(sentence) {
   place.replaceChildren(said);
 }
 
-document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // what stands behind the # is what the page shows
-  main.focus();
-});
 document.querySelector(".seek").addEventListener("submit", (event) => {
   event.preventDefault();
   location.assign(address(event.target.action, { q: event.target.elements.q.value }));

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from helpers.wired import Scale
 from torch import Tensor
 
 from monolex import stats
-from monolex.causal.patch import claims, curves, searches, sweep
+from monolex.causal.config import PatchConfig
+from monolex.causal.patch import claims, curves, measure, searches, sweep
 from monolex.causal.patch.curves import Curve, Floors, Reference
 from monolex.causal.patch.patch import Patch, prepare_patch
 from monolex.errors import UserError
@@ -163,6 +165,40 @@ def test_greedy_is_the_naive_one_and_no_better_than_the_optimum(architecture):
             chosen = chosen | {min(trials, key=trials.__getitem__)}
     assert len(greedy) == len(ready.candidates) + 1
     assert len(searches.greedy(ready, 2)) == 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nested_sets_say_in_which_order_they_take_features(seed):
+    """Growing or shrinking; what steps leave open stands as in the ties."""
+    order, ties = (torch.randperm(20, generator=torch.Generator().manual_seed(s)) for s in (seed, 9))
+    every = searches.prefixes(order, range(21))
+    assert searches.taken(every, ties).tolist() == searches.taken(every[::-1], ties).tolist() == order.tolist()
+    assert searches.taken(searches.prefixes(order, [0, 1, 4, 20]), order).tolist() == order.tolist()
+    few = searches.taken(searches.prefixes(order, [0, 3, 7]), ties).tolist()
+    rank = {feature: place for place, feature in enumerate(ties.tolist())}
+    first, then = (sorted(order[part].tolist(), key=rank.__getitem__) for part in (slice(3), slice(3, 7)))
+    assert few == first + then
+
+
+def test_the_order_of_each_search_is_kept_by_the_numbers_of_features(monkeypatch):
+    dictionary = random_pairs.dictionary(32, 60, "topk")
+    ready = prepare_patch(tiny.model("gpt_neox"), random_pairs.pairs(), SITE, dictionary)
+    numbers = ready.candidates.tolist()
+    assert numbers != list(range(len(numbers)))
+    wanted = ("ranking", "random", "effects", "sweep", "greedy", "swaps")
+    config = PatchConfig(task="ioi", searches=wanted, points=4, thresholds=12, limit=5)
+    result = measure.measure_patch(ready, config, True)
+    assert set(result.order) == set(measure.NESTED) == set(wanted) - {"random", "swaps"}
+    for name, scores in (("ranking", searches.attribution(ready)), ("effects", searches.effects(ready))):
+        assert result.order[name] == [numbers[i] for i in searches.ranking(scores).tolist()]
+    growing = sets(searches.greedy(ready, 5))
+    assert result.order["greedy"] == [numbers[(b - a).pop()] for a, b in pairwise(growing)]
+    for left in sets(sweep.threshold_sweep(ready, sweep.paper_thresholds(12), seed=config.patch_seed)):
+        assert set(result.order["sweep"][: len(left)]) == {numbers[i] for i in left}
+    monkeypatch.setattr(measure, "TAKEN", 3)
+    few = measure.measure_patch(ready, config, False)
+    assert few.order == {"ranking": result.order["ranking"][:3]}
+    assert measure.as_json(few, 5, Bootstrap(10))["order"] == few.order
 
 
 def test_swaps_only_improve_and_keep_the_size():
