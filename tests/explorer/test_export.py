@@ -132,7 +132,10 @@ def test_every_link_leads_to_what_there_is(site):
             page, _, place = unquote(address).partition("#")
             if address in ("data:,", "#main"):
                 continue
-            file = Path(os.path.normpath(site / Path(path).parent / page)) if page else site / path
+            if not page:
+                assert place in parsed.ids, (path, address)
+                continue
+            file = Path(os.path.normpath(site / Path(path).parent / page))
             assert file.is_file() and file.is_relative_to(site), (path, address)
             if file.name == "feature.html" and place:
                 assert place in pages, (path, address)

@@ -147,9 +147,9 @@ def test_a_feature_is_drawn_as_text(site, visit):
     assert f"{SITES[0]}/{NAME}" in visit.page.inner_text("#matches")
     visit.page.click("[rel=next]")
     visit.page.wait_for_selector(f"[data-feature='{site.key}/{LABELLED + 1}']")
-    visit.page.keyboard.press("Tab")
-    visit.page.evaluate("document.querySelector('.skip').click()")
-    assert visit.page.url.endswith(f"{site.key}/{LABELLED + 1}")
+    for place in (".skip", "main [href^='#']"):
+        visit.page.evaluate("(place) => document.querySelector(place)?.click()", place)
+        assert visit.page.url.endswith(f"{site.key}/{LABELLED + 1}")
 
 
 def test_every_feature_of_a_dictionary_is_shown(site, visit):
