@@ -19,7 +19,7 @@ class Asset(NamedTuple):
 
 STYLES = ("palette.css", "chart.css", "card.css", "report.css", "explorer.css")
 """In the order in which they apply, as one style sheet."""
-SCRIPTS = ("explorer.js", "live.js")
+SCRIPTS = ("explorer.js", "live.js", "tables.js")
 
 
 def _assets() -> dict[str, Asset]:

@@ -34,6 +34,9 @@ ABSENT = (
 )
 """Lists of a feature that are always empty: nothing that is gathered is what they mean."""
 
+POSITIVE = tuple(group for group in GROUPS if group != "negative")
+"""Groups of contexts of the side that the format knows."""
+
 
 class FeaturesSource(NamedTuple):
     """What all features of a dictionary share."""
@@ -46,7 +49,7 @@ class FeaturesSource(NamedTuple):
     """The text."""
     quantiles: int
     """Parts in which the active contexts were ranked."""
-    groups: tuple[str, ...] = GROUPS
+    groups: tuple[str, ...] = POSITIVE
     """Which contexts are written."""
     window: int = 0
     """Tokens of each around its strongest; 0: all."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from monolex.runtime import progress
 from monolex.workers import each
 
 GALLERY = "gallery"
+WORTH_SEEING = 9
+"""Cards of the first screen."""
 SHOWN = 6
 """Cards of a dictionary in the report."""
 AXES = "neurons"
@@ -42,6 +45,8 @@ class Shown(NamedTuple):
     """How many features, how many of them alive."""
     cards: list[Markup]
     """The most interesting ones, small."""
+    trained: bool
+    """Whether it is of a sweep, not a baseline."""
 
 
 class Contrast(NamedTuple):
@@ -111,6 +116,13 @@ def section(run: Path, manifest: Manifest, cards: int = CARDS, scored: By | None
     }
 
 
+def worth_seeing(seen: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
+    """Cards for the first screen: of every site's first trained dictionary its first, then its second, and so on."""
+    firsts = [next((shown for shown in site["shown"] if shown.trained), None) for site in seen.values()]
+    rows = zip_longest(*(shown.cards for shown in firsts if shown))
+    return [card for row in rows for card in row if card is not None][:WORTH_SEEING]
+
+
 def contrast(
     run: Path, entries: Sequence[dict[str, Any]], cards: int = CARDS, scored: By | None = None
 ) -> Contrast | None:
@@ -173,7 +185,7 @@ def _shown(run: Path, entry: dict[str, Any], cards: int, scored: Mapping[int, Se
         small = [_small(store, store.feature(each.id), entry, on_page, scored) for each in varied(features, SHOWN)]
     said = f"{entry['alive']:,} of {entry['d_sae']:,} features alive"
     said += f", {len(scored):,} explained" if scored else ""
-    return Shown(entry["name"], _page(entry["path"]), said, small)
+    return Shown(entry["name"], _page(entry["path"]), said, small, entry["kind"] in KINDS)
 
 
 def _small(

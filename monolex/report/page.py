@@ -68,6 +68,7 @@ def report(run: str | Path, listed: Collection[str] | None = None, *, cards: int
             for i, site in enumerate(names, 1)
         ],
         **run_facts.subject(manifests.get("activations"), everything),
+        worth_seeing=features_section.worth_seeing(seen),
         findings=findings(run, everything, manifests),
         chapters=chapters(run, manifests, listed),
         warnings=warnings_of(manifests),

@@ -120,7 +120,7 @@ def test_a_foreign_file_repeats_contexts_and_is_read_without():
     upper = {**row, "bin_min": 1.0, "bin_max": 2.0, "values": [0, 1.5]}
     back = evidence_of({"feature_index": 4, "activations": [top, row, row, upper, silent, silent]})
     assert {name: len(contexts) for name, contexts in back.examples.items()} == {
-        "top": 1, "quantile": 1, "near_zero": 0, "random": 0, "inactive": 1,
+        "top": 1, "quantile": 1, "near_zero": 0, "random": 0, "inactive": 1, "negative": 0,
     }  # fmt: skip
     assert back.summary.max == 1.5 and back.summary.n_active == 0
 

@@ -204,7 +204,7 @@ def test_report_writes_a_gallery_for_every_store(run):
 def test_report_shows_features_and_their_galleries(run):
     text = (run / "report.html").read_text(encoding="utf-8")
     page = Page(text)
-    assert text.count('<article class="feature compact"') == 3 * 6 + 2
+    assert text.count('<article class="feature compact"') == 3 * 6 + 2 + 6
     assert {"site-1-features", "site-2-features"} <= set(page.ids) and len(page.ids) == len(set(page.ids))
     for link in (link for link in page.links if not link.startswith("#")):
         path, _, anchor = link.partition("#")
@@ -347,3 +347,23 @@ def test_the_demo_models_report_opens_quietly(tmp_path, browser_page):
     assert len(pages) == 3
     assert all(browser_page.open(page).count("<article") >= 3 for page in pages)
     assert browser_page.said == [] and browser_page.requests == []
+
+
+def test_a_table_is_sorted_by_its_heads(run, browser_page):
+    browser_page.open(run / "report.html")
+    browser_page.page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    table = browser_page.page.locator("#site-1 table:not(.shares)").first
+    column = "tbody:last-of-type tr:not(.group) td:nth-of-type(1)"
+
+    def shown() -> list[str]:
+        return [text.split("\n")[0] for text in table.locator(column).all_inner_texts()]
+
+    before = shown()
+    head = table.locator("thead th").nth(1)
+    head.click()
+    numbers = [float(text.replace(",", "").replace("−", "-")) for text in shown() if text[:1] in "−0123456789"]
+    assert numbers == sorted(numbers, reverse=True) and head.get_attribute("aria-sort") == "descending"
+    head.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    head.click()
+    assert shown() == before and browser_page.said == []

@@ -43,7 +43,7 @@ from monolex.workers import Work, done
 
 KIND = "export"
 """Of the manifest, by which an export is known."""
-SHARED = ("explorer.css", "explorer.js")
+SHARED = ("explorer.css", "explorer.js", "tables.js")
 """Files that the server sends too."""
 SCRIPTS = ("export.js", "export_feature.js", "export_list.js", "export_search.js")
 """Those that do what the server does."""
