@@ -1,12 +1,18 @@
 """The explorer on a synthetic dictionary of 32,768 features with 40 contexts each: milliseconds a page, at the server.
 
     python bench/explorer.py [FEATURES …]
+    python bench/explorer.py export [FEATURES …]
 
 For each width the index is built once, then pages are asked for over HTTP at random and timed one by one; the same
 feature is hardly ever asked twice. Also printed: bytes of a page, of the store and of the index a feature.
+
+With ``export`` the same run is written as files: seconds in all and of the processor, bytes a feature on disk and
+gzipped, files; and where there is a browser, milliseconds from the asking for a feature, read from the disk, until it
+is drawn, in a page that is opened anew and in one that is open.
 """
 
 import gzip
+import shutil
 import sys
 import tempfile
 import threading
@@ -17,11 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import uvicorn
+from playwright.sync_api import sync_playwright
 
 from monolex.artifact import FileEntry, file_hash, finish
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
 from monolex.explorer.app import app
 from monolex.explorer.explorer import Explorer
+from monolex.explorer.export.config import ExportConfig
+from monolex.explorer.export.write import export
 from monolex.explorer.server import bind
 from monolex.features.evidence import BINS, TOKEN_BINS
 from monolex.features.store_writer import StoreWriter
@@ -32,16 +41,18 @@ ASKED = 300
 
 
 def main() -> None:
-    widths = [int(text) for text in sys.argv[1:]] or [8_192, 16_384, 32_768]
+    measured = measure_export if sys.argv[1:2] == ["export"] else measure
+    widths = [int(text) for text in sys.argv[1:] if text.isdecimal()] or [8_192, 16_384, 32_768]
     for width in widths:
         with tempfile.TemporaryDirectory() as folder:
-            measure(synthetic_run(Path(folder) / "run", width), width)
+            measured(synthetic_run(Path(folder) / "run", width), width)
 
 
 def synthetic_run(run: Path, width: int) -> Path:
     """A run with one dictionary of ``width`` features and its store; nothing of it was learned."""
     site, name = "resid_post.3", "topk-k32-r512-s0"
-    content = finish(run / "activations", "activations", {}, {}, {}, {"sites": {}, "rows": {"train": ROWS}}).content
+    harvested = {"sites": {}, "rows": {"train": ROWS}, "model": {"name": "synthetic"}}
+    content = finish(run / "activations", "activations", {}, {}, {}, harvested).content
     generator = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(width, D_IN, generator=generator), dim=1)
     weights = {"W_enc": rows, "b_enc": torch.zeros(width), "centre": torch.zeros(D_IN)}
@@ -50,7 +61,7 @@ def synthetic_run(run: Path, width: int) -> Path:
     home = run / "train" / "main"
     Dictionary(config, weights).save(home / site / name)
     files = {p.relative_to(home).as_posix(): entry(p) for p in sorted((home / site).rglob("*")) if p.is_file()}
-    members = {"members": [{"path": f"{site}/{name}", "site": site, "name": name}]}
+    members = {"members": [{"path": f"{site}/{name}", "site": site, "name": name, "kind": "topk"}]}
     sweep = finish(home, "sweep", {}, {"activations": content}, files, members)
     store = run / "features" / site / f"{name}.sqlite"
     write_store(store, width, {"name": name, "site": site, "kind": "topk", "d_sae": width, "rows": ROWS})
@@ -143,6 +154,55 @@ def measure(run: Path, width: int) -> None:
         print(f"{said}   {np.mean(sizes) / 1e3:6.1f} kB, {np.mean(packed) / 1e3:5.1f} gzipped")
     server.should_exit = True
     thread.join()
+
+
+def measure_export(run: Path, width: int) -> None:
+    Explorer([run])  # the index is measured by the other bench
+    began, worked = time.perf_counter(), time.process_time()
+    written = export(run, run.parent / "site", ExportConfig())
+    seconds, worked = time.perf_counter() - began, time.process_time() - worked
+    files = [path for path in written.folder.rglob("*") if path.is_file()]
+    kinds = {"features": "data/feature", "list": "data/list", "search": "data/words"}
+    print(
+        f"{width:,} features: exported in {seconds:.0f} s ({1000 * worked / width:.1f} ms of the processor a feature)"
+    )
+    for name, folder in {**kinds, "all": ""}.items():
+        held = [path for path in files if path.is_relative_to(written.folder / folder)]
+        packed = sum(len(gzip.compress(path.read_bytes())) for path in held)
+        size = sum(path.stat().st_size for path in held)
+        said = f"{size / width / 1e3:6.2f} kB a feature on disk, {packed / width / 1e3:6.2f} gzipped"
+        print(
+            f"  {name:10} {said}, {len(held):,} files, the largest {max(p.stat().st_size for p in held) / 1e3:,.0f} kB"
+        )
+    paint(written.folder, width)
+
+
+def paint(site: Path, width: int) -> None:
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        print("  no browser here")
+        return
+    key = next((site / "data" / "feature").iterdir()).name
+    drawn = np.random.default_rng(1)
+    until = """() => new Promise((resolve) => { const look = () => document.querySelector("article.feature")
+        ? requestAnimationFrame(() => setTimeout(() => resolve(performance.now()))) : setTimeout(look, 1); look(); })"""
+    again = """(place) => new Promise((resolve) => { const began = performance.now(); location.hash = place;
+        const look = () => document.querySelector("[data-feature]")?.dataset.feature === place
+            ? requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - began))) : setTimeout(look, 1);
+        look(); })"""
+    times: dict[str, list[float]] = {"opened": [], "open": []}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        for _ in range(30):
+            page.goto("about:blank")
+            page.goto(f"{(site / 'feature.html').as_uri()}#{key}/{drawn.integers(width)}", wait_until="commit")
+            times["opened"].append(page.evaluate(until))
+            times["open"].append(page.evaluate(again, f"{key}/{drawn.integers(width)}"))
+        browser.close()
+    for name, milliseconds in times.items():
+        p50, p95 = np.percentile(milliseconds, [50, 95])
+        print(f"  a feature, {name:8} p50 {p50:6.1f} ms   p95 {p95:6.1f} ms")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from monolex import stages
+from monolex import showing, stages
 from monolex.config import CorpusConfig, EvalConfig, HarvestConfig, ModelConfig
 from monolex.errors import UserError
 from monolex.features.query import FindConfig
-from monolex.interp.config import FigureConfig, ScoreConfig
-from monolex.publish.config import ImportConfig, PublishConfig
-from monolex.said import VerbAnswer, answering, say, say_json
-from monolex.stage_verbs import Activations, Out, Positional, Run, Sources, arg, made, of_stage, shown
+from monolex.interp.config import ScoreConfig
+from monolex.said import VerbAnswer, answering
+from monolex.stage_verbs import Activations, Out, Positional, Run, Sources, arg, made, of_stage
 from monolex.stages import of_verb
 
 if TYPE_CHECKING:
@@ -200,26 +199,6 @@ def score(
     return made(of_verb("score"), out)
 
 
-def figure(run: Run, config: FigureConfig, out: Path | None = None) -> VerbAnswer:
-    """Make the paper's figures and tables of a run: numbers, pictures, and one page that says what they show.
-
-    Args:
-        run: Folder that `monolex run` wrote.
-        config: Which figure, and of which scores.
-        out: Folder of the files; by default RUN/figures.
-    """
-    from monolex.report.paper import make
-
-    if config.which != "all":
-        files = make.figure(run, config.which, config, out)
-        return VerbAnswer(lambda: [f"look at {path}" for path in files], lambda: {"files": files})
-    gallery = make.gallery(run, config, out)
-    told = [f"{name:<11} {reading.verdict}" for name, reading in gallery.drawn.items()]
-    told += [f"{name:<11} not drawn: {reason}" for name, reason in gallery.missing.items()]
-    told.append(f"open {gallery.page} in a browser: every figure beside what the paper says")
-    return VerbAnswer(lambda: told, gallery._asdict)
-
-
 def pool(
     out: Out,
     dictionaries: Annotated[Positional[tuple[Path, ...]], arg(metavar="DICTIONARY...")],
@@ -243,120 +222,6 @@ def pool(
     return VerbAnswer(lambda: [told], lambda: facts)
 
 
-def publish(run: Run, out: Out, config: PublishConfig) -> VerbAnswer:
-    """Write features and explanations of a run for SAEDashboard and Neuronpedia, neuron-explainer, or delphi.
-
-    OUT/README.md says what the numbers are there, and what is empty and why.
-
-    Args:
-        run: Folder that `monolex run` wrote.
-        out: Folder of the files, a folder in it a dictionary.
-        config: What is written.
-    """
-    from monolex.publish.publish import publish
-
-    publish(out, run, config)
-    return shown(out)
-
-
-def adopt(
-    run: Run,
-    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...")],
-    config: ImportConfig,
-) -> VerbAnswer:
-    """Take in what others say of a dictionary's features, if their files show that it is this dictionary.
-
-    Read are batch-N.json of SAEDashboard, features and explanations of Neuronpedia's bulk files, and NeuronRecord and
-    NeuronSimulationResults of neuron-explainer, each plain or compressed (.gz). Files that are given together prove
-    each other: explanations have nothing but numbers of features, a batch beside them has directions and tokens.
-
-    Args:
-        run: Folder that `monolex run` wrote.
-        files: The files.
-        config: Of what they are.
-    """
-    from monolex.publish.adopt import adopt
-
-    return shown(adopt(run, files, config))
-
-
-def report(run: Run, cards: int = 300) -> VerbAnswer:
-    """Write RUN/report.html, one page that opens from disk, and the galleries of features beside it.
-
-    Args:
-        run: Folder that `monolex run` wrote.
-        cards: Features on the page of a gallery, the most interesting ones; a card takes some 30 kB.
-    """
-    from monolex.pipeline import write_report
-    from monolex.workers import MOST_JOBS, cores
-
-    page = write_report(run, cards=cards, jobs=min(cores(), MOST_JOBS))
-    return VerbAnswer(lambda: [f"open {page} in a browser"], lambda: {"report": page})
-
-
-def show(
-    path: Annotated[Positional[Path], arg(metavar="PATH")], verify: bool = False, feature: int | None = None
-) -> VerbAnswer:
-    """Print what lies at a path: a run, an artefact, a dictionary, a shard, a store of features, a metrics.jsonl.
-
-    Args:
-        path: Anything monolex wrote, or a batch-N.json of SAEDashboard.
-        feature: Of a store (.sqlite) or a batch, everything that is known of the feature of this number.
-        verify: Of an artefact, or of all artefacts of a run, recompute every hash and say which are whole.
-    """
-    from monolex.show.data import data, verified_data
-    from monolex.show.files import feature_data, show_feature
-    from monolex.show.path import check, show
-
-    if feature is not None:
-        return VerbAnswer(lambda: [show_feature(path, feature)], lambda: feature_data(path, feature))
-    if verify:
-        return VerbAnswer(lambda: check(path), lambda: verified_data(path))
-    return VerbAnswer(lambda: [show(path)], lambda: data(path))
-
-
-def serve(
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
-    port: int | None = None,
-    json: bool = False,
-) -> None:
-    """Open runs in a browser: features to browse, search, label and compare, experiments, and prompts tried live.
-
-    Only this machine can open it; what is written are labels, into the index RUN/explorer.sqlite.
-
-    Args:
-        runs: Folders that `monolex run` wrote.
-        port: By default the first free one from 8040 on; 0 takes any.
-        json: Print the address as one JSON value instead of a sentence.
-    """
-    from monolex.explorer.server import serve
-
-    def tell(address: str) -> None:
-        if json:
-            say_json({"address": address})
-        else:
-            say(f"open {address} in a browser; Ctrl-C ends it")
-
-    serve(runs, port, tell)
-
-
-def mcp(
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
-    device: str = "auto",
-) -> None:
-    """Answer an agent's questions about runs over the Model Context Protocol, on stdin and stdout; needs monolex[mcp].
-
-    Nothing is written and no port is opened; an agent's program starts this itself (docs/agents.md).
-
-    Args:
-        runs: Folders that `monolex run` wrote.
-        device: Where a model runs, once a prompt is asked about.
-    """
-    from monolex.explorer.mcp import serve
-
-    serve(runs, device)
-
-
 def verbs() -> dict[str, Callable[..., Any]]:
     """Every verb's function, in the order of the help."""
     of_run = [stage for stage in stages.STAGES if stage.made_of in ("run", "explanations")]
@@ -366,10 +231,8 @@ def verbs() -> dict[str, Callable[..., Any]]:
     made_before = {stage.verb: of_stage(stage) for stage in stages.STAGES if stage not in of_run}
     asked_of_a_run = {stage.verb: of_stage(stage) for stage in of_run}
     first, made_after = {"demo": demo, "init": init, "run": run}, {"pool": pool, "find": find}
-    last = {"figure": figure, "report": report, "publish": publish, "import": adopt, "show": show}
-    answers = {**first, **made_before, **made_after, **asked_of_a_run, **last}
-    printed = {name: answering(verb) for name, verb in answers.items()}
-    return {**printed, "serve": serve, "mcp": mcp}
+    answers = {**first, **made_before, **made_after, **asked_of_a_run, **showing.ANSWERS}
+    return {name: answering(verb) for name, verb in answers.items()} | showing.SERVERS
 
 
 def _run_folder(config: Path) -> Path:

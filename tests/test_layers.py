@@ -24,7 +24,7 @@ LAYERS = (
     ("report", "lexicon", "demo", "publish"),
     ("explorer",),
     ("run_toml", "patterns", "plan", "estimate", "pipeline", "show", "new_run"),
-    ("said", "stage_verbs", "cli", "verbs"),
+    ("said", "stage_verbs", "showing", "cli", "verbs"),
     ("__init__", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

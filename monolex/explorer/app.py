@@ -33,6 +33,7 @@ from starlette.routing import Route
 from monolex.answers import as_json
 from monolex.errors import UserError
 from monolex.explorer import assets
+from monolex.explorer.draw import drawn
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.guard import REPORT_POLICY, Guard
 from monolex.explorer.links import JSON, Links
@@ -52,8 +53,7 @@ from monolex.explorer.views import (
     prompt,
     search,
 )
-from monolex.pages import html, tokens
-from monolex.pages.card import percent
+from monolex.pages import html
 from monolex.report.features_section import GALLERY
 
 log = logging.getLogger("monolex")
@@ -106,22 +106,6 @@ VIEWS: dict[str, View] = {
     "/runs": lambda explorer, _request: overview.runs(explorer),
 }
 """A view a page; ``ADDRESS.json`` is its twin."""
-
-
-def drawn(explorer: Explorer, page: Page, address: str, links: Links = Links()) -> str:  # noqa: B008 (a value)
-    """The page as HTML; ``address`` is where it is asked for."""
-    context = {**page.data, **page.draw(links)}
-    run = page.data.get("run") or (next(iter(explorer.runs)) if len(explorer.runs) == 1 else "")
-    shell = {"title": page.title, "address": address, "twin": twin(address), "slug": run, "q": page.data.get("q", "")}
-    tools = {"links": links, "token": tokens.token, "line": tokens.line, "percent": percent}
-    shared = {"shell": shell, "version": assets.VERSION, "explorer": explorer, **tools}
-    return html.page(f"explorer/{page.template}", **context | shared)
-
-
-def twin(address: str) -> str:
-    """The address of a page's values as JSON."""
-    path, mark, query = address.partition("?")
-    return f"{path}{JSON}{mark}{query}"
 
 
 def _pages(explorer: Explorer, path: str, view: View) -> list[Route]:
@@ -310,4 +294,4 @@ def _refused(request: Request, sentence: str, status: int) -> Response:
         return JSONResponse({"error": sentence}, status)
     if "text/html" not in request.headers.get("accept", "text/html"):
         return PlainTextResponse(sentence, status)
-    return _html(html.page("explorer/error.html", sentence=sentence, status=status, version=assets.VERSION), status)
+    return _html(html.page("explorer/error.html", sentence=sentence, status=status, links=Links()), status)

@@ -1,18 +1,30 @@
-"""Addresses of the explorer's pages, made in one place, so that a static export can have others."""
+"""Addresses of the explorer's pages, made here and nowhere else: templates ask for a link by what it shows."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, urlencode
+
+from monolex.explorer import assets
 
 JSON = ".json"
 """Ending of a page's twin."""
 
 
-class Links(NamedTuple):
-    """Where pages are, seen from any page of the server."""
+@dataclass(frozen=True)
+class Links:
+    """Where pages are, seen from any page of the server; where an address is empty there is no link."""
 
     live: bool = True
     """Whether there is a server that can run the model and keep labels."""
+
+    def home(self) -> str:
+        """The first page."""
+        return "/"
+
+    def static(self, name: str) -> str:
+        """A script or a style sheet."""
+        return f"/static/{name}?{assets.VERSION}"
 
     def run(self, slug: str) -> str:
         """The front page of a run."""
@@ -26,9 +38,29 @@ class Links(NamedTuple):
         """A list of features."""
         return "/features" + query(choice)
 
+    def random(self, **choice: Any) -> str:
+        """A feature at random, of those that a list shows."""
+        return "/random" + query(choice)
+
     def feature(self, key: str, number: int) -> str:
         """One feature."""
         return f"/feature/{key}/{number}"
+
+    def matches(self, key: str, number: int) -> str:
+        """What is like a feature elsewhere."""
+        return f"/matches/{key}/{number}"
+
+    def label(self, key: str, number: int) -> str:
+        """Where the label of a feature is sent."""
+        return f"/label/{key}/{number}"
+
+    def labels(self) -> str:
+        """All labels."""
+        return "/labels"
+
+    def labels_file(self) -> str:
+        """The same as a file."""
+        return "/labels.jsonl"
 
     def search(self, text: str = "", **choice: Any) -> str:
         """What a search finds."""
@@ -50,6 +82,10 @@ class Links(NamedTuple):
         """A prompt tried live."""
         return "/prompt" + query(choice)
 
+    def claims(self, slug: str) -> str:
+        """The paper's claims, decided by a run."""
+        return f"/claims/{quote(slug)}"
+
     def find(self, **choice: Any) -> str:
         """Features by a prompt, or by two sets of texts."""
         return "/find" + query(choice)
@@ -59,7 +95,7 @@ class Links(NamedTuple):
         return "/grid" + query(choice)
 
 
-def query(choice: Mapping[str, Any]) -> str:
+def query(choice: Mapping[str, Any], mark: str = "?") -> str:
     """``?name=value…`` of what is not empty."""
     said = [(name, value) for name, value in choice.items() if value not in ("", None, False, ())]
-    return "?" + urlencode(said, doseq=True) if said else ""
+    return mark + urlencode(said, doseq=True) if said else ""

@@ -44,7 +44,7 @@ def compare(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
     unknown = set(parameters) - {"a", "b"}
     require(not unknown, f"{sorted(unknown)[:1]} is no parameter: give a and b, hashes of dictionaries")
     first, second = parameters.get("a", ""), parameters.get("b", "")
-    data: dict[str, Any] = {"a": first, "b": second, "titles": explorer.titles, "counts": None}
+    data: dict[str, Any] = {"a": first, "b": second, "titles": explorer.titles, "counts": None, "pairs": ()}
     if not (first and second):
         return Page("compare.html", "Compare", data)
     a, b = explorer.place(first), explorer.place(second)

@@ -49,6 +49,8 @@ COLUMNS = (
 SHOWN = ("density", "max", "score", "reappears", "effect")
 """Columns that are shown unless others are chosen."""
 COLUMN = {column.key: column for column in COLUMNS}
+SHARES = ("density", "share", "reappears")
+"""Columns that are shown in percent."""
 EXACT = {"layer": "dictionary.layer", "number": "feature.number"}
 STATES = ("alive", "dead", "all")
 MARKS = ("", "labelled", "pinned", "explained", "ablated", "member")
@@ -204,13 +206,14 @@ def listing(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
         return {
             "chosen": query,
             "columns": COLUMNS,
+            "shares": SHARES,
             "heads": heads,
             "before": links.features(**turned[-1]) if query.page > 1 else None,
             "after": links.features(**turned[1]) if query.page < data["pages"] else None,
             "densities": _densities(runs, query),
             "titles": explorer.titles,
             "sites": dict.fromkeys(each["site"] for each in data["dictionaries"]),
-            "random": links.features(**query.choice).replace("/features", "/random", 1),
+            "random": links.random(**query.choice),
         }
 
     return Page("list.html", "Features", data, draw)

@@ -1,28 +1,33 @@
 "use strict";
 // Keys, density sliders, columns and labels. Every page reads without it; what it chooses stands in the address.
 const typing = (element) => element.matches("input:not([type=checkbox]):not([type=range]), textarea, select, [contenteditable]");
-const rows = [...document.querySelectorAll("tr[data-row]")];
-let at = -1;
+const rows = () => [...document.querySelectorAll("tr[data-row]")];
 
 function select(step) {
-  if (!rows.length) return false;
-  rows[at]?.classList.remove("at");
-  at = Math.min(rows.length - 1, Math.max(0, at + step));
-  rows[at].classList.add("at");
-  rows[at].scrollIntoView({ block: "nearest" });
-  rows[at].querySelector("a")?.focus({ preventScroll: true });
+  const listed = rows();
+  if (!listed.length) return false;
+  const before = listed.findIndex((row) => row.classList.contains("at"));
+  const row = listed[Math.min(listed.length - 1, Math.max(0, before + step))];
+  listed[before]?.classList.remove("at");
+  row.classList.add("at");
+  row.scrollIntoView({ block: "nearest" });
+  row.querySelector("a")?.focus({ preventScroll: true });
   return true;
 }
 
 // On a feature's page the next one is that of the list it was opened from, if that is known, else the next number.
-const listed = JSON.parse(sessionStorage.getItem("list") ?? "[]");
-const feature = location.pathname.match(/^\/feature\/(.+)$/)?.[1];
-if (rows.length) sessionStorage.setItem("list", JSON.stringify(rows.map((row) => row.dataset.row)));
+const feature = () => document.querySelector("[data-feature]")?.dataset.feature;
+function remember() {
+  const listed = rows().map((row) => [row.dataset.row, row.querySelector("a")?.href]);
+  if (listed.length) sessionStorage.setItem("list", JSON.stringify(listed));
+}
+remember();
 
 function turn(step) {
-  const place = feature ? listed.indexOf(feature) : -1;
+  const listed = JSON.parse(sessionStorage.getItem("list") ?? "[]");
+  const place = feature() ? listed.findIndex(([name]) => name === feature()) : -1;
   const next = place < 0 ? undefined : listed[place + step];
-  if (next) location.assign(`/feature/${next}`);
+  if (next?.[1]) location.assign(next[1]);
   else document.querySelector(`a[rel=${step > 0 ? "next" : "prev"}]`)?.click();
 }
 
@@ -32,11 +37,11 @@ addEventListener("keydown", (event) => {
   if (typing(event.target)) return;
   const acts = {
     "/": () => document.querySelector(".seek input").focus(),
-    j: () => feature ? turn(1) : select(1) || turn(1),
-    k: () => feature ? turn(-1) : select(-1) || turn(-1),
+    j: () => feature() ? turn(1) : select(1) || turn(1),
+    k: () => feature() ? turn(-1) : select(-1) || turn(-1),
     n: () => turn(1),
     p: () => turn(-1),
-    r: () => (document.querySelector("a[data-key=r]") ?? { click: () => location.assign("/random") }).click(),
+    r: () => document.querySelector("a[data-key=r]")?.click(),
   };
   if (event.key in acts) {
     event.preventDefault();
@@ -45,7 +50,7 @@ addEventListener("keydown", (event) => {
 });
 
 // Densities are on a decimal logarithm; the left end is zero and the right end is one, where nothing is filtered.
-for (const slide of document.querySelectorAll(".slide")) {
+function slideOf(slide) {
   const ends = [...slide.querySelectorAll("input[type=range]")];
   const output = slide.querySelector("output");
   const field = (range) => slide.querySelector(`input[name=${range.dataset.of}]`);
@@ -56,10 +61,14 @@ for (const slide of document.querySelectorAll(".slide")) {
   };
   const said = (share) => `${share === 0 || share === 1 ? share * 100 : Number((share * 100).toPrecision(2))} %`;
   const show = () => { output.textContent = ends.map(value).map(said).join(" to "); };
+  const follow = () => {
+    for (const range of ends) {
+      const held = field(range).value;
+      range.value = held === "" ? (range.dataset.of === "low" ? range.min : range.max) : Math.log10(Number(held));
+    }
+    show();
+  };
   for (const range of ends) {
-    const held = field(range).value;
-    const first = range.dataset.of === "low";
-    range.value = held === "" ? (first ? range.min : range.max) : Math.log10(Number(held));
     range.addEventListener("input", () => {
       const [low, high] = ends;
       if (Number(low.value) > Number(high.value)) (range === low ? high : low).value = range.value;
@@ -70,8 +79,11 @@ for (const slide of document.querySelectorAll(".slide")) {
       show();
     });
   }
-  show();
+  follow();
+  return follow;
 }
+// what makes the sliders show what their fields hold
+const slides = [...document.querySelectorAll(".slide")].map(slideOf);
 
 const choose = document.getElementById("choose");
 if (choose) {

@@ -1,0 +1,285 @@
+"""An export: the same as the server's pages, whole, harmless, and never in place of anything else."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from helpers.explored import NAME, SITES
+from helpers.fake_store import HOSTILE
+from helpers.page_parser import Page
+
+from monolex.artifact import MANIFEST, read_json, verify
+from monolex.cli import main
+from monolex.errors import UserError
+from monolex.explorer.explorer import Explorer
+from monolex.explorer.export import write as writing
+from monolex.explorer.export.config import ExportConfig
+from monolex.explorer.export.drawing import TOGETHER
+from monolex.explorer.export.shards import unpacked
+from monolex.explorer.export.words import beginning
+from monolex.explorer.export.write import export
+from monolex.explorer.index import FILE
+from monolex.explorer.links import Links
+from monolex.explorer.views import listing
+from monolex.explorer.views.feature import feature
+from monolex.explorer.views.listing import COLUMNS, ListQuery
+from monolex.explorer.views.marks import keep
+from monolex.explorer.views.overview import worth_seeing
+from monolex.workers import Work
+
+TITLE = f"{SITES[1]}/{NAME}"
+LABELLED = 3
+
+
+@pytest.fixture(scope="module")
+def run(explored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of its own, with a label."""
+    ignored = shutil.ignore_patterns(f"{FILE}*")
+    folder = Path(shutil.copytree(explored, tmp_path_factory.mktemp("labelled") / "run", ignore=ignored))
+    explorer = Explorer([folder])
+    keep(explorer, key_of(explorer), LABELLED, {"text": HOSTILE, "note": "seen", "pinned": True})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def explorer(run: Path) -> Explorer:
+    return Explorer([run])
+
+
+@pytest.fixture(scope="module")
+def key(explorer: Explorer) -> str:
+    return key_of(explorer)
+
+
+@pytest.fixture(scope="module")
+def site(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(run, tmp_path_factory.mktemp("exported") / "site", ExportConfig()).folder
+
+
+def key_of(explorer: Explorer) -> str:
+    return next(d.key for d in explorer.runs["run"].dictionaries.values() if d.title == TITLE)
+
+
+def contents(site: Path) -> dict[str, bytes]:
+    return {path.relative_to(site).as_posix(): path.read_bytes() for path in sorted(site.rglob("*")) if path.is_file()}
+
+
+def shards(site: Path) -> dict[str, Any]:
+    return dict(unpacked(path.read_bytes()) for path in sorted((site / "data").rglob("*.js")))
+
+
+def feature_pages(site: Path) -> dict[str, str]:
+    """Markup of the page of every feature, by the address behind ``feature.html#``."""
+    return {
+        f"{name.split('/')[1]}/{number}": page["html"]
+        for name, value in shards(site).items()
+        if name.startswith("feature/")
+        for number, page in value.items()
+    }
+
+
+def exported(text: str) -> str:
+    """What the server's links to features are in an export."""
+    return text.replace('href="/feature/', 'href="feature.html#')
+
+
+def test_a_card_is_the_server_s(site, explorer):
+    pages = feature_pages(site)
+    gathered = [d for d in explorer.runs["run"].dictionaries.values() if d.gathered]
+    assert len(pages) == sum(d.d_sae for d in gathered)
+    for d in gathered:
+        for number in range(0, d.d_sae, 3):
+            card = feature(explorer, d.key, number).draw(Links())["card"]
+            assert exported(str(card)) in pages[f"{d.key}/{number}"]
+
+
+def test_a_feature_s_page_has_its_label_and_what_is_like_it_and_no_form(site, key):
+    page = feature_pages(site)[f"{key}/{LABELLED}"]
+    assert "&lt;/script&gt;" in page and "seen" in page and "<form" not in page and "prompt" not in page
+    assert f"{SITES[0]}/{NAME}" in page.split('id="matches"')[1]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_ranks_sort_as_the_server_does(site, explorer, column):
+    run, known = explorer.runs["run"], shards(site)
+    for up in (False, True):
+        expected = listing.features(run, ListQuery(sort=column.key, up=up, state="all"), -1)
+        rows = []
+        for d in run.dictionaries.values():
+            if d.gathered:
+                table = known[f"list/{d.key}"]
+                ranks = table["ranks"][column.key]
+                rows += [(r, d.id, n, d.key) for r, n in zip(ranks, table["numbers"], strict=True)]
+        sign = -1 if column.down != up else 1
+        rows.sort(key=lambda row: (row[0] is None, sign * (row[0] or 0), row[1], row[2]))
+        assert [(row[3], row[2]) for row in rows] == [(row.dictionary, row.number) for row in expected]
+
+
+def test_every_link_leads_to_what_there_is(site):
+    pages = feature_pages(site)
+    drawn = [(path, content.decode()) for path, content in contents(site).items() if path.endswith(".html")]
+    seen = set()
+    for path, text in [*drawn, *(("feature.html", page) for page in pages.values())]:
+        parsed = Page(text)
+        for address in [*parsed.links, *(value for name, value in parsed.attributes if name in ("src", "action"))]:
+            page, _, place = unquote(address).partition("#")
+            if address in ("data:,", "#main"):
+                continue
+            if not page:
+                assert place in parsed.ids, (path, address)
+                continue
+            file = Path(os.path.normpath(site / Path(path).parent / page))
+            assert file.is_file() and file.is_relative_to(site), (path, address)
+            if file.name == "feature.html" and place:
+                assert place in pages, (path, address)
+            elif place and not place.count("=") and file.suffix == ".html":
+                assert place in Page(file.read_text()).ids, (path, address)
+            seen.add(file.name)
+    assert {"index.html", "features.html", "feature.html", "search.html", "labels.html", "compare.html"} <= seen
+
+
+def test_pages_may_do_what_they_need_and_no_more(site):
+    for path, content in contents(site).items():
+        text = content.decode()
+        if path.endswith(".html"):
+            policy = re.search('http-equiv="Content-Security-Policy" content="([^"]+)"', text)
+            assert policy and policy[1].startswith("default-src &#39;none&#39;"), path
+            assert "connect-src" not in policy[1] and "eval" not in policy[1]
+            assert not re.search(r"<script(?![^>]*(?: src=| type=\"application/json\"))", text), path
+        assert re.fullmatch(r"[A-Za-z0-9._/-]+", path)
+        assert not re.search(r"https?://(?!www\.w3\.org/)", text) or path.startswith("data/"), path
+
+
+def test_markup_of_tokens_and_labels_is_text(site):
+    texts = [content.decode() for path, content in contents(site).items() if path.endswith(".html")]
+    texts += list(feature_pages(site).values())
+    for name, value in shards(site).items():
+        texts += value["words"] if name.startswith("list/") else []
+        texts += [said[0] for said in value["tokens"].values()] if name.startswith("words/") else []
+    assert sum("&lt;/script&gt;" in text or "\\u003c/script" in text for text in texts) > 3
+    assert not any("<img" in text or 'onerror="' in text for text in texts)
+
+
+def test_two_exports_are_the_same_bytes(site, run, tmp_path):
+    assert contents(export(run, tmp_path / "again", ExportConfig()).folder) == contents(site)
+
+
+def test_processes_beside_each_other_are_sent_all_they_need(run, tmp_path, monkeypatch):
+    """As :mod:`monolex.workers` sends it, without the seconds that a process takes to start."""
+
+    def sent(work: Sequence[Work], *_rest: object) -> Iterator[tuple[int, Any]]:
+        yield from ((number, pickle.loads(pickle.dumps(each))()) for number, each in reversed(list(enumerate(work))))
+
+    few = ExportConfig(dictionaries=(NAME,), features=1)
+    alone = export(run, tmp_path / "alone", few).folder
+    monkeypatch.setattr(writing, "done", sent)
+    assert contents(export(run, tmp_path / "beside", few).folder) == contents(alone)
+
+
+def test_the_manifest_says_what_is_there(site, explorer):
+    manifest = verify(site)
+    assert manifest.kind == "export" and manifest.data["count"] == len(manifest.files)
+    assert set(manifest.files) | {MANIFEST} == set(contents(site))
+    listed = {d["title"]: d["hash"] for d in manifest.data["dictionaries"]}
+    assert listed == {d.title: d.hash for d in explorer.runs["run"].dictionaries.values() if d.gathered}
+    assert manifest.parents["features"] == verify(explorer.runs["run"].folder / "features").content
+
+
+def test_a_feature_is_small(site):
+    sizes = {path: len(content) for path, content in contents(site).items()}
+    assert max(size for path, size in sizes.items() if path.startswith("data/feature/")) < 40_000 * TOGETHER
+    assert all(len(page.encode()) < 100_000 for page in feature_pages(site).values())
+
+
+def test_tokens_and_words_are_those_of_the_index(site, explorer):
+    run, known = explorer.runs["run"], shards(site)
+    place = {d.id: i for i, d in enumerate(d for d in run.dictionaries.values() if d.gathered)}
+    for text, count in run.index.rows("SELECT text, count(*) FROM token GROUP BY text"):
+        _, *postings = known[f"words/{beginning(text)}"]["tokens"][text]
+        triples = [tuple(postings[i : i + 3]) for i in range(0, len(postings), 3)]
+        rows = run.index.rows("SELECT dictionary, number, share FROM token WHERE text = ?", (text,))
+        assert len(triples) == count
+        assert sorted((d, n) for d, n, _ in triples) == sorted((place[d], n) for d, n, _ in rows)
+        assert sorted(s for _, _, s in triples) == pytest.approx(sorted(s for _, _, s in rows))
+    words = {w for name, value in known.items() if name.startswith("words/") for w in value["words"]}
+    for word in words:
+        hits = run.index.rows("SELECT count(*) FROM words WHERE words MATCH ?", (f'"{word}"',))
+        assert len(known[f"words/{beginning(word)}"]["words"][word]) // 4 == hits[0][0]
+
+
+def test_features_that_stand_alone(site, explorer, key):
+    pages = {path: text.decode() for path, text in contents(site).items() if path.startswith("embed/")}
+    shown = {f"embed/{d.key}-{number}.html" for d, number in worth_seeing(explorer.runs["run"])}
+    assert set(pages) == shown | {f"embed/{key}-{LABELLED}.html"}
+    for text in pages.values():
+        parsed = Page(text)
+        assert set(parsed.links) == {"data:,"} and "<script" not in text and ' src="' not in text
+
+
+def test_what_is_not_exported_has_no_link(run, explorer, tmp_path):
+    few = ExportConfig(dictionaries=(NAME,), features=1, embed=(f"{TITLE}:5",))
+    site = export(run, tmp_path / "few", few).folder
+    listed = read_json(site / MANIFEST)["data"]["dictionaries"]
+    assert {each["title"] for each in listed} == {f"{site}/{NAME}" for site in SITES}
+    pages, key = feature_pages(site), key_of(explorer)
+    assert {f"{key}/{LABELLED}", f"{key}/5"} <= set(pages) and len(pages) < sum(each["d_sae"] for each in listed)
+    assert [path.name for path in (site / "embed").iterdir()] == [f"{key}-5.html"]
+    test_every_link_leads_to_what_there_is(site)
+
+
+def test_an_export_takes_the_place_of_an_export_alone(run, tmp_path, monkeypatch):
+    config = ExportConfig(dictionaries=("pca",), features=1)
+    folder = export(run, tmp_path / "site", config).folder
+    (folder / "stray.html").write_text("of before")
+    before = contents(folder)
+
+    def broken(*_arguments: object) -> None:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="disk is full"):
+        patched.setattr(writing, "_finish", broken)
+        export(run, folder, config)
+    assert contents(folder) == before and [path.name for path in tmp_path.iterdir()] == ["site"]
+    export(run, folder, config)
+    assert set(contents(folder)) == set(before) - {"stray.html"} and len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "mine", tmp_path / "file", run, run / "features"):
+        with pytest.raises(UserError, match="no export|is a file"):
+            export(run, place, config)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"dictionaries": ("topk-k5*",)}, "dictionaries = 'topk-k5\\*' fits none; "),
+        ({"embed": ("resid_post.2",)}, "write SITE/NAME:NUMBER"),
+        ({"embed": (f"{TITLE}:99999",)}, "has features 0 to"),
+        ({"embed": ("resid_post.9/x:1",)}, "embed = 'resid_post.9/x:1'"),
+    ],
+)
+def test_what_does_not_exist_is_refused_at_once(run, tmp_path, config, said):
+    with pytest.raises(UserError, match=said):
+        export(run, tmp_path / "site", ExportConfig(**config))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="features = 0"):
+        ExportConfig(features=0)
+
+
+def test_the_verb(run, tmp_path, capsys):
+    arguments = ["export", str(run), str(tmp_path / "site"), "--dictionaries", "pca", "--features", "2", "--jobs", "1"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert str(tmp_path / "site" / "index.html") in said and "features in" in said
+    assert main(["show", str(tmp_path / "site"), "--verify"]) == 0 and "whole" in capsys.readouterr().out
+    assert json.loads((tmp_path / "site" / MANIFEST).read_text())["kind"] == "export"
+    assert main(["export", str(tmp_path), str(tmp_path / "out")]) == 2
