@@ -342,7 +342,6 @@ def serve(
 
 def mcp(
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
-    device: str = "auto",
 ) -> None:
     """Answer an agent's questions about runs over the Model Context Protocol, on stdin and stdout; needs monolex[mcp].
 
@@ -350,11 +349,10 @@ def mcp(
 
     Args:
         runs: Folders that `monolex run` wrote.
-        device: Where a model runs, once a prompt is asked about.
     """
     from monolex.explorer.mcp import serve
 
-    serve(runs, device)
+    serve(runs)
 
 
 def verbs() -> dict[str, Callable[..., Any]]:
