@@ -75,7 +75,6 @@ def serve(
 
 def mcp(
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
-    device: str = "auto",
 ) -> None:
     """Answer an agent's questions about runs over the Model Context Protocol, on stdin and stdout; needs monolex[mcp].
 
@@ -83,11 +82,10 @@ def mcp(
 
     Args:
         runs: Folders that `monolex run` wrote.
-        device: Where a model runs, once a prompt is asked about.
     """
     from monolex.explorer.mcp import serve
 
-    serve(runs, device)
+    serve(runs)
 
 
 def export(

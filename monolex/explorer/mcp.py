@@ -16,8 +16,7 @@ import anyio.to_thread
 
 from monolex import __version__
 from monolex.errors import UserError, nearest
-from monolex.explorer.agent.live import LiveRuns
-from monolex.explorer.agent.tools import TOOLS, OpenRuns
+from monolex.explorer.agent.tools import TOOLS
 from monolex.explorer.explorer import Explorer
 
 try:
@@ -40,17 +39,16 @@ AT_ONCE = 4
 """Questions that are answered at a time."""
 
 
-def serve(folders: Sequence[Path], device: str = "auto") -> None:
-    """Answer an agent on stdin and stdout until it goes; models are loaded on ``device`` when one is asked for.
+def serve(folders: Sequence[Path]) -> None:
+    """Answer an agent on stdin and stdout until it goes.
 
     Raises:
         UserError: no run, or a damaged one.
     """
-    opened = OpenRuns(Explorer(folders, writable=False), LiveRuns(device))
-    anyio.run(_serve, server(opened))
+    anyio.run(_serve, server(Explorer(folders, writable=False)))
 
 
-def server(opened: OpenRuns) -> Server[Any]:
+def server(explorer: Explorer) -> Server[Any]:
     """The server of the tools, for any pair of streams."""
 
     async def tools(_context: Any, _page: Any) -> types.ListToolsResult:
@@ -58,7 +56,7 @@ def server(opened: OpenRuns) -> Server[Any]:
 
     async def call(_context: Any, asks: types.CallToolRequestParams) -> types.CallToolResult:
         # an answer that is not waited for any longer is dropped when it is there: nothing waits for it
-        work = partial(answer, opened, asks.name, asks.arguments or {})
+        work = partial(answer, explorer, asks.name, asks.arguments or {})
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
 
     limiter = anyio.CapacityLimiter(AT_ONCE)
@@ -79,15 +77,15 @@ def listed() -> list[types.Tool]:
     ]
 
 
-def answer(opened: OpenRuns, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
+def answer(explorer: Explorer, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
     """The answer of a tool as JSON, or one sentence on what is wrong with the question."""
     try:
         if name not in TOOLS:
             raise UserError(f"{name[:50]!r} is no tool; {nearest(name[:50], list(TOOLS))}")
         tool = TOOLS[name]
         asks = read(tool.question, arguments)
-        opened.explorer.refresh()
-        value = tool.answer(opened, asks)
+        explorer.refresh()
+        value = tool.answer(explorer, asks)
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return types.CallToolResult(content=[types.TextContent(type="text", text=text)], structured_content=value)
     except UserError as error:

@@ -75,7 +75,7 @@ def test_a_label_is_kept_and_is_text(server, visit, key):
     visit.open(f"{server.address}/feature/{key}/2")
     visit.page.fill("[name=text]", HOSTILE)
     visit.page.click("#label button")
-    visit.page.wait_for_function("document.querySelector('#label output').textContent === 'kept'")
+    visit.page.wait_for_selector("#label output:text-is('kept')")
     visit.page.check("[name=pinned]")
     visit.open(f"{server.address}/features?marked=pinned")
     assert HOSTILE in visit.page.inner_text("tr[data-row]")

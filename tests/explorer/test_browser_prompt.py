@@ -36,7 +36,7 @@ def write(visit: BrowserPage, tokens: int = 6) -> None:
     visit.page.click("[data-continue] button >> text=Write")
     last = "#written figure:last-child .cost a"
     visit.page.wait_for_selector(last)
-    visit.page.wait_for_function("document.querySelector('[data-stop]').hidden")
+    visit.page.wait_for_selector("[data-stop]", state="hidden")
 
 
 def test_a_text_is_read_edited_and_continued(server, visit, key):

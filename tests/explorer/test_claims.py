@@ -57,7 +57,7 @@ VERDICTS = {
 def planted(explored: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Explorer, str, int]:
     """A run whose ablation is said to do something, and patches with claims of every verdict."""
     run = tmp_path_factory.mktemp("planted") / "run"
-    shutil.copytree(explored, run, ignore=shutil.ignore_patterns(f"{FILE}*"))
+    shutil.copytree(explored, run, ignore=shutil.ignore_patterns(f"{FILE}*", "pairs"))
     content = read_json(run / "ablate" / "root" / "ablate.json")
     (ablation,) = content["ablations"]
     ablation["measures"]["probability"] |= PLANTED

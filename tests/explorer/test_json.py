@@ -97,8 +97,8 @@ def test_questions_and_what_stands_alone(copy, printed, tmp_path, monkeypatch):
     hits = printed("find", copy, "--sort", "max", "--limit", "2", "--dictionaries", ROOT)
     assert len(hits["rows"]) == 2 and hits["rows"][0]["dictionary"] == NAME
     assert Path(printed("report", copy)["report"]).is_file()
-    files = printed("figure", copy)["files"]
-    assert files and all(Path(path).is_file() for path in files)
+    gallery = printed("figure", copy)
+    assert gallery["drawn"] and gallery["missing"] and all(Path(path).is_file() for path in gallery["paths"])
     seeds = [copy / "train" / "main" / SITES[1] / f"topk-k4-r2-s{seed}" for seed in (0, 1)]
     assert printed("pool", tmp_path / "pooled", *seeds)["seeds"] == 2
     sanity = printed("score", "--sanity")

@@ -21,8 +21,6 @@ pytest.importorskip("mcp", reason="the extra mcp is not installed")
 
 from mcp import ClientSession, StdioServerParameters, stdio_client, types
 
-from monolex.explorer.agent.live import LiveRuns
-from monolex.explorer.agent.tools import OpenRuns
 from monolex.explorer.mcp import answer
 
 PACKAGE = Path(__file__).parents[2]
@@ -45,7 +43,7 @@ Ask = Callable[[str, dict[str, Any]], Awaitable[Asked]]
 @asynccontextmanager
 async def agent(run: Path) -> AsyncIterator[tuple[ClientSession, Ask]]:
     """A client of a server of a run, in a process of its own."""
-    command = ["-m", "monolex", "mcp", str(run), "--device", "cpu"]
+    command = ["-m", "monolex", "mcp", str(run)]
     path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
     server = StdioServerParameters(command=sys.executable, args=command, env={**os.environ, "PYTHONPATH": path})
     with open(os.devnull, "w") as nowhere:
@@ -154,7 +152,7 @@ async def nonsense(ask: Ask, keys: dict[str, str]) -> None:
 
 
 def test_what_no_tool_takes_is_one_sentence(explored):
-    opened = OpenRuns(Explorer([explored], writable=False), LiveRuns("cpu"))
+    explorer = Explorer([explored], writable=False)
     wrong: list[tuple[str, dict[str, Any], str]] = [
         ("nothing", {}, "is no tool; there are runs"),
         ("featur", {}, "did you mean 'feature', 'features'"),
@@ -168,7 +166,7 @@ def test_what_no_tool_takes_is_one_sentence(explored):
         ("search", {"\ud800": 1, "text": ""}, "half of a character"),
     ]
     for tool, arguments, said in wrong:
-        result = answer(opened, tool, arguments)
+        result = answer(explorer, tool, arguments)
         (content,) = result.content
         assert isinstance(content, types.TextContent)
         assert result.is_error and said in content.text and "\n" not in content.text, content.text

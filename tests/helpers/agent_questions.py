@@ -79,7 +79,7 @@ def of_the_run(run: Path, keys: dict[str, str]) -> Iterator[AgentQuestion]:
     yield ask("how many have evidence", "runs", {}, lambda a: a["runs"][0]["with_evidence"], len(stores))
     content = manifest(run, "activations")["content"]
     yield ask("what it was read off", "runs", {}, lambda a: a["runs"][0]["source"]["content"], content)
-    paths = ["ablate/root", "score/rules", "tree/root"]
+    paths = ["ablate/root", "patch/pairs", "score/rules", "tree/root"]
     yield ask("which experiments", "experiments", {"run": "run"},
               lambda a: sorted(e["path"] for e in a["experiments"]), paths)  # fmt: skip
     only = {"run": "run", "site": SITES[1], "trained": True}
@@ -188,8 +188,12 @@ def of_claims(run: Path, keys: dict[str, str]) -> Iterator[AgentQuestion]:
     verdict = better if 1 / 1.1 <= sparse <= 1.1 else "undecided"
     against = {"claim": "reconstructs_better", "dictionary": key, "against": keys[f"{SITES[1]}/pca"]}
     yield ask("whether it is better than PCA", "what_is_known", against, lambda a: a["verdict"], verdict)
+    patch = json.loads((run / "patch" / "pairs" / "patch.json").read_text())
+    fewer = [c for c in patch["claims"] if c["statement"].startswith("fewer") and c["dictionary"] == ROOT]
+    (claim,) = [c for c in fewer if c["level"] == 0.5]
+    verdict = claim["verdict"] if patch["behaviour"]["able"] else "undecided"
     patched = {"claim": "patches_with_fewer", "dictionary": key}
-    yield ask("whether patches need fewer", "what_is_known", patched, lambda a: a["verdict"], "not measured")
+    yield ask("whether patches need fewer", "what_is_known", patched, lambda a: a["verdict"], verdict)
     row = next(r for r in scores(run) if r["scores"]["top_and_random"]["low"] is not None)
     said = [r for r in scores(run) if r["feature"] == row["feature"]]
     each = {verdict_of(r["scores"]["top_and_random"], r["scores"]["chance"]["value"]) for r in said}

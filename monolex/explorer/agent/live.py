@@ -1,14 +1,11 @@
-"""What needs the model of a run: features of a prompt, and a feature taken away in a prompt; loaded on first use."""
+"""What needs the model of a run: features of a prompt, and a feature taken away in a prompt."""
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any
 
-from monolex.activations.stored import stored_model
 from monolex.answers import as_json
 from monolex.config import require
-from monolex.dictionaries.listing import run_dictionaries
 from monolex.errors import UserError
 from monolex.explorer.agent.questions import AblationQuestion
 from monolex.explorer.agent.sources import Said, place_of, source, weights_source
@@ -22,7 +19,6 @@ from monolex.live.next_token import NextToken, next_token
 from monolex.live.prompts import from_text
 from monolex.live.reading import ActiveFeature, TokenFeatures, Wanted, read
 from monolex.live.session import LiveModel
-from monolex.model.language_model import LanguageModel
 
 LONGEST = 20_000
 """Letters of a prompt, at most."""
@@ -31,49 +27,37 @@ WITHIN = 2.0
 """Factor within which the size of a control is that of the feature, as in ``monolex ablate``."""
 
 
-@final
-class LiveRuns:
-    """The models of runs, each loaded on first use and kept; one question at a time."""
+def find_in_prompt(explorer: Explorer, run: ExploredRun, config: FindConfig) -> Said:
+    """The features that are active on a prompt, with their dictionaries' hashes.
 
-    def __init__(self, device: str = "auto") -> None:
-        self._device = device
-        self._lock = threading.Lock()
-        self._live: dict[str, tuple[str, LiveModel]] = {}
+    Raises:
+        UserError: as :func:`monolex.features.find.find`.
+    """
+    _require_short(config.prompt or "")
+    live = explorer.live.of(run)
+    with live.lock:
+        answer = find(run.folder, config, lm=lambda: live.lm).to_json()
+    rows = [_with_hash(explorer, run, row) for row in answer["rows"]]
+    return {"rows": rows, "notes": answer["notes"], "source": source(run, "activations")}
 
-    def find(self, explorer: Explorer, run: ExploredRun, config: FindConfig) -> Said:
-        """The features that are active on a prompt, with their dictionaries' hashes.
 
-        Raises:
-            UserError: as :func:`monolex.features.find.find`.
-        """
-        _require_short(config.prompt or "")
-        with self._lock:
-            answer = find(run.folder, config, lm=lambda: self._model(run).lm).to_json()
-        rows = [_with_hash(explorer, run, row) for row in answer["rows"]]
-        return {"rows": rows, "notes": answer["notes"], "source": source(run, "activations")}
+def ablate_in_prompt(
+    explorer: Explorer, run: ExploredRun, dictionary: IndexedDictionary, asks: AblationQuestion
+) -> Said:
+    """What comes next in a prompt without a feature, beside the same without a control feature.
 
-    def ablate(self, run: ExploredRun, dictionary: IndexedDictionary, asks: AblationQuestion) -> Said:
-        """What comes next in a prompt without a feature, beside the same without a control feature.
-
-        Raises:
-            NotThere: no such feature.
-            UserError: the prompt cannot be read, or as :func:`monolex.live.next_token.next_token`.
-        """
-        _require_short(asks.prompt)
-        if not 0 <= asks.number < dictionary.d_sae:
-            raise NotThere(f"feature {asks.number}: {dictionary.title} has features 0 to {dictionary.d_sae - 1}")
-        with self._lock:
-            answer = _ablated(self._model(run), dictionary.title, asks)
-        head = {"run": run.slug, "dictionary": dictionary.key, "hash": dictionary.hash, "feature": asks.number}
-        return head | answer | {"source": weights_source(run, dictionary)}
-
-    def _model(self, run: ExploredRun) -> LiveModel:
-        """The model of a run; read anew where its activations or dictionaries were made anew."""
-        stamp = "".join(sorted(dictionary.hash for dictionary in run.dictionaries.values()))
-        if (held := self._live.get(run.slug)) is None or held[0] != stamp:
-            lm: LanguageModel = stored_model(run.folder / "activations", self._device)
-            self._live[run.slug] = held = stamp, LiveModel(lm, run_dictionaries(run.folder))
-        return held[1]
+    Raises:
+        NotThere: no such feature.
+        UserError: the prompt cannot be read, or as :func:`monolex.live.next_token.next_token`.
+    """
+    _require_short(asks.prompt)
+    if not 0 <= asks.number < dictionary.d_sae:
+        raise NotThere(f"feature {asks.number}: {dictionary.title} has features 0 to {dictionary.d_sae - 1}")
+    live = explorer.live.of(run)
+    with live.lock:
+        answer = _ablated(live, dictionary.title, asks)
+    head = {"run": run.slug, "dictionary": dictionary.key, "hash": dictionary.hash, "feature": asks.number}
+    return head | answer | {"source": weights_source(run, dictionary)}
 
 
 def _ablated(live: LiveModel, title: str, asks: AblationQuestion) -> Said:

@@ -12,7 +12,7 @@ from monolex.explorer.agent import experiments as experiments_of
 from monolex.explorer.agent import features as features_of
 from monolex.explorer.agent import questions as q
 from monolex.explorer.agent.known import known
-from monolex.explorer.agent.live import LiveRuns
+from monolex.explorer.agent.live import ablate_in_prompt, find_in_prompt
 from monolex.explorer.agent.measured import measured
 from monolex.explorer.agent.sources import Said, dictionary_facts, source, weights_source
 from monolex.explorer.explorer import Explorer
@@ -25,30 +25,21 @@ from monolex.explorer.views import search as search_view
 from monolex.features.query import FindConfig
 
 
-class OpenRuns(NamedTuple):
-    """What the tools read."""
-
-    explorer: Explorer
-    """The runs, not to be written to."""
-    live: LiveRuns
-    """Their models, loaded when one is asked for."""
-
-
 class AgentTool(NamedTuple):
     """A question that an agent can ask."""
 
     question: type
     """Its arguments: a dataclass."""
-    answer: Callable[[OpenRuns, Any], Said]
+    answer: Callable[[Explorer, Any], Said]
     """Answers it; the docstring is its description."""
 
 
-def runs(opened: OpenRuns, _asks: q.NoQuestion) -> Said:
+def runs(explorer: Explorer, _asks: q.NoQuestion) -> Said:
     """The open runs: model, text, what was found (sentences with intervals and controls), and every experiment.
 
     Begin here. Names of runs and paths of experiments are arguments of the other tools.
     """
-    return {"runs": [_overview(opened.explorer, run) for run in opened.explorer.runs.values()]}
+    return {"runs": [_overview(explorer, run) for run in explorer.runs.values()]}
 
 
 def _overview(explorer: Explorer, run: ExploredRun) -> Said:
@@ -65,42 +56,42 @@ def _overview(explorer: Explorer, run: ExploredRun) -> Said:
     }
 
 
-def dictionaries(opened: OpenRuns, asks: q.DictionariesQuestion) -> Said:
+def dictionaries(explorer: Explorer, asks: q.DictionariesQuestion) -> Said:
     """Dictionaries of a run: hash, kind, size, FVU (share of variance missed), L0 and fidelity with intervals.
 
     Beside each stand the baselines that are as sparse (L0 within 10 %), and what control models' dictionaries of the
     same name do. A dictionary's hash is an argument of the other tools.
     """
-    run = opened.explorer.run(asks.run)
-    listing.scope(opened.explorer, listing.ListQuery(run=asks.run, site=asks.site))
+    run = explorer.run(asks.run)
+    listing.scope(explorer, listing.ListQuery(run=asks.run, site=asks.site))
     chosen = [
         dictionary
         for dictionary in run.dictionaries.values()
         if asks.site in ("", dictionary.site) and asks.trained in (None, dictionary.trained)
     ]
     first = (asks.page - 1) * asks.limit
-    shown = [measured(opened.explorer, run, dictionary) for dictionary in chosen[first : first + asks.limit]]
+    shown = [measured(explorer, run, dictionary) for dictionary in chosen[first : first + asks.limit]]
     return {"total": len(chosen), "page": asks.page, "dictionaries": shown}
 
 
-def features(opened: OpenRuns, asks: q.FeaturesQuestion) -> Said:
+def features(explorer: Explorer, asks: q.FeaturesQuestion) -> Said:
     """The first features that some filters keep, sorted: density, explanation score beside chance, how often each comes
     back under other seeds, and its ablation beside controls, where that was measured."""
     query = listing.ListQuery(**{name: value for name, value in asdict(asks).items() if name != "limit"})
-    runs = listing.scope(opened.explorer, query)
+    runs = listing.scope(explorer, query)
     total = sum(listing.count(run, query) for run in runs)
     rows = [row for run in runs for row in listing.features(run, query, asks.limit)]
     rows = sorted(rows, key=lambda row: listing.order(row, query))[: asks.limit]
-    return {"total": total, **_listed(opened.explorer, rows)}
+    return {"total": total, **_listed(explorer, rows)}
 
 
-def search(opened: OpenRuns, asks: q.SearchQuestion) -> Said:
+def search(explorer: Explorer, asks: q.SearchQuestion) -> Said:
     """Features that have to do with a word, the best first, each with its reasons: tokens, explanations, labels.
 
     Words alone are no evidence of what a feature is or does: look at its numbers, or ask what_is_known.
     """
-    hits = search_view.search(opened.explorer, {"q": asks.text, "run": asks.run}).data["hits"]
-    answer = _listed(opened.explorer, [hit.feature for hit in hits[: asks.limit]])
+    hits = search_view.search(explorer, {"q": asks.text, "run": asks.run}).data["hits"]
+    answer = _listed(explorer, [hit.feature for hit in hits[: asks.limit]])
     reasons = [{**row, "reasons": list(hit.reasons)} for row, hit in zip(answer["features"], hits, strict=False)]
     return {"total": len(hits), **answer, "features": reasons}
 
@@ -117,11 +108,11 @@ def _listed(explorer: Explorer, rows: list[listing.ListedFeature]) -> Said:
     return {"features": shown, "dictionaries": list(named.values())}
 
 
-def feature(opened: OpenRuns, asks: q.FeatureQuestion) -> Said:
+def feature(explorer: Explorer, asks: q.FeatureQuestion) -> Said:
     """Everything that is known of one feature: numbers, tokens, contexts with «its strongest token», explanations with
     score and chance, ablation with controls, and the experiments that name it."""
-    data = feature_view.feature(opened.explorer, asks.dictionary, asks.number).data
-    run, dictionary = opened.explorer.place(asks.dictionary)
+    data = feature_view.feature(explorer, asks.dictionary, asks.number).data
+    run, dictionary = explorer.place(asks.dictionary)
     (row,) = features_of.rows(run, [(dictionary.key, asks.number)])
     chance, measured_in = features_of.chance_of_coming_back(run, dictionary)
     explained = [
@@ -138,13 +129,12 @@ def feature(opened: OpenRuns, asks: q.FeatureQuestion) -> Said:
     }
 
 
-def matches(opened: OpenRuns, asks: q.MatchesQuestion) -> Said:
+def matches(explorer: Explorer, asks: q.MatchesQuestion) -> Said:
     """Features of other dictionaries, layers, seeds and runs with the most similar direction.
 
     Cosines are computed from the weights and have no interval; chance is about how large the largest cosine to as many
     random directions is.
     """
-    explorer = opened.explorer
     data = matches_view.matches(explorer, asks.dictionary, asks.number).data
     rows = sorted(data["matches"], key=lambda row: -row["largest"])
     shown = [
@@ -156,49 +146,49 @@ def matches(opened: OpenRuns, asks: q.MatchesQuestion) -> Said:
     return head | {"total": len(rows), "least_cosine_named": data["least"], "matches": shown}
 
 
-def compare(opened: OpenRuns, asks: q.CompareQuestion) -> Said:
+def compare(explorer: Explorer, asks: q.CompareQuestion) -> Said:
     """Two dictionaries: how many features both have and which only one has, and the mean largest cosine (MMCS) with its
     interval, beside that to random directions."""
-    places = [opened.explorer.place(key) for key in (asks.first, asks.second)]
-    data = as_json(compare_view.compare(opened.explorer, {"a": asks.first, "b": asks.second}).data)
+    places = [explorer.place(key) for key in (asks.first, asks.second)]
+    data = as_json(compare_view.compare(explorer, {"a": asks.first, "b": asks.second}).data)
     facts = [dictionary_facts(*place) | {"source": weights_source(*place)} for place in places]
     names = ("mmcs", "mmcs_back", "mmcs_random", "alike", "counts")
     lists = {name: data[name][: asks.limit] for name in ("both", "only_first", "only_second")}
     return {"first": facts[0], "second": facts[1], **{name: data[name] for name in names}, **lists}
 
 
-def experiments(opened: OpenRuns, asks: q.ExperimentsQuestion) -> Said:
+def experiments(explorer: Explorer, asks: q.ExperimentsQuestion) -> Said:
     """The experiments of a run (patching, ablations, trees, scores, seeds), or with a path the result of one: estimates
     with intervals, controls and verdicts; lists are cut to the limit, and how long each was is said."""
     if not asks.path:
-        return {"run": asks.run, "experiments": experiments_of.listed(opened.explorer, asks.run)}
-    result = experiments_of.one_experiment(opened.explorer, asks.run, asks.path, asks.limit)
+        return {"run": asks.run, "experiments": experiments_of.listed(explorer, asks.run)}
+    result = experiments_of.one_experiment(explorer, asks.run, asks.path, asks.limit)
     return {"run": asks.run, "path": asks.path, **result}
 
 
-def find_by_prompt(opened: OpenRuns, asks: q.PromptQuestion) -> Said:
+def find_by_prompt(explorer: Explorer, asks: q.PromptQuestion) -> Said:
     """The features most active on a prompt, which is run through the run's model: on its last token, or on any.
 
     of_max is the activation over the largest that was seen; a dense feature is active on everything, so also on this.
     """
     names = ("prompt", "token", "dictionaries", "limit")
     config = FindConfig(**{name: getattr(asks, name) for name in names})
-    return {"run": asks.run, **opened.live.find(opened.explorer, opened.explorer.run(asks.run), config)}
+    return {"run": asks.run, **find_in_prompt(explorer, explorer.run(asks.run), config)}
 
 
-def ablate_live(opened: OpenRuns, asks: q.AblationQuestion) -> Said:
+def ablate_live(explorer: Explorer, asks: q.AblationQuestion) -> Said:
     """What the model predicts next with and without a feature in a prompt of yours, beside a control feature.
 
     One prompt has no interval: take it as a look; what_is_known says what was measured over documents.
     """
-    return opened.live.ablate(*opened.explorer.place(asks.dictionary), asks)
+    return ablate_in_prompt(explorer, *explorer.place(asks.dictionary), asks)
 
 
-def what_is_known(opened: OpenRuns, asks: q.ClaimQuestion) -> Said:
+def what_is_known(explorer: Explorer, asks: q.ClaimQuestion) -> Said:
     """Whether what was measured confirms a claim: confirmed, contradicted, undecided or not measured, with the rule,
     the estimate, its interval, control and artefact hash. Only artefacts decide, never words."""
-    answer = as_json(known(opened.explorer, asks))
-    return {**answer, "of": dictionary_facts(*opened.explorer.place(asks.dictionary))}
+    answer = as_json(known(explorer, asks))
+    return {**answer, "of": dictionary_facts(*explorer.place(asks.dictionary))}
 
 
 TOOLS = {
