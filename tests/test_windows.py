@@ -92,7 +92,7 @@ def test_text_is_utf8_whatever_the_machine_calls_text():
 def test_paths_are_written_with_slashes():
     """``str`` of a relative path has backslashes there: no file of a manifest would be found again."""
     texts = {path: path.read_text(encoding="utf-8") for path in trees()}
-    calls = ("relative_to(", "relpath(")
+    calls = (".relative_to(", "relpath(")
     wrong = [
         f"{path.name}: {line.strip()}"
         for path, text in texts.items()

@@ -54,7 +54,7 @@ class Explorer:
         Raises:
             NotThere: no run has it.
         """
-        places = [place for place in self.places() if place.dictionary.key == key[:SHORT]]
+        places = [place for place in self.places() if len(key) >= SHORT and place.dictionary.hash.startswith(key)]
         if not places:
             raise NotThere(f"{key!r} is the hash of no dictionary here; it may have been made again since")
         return max(places, key=lambda place: place.dictionary.gathered)

@@ -17,20 +17,21 @@ class LiveRuns:
     """A :class:`LiveModel` a run."""
 
     def __init__(self) -> None:
-        self._models: dict[str, LiveModel] = {}
+        self._models: dict[str, tuple[tuple[str, ...], LiveModel]] = {}
         self._lock = threading.Lock()
 
     def of(self, run: ExploredRun) -> LiveModel:
-        """The model of a run with all of its dictionaries; loaded once.
+        """The model of a run with all of its dictionaries; loaded once, and anew where a dictionary was made anew.
 
         Raises:
             UserError: the model is gone, or has other weights than it had.
         """
         with self._lock:
-            if run.slug not in self._models:
+            hashes = tuple(dictionary.hash for dictionary in run.dictionaries.values())
+            if run.slug not in self._models or self._models[run.slug][0] != hashes:
                 records = [run.record(key) for key in run.dictionaries]
-                self._models[run.slug] = LiveModel(stored_model(run.folder / "activations"), records)
-            return self._models[run.slug]
+                self._models[run.slug] = hashes, LiveModel(stored_model(run.folder / "activations"), records)
+            return self._models[run.slug][1]
 
 
 def rare(run: ExploredRun, dictionary: IndexedDictionary, high: float) -> Bool[NDArray, "d_sae"]:

@@ -135,9 +135,10 @@ class ExploredRun:
         Raises:
             NotThere: there is none.
         """
-        if key[:SHORT] not in self.dictionaries:
+        known = self.dictionaries.get(key[:SHORT])
+        if known is None or not known.hash.startswith(key):
             raise NotThere(f"{key!r} is the hash of no dictionary here; it may have been made again since")
-        return self.dictionaries[key[:SHORT]]
+        return known
 
     def record(self, key: str) -> RunDictionary:
         """The same as the run lists it, with its weights."""

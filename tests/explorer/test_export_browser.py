@@ -48,7 +48,7 @@ def written(explored: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[E
     return explorer, export(run, tmp_path_factory.mktemp("exported") / "a site #1", ExportConfig()).folder, key
 
 
-@pytest.fixture(scope="module", params=["file", "http"])
+@pytest.fixture(scope="module", params=["file", pytest.param("http", marks=pytest.mark.slow)])
 def site(written: tuple[Explorer, Path, str], request: pytest.FixtureRequest) -> Iterator[Exported]:
     explorer, folder, key = written
     if request.param == "file":

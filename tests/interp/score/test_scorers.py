@@ -13,6 +13,7 @@ from monolex.interp.protocol import correlation
 from monolex.interp.records import Examples, Explanation, Failure, Job
 from monolex.interp.score import bootstrap, judging
 from monolex.interp.score.bootstrap import Documents, ResampledScore, correlations, difference, interval, mean, sums
+from monolex.interp.score.cards import OVERLAYS
 from monolex.interp.score.cards import _overlays as overlays
 from monolex.interp.score.discrimination import active_tokens, fuzz_marks, means_at, told_apart
 from monolex.interp.score.judging import judged
@@ -226,7 +227,7 @@ def test_cards_show_what_is_missing():
     (example,) = features(1)
     predictions = np.zeros((10, 16))
     predictions[0, 3], predictions[1] = np.nan, np.nan
-    gap, failed, whole = overlays(example, predictions)
+    gap, failed, whole = overlays(example, predictions, OVERLAYS)
     assert gap.predicted == (0.0,) * 3 + (None,) + (0.0,) * 12
     assert failed.predicted is None and whole.predicted == (0.0,) * 16
 
