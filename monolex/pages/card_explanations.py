@@ -139,7 +139,9 @@ def _number(label: str, cell: Facts, about: str) -> Number:
 
 def _short(simulated: Simulated) -> str:
     first = simulated.numbers[0]
-    return f"{first.value} {first.under} by {simulated.kind}".replace("  ", " ")
+    # an explanation never stands without what those of other features score
+    chance = next((number.value for number in simulated.numbers if number.label == "Chance"), MISSING)
+    return f"{first.value} {first.under} by {simulated.kind}, chance {chance}".replace("  ", " ")
 
 
 def _fragments(overlays: Sequence[Overlay]) -> list[tuple[str, int, Markup]]:

@@ -281,7 +281,8 @@ def test_a_small_card_has_texts_and_scores_alone(store):
     shown = drawn(store, 0, scored=scored, compact=True)
     cell = scored[0].row["scores"]["top_and_random"]
     score = f"{number(cell['value'])} {interval(cell['low'], cell['high'])}"
-    assert f"score {score} by rules; {score} by {fake_scores.EXACT}</small>" in shown
+    chance = f"chance {number(scored[0].row['scores']['chance']['value'])}"
+    assert f"score {score} by rules, {chance}; {score} by {fake_scores.EXACT}, {chance}</small>" in shown
     assert "<details" not in shown and shown.count('class="say"') == 1
     assert "score n/a the predictions are constant by rules" in drawn(store, 0, scored=explained(5), compact=True)
 
