@@ -7,6 +7,7 @@ a page of one sentence.
 import contextlib
 import json
 import logging
+import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -61,6 +62,8 @@ THREADS = 8
 """Requests that are answered at a time: each has its own connection to every index."""
 LIVE_THREADS = 2
 """Requests of the model that are under way at a time; others wait for these alone."""
+NEED_MODEL = ("ids", "text", "chat", "prompt", "a", "b")
+"""Parameters of pages with which the model runs."""
 View = Callable[[Explorer, Request], Page]
 
 
@@ -79,7 +82,7 @@ def app(explorer: Explorer) -> Starlette:
         *_live_pages(explorer),
         Route("/continue", _continuing(explorer), methods=["POST"]),
         Route("/labels.jsonl", _answering(explorer, _labels)),
-        Route("/label/{key}/{number:int}", _writing(explorer), methods=["POST"]),
+        Route("/label/{key}/{number}", _writing(explorer), methods=["POST"]),
         Route("/run/{slug}/report.html", _answering(explorer, _report)),
         Route("/run/{slug}/gallery/{path:path}", _answering(explorer, _gallery)),
         Route("/static/{name}", _static),
@@ -92,8 +95,8 @@ def app(explorer: Explorer) -> Starlette:
 VIEWS: dict[str, View] = {
     "/run/{slug}": lambda explorer, request: overview.overview(explorer, request.path_params["slug"]),
     "/features": lambda explorer, request: listing.listing(explorer, _parameters(request)),
-    "/feature/{key}/{number:int}": lambda explorer, request: feature.feature(explorer, *_place(request)),
-    "/matches/{key}/{number:int}": lambda explorer, request: matches.matches(explorer, *_place(request)),
+    "/feature/{key}/{number}": lambda explorer, request: feature.feature(explorer, *_place(request)),
+    "/matches/{key}/{number}": lambda explorer, request: matches.matches(explorer, *_place(request)),
     "/search": lambda explorer, request: search.search(explorer, _parameters(request)),
     "/compare": lambda explorer, request: compare.compare(explorer, _parameters(request)),
     "/beside": lambda explorer, request: beside.beside(explorer, _parameters(request)),
@@ -137,7 +140,9 @@ def _live_pages(explorer: Explorer) -> list[Route]:
                     return RedirectResponse(exact, 303)
                 return _html(drawn(explorer, view(explorer, parameters), _address(request)))
 
-            return await anyio.to_thread.run_sync(answer, limiter=busy)
+            # a form that is still empty needs no model and waits for nobody
+            asked_model = any(request.query_params.get(name) for name in NEED_MODEL)
+            return await anyio.to_thread.run_sync(answer, limiter=busy if asked_model else None)
 
         return Route(path + ending, endpoint)
 
@@ -197,7 +202,11 @@ def _home(explorer: Explorer, request: Request) -> Response:
 def _random(explorer: Explorer, request: Request) -> Response:
     """To a feature that the list's filters keep, drawn at random."""
     query = listing.parsed(_parameters(request))
-    for run in listing.scope(explorer, query):
+    runs = listing.scope(explorer, query)
+    # a run with more of them is drawn as much more often, so that every feature has the same chance
+    weights = [listing.count(run, query) for run in runs]
+    if sum(weights):
+        (run,) = random.choices(runs, weights)
         if place := listing.drawn_at_random(run, query):
             return RedirectResponse(Links().feature(place[0][:12], place[1]), headers={"cache-control": "no-store"})
     raise NotThere("no feature is like this; widen the filters")
@@ -221,7 +230,7 @@ def _writing(explorer: Explorer) -> Callable[[Request], Any]:
 async def _json(request: Request) -> Mapping[str, Any]:
     try:
         said = await request.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError("the request holds no JSON; send an object") from error
     if not isinstance(said, dict):
         raise UserError("the request holds no object of JSON; send one")
@@ -236,7 +245,7 @@ def _report(explorer: Explorer, request: Request) -> Response:
 
 
 def _gallery(explorer: Explorer, request: Request) -> Response:
-    path = request.path_params["path"]
+    path = request.path_params["path"].replace("\0", "")
     home = (explorer.run(request.path_params["slug"]).folder / GALLERY).resolve()
     file = Path(home, path).resolve()
     # neither dots, a path from the root nor a link leads out of the run
@@ -258,7 +267,10 @@ def _static(request: Request) -> Response:
 
 
 def _place(request: Request) -> tuple[str, int]:
-    return request.path_params["key"], request.path_params["number"]
+    number = request.path_params["number"]
+    if not (number.isdecimal() and number.isascii() and len(number) < 10):
+        raise NotThere(f"{number[:20]!r} is no number of a feature")
+    return request.path_params["key"], int(number)
 
 
 def _parameters(request: Request) -> dict[str, str]:

@@ -7,11 +7,21 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from monolex.dictionaries.base import DictionaryConfig
 from monolex.evals.similarity import unit_rows
 from monolex.explorer.run import ExploredRun
 
 ROOM = 2**29
 """Bytes that are kept; a dictionary that is larger is read each time."""
+
+
+def space(config: DictionaryConfig) -> str:
+    """Where its directions lie: the residual stream is one space over all layers, of other sites each is its own.
+
+    A transcoder's lie where it writes, not where it reads.
+    """
+    place = config.target or config.site
+    return "the residual stream" if place.startswith("resid") else place
 
 
 @final

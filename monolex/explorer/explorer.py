@@ -35,6 +35,14 @@ class Explorer:
         require(not twice, f"RUN = {twice[:1]} is given twice; give it once")
         named = zip(slugs(list(folders)), folders, strict=True)
         self.runs = {slug: ExploredRun(folder, slug, writable=writable) for slug, folder in named}
+        owners: dict[str, ExploredRun] = {}
+        for run, dictionary in self.places():
+            other = owners.setdefault(dictionary.hash, run)
+            require(
+                other is run,
+                f"RUN = {str(run.folder)!r} is a copy of {str(other.folder)!r} (both hold the same "
+                f"{dictionary.title}): open one of them at a time",
+            )
         self.directions = Directions()
         self.live = LiveRuns()
 

@@ -11,10 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monolex import stages
 from monolex.artifact import MANIFEST, SUBJECT, Manifest, digest, open_artifact, read_json
 from monolex.dictionaries.base import CONFIG, WEIGHTS
 from monolex.dictionaries.listing import RunDictionary
+from monolex.explorer.current import experiments, of_dictionaries
 from monolex.explorer.index import Index
 from monolex.explorer.migrations import MIGRATIONS
 from monolex.features.known import open_store
@@ -30,8 +30,6 @@ TOKENS = 10
 """Tokens of a feature that are searched, those with the largest shares."""
 SHIFT = 32
 """Bits of a feature's number in its row of the table ``words``."""
-EXPERIMENTS = ("explain", "score", "ablate", "tree", "patch")
-"""Kinds of artefacts that say something of single features."""
 Rows = list[tuple[Any, ...]]
 
 
@@ -47,22 +45,19 @@ class FeatureFacts(NamedTuple):
 
 
 def hashes(dictionaries: Sequence[RunDictionary]) -> dict[str, RunDictionary]:
-    """Dictionaries by :attr:`RunDictionary.content`, read off the manifests of their sweeps, nothing hashed anew."""
+    """Dictionaries by a hash of weights, configuration and activations, off the manifests of their sweeps.
+
+    The neuron basis is the same in every run of a model; what was seen of it in another text is another dictionary's.
+    """
     manifests = {source: open_artifact(source) for source in dict.fromkeys(d.source for d in dictionaries)}
     named = {}
     for dictionary in dictionaries:
         files, place = manifests[dictionary.source].files, dictionary.folder.relative_to(dictionary.source).as_posix()
-        content = digest([files[f"{place}/{name}"].sha256 for name in (WEIGHTS, CONFIG)])
+        harvest = manifests[dictionary.source].parents["activations"]
+        content = digest([*(files[f"{place}/{name}"].sha256 for name in (WEIGHTS, CONFIG)), harvest])
         # two names of the same weights (a seed that is given twice) are two dictionaries of a run
         named[digest([content, dictionary.title]) if content in named else content] = dictionary
     return named
-
-
-def artefacts(run: Path) -> dict[str, Manifest]:
-    """The finished artefacts of a run that say something of single features, by their path in it."""
-    patterns = [(kind, f"{stage.home}/*/{MANIFEST}") for kind in EXPERIMENTS if (stage := stages.of_kind(kind))]
-    paths = [(kind, path.parent) for kind, pattern in patterns for path in sorted(run.glob(pattern))]
-    return {path.relative_to(run).as_posix(): open_artifact(path, kind) for kind, path in paths}
 
 
 def fill(index: Index, run: Path, dictionaries: Mapping[str, RunDictionary]) -> int:
@@ -73,8 +68,8 @@ def fill(index: Index, run: Path, dictionaries: Mapping[str, RunDictionary]) -> 
     """
     features = open_artifact(run / "features", "features") if (run / "features" / MANIFEST).exists() else None
     stores = {} if features is None else {(s["site"], s["name"]): s["path"] for s in features.data["stores"]}
-    experiments = artefacts(run)
-    said = digest([len(MIGRATIONS), *sorted(manifest.content for manifest in experiments.values())])
+    artefacts = experiments(run)
+    said = digest([len(MIGRATIONS), *sorted(manifest.content for manifest in artefacts.values())])
     made_of = {}
     for key, dictionary in dictionaries.items():
         store = stores.get((dictionary.site, dictionary.name))
@@ -84,7 +79,7 @@ def fill(index: Index, run: Path, dictionaries: Mapping[str, RunDictionary]) -> 
     gone = [key for key in known if key not in made_of]
     if not stale and not gone:
         return 0
-    facts = feature_facts(run, experiments, dictionaries)
+    facts = feature_facts(run, artefacts, dictionaries)
     with progress(len(stale), "index", "dictionary") as bar, index.writing() as db:
         for key in (*gone, *stale):
             _forget(db, key)
@@ -95,13 +90,18 @@ def fill(index: Index, run: Path, dictionaries: Mapping[str, RunDictionary]) -> 
 
 
 def feature_facts(
-    run: Path, experiments: Mapping[str, Manifest], dictionaries: Mapping[str, RunDictionary]
+    run: Path, artefacts: Mapping[str, Manifest], dictionaries: Mapping[str, RunDictionary]
 ) -> dict[str, FeatureFacts]:
-    """What explanations, scores, ablations, trees and patches say of features, by the hash of their dictionary."""
-    by_title = {(d.site, d.name): key for key, d in dictionaries.items()}
+    """What explanations, scores, ablations, trees and patches say of features, by the hash of their dictionary.
+
+    Nothing counts that was made of another dictionary of the name.
+    """
+    made_of = of_dictionaries(dictionaries, artefacts)
     facts = {key: FeatureFacts([], {}, []) for key in dictionaries}
-    for path, manifest in experiments.items():
-        READERS[manifest.kind](run / path, path, by_title, facts)
+    for path, manifest in artefacts.items():
+        by_title = {(d.site, d.name): key for key, d in dictionaries.items() if path in made_of[key]}
+        if manifest.kind in READERS:
+            READERS[manifest.kind](run / path, path, by_title, facts)
     return facts
 
 
@@ -139,7 +139,7 @@ def _ablations(folder: Path, path: str, by_title: Read, facts: Gathered) -> None
             continue
         effect, control = ablation["kl"]["feature"], ablation["kl"]["control_feature"]
         numbers = (effect["value"], effect["low"], effect["high"], control["value"])
-        facts[key].effects[ablation["feature"]] = numbers
+        facts[key].effects.setdefault(ablation["feature"], numbers)
         facts[key].memberships.append((ablation["feature"], path, "ablated", place))
 
 
@@ -201,7 +201,7 @@ def _insert_features(db: sqlite3.Connection, number: int, store: FeatureStore, f
     for row in facts.explanations:
         explained[row[0]].append(row)
     # the best scored explanation stands for the feature; one without a score only where there is no other
-    best = {f: max(rows, key=lambda row: -2.0 if row[4] is None else row[4]) for f, rows in explained.items()}
+    best = {feature: _best(rows) for feature, rows in explained.items()}
     none = (0, *(None,) * 7)
     rows = []
     for feature in ranked(store):
@@ -216,6 +216,12 @@ def _insert_features(db: sqlite3.Connection, number: int, store: FeatureStore, f
     marks = ", ".join("?" * len(rows[0])) if rows else ""
     db.executemany(f"INSERT INTO feature VALUES ({marks})", rows)
     _insert_tokens(db, number, store, explained)
+
+
+def _best(rows: Rows) -> tuple[Any, ...]:
+    """The best of one simulator's scores, the first one's: scores of two cannot be compared."""
+    first = next((row[3] for row in rows if row[4] is not None), None)
+    return max(rows, key=lambda row: row[4] if row[4] is not None and row[3] == first else -2.0)
 
 
 def _insert_tokens(db: sqlite3.Connection, number: int, store: FeatureStore, explained: Mapping[int, Rows]) -> None:

@@ -97,5 +97,6 @@ class Links:
 
 def query(choice: Mapping[str, Any], mark: str = "?") -> str:
     """``?name=value…`` of what is not empty."""
-    said = [(name, value) for name, value in choice.items() if value not in ("", None, False, ())]
+    # a zero is said: only what is nothing is left out
+    said = [(n, v) for n, v in choice.items() if v is not None and v is not False and v != "" and v != ()]
     return mark + urlencode(said, doseq=True) if said else ""

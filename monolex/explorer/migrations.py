@@ -10,9 +10,9 @@ APPLICATION = 0x6D6C6578
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE dictionary (
-        id INTEGER PRIMARY KEY, hash TEXT NOT NULL UNIQUE, made_of TEXT NOT NULL, site TEXT NOT NULL, layer INTEGER,
-        name TEXT NOT NULL, kind TEXT NOT NULL, trained INTEGER NOT NULL, d_sae INTEGER NOT NULL, alive INTEGER,
-        rows INTEGER);
+        id INTEGER PRIMARY KEY AUTOINCREMENT, hash TEXT NOT NULL UNIQUE, made_of TEXT NOT NULL, site TEXT NOT NULL,
+        layer INTEGER, name TEXT NOT NULL, kind TEXT NOT NULL, trained INTEGER NOT NULL, d_sae INTEGER NOT NULL,
+        alive INTEGER, rows INTEGER);
     CREATE TABLE feature (
         dictionary INTEGER, number INTEGER, n_active INTEGER, density REAL, max REAL, skew REAL, kurtosis REAL,
         top_token TEXT, share REAL, interest REAL, kind TEXT, seeds INTEGER, reappears REAL, reappears_low REAL,

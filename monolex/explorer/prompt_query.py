@@ -194,7 +194,7 @@ def _flags(query: PromptQuery) -> Sequence[bool]:
 def _messages(text: str) -> list[tuple[str, str]]:
     try:
         said = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError("chat is no JSON: give [[role, content], …]") from error
     right = isinstance(said, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in said

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -13,6 +14,7 @@ from monolex.artifact import MANIFEST, SUBJECT, Manifest, open_artifact, read_js
 from monolex.dictionaries.listing import RunDictionary, run_dictionaries
 from monolex.errors import UserError
 from monolex.explorer import labels
+from monolex.explorer.current import experiments, of_dictionaries
 from monolex.explorer.fill import fill, hashes
 from monolex.explorer.index import Index, index_path
 from monolex.explorer.labels import Label
@@ -89,17 +91,11 @@ class ExploredRun:
         self._lock = threading.Lock()
         self._seen: Mapping[Path, tuple[int, int]] = {}
         self._looked = 0.0
-        self._records: dict[str, RunDictionary] = {}
-        self._remembered: dict[str, Any] = {}
-        self.store = lru_cache(STORES)(self._store)
-        """The evidence of the features of a dictionary, by its hash; :class:`UserError` if none was gathered."""
-        self.scored = lru_cache(STORES)(self._scored)
-        """Explanations with their scores by feature, of a dictionary by its hash."""
-        self.content = lru_cache(STORES)(self._content)
-        """The JSON of a file of the run, by its path in it; :class:`NotThere` if there is none."""
-        self.manifest = lru_cache(STORES)(self._manifest)
-        """What an artefact of the run is, by its path in it; :class:`UserError` if there is none."""
-        self.dictionaries: dict[str, IndexedDictionary] = {}
+        self.problem = ""
+        """What keeps the run from being read anew, in one sentence; empty if nothing does."""
+        self._experiments: Mapping[str, frozenset[str]] = {}
+        self._known: tuple[dict[str, IndexedDictionary], dict[str, RunDictionary]] = {}, {}
+        self._forget()
         self.refresh(0.0)
 
     def refresh(self, after: float = LOOK_AGAIN) -> None:
@@ -111,11 +107,18 @@ class ExploredRun:
                 return
             if not self.folder.is_dir():
                 raise NotThere(f"{self.folder} is gone; start the explorer on another run")
-            seen = {path: _stamp(path) for path in _manifests(self.folder)}
-            if seen != self._seen:
-                self._read()
-                self._seen = seen
             self._looked = time.monotonic()
+            try:
+                seen = {path: _stamp(path) for path in _manifests(self.folder)}
+                if seen != self._seen:
+                    self._read()
+                    self._seen = seen
+                self.problem = ""
+            except (UserError, FileNotFoundError) as error:
+                if not self._seen:
+                    raise
+                # what is being made anew, or is damaged now, does not take away the pages of what was read before
+                self.problem = f"{self.slug} is shown as it was before: {error}"
 
     def _read(self) -> None:
         listed = hashes(run_dictionaries(self.folder))
@@ -123,11 +126,27 @@ class ExploredRun:
         names = ", ".join(IndexedDictionary._fields)
         rows = self.index.rows(f"SELECT {names} FROM dictionary ORDER BY layer, site, id")
         known = [IndexedDictionary(*row)._replace(trained=bool(row[6])) for row in rows]
-        self._records = {d.hash[:SHORT]: listed[d.hash] for d in known}
-        self.dictionaries = {d.key: d for d in known}
-        for cached in (self.store, self.scored, self.content, self.manifest):
-            cached.cache_clear()
-        self._remembered = {}
+        # both at once: whoever asks meanwhile has the ones of before
+        self._known = {d.key: d for d in known}, {d.key: listed[d.hash] for d in known}
+        self._experiments = of_dictionaries(listed, experiments(self.folder))
+        self._forget()
+
+    def _forget(self) -> None:
+        """New caches, and not the old ones emptied: what is being read now goes into those of before."""
+        self._remembered: dict[str, Any] = {}
+        self.store = lru_cache(STORES)(self._store)
+        """The evidence of the features of a dictionary, by its hash; :class:`UserError` if none was gathered."""
+        self.scored = lru_cache(STORES)(self._scored)
+        """Explanations with their scores by feature, of a dictionary by its hash."""
+        self.content = lru_cache(STORES)(self._content)
+        """The JSON of a file of the run, by its path in it; :class:`NotThere` if there is none."""
+        self.manifest = lru_cache(STORES)(self._manifest)
+        """What an artefact of the run is, by its path in it; :class:`UserError` if there is none."""
+
+    @property
+    def dictionaries(self) -> Mapping[str, IndexedDictionary]:
+        """Of the run's model, by key."""
+        return self._known[0]
 
     def dictionary(self, key: str) -> IndexedDictionary:
         """The dictionary of a hash, or of the beginning of one.
@@ -142,15 +161,17 @@ class ExploredRun:
 
     def record(self, key: str) -> RunDictionary:
         """The same as the run lists it, with its weights."""
-        return self._records[self.dictionary(key).key]
+        return self._known[1][self.dictionary(key).key]
 
     def _store(self, key: str) -> FeatureStore:
         return open_store(self.record(key))
 
     def _scored(self, key: str) -> Mapping[int, list[Scored]]:
+        """Of the scores that were made of this very dictionary."""
         dictionary = self.dictionary(key)
         where = SUBJECT, dictionary.site, dictionary.name
-        return cards.scored(self.folder, only=where).get(where, {})
+        names = [path.partition("/")[2] for path in self.experiments("score", key)]
+        return cards.scored(self.folder, names, only=where).get(where, {})
 
     def _content(self, path: str) -> Any:
         file = self.folder / path
@@ -163,15 +184,18 @@ class ExploredRun:
 
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
         """What ``make`` gives, kept under a name until an artefact of the run changes."""
-        if name not in self._remembered:
-            self._remembered[name] = make()
-        return self._remembered[name]
+        held = self._remembered
+        if name not in held:
+            held[name] = make()
+        return held[name]
 
-    def experiments(self, kind: str) -> list[str]:
-        """Paths in the run of its finished artefacts of a kind, such as ``patch/ioi``."""
+    def experiments(self, kind: str, key: str = "") -> list[str]:
+        """Paths in the run of its finished artefacts of a kind, such as ``patch/ioi``; of those made of one dictionary
+        alone, where its hash is given."""
         stage = stages.of_kind(kind)
         home = kind if stage is None else stage.home
-        return [p.parent.relative_to(self.folder).as_posix() for p in sorted(self.folder.glob(f"{home}/*/{MANIFEST}"))]
+        paths = [p.parent.relative_to(self.folder).as_posix() for p in sorted(self.folder.glob(f"{home}/*/{MANIFEST}"))]
+        return [path for path in paths if not key or path in self._experiments[self.dictionary(key).hash]]
 
     def label(self, key: str, number: int) -> Label | None:
         """What a person wrote of a feature."""
@@ -180,8 +204,15 @@ class ExploredRun:
 
 def slugs(folders: list[Path]) -> list[str]:
     """What runs are called in addresses: the names of their folders, numbered where two are the same."""
-    plain = [re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.") or "run" for folder in folders]
-    return [f"{slug}-{plain[:i].count(slug) + 1}" if slug in plain[:i] else slug for i, slug in enumerate(plain)]
+    plain = [
+        re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.").replace(".json", "-json") or "run"
+        for folder in folders
+    ]
+    named: list[str] = []
+    for slug in plain:
+        numbered = (f"{slug}-{number}" for number in count(2))
+        named.append(slug if slug not in named else next(name for name in numbered if name not in named))
+    return named
 
 
 def _manifests(run: Path) -> list[Path]:

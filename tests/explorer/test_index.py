@@ -1,5 +1,6 @@
 """The index of a run: what it holds is what the artefacts say, and it is made again where they change."""
 
+import dataclasses
 import shutil
 import sqlite3
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 from helpers.explored import NAME, SITES, strongest
 
-from monolex.artifact import file_hash, read_json, write_json
+from monolex.artifact import digest, file_hash, open_artifact, read_json, write_json
+from monolex.config import FeaturesConfig
+from monolex.dictionaries.base import CONFIG, WEIGHTS
 from monolex.dictionaries.listing import run_dictionaries
 from monolex.errors import UserError
 from monolex.explorer import labels
@@ -15,8 +18,12 @@ from monolex.explorer.fill import fill, hashes
 from monolex.explorer.index import FILE, Index, index_path
 from monolex.explorer.migrations import APPLICATION, MIGRATIONS
 from monolex.explorer.run import ExploredRun, NotThere, slugs
+from monolex.explorer.views.overview import evaluated
+from monolex.features.stage import features
 from monolex.interp.explain.saved import read_lines
 from monolex.show.path import show
+from monolex.train_config import TrainConfig
+from monolex.training.trainer import train
 
 
 @pytest.fixture
@@ -39,11 +46,33 @@ def test_features_are_those_of_the_stores(explored):
         assert (dictionary.d_sae, dictionary.alive) == (len(store), sum(row[1] > 0 for row in known))
 
 
-def test_a_hash_is_that_of_the_weights_and_no_two_dictionaries_share_one(explored):
+def test_a_hash_is_of_weights_configuration_and_harvest(explored):
     listed = run_dictionaries(explored)
     named = hashes(listed)
-    assert len(named) == len(listed) and [d.content for d in listed] == list(named)
-    assert len(hashes([*listed, listed[0].__class__(**{**vars(listed[0]), "name": "another"})])) == len(listed) + 1
+    harvest = open_artifact(explored / "activations").content
+    files = [[file_hash(d.folder / name) for name in (WEIGHTS, CONFIG)] for d in listed]
+    assert list(named) == [digest([*hashed, harvest]) for hashed in files] and len(named) == len(listed)
+    assert len(hashes([*listed, dataclasses.replace(listed[0], name="another")])) == len(listed) + 1
+
+
+def test_what_was_measured_of_a_dictionary_is_not_true_of_the_next_of_its_name(copy):
+    before = ExploredRun(copy)
+    assert before.index.rows("SELECT count(*) FROM feature WHERE effect IS NOT NULL OR score IS NOT NULL") != [(0,)]
+    activations, sources = copy / "activations", [copy / "train" / "main", copy / "baselines" / "plain"]
+    sweep = TrainConfig(
+        kinds=("topk",), ks=(4,), ratios=(2.0,), seeds=(0, 1), steps=70, batch_size=64, train_device="cpu"
+    )
+    train(sources[0], activations, sweep)
+    gathered = FeaturesConfig(dictionaries=("topk-*", "pca"), features_device="cpu")
+    features(copy / "features", activations, sources, gathered)
+    run = ExploredRun(copy)
+    query = "SELECT count(*) FROM feature JOIN dictionary ON dictionary.id = dictionary WHERE trained AND "
+    assert run.index.rows(query + "(effect IS NOT NULL OR score IS NOT NULL)") == [(0,)]
+    trained = [d.key for d in run.dictionaries.values() if d.trained and d.gathered]
+    assert all(not run.scored(key) and not run.experiments("ablate", key) for key in trained)
+    # the baselines are those of before, and so is what was said of them
+    assert run.index.rows(query.replace("trained", "NOT trained") + "score IS NOT NULL") != [(0,)]
+    assert {e.name for e in evaluated(run) if e.single} == {"neurons", "pca"}
 
 
 def test_explanations_stand_with_their_scores_and_chance(explored):
@@ -82,10 +111,10 @@ def test_a_patch_names_the_features_that_its_searches_take_first(copy):
     wanted = set()
     for curve in content["curves"]:
         assert set(curve["order"]) == {"ranking", "greedy"} and len(curve["order"]["greedy"]) <= 3
-        for search, features in curve["order"].items():
-            parts = [f"patched for pairs.jsonl, number {place} by {search}" for place in range(1, len(features) + 1)]
+        for search, taken in curve["order"].items():
+            parts = [f"patched for pairs.jsonl, number {place} by {search}" for place in range(1, len(taken) + 1)]
             title = f"{curve['site']}/{curve['name']}"
-            wanted |= {(title, number, part) for number, part in zip(features, parts, strict=True)}
+            wanted |= {(title, number, part) for number, part in zip(taken, parts, strict=True)}
     query = (
         "SELECT site || '/' || name, membership.number, part FROM membership JOIN dictionary ON dictionary.id = "
         "membership.dictionary WHERE experiment = 'patch/pairs'"

@@ -234,7 +234,7 @@ def test_features_are_found_by_a_prompt_as_by_the_verb(server):
 
     run = server.explorer.runs["run"]
     said = server.ask(f"/find.json?{urlencode({'prompt': 'the cat sat', 'at': 'any'})}").json
-    rows = find(run.folder, FindConfig(prompt="the cat sat", token="any")).rows
+    rows = find(run.folder, FindConfig(prompt="the cat sat", token="any", limit=10_000)).rows
     expected = sorted(((hit.of_max or 0.0) for hit in rows), reverse=True)
     assert [hit["of_max"] for hit in said["hits"]] == pytest.approx(expected[: len(said["hits"])])
     assert {hit["feature"] for hit in said["hits"]} <= {hit.feature for hit in rows}

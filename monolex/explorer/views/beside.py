@@ -5,6 +5,7 @@ from typing import Any
 
 from monolex.config import require
 from monolex.errors import UserError
+from monolex.explorer.directions import space
 from monolex.explorer.explorer import Explorer, PlacedDictionary
 from monolex.explorer.links import Links
 from monolex.explorer.page import Page
@@ -61,7 +62,9 @@ def _side(explorer: Explorer, text: str) -> tuple[PlacedDictionary, int]:
 
 
 def _cosine(explorer: Explorer, a: tuple[PlacedDictionary, int], b: tuple[PlacedDictionary, int]) -> float | None:
-    """Of their decoder rows; None where the weights are gone or of different widths."""
+    """Of their decoder rows; None where the weights are gone, of different widths, or in different spaces."""
+    if len({space(place.run.record(place.dictionary.key).config) for place, _ in (a, b)}) > 1:
+        return None
     try:
         rows = [explorer.directions.of(place.run, place.dictionary.key)[number] for place, number in (a, b)]
     except UserError:

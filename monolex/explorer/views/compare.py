@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from monolex.config import EvalConfig, require
 from monolex.errors import UserError
 from monolex.evals.similarity import mmcs, random_like
+from monolex.explorer.directions import space
 from monolex.explorer.explorer import Explorer, PlacedDictionary
 from monolex.explorer.page import Page
 from monolex.explorer.run import ExploredRun
@@ -52,9 +53,10 @@ def compare(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
     known = _compared(a.run, a.dictionary.key, b.run, b.dictionary.key)
     alike = known.nearest.alike
     order = known.nearest.likeness.argsort(descending=True).tolist()
+    dead_first, dead_second = _dead(a), _dead(b)
     both = [i for i in order if alike[i]]
-    alone = [i for i in reversed(order) if not alike[i]]
-    other = [i for i in known.back.likeness.argsort().tolist() if not known.back.alike[i]]
+    alone = [i for i in reversed(order) if not alike[i] and i not in dead_first]
+    other = [i for i in known.back.likeness.argsort().tolist() if not known.back.alike[i] and i not in dead_second]
     data |= {
         "first": {"run": a.run.slug, "dictionary": a.dictionary},
         "second": {"run": b.run.slug, "dictionary": b.dictionary},
@@ -62,7 +64,13 @@ def compare(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
         "mmcs_back": known.mmcs_back,
         "mmcs_random": known.mmcs_random,
         "alike": ALIKE,
-        "counts": {"both": len(both), "only_first": len(alone), "only_second": len(other)},
+        "counts": {
+            "both": len(both),
+            "only_first": len(alone),
+            "only_second": len(other),
+            "dead_first": len(dead_first),
+            "dead_second": len(dead_second),
+        },
         "both": [_pair(a, b, i, int(known.nearest.partner[i]), float(known.nearest.likeness[i])) for i in both[:SHOWN]],
         "only_first": _only(a, b, alone, known.nearest),
         "only_second": _only(b, a, other, known.back),
@@ -93,7 +101,7 @@ def _require_comparable(a: PlacedDictionary, b: PlacedDictionary) -> None:
         "that are compared while one waits; use `monolex eval`, whose MMCS has no such limit",
     )
     widths = [place.run.record(place.dictionary.key).config.d_out for place in (a, b)]
-    spaces = {_space(a), _space(b)}
+    spaces = {space(place.run.record(place.dictionary.key).config) for place in (a, b)}
     if widths[0] != widths[1] or len(spaces) > 1:
         raise UserError(
             f"{a.dictionary.title} and {b.dictionary.title} write to different spaces ({widths[0]} and {widths[1]} "
@@ -101,22 +109,27 @@ def _require_comparable(a: PlacedDictionary, b: PlacedDictionary) -> None:
         )
 
 
-def _space(place: PlacedDictionary) -> str:
-    return "the residual stream" if place.dictionary.site.startswith("resid") else place.dictionary.site
-
-
 def _pair(a: PlacedDictionary, b: PlacedDictionary, first: int, second: int, likeness: float) -> dict[str, Any]:
     return {"first": _row(a, first), "second": _row(b, second), "likeness": likeness}
+
+
+def _dead(place: PlacedDictionary) -> set[int]:
+    """Features that were never active in what was gathered: they are not what a dictionary has and another lacks."""
+    query = "SELECT number FROM feature WHERE dictionary = ? AND n_active = 0"
+    return {number for (number,) in place.run.index.rows(query, (place.dictionary.id,))}
 
 
 def _only(
     place: PlacedDictionary, other: PlacedDictionary, numbers: list[int], nearest: Nearest
 ) -> list[dict[str, Any]]:
     """Features that are active, the least like any of the other dictionary first."""
-    rows = [(n, row) for n in numbers[: 4 * SHOWN] if (row := _row(place, n))["density"] != 0][:SHOWN]
     return [
-        {"first": row, "second": _row(other, int(nearest.partner[n])), "likeness": float(nearest.likeness[n])}
-        for n, row in rows
+        {
+            "first": _row(place, n),
+            "second": _row(other, int(nearest.partner[n])),
+            "likeness": float(nearest.likeness[n]),
+        }
+        for n in numbers[:SHOWN]
     ]
 
 

@@ -5,6 +5,7 @@ of two dictionaries have no common unit; a contrast by how far its AUROC on the 
 """
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from monolex.features.query import FindConfig
 SHOWN = 60
 """Features of an answer, over all dictionaries."""
 EACH = 10
-"""Features of each dictionary that are ranked with the others."""
+"""Features of each dictionary that a contrast ranks with the others."""
 PARAMETERS = ("run", "prompt", "at", "a", "b")
 
 
@@ -63,7 +64,8 @@ def find_page(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
 
 
 def _by_prompt(explorer: Explorer, run: ExploredRun, prompt: str, at: str) -> FoundFeatures:
-    config = FindConfig(prompt=prompt, token="any" if at == "any" else "last", limit=EACH)
+    # all that are active: a dictionary's strongest by activation need not be its strongest by share of the maximum
+    config = FindConfig(prompt=prompt, token="any" if at == "any" else "last", limit=sys.maxsize)
     return _asked(explorer, run, config)
 
 

@@ -226,7 +226,9 @@ def scope(explorer: Explorer, query: ListQuery) -> list[ExploredRun]:
         UserError: no such run, dictionary or site.
     """
     if query.dictionary:
-        return [explorer.place(query.dictionary).run]
+        run, dictionary = explorer.place(query.dictionary)
+        require(dictionary.gathered, f"nothing was gathered of {dictionary.title}; run monolex features for it first")
+        return [run]
     runs = [explorer.run(query.run)] if query.run else list(explorer.runs.values())
     sites = {d.site for run in runs for d in run.dictionaries.values()}
     require(not query.site or query.site in sites, f"site = {query.site!r}: {nearest(query.site, sorted(sites))}")

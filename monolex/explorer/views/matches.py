@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monolex.errors import UserError
+from monolex.explorer.directions import space
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.page import Page
 from monolex.explorer.run import ExploredRun, IndexedDictionary, NotThere
@@ -32,22 +33,18 @@ def matches(explorer: Explorer, key: str, number: int) -> Page:
     if not 0 <= number < dictionary.d_sae:
         raise NotThere(f"feature {number}: {dictionary.title} has features 0 to {dictionary.d_sae - 1}")
     direction = explorer.directions.of(run, dictionary.key)[number]
-    recipe = recipe_of(run.record(dictionary.key).config)
+    config = run.record(dictionary.key).config
+    recipe, lies_in = recipe_of(config), space(config)
     rows = []
     for other_run, other in explorer.places():
         itself = other_run is run and other.key == dictionary.key
-        if itself or not _same_space(dictionary, other):
+        if itself or space(other_run.record(other.key).config) != lies_in:
             continue
         if other.gathered or recipe_of(other_run.record(other.key).config) == recipe:
             named = _most_alike(explorer, other_run, other, direction)
             rows += [{"run": other_run.slug, "dictionary": other, **named}] if named else []
     data = {"run": run.slug, "dictionary": dictionary, "number": number, "matches": rows, "least": LIKE}
     return Page("matches.html", f"Like feature {number} of {dictionary.title}", data)
-
-
-def _same_space(dictionary: IndexedDictionary, other: IndexedDictionary) -> bool:
-    """Whether directions of both can be compared: the residual stream is one space, of other sites each is its own."""
-    return dictionary.site == other.site or (dictionary.site.startswith("resid") and other.site.startswith("resid"))
 
 
 def _most_alike(

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from monolex.artifact import MANIFEST, Manifest, read_json
+from monolex.artifact import MANIFEST, Manifest, open_artifact, placed, read_json
+from monolex.errors import UserError
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
 from monolex.explorer.page import Page
@@ -52,9 +53,21 @@ def overview(explorer: Explorer, slug: str) -> Page:
 
 
 def evaluated(run: ExploredRun) -> list[EvaluatedDictionary]:
-    """What was measured of its dictionaries; nothing where it was not evaluated."""
-    done = (run.folder / "eval" / MANIFEST).exists()
-    return entries(read_json(run.folder / "eval" / "metrics.json")) if done else []
+    """What was measured of dictionaries that lie in the run now; nothing where it was not evaluated."""
+    if not (run.folder / "eval" / MANIFEST).exists():
+        return []
+    contents = set(run.manifest("eval").parents.values())
+    everything = entries(read_json(run.folder / "eval" / "metrics.json"))
+    return [entry for entry in everything if not entry.single or _source(run, entry) in contents]
+
+
+def _source(run: ExploredRun, entry: EvaluatedDictionary) -> str:
+    """Content of the sweep or the baselines in which a measured dictionary lies now; empty if none does."""
+    folder = placed(run.folder / "eval", entry.head["path"]).parents[1]
+    try:
+        return open_artifact(folder).content
+    except UserError:
+        return ""
 
 
 def worth_seeing(run: ExploredRun) -> list[tuple[IndexedDictionary, int]]:

@@ -35,7 +35,8 @@ MOST_NEW = 400
 """Tokens that are written at once, at most."""
 MOST_CELLS = 6000
 """Layers times tokens of a grid, at most."""
-SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed")
+NUMBERS = {"max_new_tokens": (int,), "temperature": (int, float), "top_p": (int, float), "seed": (int,)}
+SAMPLING = tuple(NUMBERS)
 
 
 class Tried(NamedTuple):
@@ -72,6 +73,9 @@ def prompt_page(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
             answers = _answers(tried, query)
         except UserError as error:
             problem = str(error)
+    if problem and query.edits:
+        # an edit that was not made has no effect to be shown
+        answers = {**answers, "next": None}
     data = {
         "run": tried.run.slug,
         "query": query.choice,
@@ -93,12 +97,14 @@ def prompt_page(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
             "prompt_text": query.text or (_text(tried.prompt) if tried.prompt else ""),
             "shown_keys": [d.key for d in tried.dictionaries],
             "level": level,
+            "gathered": {d.key for d in tried.dictionaries if d.gathered},
             "titles": _titles(tried.run),
             "keys": {d.title: d.key for d in tried.dictionaries},
             "permanent": links.prompt(**exact) if tried.prompt else "",
             "grid": links.grid(**exact) if tried.prompt else "",
             "rows": _rows(tried.prompt, data["reading"], query) if tried.prompt and data["reading"] else [],
-            "chat_roles": tried.live is not None and _has_template(tried.live),
+            "chat_roles": tried.live is None or _has_template(tried.live),
+            "edited": bool(tried.edits),
         }
 
     return Page("prompt.html", "Prompt", data, draw)
@@ -152,8 +158,10 @@ def continuation(explorer: Explorer, said: Mapping[str, Any], stop: Any) -> Iter
     right = isinstance(said.get("query"), dict) and all(isinstance(v, str) for v in said["query"].values())
     require(right, "query is no object of texts: give the parameters of a prompt's address")
     numbers = {name: said[name] for name in SAMPLING if name in said}
-    wrong = [name for name, value in numbers.items() if type(value) not in (int, float)]
-    require(not wrong, f"{wrong[:1]} is no number: give one")
+    wrong = [name for name, value in numbers.items() if type(value) not in NUMBERS[name]]
+    require(not wrong, f"{wrong[:1]} is no number, or no whole one: give one")
+    seed = numbers.get("seed", 0)
+    require(0 <= seed < 2**63, f"seed = {seed}: give a whole number from 0 to 2**63 - 1")
     sampling = Sampling(**numbers)
     require(sampling.max_new_tokens <= MOST_NEW, f"max_new_tokens = {sampling.max_new_tokens}: give at most {MOST_NEW}")
     query = parsed(said["query"])
@@ -187,6 +195,8 @@ def _tried(explorer: Explorer, query: PromptQuery) -> Tried:
     run = _run(explorer, query)
     dictionaries = shown_dictionaries(explorer, run, query)
     tried = Tried(run, dictionaries, None, None, [], "")
+    if not (query.ids or query.text or query.chat):
+        return tried
     try:
         tried = tried._replace(live=(live := explorer.live.of(run)))
         tried = tried._replace(prompt=prompt_of(live, query))

@@ -25,6 +25,7 @@ DEEP = 200
 DAMP = 10
 """Reciprocal rank fusion: how little the first rank of a way weighs over its second (Cormack et al. 2009 take 60)."""
 AMONG = "among its tokens"
+EXPLAINED = "in an explanation of it"
 LONGEST = 200
 """Letters of a search, at most."""
 
@@ -105,18 +106,13 @@ def _by_words(run: ExploredRun, text: str) -> list[tuple[int, int, str]]:
     if not words:
         return []
     match = " ".join(f'"{word}"' for word in words[:-1]) + f' "{words[-1]}"*'
-    query = (
-        "SELECT rowid, bm25(words, 2.0, 1.0), snippet(words, 0, '', '', '…', 12) FROM words WHERE words MATCH ? "
-        "ORDER BY 2 LIMIT ?"
+    rows = run.index.rows(
+        "SELECT rowid, bm25(words, 2.0, 1.0) FROM words WHERE words MATCH ? ORDER BY 2 LIMIT ?", (match, DEEP)
     )
-    rows = run.index.rows(query, (match, DEEP))
-    lowered = [word.lower() for word in words]
-    return [(row >> SHIFT, row & (1 << SHIFT) - 1, _reason(snippet, lowered)) for row, _, snippet in rows]
-
-
-def _reason(snippet: str, words: list[str]) -> str:
-    explained = any(word in snippet.lower() for word in words)
-    return f"an explanation says: {snippet}" if explained else AMONG
+    # which of them have the words in an explanation; its text stands beside, with its score and chance
+    query = "SELECT rowid FROM words WHERE words MATCH ?"
+    said = {row for (row,) in run.index.rows(query, (f"explanations : ({match})",))}
+    return [(row >> SHIFT, row & (1 << SHIFT) - 1, EXPLAINED if row in said else AMONG) for row, _ in rows]
 
 
 def _by_label(run: ExploredRun, text: str) -> list[tuple[int, int, str]]:

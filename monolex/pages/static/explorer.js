@@ -1,5 +1,9 @@
 "use strict";
 // Keys, density sliders, columns and labels. Every page reads without it; what it chooses stands in the address.
+// Arrow keys change a select or a slider step by step: then nothing is asked for until a button is pressed.
+let byKeys = false;
+addEventListener("keydown", () => { byKeys = true; }, true);
+addEventListener("pointerdown", () => { byKeys = false; }, true);
 const typing = (element) => element.matches("input:not([type=checkbox]):not([type=range]), textarea, select, [contenteditable]");
 const rows = () => [...document.querySelectorAll("tr[data-row]")];
 
@@ -98,7 +102,7 @@ if (choose) {
     }
   });
   choose.addEventListener("change", (event) => {
-    if (!event.target.matches?.("input[type=number], input[type=search]")) choose.requestSubmit();
+    if (!byKeys && !event.target.matches?.("input[type=number], input[type=search]")) choose.requestSubmit();
   });
 }
 

@@ -56,8 +56,9 @@ async function byWords(text, told, corpus) {
     for (const term of terms) {
       for (let i = 0; i < known[term].length; i += 4) {
         const [d, number, explained, said] = known[term].slice(i, i + 4);
-        const hit = counts.get(`${d}/${number}`) ?? { d, number, count: 0 };
+        const hit = counts.get(`${d}/${number}`) ?? { d, number, count: 0, explained: 0 };
         hit.count += EXPLANATIONS * explained + said;
+        hit.explained += explained;
         counts.set(`${d}/${number}`, hit);
       }
     }
@@ -68,9 +69,8 @@ async function byWords(text, told, corpus) {
   const hits = [...phrases[0]].filter(([name]) => phrases.every((counts) => counts.has(name))).map(([name, { d, number }]) => {
     const long = 1 - B + (B * told({ d, number }).length) / corpus.mean;
     const weight = phrases.reduce((sum, counts, i) => sum + (inverse[i] * counts.get(name).count * (K1 + 1)) / (counts.get(name).count + K1 * long), 0);
-    const [plain, shown] = corpus.dictionaries[d].said[number] ?? ["", ""];
-    const explained = words.some((word) => folded(plain).includes(word));
-    return { d, number, weight, reason: explained ? `an explanation says: ${shown}` : "among its tokens" };
+    const explained = phrases.every((counts) => counts.get(name).explained > 0);
+    return { d, number, weight, reason: explained ? "in an explanation of it" : "among its tokens" };
   });
   return hits.sort(byWeight).slice(0, facts.deep);
 }

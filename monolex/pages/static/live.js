@@ -84,8 +84,14 @@ if (form) {
       box.hidden = !chatting();
       if (chatting() && !box.childElementCount) addMessage("user");
     }
+    // another run has another model: its dictionaries, edits and token ids are others too
+    if (event.target.matches("[name=run]")) {
+      const text = form.elements.text.value;
+      location.assign(`/prompt?${new URLSearchParams({ run: event.target.value, ...(text ? { text } : {}) })}`);
+      return;
+    }
     // what is shown of the same tokens changes at once
-    if (event.target.closest(".choices") && form.elements.ids.value) location.assign(`/prompt?${parameters(true)}`);
+    if (event.target.closest(".choices") && form.elements.ids.value && !byKeys) location.assign(`/prompt?${parameters(true)}`);
   });
   form.querySelector(".messages")?.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && event.shiftKey) {
