@@ -94,6 +94,7 @@ def test_what_cannot_be_done_is_a_sentence_on_the_page(server, key):
     for wrong in ("clamp:inf", "clamp:nan", "clamp", "clamp:1e39", "explode", "swap:3.5"):
         said = page(server, ids=ids, edits=f"{key}/3:{wrong}")
         assert said["problem"].count("\n") == 0 and said["problem"] and said["edits"][0]["feature"] == "3"
+        assert said["next"] is None and said["reading"] is not None
         assert 'role="alert"' in server.ask(f"/prompt?{urlencode({'ids': ids, 'edits': f'{key}/3:{wrong}'})}").text
     assert "token id" in page(server, ids="0.999999")["problem"]
     assert "chat holds no messages" in page(server, chat="[]")["problem"]

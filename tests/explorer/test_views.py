@@ -1,5 +1,6 @@
 """What pages show: the list against the stores, search, matches and comparisons against the weights."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from helpers.explored import NAME, SITES, strongest
 
 from monolex.answers import as_json
 from monolex.artifact import read_json
+from monolex.dictionaries.base import DictionaryConfig
 from monolex.errors import UserError
 from monolex.explorer.app import drawn
+from monolex.explorer.directions import space
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
 from monolex.explorer.run import NotThere
@@ -233,3 +236,37 @@ def test_one_at_random_is_one_that_is_kept(explorer, key):
     kept = {row.number for row in listing.features(explorer.runs["run"], query, 10_000)}
     drawn = {listing.drawn_at_random(explorer.runs["run"], query) for _ in range(20)}
     assert {place[1] for place in drawn if place} <= kept and len(drawn) > 1
+
+
+def test_a_zero_is_said_in_an_address():
+    assert Links().features(score=0, low=0.0, run="", up=False) == "/features?score=0&low=0.0"
+    assert parsed({"score": "0"}).choice == {"score": 0.0}
+
+
+def test_a_transcoder_is_compared_where_it_writes():
+    made = {"kind": "topk", "activation": "topk", "d_in": 4, "d_out": 4, "d_sae": 8, "k": 2}
+    assert space(DictionaryConfig(**made, site="mlp_in.0", target="mlp_out.0")) == "mlp_out.0"
+    residual = [
+        DictionaryConfig(**made, site="resid_post.1"),
+        DictionaryConfig(**made, site="mlp_in.0", target="resid_mid.3"),
+    ]
+    assert {space(config) for config in residual} == {"the residual stream"}
+
+
+def test_a_copy_of_a_run_is_refused_beside_it(explored, tmp_path):
+    copied = shutil.copytree(explored, tmp_path / "copy", ignore=shutil.ignore_patterns("explorer.sqlite*"))
+    with pytest.raises(UserError, match="is a copy of .* open one of them at a time"):
+        Explorer([explored, copied])
+
+
+def test_what_is_damaged_now_leaves_the_pages_of_before(explored, tmp_path):
+    run = shutil.copytree(explored, tmp_path / "run", ignore=shutil.ignore_patterns("explorer.sqlite*"))
+    explorer = Explorer([run])
+    manifest = run / "explain" / "rules" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text[:100])
+    explorer.runs["run"].refresh(0.0)
+    assert "is shown as it was before" in explorer.runs["run"].problem and explorer.titles
+    manifest.write_text(text)
+    explorer.runs["run"].refresh(0.0)
+    assert explorer.runs["run"].problem == ""
