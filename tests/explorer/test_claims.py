@@ -139,6 +139,25 @@ def test_better_one_way_is_worse_the_other_way(explored):
     assert "undecided" in seen
 
 
+def test_what_comes_back_is_confirmed_beyond_chance_alone(explored, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(explored, folder, ignore=shutil.ignore_patterns(f"{FILE}*", "pairs"))
+    explorer = Explorer([folder])
+    (run,) = explorer.runs.values()
+    key = next(d.key for d in run.dictionaries.values() if d.title == ROOT)
+    planted = "UPDATE feature SET seeds = 9, reappears = 1, reappears_low = 0.7, reappears_high = 1 WHERE number = 3"
+    with run.index.writing() as db:
+        db.execute(planted)
+    claim = verdict(explorer, "comes_back", key, feature=3)
+    assert claim.verdict == "undecided" and "monolex stability" in claim.note
+    assert verdict(explorer, "comes_back", key, feature=3, share=0.8).verdict == "undecided"
+    site, _, name = ROOT.partition("/")
+    for chance, expected in ((0.6, "confirmed"), (0.7, "undecided"), (None, "undecided")):
+        stable = {"dictionaries": [{"site": site, "name": name, "chance": chance}]}
+        artifact(folder / "stability" / "seeds", "stability", stable)
+        assert verdict(Explorer([folder]), "comes_back", key, feature=3).verdict == expected
+
+
 def test_patches_say_their_verdict_where_the_model_can_do_the_task(planted):
     explorer, key, _ = planted
     for level, expected in zip(LEVELS, ("confirmed", "contradicted", "undecided", "confirmed"), strict=True):

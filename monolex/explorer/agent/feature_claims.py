@@ -130,7 +130,7 @@ def comes_back(feature: PlacedFeature, share: float) -> KnownClaim:
     claim = f"{feature} comes back under other seeds with a probability above {share:g}"
     rule = (
         f"confirmed if the whole interval over seeds is above {share:g} and above what random directions do, "
-        f"contradicted if it is below {share:g}"
+        f"contradicted if it is below {share:g}; undecided above it where random directions were not measured"
     )
     if not known or not known[0][0]:
         note = "there is no dictionary of the same recipe and another seed, or nothing was gathered of this one"
@@ -138,7 +138,7 @@ def comes_back(feature: PlacedFeature, share: float) -> KnownClaim:
     seeds, value, low, high = known[0]
     chance, measured_in = chance_of_coming_back(feature.run, feature.dictionary)
     verdict = beyond(Estimate(value, low, high, seeds, "seeds"), share)
-    if verdict == "confirmed" and chance is not None and low <= chance:
+    if verdict == "confirmed" and (chance is None or low <= chance):
         verdict = "undecided"
     beside = {"random directions": chance, "source": measured_in}
     estimate = number(value, low, high, seeds, "other seeds")

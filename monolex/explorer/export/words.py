@@ -108,6 +108,6 @@ def _documents(
     return {
         "numbers": [n for n, _ in active if n in kept],
         "active": [min(count, ENOUGH) for n, count in active if n in kept],
-        "lengths": [lengths[dictionary.id, n] for n, _ in active if n in kept],
+        "lengths": [lengths.get((dictionary.id, n), 0) for n, _ in active if n in kept],
         "said": {n: [" ".join(said), str(tokens.line(" ".join(said)))] for n, said in explained.items() if n in kept},
     }
