@@ -1,6 +1,7 @@
 """An export: the same as the server's pages, whole, harmless, and never in place of anything else."""
 
 import json
+import math
 import os
 import pickle
 import re
@@ -23,8 +24,9 @@ from monolex.explorer.export import write as writing
 from monolex.explorer.export.config import ExportConfig
 from monolex.explorer.export.drawing import TOGETHER
 from monolex.explorer.export.shards import unpacked
-from monolex.explorer.export.words import beginning
+from monolex.explorer.export.words import beginning, word_shards
 from monolex.explorer.export.write import export
+from monolex.explorer.fill import SHIFT
 from monolex.explorer.index import FILE
 from monolex.explorer.links import Links
 from monolex.explorer.views import listing
@@ -212,6 +214,35 @@ def test_tokens_and_words_are_those_of_the_index(site, explorer):
     for word in words:
         hits = run.index.rows("SELECT count(*) FROM words WHERE words MATCH ?", (f'"{word}"',))
         assert len(known[f"words/{beginning(word)}"]["words"][word]) // 4 == hits[0][0]
+
+
+def test_words_weigh_what_sqlite_weighs_them_where_features_are_dead(explored, tmp_path):
+    folder = shutil.copytree(explored, tmp_path / "run", ignore=shutil.ignore_patterns(f"{FILE}*"))
+    (run,) = Explorer([Path(folder)]).runs.values()
+    number = f"(rowid & {(1 << SHIFT) - 1})"
+    with run.index.writing() as db:
+        db.execute("UPDATE feature SET n_active = 0 WHERE number % 3 = 0")
+        db.execute("DELETE FROM token WHERE number % 3 = 0")
+        db.execute(f"DELETE FROM words WHERE {number} % 3 = 0")
+        db.execute(f"UPDATE words SET tokens = '+=', explanations = '' WHERE {number} = 1")
+    gathered = [d for d in run.dictionaries.values() if d.gathered]
+    known = word_shards(run, gathered, {d.key: range(d.d_sae) for d in gathered})
+    corpus = known["documents"]
+    (rows,) = run.index.rows("SELECT count(*) FROM words")[0]
+    assert corpus["rows"] == rows > 0
+    checked = 0
+    for name, shard in known.items():
+        for word, flat in shard["words"].items() if name.startswith("words/") else ():
+            postings = [flat[i : i + 4] for i in range(0, len(flat), 4)]
+            query = "SELECT rowid, -bm25(words, 2.0, 1.0) FROM words WHERE words MATCH ?"
+            weights = dict(run.index.rows(query, (f'"{word}"',)))
+            for d, which, explained, told in postings:
+                count, length = 2 * explained + told, corpus["dictionaries"][d]["lengths"][which]
+                inverse = max(1e-6, math.log((rows - len(postings) + 0.5) / (len(postings) + 0.5)))
+                weight = inverse * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * length / corpus["mean"]))
+                assert weight == pytest.approx(weights[gathered[d].id << SHIFT | which])
+                checked += 1
+    assert checked > 100
 
 
 def test_features_that_stand_alone(site, explorer, key):

@@ -56,7 +56,11 @@ def word_shards(run: ExploredRun, chosen: Sequence[IndexedDictionary], numbers: 
             postings = shards[f"words/{beginning(term)}"]["words"].setdefault(term, [])
             postings += (place[dictionary], number, explained, told)
     said = [_documents(run, d, numbers, lengths) for d in chosen]
-    corpus = {"rows": len(lengths), "mean": sum(lengths.values()) / max(1, len(lengths))}
+    # as FTS5 counts: rows without a word too, and none of features that were never active and have no explanation
+    rows = sum(
+        row & (1 << SHIFT) - 1 in kept.get(row >> SHIFT, ()) for (row,) in run.index.rows("SELECT rowid FROM words")
+    )
+    corpus = {"rows": rows, "mean": sum(lengths.values()) / max(1, rows)}
     return {**shards, DOCUMENTS: {"dictionaries": said, **corpus}}
 
 
