@@ -28,6 +28,7 @@ from monolex.explorer.export.words import beginning, word_shards
 from monolex.explorer.export.write import export
 from monolex.explorer.fill import SHIFT
 from monolex.explorer.index import FILE
+from monolex.explorer.labels import Label
 from monolex.explorer.links import Links
 from monolex.explorer.views import listing
 from monolex.explorer.views.feature import feature
@@ -263,6 +264,27 @@ def test_what_is_not_exported_has_no_link(run, explorer, tmp_path):
     assert {f"{key}/{LABELLED}", f"{key}/5"} <= set(pages) and len(pages) < sum(each["d_sae"] for each in listed)
     assert [path.name for path in (site / "embed").iterdir()] == [f"{key}-5.html"]
     test_every_link_leads_to_what_there_is(site)
+
+
+def test_what_is_said_of_other_dictionaries_stays_at_home(explored, tmp_path):
+    ignored = shutil.ignore_patterns(f"{FILE}*")
+    folder = Path(shutil.copytree(explored, tmp_path / "run", ignore=ignored))
+    explorer = Explorer([folder])
+    for d in explorer.runs["run"].dictionaries.values():
+        said = {"text": f"label of {d.hash}", "note": f"note of {d.hash}", "pinned": True}
+        for number in range(3):
+            keep(explorer, d.key, number, said)
+    gone = Label("f" * 64, 0, "label of nothing", "note", False, "2026-01-01T00:00:00+00:00")
+    with explorer.runs["run"].index.writing() as db:
+        db.execute("INSERT INTO label VALUES (?, ?, ?, ?, ?, ?)", gone)
+    chosen = {d.hash for d in explorer.runs["run"].dictionaries.values() if d.name == NAME}
+    site = export(folder, tmp_path / "site", ExportConfig(dictionaries=(NAME,), features=1)).folder
+    texts = [json.dumps(value) for value in shards(site).values()]
+    texts += [content.decode() for path, content in contents(site).items() if not path.startswith("data/")]
+    said = {each for text in texts for each in re.findall(r"(?:label|note) of (\w+)", text)}
+    assert said == chosen
+    kept = [json.loads(line) for line in (site / "labels.jsonl").read_text().splitlines()]
+    assert len(kept) == 3 * len(chosen) and {line["hash"] for line in kept} == chosen
 
 
 def test_an_export_takes_the_place_of_an_export_alone(run, tmp_path, monkeypatch):
