@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import random
 import sys
@@ -12,10 +13,13 @@ from typing import Any, NamedTuple
 
 import anyio
 import pytest
+import torch
 from helpers.agent_questions import alike, questions
 from helpers.explored import NAME, ROOT, SITES, strongest
 
 from monolex.explorer.explorer import Explorer
+from monolex.live.prompts import from_text
+from monolex.live.reading import Wanted, read
 
 pytest.importorskip("mcp", reason="the extra mcp is not installed")
 
@@ -171,3 +175,41 @@ def test_what_no_tool_takes_is_one_sentence(explored):
         assert isinstance(content, types.TextContent)
         assert result.is_error and said in content.text and "\n" not in content.text, content.text
         content.text.encode("utf-8")
+
+
+def told(explorer: Explorer, tool: str, **arguments: Any) -> Any:
+    """The answer of a tool, in this process."""
+    result = answer(explorer, tool, arguments)
+    assert not result.is_error, result.content
+    return result.structured_content
+
+
+def test_a_control_is_as_much_as_is_taken_away(explored, keys):
+    """Over all tokens up to the position, for the two are taken away at all of them; counted here from the weights."""
+    explorer, prompt = Explorer([explored], writable=False), "the cat sat on the mat and the dog sat on the cat"
+    live = explorer.live.of(explorer.runs["run"])
+    weights = live.dictionary(ROOT).weights
+    tokens = from_text(live, prompt)
+    rows = read(live, tokens, Wanted((ROOT,), weights.d_sae)).features[ROOT]
+    codes = torch.zeros(len(rows), weights.d_sae)
+    for i, row in enumerate(rows):
+        for active in row.top:
+            codes[i, active.feature] = active.value
+    controls = 0
+    for position in (len(rows) // 2, len(rows) - 1):
+        summed = codes[: position + 1].sum(0) * weights.W_dec.norm(dim=1)
+        for number in codes[: position + 1].any(0).nonzero()[:, 0].tolist():
+            last = int(codes[: position + 1, number].nonzero().max())
+            asked = {"dictionary": keys[ROOT], "number": number, "prompt": prompt, "position": position, "top": 1}
+            said = told(explorer, "ablate_live", **asked)
+            assert said["size"] == pytest.approx(float(summed[number]), rel=1e-4)
+            ratios = (summed / summed[number]).log().abs()
+            ratios[(codes[last] == 0) | (summed == 0)] = math.inf
+            ratios[number] = math.inf
+            near = float(ratios.min())
+            assert (said["control"] is None) == (near > math.log(2)), (number, position)
+            if said["control"] is not None:
+                controls += 1
+                assert float(ratios[said["control"]["feature"]]) == pytest.approx(near, abs=1e-4)
+                assert said["control"]["size"] == pytest.approx(float(summed[said["control"]["feature"]]), rel=1e-4)
+    assert controls > 5 and "summed over the tokens up to the position" in said["control_rule"]
