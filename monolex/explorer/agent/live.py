@@ -9,7 +9,7 @@ from monolex.answers import as_json
 from monolex.config import require
 from monolex.errors import UserError
 from monolex.explorer.agent.questions import AblationQuestion
-from monolex.explorer.agent.sources import Said, place_of, source, weights_source
+from monolex.explorer.agent.sources import Said, dictionary_facts, place_of, source, weights_source
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.run import ExploredRun, IndexedDictionary, NotThere
 from monolex.features.find import find
@@ -24,6 +24,7 @@ from monolex.live.session import LiveModel
 LONGEST = 20_000
 """Letters of a prompt, at most."""
 ONE_PROMPT = "one prompt: no interval; monolex ablate measures over many documents"
+NO_CONTROL = "one prompt: no interval, and nothing is compared with a control; what_is_known says what was"
 WITHIN = 2.0
 """Factor within which the size of a control is that of the feature, as in ``monolex ablate``."""
 CONTROL_RULE = (
@@ -34,7 +35,7 @@ CONTROL_RULE = (
 
 
 def find_in_prompt(explorer: Explorer, run: ExploredRun, config: FindConfig) -> Said:
-    """The features that are active on a prompt, with their dictionaries' hashes.
+    """The features that are active on a prompt, with the hashes of their dictionaries and of the weights' artefacts.
 
     Raises:
         UserError: as :func:`monolex.features.find.find`.
@@ -44,7 +45,15 @@ def find_in_prompt(explorer: Explorer, run: ExploredRun, config: FindConfig) -> 
     with live.lock:
         answer = find(run.folder, config, lm=lambda: live.lm).to_json()
     rows = [_with_hash(explorer, run, row) for row in answer["rows"]]
-    return {"rows": rows, "notes": answer["notes"], "source": source(run, "activations")}
+    named = [run.dictionaries[key] for key in dict.fromkeys(row["dictionary"] for row in rows) if key]
+    return {
+        "rows": rows,
+        "dictionaries": [dictionary_facts(run, each) | {"source": weights_source(run, each)} for each in named],
+        "n": 1,
+        "reason": NO_CONTROL,
+        "notes": answer["notes"],
+        "source": source(run, "activations"),
+    }
 
 
 def ablate_in_prompt(
@@ -134,7 +143,12 @@ def _change(answer: NextToken) -> Said:
 
 def _with_hash(explorer: Explorer, run: ExploredRun, row: Mapping[str, Any]) -> Said:
     place = place_of(explorer, run, row["site"], row["dictionary"])
-    named = {"dictionary": place and place.dictionary.key, "title": f"{row['site']}/{row['dictionary']}"}
+    known = place and place.dictionary
+    named = {
+        "dictionary": known and known.key,
+        "hash": known and known.hash,
+        "title": f"{row['site']}/{row['dictionary']}",
+    }
     rest = {name: value for name, value in row.items() if name not in ("site", "dictionary")}
     return named | as_json(rest)
 
