@@ -155,7 +155,8 @@ def test_what_comes_back_is_confirmed_beyond_chance_alone(explored, tmp_path):
     for chance, expected in ((0.6, "confirmed"), (0.7, "undecided"), (None, "undecided")):
         stable = {"dictionaries": [{"site": site, "name": name, "chance": chance}]}
         artifact(folder / "stability" / "seeds", "stability", stable)
-        assert verdict(Explorer([folder]), "comes_back", key, feature=3).verdict == expected
+        claim = verdict(Explorer([folder]), "comes_back", key, feature=3)
+        assert claim.verdict == expected and bool(claim.note) == (chance is None)
 
 
 def test_patches_say_their_verdict_where_the_model_can_do_the_task(planted):

@@ -15,6 +15,7 @@ from monolex.text.characters import quoted
 
 ALPHA = 0.05
 """Of corrected p-values."""
+UNMEASURED = "chance was not measured: monolex stability"
 Facts = Mapping[str, Any]
 
 
@@ -144,7 +145,7 @@ def comes_back(feature: PlacedFeature, share: float) -> KnownClaim:
     estimate = number(value, low, high, seeds, "other seeds")
     why = f"{round(value * seeds)} of {seeds} other seeds have a like feature"
     basis = (VerdictBasis(verdict, why, estimate, beside, source(feature.run, "features")),)
-    return KnownClaim(claim, verdict, rule, basis, "" if measured_in else "chance was not measured: monolex stability")
+    return KnownClaim(claim, verdict, rule, basis, "" if chance is not None else UNMEASURED)
 
 
 def explained_beyond_chance(feature: PlacedFeature, explainer: str) -> KnownClaim:
