@@ -111,7 +111,7 @@ def _codes(listed: Sequence[TokenFeatures], feature: int) -> list[float]:
 def _control(sizes: Mapping[int, float], listed: Sequence[TokenFeatures], at: int, feature: int) -> int | None:
     """The feature most like another in size, active on the last token on which that is active, up to ``at``."""
     places = [i for i, code in enumerate(_codes(listed, feature)) if code > 0 and i <= at]
-    if not places:
+    if not places or not sizes[feature]:
         return None
     others = [active.feature for active in listed[places[-1]].top if active.feature != feature]
     ratios = {other: abs(math.log(sizes[other] / sizes[feature])) for other in others if sizes[other]}
