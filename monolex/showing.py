@@ -96,7 +96,7 @@ def export(
 ) -> VerbAnswer:
     """Write the pages of `monolex serve` as files that open from a disk and from any server: nothing of them is live.
 
-    Labels, notes and pins are part of it, as they are now; the report is one page already, and is not.
+    Labels, notes and pins of its dictionaries are part of it, as they are now; the report, one page already, is not.
 
     Args:
         run: Folder that `monolex run` wrote.

@@ -4,7 +4,7 @@ Labels are named by the hash of the dictionary, so they outlive everything that 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -62,10 +62,11 @@ def write(index: Index, dictionary: str, number: int, *, text: str, note: str, p
     return None
 
 
-def lines(index: Index) -> Iterator[str]:
-    """All labels as lines of JSON."""
+def lines(index: Index, hashes: Collection[str] | None = None) -> Iterator[str]:
+    """All labels as lines of JSON, or those of the dictionaries of some hashes."""
     for label in everything(index):
-        yield json.dumps(label._asdict(), ensure_ascii=False) + "\n"
+        if hashes is None or label.hash in hashes:
+            yield json.dumps(label._asdict(), ensure_ascii=False) + "\n"
 
 
 def _label(row: tuple) -> Label:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from monolex.artifact import MANIFEST, placed, read_json
+from monolex.artifact import MANIFEST, open_artifact, placed, read_json
 from monolex.dictionaries.listing import RunDictionary
 from monolex.errors import UserError, nearest
 from monolex.interp.explain.saved import KIND, Explanations, unchanged
@@ -29,6 +29,15 @@ class Moments(NamedTuple):
     """Fourth moment about zero over variance²."""
 
 
+class ScoredIn(NamedTuple):
+    """A score artefact."""
+
+    path: str
+    """In the run."""
+    content: str
+    """Hash of its content."""
+
+
 class SaidOfFeature(NamedTuple):
     """An explanation of a feature, and its scores."""
 
@@ -38,6 +47,8 @@ class SaidOfFeature(NamedTuple):
     """What it says."""
     scored: tuple[Scored, ...]
     """By each simulator, with all of its predictions; empty where it was not scored."""
+    scored_in: tuple[ScoredIn, ...]
+    """The artefact of each of these."""
     artefact: str
     """Name of the explanations in the run."""
     model: str
@@ -108,8 +119,10 @@ def _read(run: Path, folder: Path, dictionary: RunDictionary, config: PublishCon
         return []
     explained = saved.read(dictionary.key)
     key = dictionary.model, dictionary.site, dictionary.name
-    names = [scores.name for scores in score_folders(run, folder)]
-    scored = cards.scored(run, names, only=key, whole=True).get(key, {}) if names else {}
+    scored = [
+        (_scored_in(run, scores), cards.scored(run, [scores.name], only=key, whole=True).get(key, {}))
+        for scores in score_folders(run, folder)
+    ]
     when = _finished(folder)
     features = []
     for i, examples in enumerate(explained.examples):
@@ -121,13 +134,23 @@ def _read(run: Path, folder: Path, dictionary: RunDictionary, config: PublishCon
             explanation = written[i]
             if (config.explainers and explainer not in config.explainers) or isinstance(explanation, Failure):
                 continue
-            scores = tuple(line for line in scored.get(number, ()) if line.row["explainer"] == explainer)
+            lines = [
+                (source, line)
+                for source, by_number in scored
+                for line in by_number.get(number, ())
+                if line.row["explainer"] == explainer
+            ]
+            scores, sources = tuple(line for _, line in lines), tuple(source for source, _ in lines)
             model = saved.manifest.config.get("llm", "") if explanation.rule is None else ""
-            said.append(SaidOfFeature(explainer, explanation.text, scores, folder.name, model, when))
+            said.append(SaidOfFeature(explainer, explanation.text, scores, sources, folder.name, model, when))
         moments = Moments(*(float(column[i]) for column in explained.moments))
         if said:
             features.append(ExplainedFeature(number, examples, moments, tuple(said)))
     return features
+
+
+def _scored_in(run: Path, folder: Path) -> ScoredIn:
+    return ScoredIn(folder.relative_to(run).as_posix(), open_artifact(folder).content)
 
 
 def _finished(folder: Path) -> str:

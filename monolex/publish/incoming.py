@@ -1,6 +1,7 @@
 """Files of other tools as what they say of features: explanations, numbers, and what shows which features they mean."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ def _peak(texts: Sequence[str], activations: Sequence[float]) -> list[ForeignPea
 
 
 def _explanation(value: Mapping[str, Any]) -> ForeignExplanation:
-    """An explanation of Neuronpedia; of those that were published here, whose notes say so, the explainer again."""
+    """An explanation of Neuronpedia; of those published here, whose notes say so, explainer and score again."""
     score = _known({"score": value.get("scoreV1")}).get("score")
     method, explainer = "Neuronpedia: scoreV1", value.get("typeName") or ""
     explainer = PROTOCOL if explainer == TYPE_NAME else explainer
@@ -187,7 +188,14 @@ def _explanation(value: Mapping[str, Any]) -> ForeignExplanation:
     if isinstance(ours, dict) and isinstance(ours.get("explainer"), str):
         explainer = ours["explainer"]
         method = str(ours.get("score", method))
+        score = _first_score(ours.get("scores")) if score is None else score
     return ForeignExplanation(explainer, value["description"], score, "" if score is None else method)
+
+
+def _first_score(scores: Any) -> float | None:
+    """The first number of what was scored here: ``scoreV1`` is null where only rules simulated."""
+    values = [each.get("value") for each in scores if isinstance(each, dict)] if isinstance(scores, list) else []
+    return next((value for value in values if type(value) is float and math.isfinite(value)), None)
 
 
 def _notes(text: str | None) -> Mapping[str, Any]:

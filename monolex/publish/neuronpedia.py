@@ -13,11 +13,12 @@ from monolex.artifact import digest, json_bytes, open_artifact
 from monolex.dictionaries.listing import RunDictionary
 from monolex.features.known import open_store
 from monolex.features.store import FeatureStore
+from monolex.interp.simulate.by_rule import KIND as RULES
 from monolex.model.language_model import LanguageModel
 from monolex.publish import labels
 from monolex.publish.batch import FeaturesSource, written
 from monolex.publish.config import PublishConfig
-from monolex.publish.explained import ExplainedFeature, SaidOfFeature
+from monolex.publish.explained import ExplainedFeature, SaidOfFeature, ScoredIn
 from monolex.publish.files import compact, compressed_lines
 from monolex.publish.logits import logits_histograms
 from monolex.publish.schema import problem, schema
@@ -31,6 +32,8 @@ NOTE = "monolex"
 PROTOCOL = "openai"
 """Explainer that follows OpenAI's protocol, which Neuronpedia calls :data:`TYPE_NAME`."""
 TYPE_NAME = "oai_token-act-pair"
+SCORE = "correlation, top and random fragments"
+"""What scores are."""
 
 GetModel = Callable[[], LanguageModel | None]
 
@@ -98,11 +101,13 @@ def explanation_row(
 ) -> dict[str, Any]:
     """An explanation as a line of Neuronpedia's bulk files.
 
-    ``scoreV1`` is the first simulator's correlation over top and random fragments; ``notes`` hold all of them.
+    ``scoreV1`` is the correlation over top and random fragments by the first language model that simulated, null where
+    only rules did; ``notes`` hold every score with its interval, chance and artefact.
     """
-    scores = {line.row["simulator"]: line.row["scores"]["top_and_random"]["value"] for line in said.scored}
+    scores = [_score(line.row, source) for line, source in zip(said.scored, said.scored_in, strict=True)]
+    by_models = [score["value"] for score in scores if score["simulator"] != RULES and score["value"] is not None]
     identity = [dictionary.content, feature, said.artefact, said.explainer, said.text]
-    notes = {NOTE: {"explainer": said.explainer, "scores": scores, "score": "correlation, top and random fragments"}}
+    notes = {NOTE: {"explainer": said.explainer, "score": SCORE, "scores": scores}}
     return {
         "id": "c" + digest(identity)[:24],
         "modelId": named["model_id"],
@@ -113,10 +118,17 @@ def explanation_row(
         "typeName": TYPE_NAME if said.explainer == PROTOCOL else None,
         "explanationModelName": said.model or None,
         "notes": compact(notes).decode(),
-        "scoreV1": next((value for value in scores.values() if value is not None), None),
+        "scoreV1": next(iter(by_models), None),
         "createdAt": said.when,
         "updatedAt": said.when,
     }
+
+
+def _score(row: Mapping[str, Any], source: ScoredIn) -> dict[str, Any]:
+    """A score with its interval, and what explanations of other features score on the feature."""
+    value, chance = row["scores"]["top_and_random"], row["scores"]["chance"]["value"]
+    head = {"simulator": row["simulator"], **{name: value[name] for name in ("value", "low", "high")}}
+    return head | {"chance": chance, **source._asdict()}
 
 
 def _features(

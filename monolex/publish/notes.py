@@ -46,6 +46,10 @@ MEANING: Mapping[Format, Sequence[str]] = {
         "Tokens that hold part of a character have its bytes in hexadecimal, as `\\xe5\\x8c`.",
         "`n_prompts_total` are packed rows of text, of which separators and rows of extreme norm do not count.",
         "`vector` is the decoder row, `[d_out]`, to four digits, with its length.",
+        "`scoreV1` of an explanation is a correlation by a language model that simulated, the first of them; "
+        "where only rules simulated it is null: theirs are no such scores. `notes` hold JSON with every score: "
+        "`simulator` (`rules` is none of a language model), `value`, its interval `low` to `high` over documents, "
+        "`chance` (what explanations of other features score on it), `path` and `content` (hash) of the artefact.",
         "`authorId` is to be replaced by a user's before explanations are imported.",
     ),
     "neuron-explainer": (

@@ -9,7 +9,7 @@ import pytest
 from helpers.causal_json import artifact, patch
 from helpers.explored import ROOT, SITES, strongest
 
-from monolex.artifact import read_json
+from monolex.artifact import finish, open_artifact, read_json, write_json
 from monolex.causal.patch.claims import FEWER, LEVELS
 from monolex.errors import UserError
 from monolex.explorer.agent.known import USES, known
@@ -139,6 +139,26 @@ def test_better_one_way_is_worse_the_other_way(explored):
     assert "undecided" in seen
 
 
+def test_what_comes_back_is_confirmed_beyond_chance_alone(explored, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(explored, folder, ignore=shutil.ignore_patterns(f"{FILE}*", "pairs"))
+    explorer = Explorer([folder])
+    (run,) = explorer.runs.values()
+    key = next(d.key for d in run.dictionaries.values() if d.title == ROOT)
+    planted = "UPDATE feature SET seeds = 9, reappears = 1, reappears_low = 0.7, reappears_high = 1 WHERE number = 3"
+    with run.index.writing() as db:
+        db.execute(planted)
+    claim = verdict(explorer, "comes_back", key, feature=3)
+    assert claim.verdict == "undecided" and "monolex stability" in claim.note
+    assert verdict(explorer, "comes_back", key, feature=3, share=0.8).verdict == "undecided"
+    site, _, name = ROOT.partition("/")
+    for chance, expected in ((0.6, "confirmed"), (0.7, "undecided"), (None, "undecided")):
+        stable = {"dictionaries": [{"site": site, "name": name, "chance": chance}]}
+        artifact(folder / "stability" / "seeds", "stability", stable)
+        claim = verdict(Explorer([folder]), "comes_back", key, feature=3)
+        assert claim.verdict == expected and bool(claim.note) == (chance is None)
+
+
 def test_patches_say_their_verdict_where_the_model_can_do_the_task(planted):
     explorer, key, _ = planted
     for level, expected in zip(LEVELS, ("confirmed", "contradicted", "undecided", "confirmed"), strict=True):
@@ -166,6 +186,43 @@ def test_explanations_are_better_as_their_difference_is(explored):
         )
         checked += 1
     assert checked == len(differences) // 2
+
+
+@pytest.mark.parametrize(
+    ("signs", "expected"),
+    [
+        ({"pca": "++", "neurons": "++"}, "confirmed"),
+        ({"pca": "+-", "neurons": "++"}, "undecided"),
+        ({"pca": "+-", "neurons": "--"}, "contradicted"),
+        ({"pca": "+0", "neurons": "-0"}, "undecided"),
+        ({"pca": "--", "neurons": "++"}, "contradicted"),
+    ],
+)
+def test_explainers_that_do_not_agree_decide_nothing_of_a_rival(explored, tmp_path, signs, expected):
+    folder = tmp_path / "run"
+    shutil.copytree(explored, folder, ignore=shutil.ignore_patterns(f"{FILE}*", "pairs"))
+    scores = folder / "score" / "rules"
+    content, before = read_json(scores / "score.json"), open_artifact(scores)
+    example = next(row for row in content["differences"] if row["metric"] == "top_and_random")
+    site, _, name = ROOT.partition("/")
+    content["differences"] = [
+        {**example, "site": site, "name": name, "against": against, "explainer": explainer, **ENDS[sign]}
+        for against, each in signs.items()
+        for explainer, sign in zip(("token", "ngram"), each, strict=True)
+    ]
+    files = {**before.files, "score.json": write_json(scores / "score.json", content)}
+    finish(scores, before.kind, before.config, before.parents, files, before.data)
+    explorer = Explorer([folder])
+    key = next(d.key for d in explorer.runs["run"].dictionaries.values() if d.title == ROOT)
+    claim = verdict(explorer, "explained_better", key)
+    assert claim.verdict == expected and len(claim.basis) == 4
+
+
+ENDS = {
+    "+": {"value": 0.2, "low": 0.1, "high": 0.3},
+    "-": {"value": -0.2, "low": -0.3, "high": -0.1},
+    "0": {"value": 0.0, "low": -0.1, "high": 0.1},
+}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """An export: the same as the server's pages, whole, harmless, and never in place of anything else."""
 
 import json
+import math
 import os
 import pickle
 import re
@@ -23,9 +24,11 @@ from monolex.explorer.export import write as writing
 from monolex.explorer.export.config import ExportConfig
 from monolex.explorer.export.drawing import TOGETHER
 from monolex.explorer.export.shards import unpacked
-from monolex.explorer.export.words import beginning
+from monolex.explorer.export.words import beginning, word_shards
 from monolex.explorer.export.write import export
+from monolex.explorer.fill import SHIFT
 from monolex.explorer.index import FILE
+from monolex.explorer.labels import Label
 from monolex.explorer.links import Links
 from monolex.explorer.views import listing
 from monolex.explorer.views.feature import feature
@@ -214,6 +217,35 @@ def test_tokens_and_words_are_those_of_the_index(site, explorer):
         assert len(known[f"words/{beginning(word)}"]["words"][word]) // 4 == hits[0][0]
 
 
+def test_words_weigh_what_sqlite_weighs_them_where_features_are_dead(explored, tmp_path):
+    folder = shutil.copytree(explored, tmp_path / "run", ignore=shutil.ignore_patterns(f"{FILE}*"))
+    (run,) = Explorer([Path(folder)]).runs.values()
+    number = f"(rowid & {(1 << SHIFT) - 1})"
+    with run.index.writing() as db:
+        db.execute("UPDATE feature SET n_active = 0 WHERE number % 3 = 0")
+        db.execute("DELETE FROM token WHERE number % 3 = 0")
+        db.execute(f"DELETE FROM words WHERE {number} % 3 = 0")
+        db.execute(f"UPDATE words SET tokens = '+=', explanations = '' WHERE {number} = 1")
+    gathered = [d for d in run.dictionaries.values() if d.gathered]
+    known = word_shards(run, gathered, {d.key: range(d.d_sae) for d in gathered})
+    corpus = known["documents"]
+    (rows,) = run.index.rows("SELECT count(*) FROM words")[0]
+    assert corpus["rows"] == rows > 0
+    checked = 0
+    for name, shard in known.items():
+        for word, flat in shard["words"].items() if name.startswith("words/") else ():
+            postings = [flat[i : i + 4] for i in range(0, len(flat), 4)]
+            query = "SELECT rowid, -bm25(words, 2.0, 1.0) FROM words WHERE words MATCH ?"
+            weights = dict(run.index.rows(query, (f'"{word}"',)))
+            for d, which, explained, told in postings:
+                count, length = 2 * explained + told, corpus["dictionaries"][d]["lengths"][which]
+                inverse = max(1e-6, math.log((rows - len(postings) + 0.5) / (len(postings) + 0.5)))
+                weight = inverse * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * length / corpus["mean"]))
+                assert weight == pytest.approx(weights[gathered[d].id << SHIFT | which])
+                checked += 1
+    assert checked > 100
+
+
 def test_features_that_stand_alone(site, explorer, key):
     pages = {path: text.decode() for path, text in contents(site).items() if path.startswith("embed/")}
     shown = {f"embed/{d.key}-{number}.html" for d, number in worth_seeing(explorer.runs["run"])}
@@ -232,6 +264,27 @@ def test_what_is_not_exported_has_no_link(run, explorer, tmp_path):
     assert {f"{key}/{LABELLED}", f"{key}/5"} <= set(pages) and len(pages) < sum(each["d_sae"] for each in listed)
     assert [path.name for path in (site / "embed").iterdir()] == [f"{key}-5.html"]
     test_every_link_leads_to_what_there_is(site)
+
+
+def test_what_is_said_of_other_dictionaries_stays_at_home(explored, tmp_path):
+    ignored = shutil.ignore_patterns(f"{FILE}*")
+    folder = Path(shutil.copytree(explored, tmp_path / "run", ignore=ignored))
+    explorer = Explorer([folder])
+    for d in explorer.runs["run"].dictionaries.values():
+        said = {"text": f"label of {d.hash}", "note": f"note of {d.hash}", "pinned": True}
+        for number in range(3):
+            keep(explorer, d.key, number, said)
+    gone = Label("f" * 64, 0, "label of nothing", "note", False, "2026-01-01T00:00:00+00:00")
+    with explorer.runs["run"].index.writing() as db:
+        db.execute("INSERT INTO label VALUES (?, ?, ?, ?, ?, ?)", gone)
+    chosen = {d.hash for d in explorer.runs["run"].dictionaries.values() if d.name == NAME}
+    site = export(folder, tmp_path / "site", ExportConfig(dictionaries=(NAME,), features=1)).folder
+    texts = [json.dumps(value) for value in shards(site).values()]
+    texts += [content.decode() for path, content in contents(site).items() if not path.startswith("data/")]
+    said = {each for text in texts for each in re.findall(r"(?:label|note) of (\w+)", text)}
+    assert said == chosen
+    kept = [json.loads(line) for line in (site / "labels.jsonl").read_text().splitlines()]
+    assert len(kept) == 3 * len(chosen) and {line["hash"] for line in kept} == chosen
 
 
 def test_an_export_takes_the_place_of_an_export_alone(run, tmp_path, monkeypatch):

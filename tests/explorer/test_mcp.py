@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import random
 import sys
@@ -12,10 +13,15 @@ from typing import Any, NamedTuple
 
 import anyio
 import pytest
+import torch
 from helpers.agent_questions import alike, questions
 from helpers.explored import NAME, ROOT, SITES, strongest
 
+from monolex.artifact import open_artifact
 from monolex.explorer.explorer import Explorer
+from monolex.explorer.views.search import HITS
+from monolex.live.prompts import from_text
+from monolex.live.reading import Wanted, read
 
 pytest.importorskip("mcp", reason="the extra mcp is not installed")
 
@@ -126,7 +132,8 @@ async def nonsense(ask: Ask, keys: dict[str, str]) -> None:
     real = ("run", *keys.values(), SITES[1], NAME, "ablate/root", 3, " the", *STRANGE)
     names = {
         "runs": (), "dictionaries": ("run", "site", "trained", "page", "limit"),
-        "features": ("run", "dictionary", "site", "kind", "marked", "token", "low", "high", "score", "back", "sort"),
+        "features": ("run", "dictionary", "site", "kind", "marked", "token", "low", "high", "score", "sort",
+                     "kurtosis", "page"),
         "search": ("text", "run", "limit"), "feature": ("dictionary", "number", "contexts", "tokens"),
         "matches": ("dictionary", "number", "limit"), "compare": ("first", "second", "limit"),
         "experiments": ("run", "path", "limit"), "find_by_prompt": ("run", "prompt", "token", "dictionaries"),
@@ -171,3 +178,94 @@ def test_what_no_tool_takes_is_one_sentence(explored):
         assert isinstance(content, types.TextContent)
         assert result.is_error and said in content.text and "\n" not in content.text, content.text
         content.text.encode("utf-8")
+
+
+def told(explorer: Explorer, tool: str, **arguments: Any) -> Any:
+    """The answer of a tool, in this process."""
+    result = answer(explorer, tool, arguments)
+    assert not result.is_error, result.content
+    return result.structured_content
+
+
+def test_a_control_is_as_much_as_is_taken_away(explored, keys):
+    """Over all tokens up to the position, for the two are taken away at all of them; counted here from the weights."""
+    explorer, prompt = Explorer([explored], writable=False), "the cat sat on the mat and the dog sat on the cat"
+    live = explorer.live.of(explorer.runs["run"])
+    weights = live.dictionary(ROOT).weights
+    tokens = from_text(live, prompt)
+    rows = read(live, tokens, Wanted((ROOT,), weights.d_sae)).features[ROOT]
+    codes = torch.zeros(len(rows), weights.d_sae)
+    for i, row in enumerate(rows):
+        for active in row.top:
+            codes[i, active.feature] = active.value
+    controls = 0
+    for position in (len(rows) // 2, len(rows) - 1):
+        summed = codes[: position + 1].sum(0) * weights.W_dec.norm(dim=1)
+        for number in codes[: position + 1].any(0).nonzero()[:, 0].tolist():
+            last = int(codes[: position + 1, number].nonzero().max())
+            asked = {"dictionary": keys[ROOT], "number": number, "prompt": prompt, "position": position, "top": 1}
+            said = told(explorer, "ablate_live", **asked)
+            assert "summed over the tokens up to the position" in said["control_rule"]
+            assert said["size"] == pytest.approx(float(summed[number]), rel=1e-4)
+            ratios = (summed / summed[number]).log().abs()
+            ratios[(codes[last] == 0) | (summed == 0)] = math.inf
+            ratios[number] = math.inf
+            near = float(ratios.min())
+            assert (said["control"] is None) == (near > math.log(2)), (number, position)
+            if said["control"] is not None:
+                controls += 1
+                assert float(ratios[said["control"]["feature"]]) == pytest.approx(near, abs=1e-4)
+                assert said["control"]["size"] == pytest.approx(float(summed[said["control"]["feature"]]), rel=1e-4)
+    assert controls > 5
+
+
+def test_features_are_turned_page_by_page_and_filtered_by_kurtosis(explored, keys):
+    explorer = Explorer([explored], writable=False)
+    only = {"dictionary": keys[ROOT], "sort": "kurtosis", "state": "all"}
+    whole = told(explorer, "features", **only, limit=100)
+    pages = [told(explorer, "features", **only, limit=7, page=page) for page in range(1, -(-whole["total"] // 7) + 1)]
+    numbers = [row["number"] for row in whole["features"]]
+    assert len(numbers) == whole["total"] > 14
+    assert [row["number"] for page in pages for row in page["features"]] == numbers
+    assert [page["page"] for page in pages] == list(range(1, len(pages) + 1))
+    (run,) = explorer.runs.values()
+    query = "SELECT number, kurtosis FROM feature WHERE dictionary = ? AND kurtosis IS NOT NULL ORDER BY 2"
+    known = run.index.rows(query, (run.dictionary(keys[ROOT]).id,))
+    least = known[len(known) // 2][1]
+    kept = told(explorer, "features", **only, limit=100, kurtosis=least)
+    wanted = {number: value for number, value in known if value >= least}
+    assert {row["number"]: row["kurtosis"]["value"] for row in kept["features"]} == pytest.approx(wanted)
+    refused = answer(explorer, "features", {"page": 0})
+    assert refused.is_error and "page = 0" in str(refused.content)
+
+
+def test_a_search_that_may_be_cut_has_no_total(explored):
+    explorer = Explorer([explored], writable=False)
+    (run,) = explorer.runs.values()
+    query = "SELECT text, count(*) FROM token GROUP BY text ORDER BY 2"
+    (rare, _), *_, (common, many) = run.index.rows(query)
+    assert many > HITS
+    said = told(explorer, "search", text=common, limit=100)
+    assert said["total"] is None and said["at_least"] == len(said["features"]) == HITS
+    said = told(explorer, "search", text=rare, limit=100)
+    assert said["total"] == said["at_least"] == len(said["features"]) > 0
+
+
+def test_what_is_said_of_a_feature_names_its_dictionary_and_what_it_lacks(explored, keys):
+    explorer = Explorer([explored], writable=False)
+    (run,) = explorer.runs.values()
+    said = told(explorer, "find_by_prompt", run="run", prompt="the cat sat on", token="any")
+    for row in said["rows"]:
+        dictionary = run.dictionary(row["dictionary"])
+        assert row["hash"] == dictionary.hash and row["title"] == dictionary.title
+    sources = {each["hash"]: each["source"] for each in said["dictionaries"]}
+    assert set(sources) == {row["hash"] for row in said["rows"]}
+    for each in sources.values():
+        assert each["content"] == open_artifact(explored / each["path"]).content
+    assert said["n"] == 1 and "no interval" in said["reason"] and "control" in said["reason"]
+    evidence = told(explorer, "feature", dictionary=keys[ROOT], number=3)["evidence"]
+    assert evidence["source"]["content"] == open_artifact(explored / "features").content
+    assert "no interval" in evidence["reason"]
+    for name, measure in (("similar", "cosine"), ("active_together", "jaccard"), ("promotes_directly", "logit")):
+        assert all(isinstance(each[measure], float) for each in evidence[name])
+    assert evidence["similar"]

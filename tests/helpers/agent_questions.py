@@ -200,8 +200,8 @@ def of_claims(run: Path, keys: dict[str, str]) -> Iterator[AgentQuestion]:
     explained = {"claim": "explained_beyond_chance", "dictionary": key, "feature": row["feature"]}
     yield ask("whether it is explained", "what_is_known", explained, lambda a: a["verdict"],
               each.pop() if len(each) == 1 else "undecided")  # fmt: skip
-    low, high = table(run, f"SELECT reappears_low, reappears_high FROM feature WHERE id = {row['feature']}")[0]
-    verdict = "confirmed" if low > 0.1 else "contradicted" if high < 0.1 else "undecided"
+    ((high,),) = table(run, f"SELECT reappears_high FROM feature WHERE id = {row['feature']}")
+    verdict = "contradicted" if high < 0.1 else "undecided"  # never confirmed: chance was not measured in this run
     back = {"claim": "comes_back", "dictionary": key, "feature": row["feature"], "share": 0.1}
     yield ask("whether it comes back", "what_is_known", back, lambda a: a["verdict"], verdict)
 

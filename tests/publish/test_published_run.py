@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from monolex import cli
 from monolex.activations.reader import Reader
 from monolex.activations.stored import packed_rows
-from monolex.artifact import open_artifact, read_json, verify
+from monolex.artifact import finish, open_artifact, read_json, verify, write_bytes
 from monolex.dictionaries.listing import RunDictionary, run_dictionaries
 from monolex.errors import UserError
 from monolex.features.known import open_store
@@ -170,6 +170,39 @@ def test_explanations_come_back(run, own, published):
     assert imported(own, dictionary(own))[rows[0]["feature"]][0] == rows[0]
     assert imported(own, dictionary(own, OTHER)) == {}
     assert f"{len(said)} explanations" in show(folder)
+
+
+def test_scores_are_published_beside_chance_and_rules_are_no_models(run, own, tmp_path):
+    """A second artefact of the rules and one of a model: none takes the place of another."""
+    (own / "score").unlink()
+    shutil.copytree(run / "score", own / "score")
+    for name, simulator in (("again", "rules"), ("zmodel", "exact: some model")):
+        folder = own / "score" / name
+        shutil.copytree(own / "score" / "rules", folder)
+        lines = [row | {"simulator": simulator} for row in read_lines(folder / "scores.jsonl")]
+        before = open_artifact(folder)
+        entry = write_bytes(folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in lines).encode())
+        files = {**before.files, "scores.jsonl": entry}
+        finish(folder, before.kind, before.config | {"name": name}, before.parents, files, before.data)
+    rows = {(r["feature"], r["explainer"]): r for r in read_lines(run / "score" / "rules" / "scores.jsonl")
+            if r["name"] == NAME}  # fmt: skip
+    for source, artefacts in ((run, ["rules"]), (own, ["again", "rules", "zmodel"])):
+        publish(tmp_path / source.parent.name / "out", source, PublishConfig(dictionaries=(NAME,), logits=False))
+        seen = 0
+        for line in compressed(tmp_path / source.parent.name / "out" / TITLE / "explanations"):
+            notes = json.loads(line["notes"])["monolex"]
+            scores = rows[int(line["index"]), notes["explainer"]]["scores"]
+            value = scores["top_and_random"]
+            assert [score["path"] for score in notes["scores"]] == [f"score/{name}" for name in artefacts]
+            for score in notes["scores"]:
+                assert [score[end] for end in ("value", "low", "high")] == [value[e] for e in ("value", "low", "high")]
+                assert score["chance"] == scores["chance"]["value"]
+                assert score["content"] == open_artifact(source / score["path"]).content
+            assert line["scoreV1"] == (None if artefacts == ["rules"] else value["value"])
+            seen += value["value"] is not None
+        assert seen
+    readme = (tmp_path / run.parent.name / "out" / "README.md").read_text(encoding="utf-8")
+    assert "where only rules simulated it is null" in readme
 
 
 def test_simulations_come_back(run, own, published):

@@ -1,6 +1,7 @@
 """Claims about a dictionary beside others, decided by the evaluation, the scores and the patches of its run."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monolex.artifact import SUBJECT
@@ -27,7 +28,8 @@ def reconstructs_better(
     claim = f"{dictionary.title} reconstructs better than {named}"
     rule = (
         "confirmed if its share of variance missed (FVU, held-out text) is lower, intervals over documents apart, "
-        f"contradicted if higher; only at equal L0, within a factor {EQUAL:g}"
+        f"contradicted if higher; only at equal L0, within a factor {EQUAL:g}; of several baselines one that misses "
+        "less for certain contradicts"
     )
     if entry is None or (against is not None and other is None):
         return KnownClaim(claim, "not measured", rule, (), "it was not evaluated: monolex eval")
@@ -81,12 +83,20 @@ def explained_better(run: ExploredRun, dictionary: IndexedDictionary, against: I
     named = against.title if against else "those of every baseline of its site"
     rule = (
         "confirmed if the difference of mean scores (correlation of simulated with real activations, features and "
-        "documents resampled) has its whole interval above 0, contradicted if below; every explainer and simulator "
-        "must agree"
+        "documents resampled) has its whole interval above 0, contradicted if below; of one other dictionary all "
+        "explainers and simulators must agree; of several, one that is better for certain contradicts"
     )
     note = "" if basis else "the two were not scored together: monolex explain and score, with both"
     claim = f"explanations of {dictionary.title} score higher than {named}"
-    return KnownClaim(claim, of_all(basis), rule, tuple(basis), note, tuple(of_controls) if basis else ())
+    return KnownClaim(claim, _of_rivals(basis), rule, tuple(basis), note, tuple(of_controls) if basis else ())
+
+
+def _of_rivals(basis: Sequence[VerdictBasis]) -> Verdict:
+    """Of a claim about every rival: of each what all explainers and simulators say."""
+    by_rival: dict[str, list[VerdictBasis]] = defaultdict(list)
+    for each in basis:
+        by_rival[each.beside["against"]].append(each)
+    return of_all([rows[0]._replace(verdict=agreed(rows)) for rows in by_rival.values()])
 
 
 def _compared(row: Facts, dictionary: IndexedDictionary) -> bool:

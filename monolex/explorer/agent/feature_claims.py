@@ -15,6 +15,7 @@ from monolex.text.characters import quoted
 
 ALPHA = 0.05
 """Of corrected p-values."""
+UNMEASURED = "chance was not measured: monolex stability"
 Facts = Mapping[str, Any]
 
 
@@ -130,7 +131,7 @@ def comes_back(feature: PlacedFeature, share: float) -> KnownClaim:
     claim = f"{feature} comes back under other seeds with a probability above {share:g}"
     rule = (
         f"confirmed if the whole interval over seeds is above {share:g} and above what random directions do, "
-        f"contradicted if it is below {share:g}"
+        f"contradicted if it is below {share:g}; undecided above it where random directions were not measured"
     )
     if not known or not known[0][0]:
         note = "there is no dictionary of the same recipe and another seed, or nothing was gathered of this one"
@@ -138,13 +139,13 @@ def comes_back(feature: PlacedFeature, share: float) -> KnownClaim:
     seeds, value, low, high = known[0]
     chance, measured_in = chance_of_coming_back(feature.run, feature.dictionary)
     verdict = beyond(Estimate(value, low, high, seeds, "seeds"), share)
-    if verdict == "confirmed" and chance is not None and low <= chance:
+    if verdict == "confirmed" and (chance is None or low <= chance):
         verdict = "undecided"
     beside = {"random directions": chance, "source": measured_in}
     estimate = number(value, low, high, seeds, "other seeds")
     why = f"{round(value * seeds)} of {seeds} other seeds have a like feature"
     basis = (VerdictBasis(verdict, why, estimate, beside, source(feature.run, "features")),)
-    return KnownClaim(claim, verdict, rule, basis, "" if measured_in else "chance was not measured: monolex stability")
+    return KnownClaim(claim, verdict, rule, basis, "" if chance is not None else UNMEASURED)
 
 
 def explained_beyond_chance(feature: PlacedFeature, explainer: str) -> KnownClaim:

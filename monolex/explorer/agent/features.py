@@ -23,6 +23,8 @@ ABLATED_BY = (
     "AND part = 'ablated'"
 )
 ONE_FEATURE = "this feature, resampling its documents"
+NO_INTERVAL = "counted over all rows, or computed from the weights: no interval, and no control"
+"""Of evidence."""
 GROUPS = ("top", "negative", "quantile", "random")
 """Groups of contexts that are shown: the strongest say what it is at most, random ones what it is mostly; negative ones
 the other end of a signed direction."""
@@ -55,7 +57,7 @@ def _row(run: ExploredRun, dictionary: IndexedDictionary, feature: int) -> Said 
         "top_token": named["top_token"],
         "share_of_top_token": count(named["share"], named["n_active"], "activations in which it is active"),
         "density": count(named["density"], activations, "activations", n_active=named["n_active"]),
-        "max": count(named["max"], activations, "activations"),
+        **{name: count(named[name], activations, "activations") for name in ("max", "kurtosis", "skew")},
         "source": gathered,
         "comes_back": _comes_back(named),
         "explanation": _explanation(run, named),
@@ -93,13 +95,17 @@ def _ablated(run: ExploredRun, dictionary: IndexedDictionary, feature: int, path
 
 def evidence(facts: Evidence, contexts: int, tokens: int) -> Said:
     """The evidence of a feature: what it is active on and after, what it promotes directly, and where it was active."""
+    around = {"similar": ("cosine", facts.neighbours), "active_together": ("jaccard", facts.coactive)}
     return {
+        "reason": NO_INTERVAL,
         "on": [_share(token.text, token.share, token.n_active) for token in facts.tokens[:tokens]],
         "after": [_share(token.text, token.share, token.n_active) for token in facts.before[:tokens]],
-        "promotes_directly": [[token.text, token.weight] for token in facts.promoted[:tokens]],
-        "suppresses_directly": [[token.text, token.weight] for token in facts.suppressed[:tokens]],
-        "similar": [[other.feature, other.value] for other in facts.neighbours[:tokens]],
-        "active_together": [[other.feature, other.value] for other in facts.coactive[:tokens]],
+        "promotes_directly": [{"token": token.text, "logit": token.weight} for token in facts.promoted[:tokens]],
+        "suppresses_directly": [{"token": token.text, "logit": token.weight} for token in facts.suppressed[:tokens]],
+        **{
+            name: [{"number": other.feature, measure: other.value} for other in listed[:tokens]]
+            for name, (measure, listed) in around.items()
+        },
         "contexts": [_context(context) for group in GROUPS for context in _chosen(facts, group, contexts)],
     }
 

@@ -79,6 +79,8 @@ class FeaturesQuestion(LimitedQuestion):
     """Largest density."""
     score: float | None = None
     """Smallest score of the best scored explanation."""
+    kurtosis: float | None = None
+    """Smallest kurtosis (fourth moment about zero over variance²)."""
     back: float | None = None
     """Smallest share of other seeds with a like feature."""
     sort: Sort = "interest"
@@ -87,6 +89,8 @@ class FeaturesQuestion(LimitedQuestion):
     """The other way round."""
     state: Literal["alive", "dead", "all"] = "alive"
     """Those that were ever active, those that were not, or all."""
+    page: int = 1
+    """Which page of the list, from 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

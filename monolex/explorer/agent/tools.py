@@ -75,25 +75,31 @@ def dictionaries(explorer: Explorer, asks: q.DictionariesQuestion) -> Said:
 
 
 def features(explorer: Explorer, asks: q.FeaturesQuestion) -> Said:
-    """The first features that some filters keep, sorted: density, explanation score beside chance, how often each comes
-    back under other seeds, and its ablation beside controls, where that was measured."""
+    """A page of the features that some filters keep, sorted: density, explanation score beside chance, how often each
+    comes back under other seeds, and its ablation beside controls, where that was measured."""
     query = listing.ListQuery(**{name: value for name, value in asdict(asks).items() if name != "limit"})
     runs = listing.scope(explorer, query)
     total = sum(listing.count(run, query) for run in runs)
-    rows = [row for run in runs for row in listing.features(run, query, asks.limit)]
-    rows = sorted(rows, key=lambda row: listing.order(row, query))[: asks.limit]
-    return {"total": total, **_listed(explorer, rows)}
+    first = (asks.page - 1) * asks.limit
+    rows = [row for run in runs for row in listing.features(run, query, first + asks.limit)]
+    # one run's are in order, also those of equal numbers
+    rows = sorted(rows, key=lambda row: listing.order(row, query)) if len(runs) > 1 else rows
+    rows = rows[first : first + asks.limit]
+    return {"total": total, "page": asks.page, **_listed(explorer, rows)}
 
 
 def search(explorer: Explorer, asks: q.SearchQuestion) -> Said:
     """Features that have to do with a word, the best first, each with its reasons: tokens, explanations, labels.
 
+    At most 60 are looked at: total is null where there may be more.
     Words alone are no evidence of what a feature is or does: look at its numbers, or ask what_is_known.
     """
     hits = search_view.search(explorer, {"q": asks.text, "run": asks.run}).data["hits"]
     answer = _listed(explorer, [hit.feature for hit in hits[: asks.limit]])
     reasons = [{**row, "reasons": list(hit.reasons)} for row, hit in zip(answer["features"], hits, strict=False)]
-    return {"total": len(hits), **answer, "features": reasons}
+    # a search names so many and no more; how many there are beyond was not counted
+    whole = len(hits) < search_view.HITS
+    return {"total": len(hits) if whole else None, "at_least": len(hits), **answer, "features": reasons}
 
 
 def _listed(explorer: Explorer, rows: list[listing.ListedFeature]) -> Said:
@@ -122,7 +128,7 @@ def feature(explorer: Explorer, asks: q.FeatureQuestion) -> Said:
     return {
         **row,
         "of": dictionary_facts(run, dictionary),
-        "evidence": features_of.evidence(data["evidence"], asks.contexts, asks.tokens),
+        "evidence": features_of.evidence(data["evidence"], asks.contexts, asks.tokens) | {"source": row["source"]},
         "explanations": explained,
         "chance_of_coming_back": {"value": chance, "source": measured_in},
         "experiments": [each | source(run, each["experiment"]) for each in data["memberships"]],
@@ -170,6 +176,7 @@ def find_by_prompt(explorer: Explorer, asks: q.PromptQuestion) -> Said:
     """The features most active on a prompt, which is run through the run's model: on its last token, or on any.
 
     of_max is the activation over the largest that was seen; a dense feature is active on everything, so also on this.
+    One prompt has no interval, and nothing stands beside it as a control.
     """
     names = ("prompt", "token", "dictionaries", "limit")
     config = FindConfig(**{name: getattr(asks, name) for name in names})

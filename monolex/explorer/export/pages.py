@@ -38,7 +38,7 @@ def single_pages(
         "features.html": _with(listing.listing(explorer, {}), {"facts": of_list, **_titles(chosen)}),
         "feature.html": Page("shell.html", "Features", {"run": run.slug, "facts": {"together": TOGETHER}}),
         "search.html": _with(search.search(explorer, {}), {"facts": known | dict(search_facts)}),
-        "labels.html": marks.marks(explorer),
+        "labels.html": marks.marks(explorer, {d.hash for d in chosen}),
         "compare.html": _with(compare.compare(explorer, {}), {"pairs": _pairs(chosen, links)}),
         "claims.html": claims.claims(explorer, run.slug),
         "causes.html": causes.causes(explorer, run.slug),

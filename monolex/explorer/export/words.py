@@ -56,7 +56,11 @@ def word_shards(run: ExploredRun, chosen: Sequence[IndexedDictionary], numbers: 
             postings = shards[f"words/{beginning(term)}"]["words"].setdefault(term, [])
             postings += (place[dictionary], number, explained, told)
     said = [_documents(run, d, numbers, lengths) for d in chosen]
-    corpus = {"rows": len(lengths), "mean": sum(lengths.values()) / max(1, len(lengths))}
+    # as FTS5 counts: rows without a word too, and none of features that were never active and have no explanation
+    rows = sum(
+        row & (1 << SHIFT) - 1 in kept.get(row >> SHIFT, ()) for (row,) in run.index.rows("SELECT rowid FROM words")
+    )
+    corpus = {"rows": rows, "mean": sum(lengths.values()) / max(1, rows)}
     return {**shards, DOCUMENTS: {"dictionaries": said, **corpus}}
 
 
@@ -108,6 +112,6 @@ def _documents(
     return {
         "numbers": [n for n, _ in active if n in kept],
         "active": [min(count, ENOUGH) for n, count in active if n in kept],
-        "lengths": [lengths[dictionary.id, n] for n, _ in active if n in kept],
+        "lengths": [lengths.get((dictionary.id, n), 0) for n, _ in active if n in kept],
         "said": {n: [" ".join(said), str(tokens.line(" ".join(said)))] for n, said in explained.items() if n in kept},
     }

@@ -132,7 +132,7 @@ def _small_files(
     facts = search_facts(run, chosen, links.numbers, searched)
     for path, text in (*single_pages(explorer, run, chosen, links, facts), *embedded(run, links, config.embed)):
         yield write(root, path, text.encode())
-    yield write(root, "labels.jsonl", "".join(marks.lines(explorer)).encode())
+    yield write(root, "labels.jsonl", "".join(marks.lines(explorer, {d.hash for d in chosen})).encode())
 
 
 def _finish(root: Path, run: ExploredRun, chosen: Sequence[IndexedDictionary], numbers: Numbers, files: Files) -> None:

@@ -1,7 +1,7 @@
 """What a person wrote: all labels, notes and pins of the open runs."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from monolex.config import require
@@ -12,20 +12,21 @@ from monolex.explorer.page import Page
 from monolex.explorer.run import SHORT, NotThere
 
 
-def marks(explorer: Explorer) -> Page:
-    """Labels, notes and pins, those of dictionaries that are gone too."""
+def marks(explorer: Explorer, hashes: Collection[str] | None = None) -> Page:
+    """Labels, notes and pins, those of dictionaries that are gone too; or those of the dictionaries of some hashes."""
     rows = [
         {"run": run.slug, "key": label.hash[:SHORT], "known": label.hash[:SHORT] in run.dictionaries, **label._asdict()}
         for run in explorer.runs.values()
         for label in labels.everything(run.index)
+        if hashes is None or label.hash in hashes
     ]
     return Page("labels.html", "Your labels", {"labels": rows})
 
 
-def lines(explorer: Explorer) -> Iterator[str]:
+def lines(explorer: Explorer, hashes: Collection[str] | None = None) -> Iterator[str]:
     """The same as lines of JSON, to be kept or sent."""
     for run in explorer.runs.values():
-        yield from labels.lines(run.index)
+        yield from labels.lines(run.index, hashes)
 
 
 def keep(explorer: Explorer, key: str, number: int, said: Mapping[str, Any]) -> Label | None:
