@@ -7,13 +7,19 @@ from monolex.artifact import SUBJECT
 from monolex.causal.patch.claims import FEWER
 from monolex.explorer.agent.measured import BESIDE, controls, entry_of, estimate, numbers, rivals
 from monolex.explorer.agent.sources import Said, source
-from monolex.explorer.agent.verdicts import KnownClaim, Verdict, VerdictBasis, agreed, as_estimate, beyond, of_all
+from monolex.explorer.agent.verdicts import KnownClaim, VerdictBasis, agreed, of_all
 from monolex.explorer.run import ExploredRun, IndexedDictionary
 from monolex.explorer.views.overview import evaluated
 from monolex.pages.eval_charts import EvaluatedDictionary
 from monolex.report.findings import EQUAL, equally_sparse
+from monolex.verdicts import Verdict, below, beyond
 
 Facts = Mapping[str, Any]
+MISSES: dict[Verdict, str] = {
+    "confirmed": "it misses less, intervals apart",
+    "contradicted": "it misses more, intervals apart",
+}
+"""Of two shares of variance missed."""
 
 
 def reconstructs_better(
@@ -60,11 +66,8 @@ def _lower(a: Facts | None, b: Facts | None) -> tuple[Verdict, str]:
     """Whether the first number is below the second, intervals apart."""
     if a is None or b is None or None in (a["low"], a["high"], b["low"], b["high"]):
         return "undecided", "one of the two has no interval"
-    if a["high"] < b["low"]:
-        return "confirmed", "it misses less, intervals apart"
-    if a["low"] > b["high"]:
-        return "contradicted", "it misses more, intervals apart"
-    return "undecided", "the intervals overlap"
+    verdict = below(a, b)
+    return verdict, MISSES.get(verdict, "the intervals overlap")
 
 
 def explained_better(run: ExploredRun, dictionary: IndexedDictionary, against: IndexedDictionary | None) -> KnownClaim:
@@ -97,7 +100,7 @@ def _compared(row: Facts, dictionary: IndexedDictionary) -> bool:
 def _difference(run: ExploredRun, path: str, row: Facts) -> VerdictBasis:
     beside = {"against": f"{row['site']}/{row['against']}", "no difference": 0.0}
     why = f"explained by {row['explainer']}"
-    return VerdictBasis(beyond(as_estimate(row), 0.0), why, estimate(row), beside, source(run, path))
+    return VerdictBasis(beyond(row), why, estimate(row), beside, source(run, path))
 
 
 def _of_control(run: ExploredRun, path: str, row: Facts) -> Said:

@@ -13,7 +13,8 @@ from monolex.pages.html import estimate, number
 from monolex.pages.picture import Picture
 from monolex.report.page import fire_counts
 from monolex.report.paper.evaluated import MADE_OF, evaluated, layer, over_layers, over_sizes, place, recipes
-from monolex.report.paper.figure import Facts, Missing, ReadOff, Verdict, beyond, overall
+from monolex.report.paper.figure import Facts, Missing, ReadOff
+from monolex.verdicts import Verdict, agreed, beyond, opposite
 
 SHARE = "share of features alive (active > 10 times)"
 MOSTLY = 0.5
@@ -24,7 +25,6 @@ CONTROL_LOOKS = {"random": ("slate", "dashed"), "shuffled": ("brown", "dotted")}
 """Colour and variant of control models beside a dictionary of the subject."""
 VARIANTS: tuple[str, ...] = ("", "dashed", "dotted")
 """Looks of several dictionaries of one kind: more cannot be told apart."""
-OPPOSITE: dict[Verdict, Verdict] = {"confirmed": "contradicted", "contradicted": "confirmed"}
 NEVER_ABOVE = 0.9
 """Share of biases below zero at which nearly all are."""
 
@@ -86,7 +86,7 @@ def alive_reading(content: Facts) -> ReadOff:
     told += (
         f", {rows:,} of them, so that a feature of a density below {number(10 / rows)} counts as dead" if rows else ""
     )
-    return ReadOff(overall(verdicts), tuple(said), f"{told}.")
+    return ReadOff(agreed(verdicts), tuple(said), f"{told}.")
 
 
 def density_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def bias_reading(content: Facts) -> ReadOff:
     if controls := [point for point in points if point["alpha"] == 0]:
         low, high = (estimate(end(controls, key=lambda p: p["value"])) for end in (min, max))
         said.append(f"Dictionaries of α = 0, which nothing asks to be sparse, are not counted: {low} to {high}.")
-    return ReadOff(overall(beyond(p, NEVER_ABOVE) for p in counted), tuple(said))
+    return ReadOff(agreed(beyond(p, NEVER_ABOVE) for p in counted), tuple(said))
 
 
 def _by_panel(at: list[EvaluatedDictionary]) -> dict[str, list[tuple[EvaluatedDictionary, str, str]]]:
@@ -198,8 +198,8 @@ def _called(entry: EvaluatedDictionary) -> str:
 
 def _mostly(dictionaries: list[dict[str, Any]], *, alive: bool) -> Verdict:
     """Whether all dictionaries have more than half of their features alive, or less."""
-    verdict = overall(beyond(d, MOSTLY) for d in dictionaries)
-    return verdict if alive else OPPOSITE.get(verdict, verdict)
+    verdict = agreed(beyond(d, MOSTLY) for d in dictionaries)
+    return verdict if alive else opposite(verdict)
 
 
 def _range(dictionaries: list[dict[str, Any]]) -> str:

@@ -9,8 +9,9 @@ from monolex.pages import tree_diagram
 from monolex.pages.html import estimate
 from monolex.pages.picture import Diagram
 from monolex.pages.tokens import plain
-from monolex.report.paper.figure import MOST, Facts, Missing, ReadOff, Verdict, artefacts, file_name, overall
+from monolex.report.paper.figure import MOST, Facts, Missing, ReadOff, artefacts, file_name
 from monolex.report.tree_section import tree_said
+from monolex.verdicts import Verdict, agreed
 
 
 def numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
@@ -53,4 +54,4 @@ def reading(content: Facts) -> ReadOff:
     if content["of"] > len(content["trees"]):
         said.append(f"The first {len(content['trees'])} of {content['of']} trees are shown.")
     told = "Here: the roots that this run was asked for; intervals of children are corrected for all candidates."
-    return ReadOff(overall(verdicts), tuple(said), told)
+    return ReadOff(agreed(verdicts), tuple(said), told)

@@ -16,7 +16,8 @@ from monolex.pages.eval_charts import control_label
 from monolex.pages.html import estimate
 from monolex.pages.score_charts import picture, words
 from monolex.pages.sheets import Grid, sheet
-from monolex.report.paper.figure import VERDICTS, Facts, ReadOff, Verdict, beyond, counted, overall
+from monolex.report.paper.figure import VERDICTS, Facts, ReadOff, counted
+from monolex.verdicts import Verdict, agreed, beyond
 
 NOT_CHANCE = "Every interval stands for itself: of many comparisons some leave out 0 by chance."
 
@@ -61,7 +62,7 @@ def beside_baselines(
         said.append(f"At {'; at '.join(told)}.")
     for model, compared in _grouped(controls, lambda c: c["against_model"]).items():
         said.append(f"Of {len(compared)} with the same dictionary of the {control_label(model)} {_tally(compared)}.")
-    return ReadOff(overall(verdicts), (*said, NOT_CHANCE), setting(content), tuple(grids))
+    return ReadOff(agreed(verdicts), (*said, NOT_CHANCE), setting(content), tuple(grids))
 
 
 def across_sizes(content: Facts) -> ReadOff:
@@ -116,7 +117,7 @@ def moments(content: Facts) -> ReadOff:
             verdicts += [beyond(each) for each in pair if each["low"] is not None]
             who = f"{row['method']} at {row['site']}, {' and '.join(table['explainers'])}"
             said.append(f"{who}: skew {estimate(pair[0])}, kurtosis {estimate(pair[1])}.")
-    return ReadOff(overall(verdicts), tuple(said), setting(content))
+    return ReadOff(agreed(verdicts), tuple(said), setting(content))
 
 
 def setting(content: Facts) -> str:

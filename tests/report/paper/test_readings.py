@@ -16,7 +16,7 @@ from monolex.errors import UserError
 from monolex.interp.config import FigureConfig
 from monolex.pages.eval_charts import entries
 from monolex.report.paper import ablated, alive, axes, evaluated, fidelity, patched, rooted, scored, tradeoff
-from monolex.report.paper.figure import Missing, overall
+from monolex.report.paper.figure import Missing
 
 CONFIG = FigureConfig(resamples=20)
 
@@ -31,11 +31,6 @@ def measured_again(run: Path, rows: list[dict]) -> None:
 def moved(row: dict, shift: float) -> dict:
     """An estimate somewhere else."""
     return row | {name: row[name] + shift for name in ("value", "low", "high") if row[name] is not None}
-
-
-def test_verdicts_agree_or_are_undecided():
-    assert overall(["contradicted", "contradicted"]) == "contradicted"
-    assert overall(["confirmed", "contradicted"]) == overall(["confirmed", "cannot say"]) == "undecided"
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +186,30 @@ def test_ablations_are_read_by_their_paired_test(tmp_path):
     assert "0.510 [0.459, 0.561] nats, without a matched active feature by 0.100" in reading.said[0]
     assert reading.said[-1] == "The first 3 of 5 ablated features are shown."
     assert [len(picture.panels) for picture in ablated.pictures(content)] == [3, 2, 2]
-    kl = content["features"][0]["ablation"]["kl"]
-    for p, effect, verdict in ((0.3, 0.5, "undecided"), (1e-3, 0.01, "undecided"), (None, 0.5, "undecided")):
-        kl |= {"p_feature": p, "feature": estimate(effect)}
+    ablation = content["features"][0]["ablation"]
+    kl = ablation["kl"]
+    for q, effect, verdict in ((0.3, 0.5, "undecided"), (1e-3, 0.01, "undecided"), (None, 0.5, "undecided")):
+        ablation |= {"q": q}
+        kl |= {"feature": estimate(effect)}
         assert ablated.reading(content).verdict == verdict
     content["features"] = content["features"][:1]
-    kl |= {"p_feature": 1e-3, "feature": estimate(0.01)}
+    ablation |= {"q": 1e-3}
+    kl |= {"feature": estimate(0.01)}
     assert ablated.reading(content).verdict == "contradicted"
-    kl |= {"p_feature": None}
+    ablation |= {"q": None}
     assert ablated.reading(content).verdict == "cannot say"
+
+
+def test_ablations_are_judged_by_p_corrected_for_all_of_their_experiment(tmp_path):
+    content = causal_json.ablate(features=4)
+    for ablation, p in zip(content["ablations"], (0.04, 0.5, 0.6, 0.9), strict=True):
+        ablation["kl"] |= {"p_feature": p}
+    causal_json.artifact(tmp_path / "ablate" / "a", "ablate", content)
+    alone = content | {"ablations": content["ablations"][:1]}
+    for kept, verdict in ((content, "undecided"), (alone, "confirmed")):
+        causal_json.artifact(tmp_path / "ablate" / "a", "ablate", kept)
+        shown = ablated.numbers(tmp_path, CONFIG)
+        assert ablated.reading(shown | {"features": shown["features"][:1]}).verdict == verdict
 
 
 def test_token_histograms_keep_every_count(tmp_path):
@@ -268,7 +278,13 @@ def test_every_step_of_alpha_trades(frontier):
         if row["metric"] == "fvu" and row["alpha"] == 3e-3 and row["model"] == "subject":
             row |= {"value": 0.001, "low": 0.0009, "high": 0.0011}
     broken = tradeoff.frontier_reading({**frontier, "rows": rows})
-    assert broken.verdict == "undecided" and f"{len(SITES)} do the opposite" in broken.said[0]
+    # L0 still falls: half of the claim is no opposite
+    assert broken.verdict == "undecided" and "0 do the opposite" in broken.said[0]
+    for row in rows:
+        if row["metric"] == "l0" and row["alpha"] == 3e-3 and row["model"] == "subject":
+            row |= {"value": 400.0, "low": 399.0, "high": 401.0}
+    both = tradeoff.frontier_reading({**frontier, "rows": rows})
+    assert both.verdict == "undecided" and f"{len(SITES)} do the opposite" in both.said[0]
     for row in rows:
         row |= {"low": None, "high": None}
     assert tradeoff.frontier_reading({**frontier, "rows": rows}).verdict == "undecided"
