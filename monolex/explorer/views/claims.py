@@ -33,7 +33,7 @@ def claims(explorer: Explorer, slug: str) -> Page:
 
 
 def _claim(run: ExploredRun, row: Any) -> dict[str, Any]:
-    head = {"name": row.name, "number": row.number, "title": row.title, "claim": row.claim, "way": row.way}
+    head = {name: getattr(row, name) for name in ("name", "number", "title", "claim", "tested", "way")}
     try:
         numbers = row.numbers(run.folder, FigureConfig())
     except (Missing, NoScores) as lacking:

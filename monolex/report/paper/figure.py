@@ -54,6 +54,8 @@ class PaperFigure:
     """What it shows."""
     claim: str
     """What the paper says of it, in our words."""
+    tested: str
+    """What the verdict is of, and by which rule; empty where there is none."""
     setting: str
     """What the paper's numbers are of."""
     needs: str

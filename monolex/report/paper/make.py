@@ -87,7 +87,7 @@ def _contents(run: Path, config: FigureConfig) -> tuple[dict[str, dict[str, Any]
 def _write(folder: Path, row: PaperFigure, content: Facts, reading: ReadOff) -> list[Path]:
     """The numbers of a figure, what they say, and what they look like."""
     said = {"verdict": reading.verdict, "said": reading.said, "setting": reading.setting}
-    paper = {"number": row.number, "claim": row.claim, "setting": row.setting}
+    paper = {"number": row.number, "claim": row.claim, "tested": row.tested, "setting": row.setting}
     files = {folder / f"{row.name}.json": {"figure": row.name, **content, "paper": paper, "reading": said}}
     for path, value in files.items():
         write_json(path, value)

@@ -90,7 +90,7 @@ def _missing(row: PaperFigure, reason: str) -> dict[str, Any]:
 
 
 def _head(row: PaperFigure) -> dict[str, Any]:
-    names = ("number", "title", "claim", "setting", "needs", "way")
+    names = ("number", "title", "claim", "tested", "setting", "needs", "way")
     return {"key": row.name, **{name: getattr(row, name) for name in names}}
 
 

@@ -122,7 +122,14 @@ def test_every_section_says_what_the_paper_says_and_what_the_run_shows(run, gall
         assert row.claim in part and row.title in part and VERDICTS[gallery.drawn[row.name].verdict] in part
         for sentence in gallery.drawn[row.name].said[:3]:
             assert re.sub(r"\s", "", sentence) in re.sub(r"\s", "", part)
+        assert row.tested in part and bool(row.tested) == (gallery.drawn[row.name].verdict != "no claim")
         assert "<svg" in section(text, row.name) or row.name.startswith("table")
+
+
+def test_the_long_runs_of_the_paper_are_of_their_chunks():
+    (row,) = (row for row in CATALOG if row.name == "fig7")
+    for chunks in (20, 64):
+        assert f"{chunks} chunks" in row.setting and f"{chunks * 2_098_176 / 1e6:.0f} million" in row.setting
 
 
 def html_text(part: str) -> str:
