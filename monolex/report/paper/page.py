@@ -35,7 +35,7 @@ def page(
     missing: Mapping[str, str],
 ) -> str:
     """The page of the figures in ``folder``: their numbers, what those say, and why others are missing, by name."""
-    manifests = dict(finished(run))
+    manifests = dict(finished(run, damaged=False))
     activations = manifests.get("activations")
     shown = []
     for row in CATALOG:
