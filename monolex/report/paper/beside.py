@@ -55,7 +55,7 @@ def _of_controls(controls: Sequence[Facts]) -> list[str]:
     not_below = sum(beyond(c) != "confirmed" for c in controls)
     if not not_below:
         return []
-    told = f"The same dictionary of a control model is not below for certain in {not_below} of"
+    told = f"The same dictionary of a control model is not shown to be below in {not_below} of"
     told += f" {counted(len(controls), 'comparison')}, so that nothing is confirmed: what scores above baselines need"
     return [f"{told} not be what the model learned."]
 

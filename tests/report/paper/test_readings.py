@@ -77,7 +77,7 @@ def test_nothing_is_confirmed_where_a_control_model_is_not_below(fig2, low, high
         row |= {"low": low, "high": high} if row["against_model"] == model else {}
     for reading in (beside.above_all(content), beside.above_topk(content), beside.above_neurons(content)):
         assert reading.verdict == "undecided"
-        assert reading.said[0].startswith("The same dictionary of a control model is not below")
+        assert reading.said[0].startswith("The same dictionary of a control model is not shown to be below")
     worse = [row | {"low": -0.2, "high": -0.1} for row in content["comparisons"]]
     assert beside.above_all(fig2 | {"comparisons": worse}).verdict == "contradicted"
     alone = [row for row in content["comparisons"] if row["against_model"] == "subject"]
