@@ -68,6 +68,19 @@ def share(hits: int, trials: int, over: str, *, level: float = 0.95) -> Estimate
     return Estimate(hits / trials, float(interval.low), float(interval.high), trials, over)
 
 
+def widened(estimate: Estimate, comparisons: int, *, level: float = 0.95) -> Estimate:
+    """One of so many ``comparisons`` with an interval that leaves out the truth in none of them, at ``level``.
+
+    Bonferroni's, by the normal shape of an interval that covers ``level`` alone.
+    """
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return estimate
+    wider = float(norm.isf((1 - level) / 2 / comparisons) / norm.isf((1 - level) / 2))
+    value = estimate.value
+    low, high = value - wider * (value - estimate.low), value + wider * (estimate.high - value)
+    return estimate._replace(low=low, high=high)
+
+
 def difference(
     a: ArrayLike, b: ArrayLike, over: str, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Estimate:

@@ -10,7 +10,7 @@ from helpers.parsed_package import ROOT, Function, trees
 LAYERS = (
     ("errors", "stages", "windows", "schedule", "bars"),
     ("kinds", "config", "train_config", "tables", "artifact", "answers", "runtime", "interrupt", "lock"),
-    ("pieces", "stats", "workers", "products"),
+    ("pieces", "stats", "verdicts", "workers", "products"),
     ("model", "text", "cost", "speed"),
     ("activations",),
     ("dictionaries",),

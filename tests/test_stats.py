@@ -209,3 +209,15 @@ def test_no_correlation_without_two_values_that_vary():
     assert stats.correlate([1, 2, 3], [5, np.nan, 5], "features").reason == "not finite"
     lone = stats.correlate([0, 0, 0, 1], [0, 0, 1, 2], "features")
     assert lone.value is not None and lone.low is None and "too little spread" in lone.reason
+
+
+def test_an_interval_is_widened_for_the_number_of_comparisons():
+    known = stats.Estimate(0.4, 0.3, 0.6, 9, "features")
+    assert stats.widened(known, 1) == known
+    wide, wider = stats.widened(known, 2), stats.widened(known, 20)
+    assert wide.low == pytest.approx(0.4 - 0.1 * 2.2414 / 1.96, abs=1e-4)  # z of 0.0125 over z of 0.025
+    assert (
+        wider.low < wide.low < 0.3 and wider.high > wide.high > 0.6 and wider[:1] + wider[3:] == known[:1] + known[3:]
+    )
+    bare = stats.Estimate(0.4, n=1, reason="no interval")
+    assert stats.widened(bare, 5) == bare

@@ -10,6 +10,7 @@ from monolex.pages import ablate_charts, svg, tokens
 from monolex.pages.html import MISSING, estimate, number
 from monolex.pages.tables import Column, Table, bare, table
 from monolex.report.section import CAUSES, Artefacts, Section, parts_of_kind
+from monolex.verdicts import SIGNIFICANT
 
 Facts = Mapping[str, Any]
 MEASURES = {
@@ -19,8 +20,6 @@ MEASURES = {
     "centred": "logit less the vocabulary's mean",
 }
 """What is measured of a token, as a table calls it."""
-SIGNIFICANT = 0.05
-"""p below which a difference is not called chance."""
 NO_TEST = "no test: too few documents have a matched feature"
 NO_CONTROL = "no other feature was active with it"
 NO_DIRECT = "no direct effect: the site is not in the residual stream"

@@ -100,13 +100,23 @@ def fire_counts(path: Path) -> dict[str, list[int]]:
         raise UserError(f"{path} is damaged ({error}); evaluate again") from error
 
 
-def finished(run: Path) -> Iterator[tuple[str, Manifest]]:
-    """Finished artefacts of the run by their path in it, in the order in which they were made."""
+def finished(run: Path, *, damaged: bool = True) -> Iterator[tuple[str, Manifest]]:
+    """Finished artefacts of the run by their path in it, in the order in which they were made.
+
+    Raises:
+        UserError: one is damaged or of another version; without ``damaged`` it is left out.
+    """
     of_models = [_pattern(stage) for stage in stages.STAGES if stage.of_each_model]
     others = [_pattern(stage) for stage in stages.STAGES if not stage.of_each_model]
     for pattern in (*of_models, *(f"{CONTROLS}/*/{pattern}" for pattern in of_models), *others):
         for path in sorted(run.glob(f"{pattern}/{MANIFEST}")):
-            yield path.parent.relative_to(run).as_posix(), open_artifact(path.parent)
+            try:
+                manifest = open_artifact(path.parent)
+            except UserError:
+                if damaged:
+                    raise
+                continue
+            yield path.parent.relative_to(run).as_posix(), manifest
 
 
 def _pattern(stage: stages.Stage) -> str:

@@ -17,6 +17,7 @@ from monolex.explorer.agent.questions import ClaimQuestion
 from monolex.explorer.agent.verdicts import KnownClaim
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.index import FILE
+from monolex.explorer.views.claims import claims
 from monolex.explorer.views.marks import keep
 from monolex.explorer.views.overview import evaluated
 from monolex.report.findings import equally_sparse
@@ -256,3 +257,16 @@ def test_every_kind_of_claim_says_its_rule(planted):
         assert claim.rule.startswith("confirmed if") or claim.rule.startswith("the verdict of the patch")
         assert claim.basis or claim.note
         json.dumps([basis._asdict() for basis in claim.basis], allow_nan=False)
+
+
+def test_a_damaged_artefact_takes_no_other_claim_of_the_paper_away(planted, tmp_path):
+    explorer, *_ = planted
+    run = shutil.copytree(explorer.runs["run"].folder, tmp_path / "run", ignore=shutil.ignore_patterns(f"{FILE}*"))
+    whole = {claim["name"]: claim for claim in claims(Explorer([run]), "run").data["claims"]}
+    opened = Explorer([run])
+    (run / "ablate" / "root" / "ablate.json").write_text("{", encoding="utf-8")
+    page = claims(opened, "run")
+    left = {claim["name"]: claim for claim in page.data["claims"]}
+    assert {name for name, claim in left.items() if claim != whole[name]} == {"fig4"}
+    assert left["fig4"]["verdict"] == "not measured" != whole["fig4"]["verdict"]
+    assert left["fig4"]["said"][0].startswith("ablate/root/ablate.json has") and str(run) not in str(page.data)

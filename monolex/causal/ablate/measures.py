@@ -13,10 +13,10 @@ from monolex import stats
 from monolex.causal.ablate.vocabulary_changes import Changes
 from monolex.causal.config import AblateConfig
 from monolex.stats import Bootstrap, Estimate, not_applicable
+from monolex.verdicts import SIGNIFICANT
 
 BINS = 41
 DOCUMENTS = "documents"
-SIGNIFICANT = 0.05
 
 
 class Histogram(NamedTuple):

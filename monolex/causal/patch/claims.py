@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from monolex.causal.patch.curves import PROMPTS, Curve, Floors, needed
 from monolex.kinds import BASELINES, KINDS
 from monolex.stats import Bootstrap, Estimate
+from monolex.verdicts import Verdict, below, beyond, opposite
 
-Verdict = Literal["confirmed", "contradicted", "undecided"]
 LEVELS = (0.9, 0.75, 0.5, 0.25)
 """Shares of the base's KL at which curves are compared."""
 EXACT = 1e-4
@@ -122,10 +122,8 @@ def floor(name: str, ends: Floors, expected: bool, bootstrap: Bootstrap, toleran
     """
     estimate = bootstrap.ratio(ends.all.kl, ends.none.kl, PROMPTS)
     statement = FLOOR if expected else NO_FLOOR
-    if estimate.low is None or estimate.high is None or estimate.low <= tolerance < estimate.high:
-        return Claim(statement, name, "", None, estimate, "undecided")
-    leaves = estimate.low > tolerance
-    return Claim(statement, name, "", None, estimate, "confirmed" if leaves == expected else "contradicted")
+    verdict = beyond(estimate, tolerance)
+    return Claim(statement, name, "", None, estimate, verdict if expected else opposite(verdict))
 
 
 def _ratio(
@@ -147,7 +145,7 @@ def _ratio(
         low, high = 0.0, np.inf
     else:
         low, high = np.quantile(compared, [(1 - level) / 2, (1 + level) / 2], method="nearest")
-    verdict: Verdict = "confirmed" if high < 1 else "contradicted" if low > 1 else "undecided"
+    verdict = below({"low": low, "high": high}, {"low": 1, "high": 1})
     if any(unmet.values()):
         who = " and ".join(dictionary for dictionary, never in unmet.items() if never)
         return Estimate(None, n=pairs, over=PROMPTS, reason=f"{who} never gets there: the floor is above"), verdict

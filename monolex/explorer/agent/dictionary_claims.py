@@ -8,13 +8,19 @@ from monolex.artifact import SUBJECT
 from monolex.causal.patch.claims import FEWER
 from monolex.explorer.agent.measured import BESIDE, controls, entry_of, estimate, numbers, rivals
 from monolex.explorer.agent.sources import Said, source
-from monolex.explorer.agent.verdicts import KnownClaim, Verdict, VerdictBasis, agreed, as_estimate, beyond, of_all
+from monolex.explorer.agent.verdicts import KnownClaim, VerdictBasis, agreed, of_all
 from monolex.explorer.run import ExploredRun, IndexedDictionary
 from monolex.explorer.views.overview import evaluated
 from monolex.pages.eval_charts import EvaluatedDictionary
 from monolex.report.findings import EQUAL, equally_sparse
+from monolex.verdicts import Verdict, below, beside_controls, beyond
 
 Facts = Mapping[str, Any]
+MISSES: dict[Verdict, str] = {
+    "confirmed": "it misses less, intervals apart",
+    "contradicted": "it misses more, intervals apart",
+}
+"""Of two shares of variance missed."""
 
 
 def reconstructs_better(
@@ -62,20 +68,20 @@ def _lower(a: Facts | None, b: Facts | None) -> tuple[Verdict, str]:
     """Whether the first number is below the second, intervals apart."""
     if a is None or b is None or None in (a["low"], a["high"], b["low"], b["high"]):
         return "undecided", "one of the two has no interval"
-    if a["high"] < b["low"]:
-        return "confirmed", "it misses less, intervals apart"
-    if a["low"] > b["high"]:
-        return "contradicted", "it misses more, intervals apart"
-    return "undecided", "the intervals overlap"
+    verdict = below(a, b)
+    return verdict, MISSES.get(verdict, "the intervals overlap")
 
 
 def explained_better(run: ExploredRun, dictionary: IndexedDictionary, against: IndexedDictionary | None) -> KnownClaim:
     """Whether its explanations score higher than those of another dictionary, or of every baseline of its site."""
     basis: list[VerdictBasis] = []
     of_controls: list[Said] = []
-    for path in run.experiments("score"):
+    beyond_controls: list[Verdict] = []
+    for path in run.experiments("score", dictionary.key):
         listed = [row for row in run.content(f"{path}/score.json")["differences"] if _compared(row, dictionary)]
-        of_controls += [_of_control(run, path, row) for row in listed if row["against_model"] != SUBJECT]
+        held_against = [row for row in listed if row["against_model"] != SUBJECT]
+        of_controls += [_of_control(run, path, row) for row in held_against]
+        beyond_controls += [beyond(row) for row in held_against if row["against"] == dictionary.name]
         chosen = [row for row in listed if row["against_model"] == SUBJECT]
         if against is not None:
             chosen = [row for row in chosen if (row["site"], row["against"]) == (against.site, against.name)]
@@ -84,11 +90,13 @@ def explained_better(run: ExploredRun, dictionary: IndexedDictionary, against: I
     rule = (
         "confirmed if the difference of mean scores (correlation of simulated with real activations, features and "
         "documents resampled) has its whole interval above 0, contradicted if below; of one other dictionary all "
-        "explainers and simulators must agree; of several, one that is better for certain contradicts"
+        "explainers and simulators must agree; of several, one that is better for certain contradicts; at most undecided "
+        "where the dictionary of that name of a control model is not below with its whole interval"
     )
     note = "" if basis else "the two were not scored together: monolex explain and score, with both"
     claim = f"explanations of {dictionary.title} score higher than {named}"
-    return KnownClaim(claim, _of_rivals(basis), rule, tuple(basis), note, tuple(of_controls) if basis else ())
+    verdict = beside_controls(_of_rivals(basis), beyond_controls)
+    return KnownClaim(claim, verdict, rule, tuple(basis), note, tuple(of_controls) if basis else ())
 
 
 def _of_rivals(basis: Sequence[VerdictBasis]) -> Verdict:
@@ -107,7 +115,7 @@ def _compared(row: Facts, dictionary: IndexedDictionary) -> bool:
 def _difference(run: ExploredRun, path: str, row: Facts) -> VerdictBasis:
     beside = {"against": f"{row['site']}/{row['against']}", "no difference": 0.0}
     why = f"explained by {row['explainer']}"
-    return VerdictBasis(beyond(as_estimate(row), 0.0), why, estimate(row), beside, source(run, path))
+    return VerdictBasis(beyond(row), why, estimate(row), beside, source(run, path))
 
 
 def _of_control(run: ExploredRun, path: str, row: Facts) -> Said:
@@ -119,7 +127,7 @@ def _of_control(run: ExploredRun, path: str, row: Facts) -> Said:
 def patches_with_fewer(run: ExploredRun, dictionary: IndexedDictionary, level: float, experiment: str) -> KnownClaim:
     """Whether patching takes fewer of its features than of the baseline to bring the KL down to a share."""
     basis = []
-    for path in run.experiments("patch"):
+    for path in run.experiments("patch", dictionary.key):
         if experiment in ("", path, path.partition("/")[2]):
             patch = run.content(f"{path}/patch.json")
             basis += [_patched(run, path, patch, row) for row in patch["claims"] if _fewer(row, dictionary, level)]

@@ -3,18 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from monolex.explorer.agent.features import ONE_FEATURE, chance_of_coming_back
 from monolex.explorer.agent.sources import Said, number, source
-from monolex.explorer.agent.verdicts import KnownClaim, Verdict, VerdictBasis, agreed, as_estimate, beyond
+from monolex.explorer.agent.verdicts import KnownClaim, VerdictBasis, agreed
 from monolex.explorer.run import ExploredRun, IndexedDictionary
 from monolex.explorer.views.feature import explanations
-from monolex.stats import Estimate, benjamini_hochberg
+from monolex.stats import Estimate
 from monolex.text.characters import quoted
+from monolex.verdicts import SIGNIFICANT, Verdict, beyond, changes_more, corrected
 
-ALPHA = 0.05
-"""Of corrected p-values."""
 UNMEASURED = "chance was not measured: monolex stability"
 Facts = Mapping[str, Any]
 
@@ -40,8 +37,8 @@ def causes_token(feature: PlacedFeature, token: str) -> KnownClaim:
     )
     rule = (
         "confirmed if its ablation makes the token less probable, the whole interval below 0, by more than a matched "
-        f"control feature does, p < {ALPHA} (paired t-test over documents, Benjamini-Hochberg over the vocabulary); "
-        "contradicted if likewise more probable; several ablations must agree"
+        f"control feature does, p < {SIGNIFICANT} (paired t-test over documents, Benjamini-Hochberg over the "
+        "vocabulary); contradicted if likewise more probable; several ablations must agree"
     )
     claim = f"{feature} causes the token {quoted(token)}"
     note = "" if basis else _not_ablated(feature)
@@ -66,7 +63,7 @@ def _token_basis(run: ExploredRun, path: str, ablation: Facts, token: str) -> li
 def _token_verdict(row: Facts) -> tuple[Verdict, str]:
     if row["p"] is None or row["low"] is None or row["control"] is None:
         return "undecided", "there was no test: too few documents, or no control feature"
-    if row["p"] >= ALPHA:
+    if row["p"] >= SIGNIFICANT:
         return "undecided", f"a matched control feature may do the same: p = {row['p']:.3g}"
     if row["high"] < 0 and row["change"] < row["control"]:
         return "confirmed", f"it loses probability without the feature, more than without a control: p = {row['p']:.3g}"
@@ -88,7 +85,7 @@ def changes_predictions(feature: PlacedFeature) -> KnownClaim:
     basis = tuple(_divergence(feature.run, path, ablation, q) for path, ablation, q in _ablations(feature))
     rule = (
         "confirmed if the KL of its ablation is above that of a matched control feature with "
-        f"q < {ALPHA} (paired t-test over documents, Benjamini-Hochberg over the features of the experiment); "
+        f"q < {SIGNIFICANT} (paired t-test over documents, Benjamini-Hochberg over the features of the experiment); "
         "contradicted if likewise below; several ablations must agree"
     )
     claim = f"taking {feature} away changes predictions more than taking a like feature away"
@@ -97,25 +94,19 @@ def changes_predictions(feature: PlacedFeature) -> KnownClaim:
 
 def _divergence(run: ExploredRun, path: str, ablation: Facts, q: float | None) -> VerdictBasis:
     kl = ablation["kl"]
-    value, control = kl["feature"]["value"], kl["control_feature"]["value"]
-    verdict: Verdict = "undecided"
-    if q is not None and q < ALPHA and None not in (value, control):
-        verdict = "confirmed" if value > control else "contradicted"
     why = "there was no test" if q is None else f"q = {q:.3g}"
     beside = {"matched control feature": kl["control_feature"], "random direction": kl["control_direction"], "q": q}
-    return VerdictBasis(verdict, why, kl["feature"], beside, source(run, path))
+    return VerdictBasis(changes_more(kl, q), why, kl["feature"], beside, source(run, path))
 
 
 def _ablations(feature: PlacedFeature) -> Iterator[tuple[str, Facts, float | None]]:
     """Every ablation of the feature: its artefact, itself, and its corrected p among those of that artefact."""
     place = (feature.dictionary.site, feature.dictionary.name, feature.number)
-    for path in feature.run.experiments("ablate"):
+    for path in feature.run.experiments("ablate", feature.dictionary.key):
         listed = feature.run.content(f"{path}/ablate.json")["ablations"]
-        plain = [ablation["kl"]["p_feature"] for ablation in listed]
-        corrected = benjamini_hochberg(np.array([np.nan if p is None else p for p in plain], dtype=np.float64))
-        for ablation, q in zip(listed, corrected, strict=True):
+        for ablation, q in zip(listed, corrected(listed), strict=True):
             if (ablation["site"], ablation["name"], ablation["feature"]) == place:
-                yield path, ablation, None if np.isnan(q) else float(q)
+                yield path, ablation, q
 
 
 def _not_ablated(feature: PlacedFeature) -> str:
@@ -166,8 +157,7 @@ def explained_beyond_chance(feature: PlacedFeature, explainer: str) -> KnownClai
 
 
 def _scored(run: ExploredRun, row: Facts) -> VerdictBasis:
-    estimate = as_estimate({"value": row["score"], "reason": row["reason"] or "", **row})
-    verdict = "undecided" if row["chance"] is None else beyond(estimate, row["chance"])
+    verdict = "undecided" if row["chance"] is None else beyond(row, row["chance"])
     why = f"{row['explainer']}, judged by {row['simulator']}: {quoted(row['text'] or '')}"
     score = number(row["score"], row["low"], row["high"], 1, ONE_FEATURE)
     beside = {"explanations of other features": row["chance"]}

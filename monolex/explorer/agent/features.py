@@ -142,7 +142,7 @@ def _context(context: Context) -> Said:
 
 def chance_of_coming_back(run: ExploredRun, dictionary: IndexedDictionary) -> tuple[float | None, Said | None]:
     """How often features of random directions would come back, and where that was measured."""
-    for path in run.experiments("stability"):
+    for path in run.experiments("stability", dictionary.key):
         try:
             listed = run.content(f"{path}/stability.json")["dictionaries"]
         except UserError:

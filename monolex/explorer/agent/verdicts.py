@@ -1,12 +1,14 @@
 """A verdict on a claim, and what it is read off."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from monolex import verdicts
 from monolex.explorer.agent.sources import Said
-from monolex.stats import Estimate
+from monolex.verdicts import Verdict
 
-Verdict = Literal["confirmed", "contradicted", "undecided", "not measured"]
+NOT_MEASURED: Verdict = "not measured"
+"""Of no measurement."""
 
 
 class VerdictBasis(NamedTuple):
@@ -43,25 +45,9 @@ class KnownClaim(NamedTuple):
 
 def agreed(basis: Sequence[VerdictBasis]) -> Verdict:
     """Of several measurements of one thing: what all of them say."""
-    if not basis:
-        return "not measured"
-    first = basis[0].verdict
-    return first if all(each.verdict == first for each in basis) else "undecided"
+    return verdicts.agreed((each.verdict for each in basis), NOT_MEASURED)
 
 
 def of_all(basis: Sequence[VerdictBasis]) -> Verdict:
     """Of a claim about every one of several things: false if it is of one of them."""
-    verdicts = {each.verdict for each in basis}
-    return "contradicted" if "contradicted" in verdicts else agreed(basis)
-
-
-def beyond(estimate: Estimate, level: float) -> Verdict:
-    """Whether a number is above a level for certain: with all of its interval."""
-    if estimate.low is None or estimate.high is None:
-        return "undecided"
-    return "confirmed" if estimate.low > level else "contradicted" if estimate.high < level else "undecided"
-
-
-def as_estimate(row: Any) -> Estimate:
-    """A row of an artefact as the number that it was."""
-    return Estimate(row["value"], row["low"], row["high"], row.get("n") or 0, row.get("over") or "", row["reason"])
+    return verdicts.of_every((each.verdict for each in basis), NOT_MEASURED)

@@ -2,15 +2,15 @@
 
 from typing import Any
 
+from monolex.errors import UserError
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
 from monolex.explorer.page import Page
 from monolex.explorer.run import ExploredRun
 from monolex.explorer.views.causes import KINDS
 from monolex.interp.config import FigureConfig
-from monolex.interp.score.comparable import NoScores
 from monolex.report.paper.catalog import CATALOG
-from monolex.report.paper.figure import VERDICTS, Missing
+from monolex.report.paper.figure import VERDICTS
 
 NOT_SAID = "not measured"
 """Verdict of a claim for which the run lacks artefacts."""
@@ -33,11 +33,12 @@ def claims(explorer: Explorer, slug: str) -> Page:
 
 
 def _claim(run: ExploredRun, row: Any) -> dict[str, Any]:
-    head = {"name": row.name, "number": row.number, "title": row.title, "claim": row.claim, "way": row.way}
+    head = {name: getattr(row, name) for name in ("name", "number", "title", "claim", "tested", "way")}
     try:
         numbers = row.numbers(run.folder, FigureConfig())
-    except (Missing, NoScores) as lacking:
-        return {**head, "verdict": NOT_SAID, "said": [str(lacking)], "setting": "", "made_of": []}
+    except UserError as lacking:  # damaged, too: the other claims do not depend on it
+        why = str(lacking).replace(f"{run.folder}/", "").replace(str(run.folder), run.slug)
+        return {**head, "verdict": NOT_SAID, "said": [why], "setting": "", "made_of": []}
     reading = row.read(numbers)
     made_of = list(numbers.get("made_of", ()))
     return {

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monolex.artifact import MANIFEST, digest, open_artifact, placed, read_json
-from monolex.config import require
 from monolex.dictionaries.listing import name_fits
 from monolex.errors import UserError, nearest
 from monolex.interp.config import FigureConfig
@@ -22,6 +21,10 @@ CHOICE = ("sites", "dictionaries", "matched", "controls", "checkpoints", "featur
 
 class NoScores(UserError):
     """There are no scores for the figure that was asked for."""
+
+
+class NotScored(UserError):
+    """A name that was asked for is of nothing that was scored."""
 
 
 class ScoreSource(NamedTuple):
@@ -67,13 +70,14 @@ def sources(run: Path, names: Sequence[str] = ()) -> list[ScoreSource]:
 
     Raises:
         NoScores: there is none.
-        UserError: none of such a name.
+        NotScored: none of such a name.
+        UserError: one is damaged.
     """
     folders = {path.parent.name: path.parent for path in sorted(run.glob(f"score/*/{MANIFEST}"))}
     if not folders:
         raise NoScores(f"{run} has no scores; run `monolex explain {run}`, then `monolex score {run}`")
     for name in names:
-        require(name in folders, f"scores = {name!r}: {run / 'score'} has none; {nearest(name, list(folders))}")
+        _require_scored(name in folders, f"scores = {name!r}: {run / 'score'} has none; {nearest(name, list(folders))}")
     opened = []
     for name in dict.fromkeys(names or folders):
         open_artifact(folders[name], "score")
@@ -99,16 +103,18 @@ def require_known(groups: Sequence[ComparableScores], config: FigureConfig) -> N
     """Refuse explainers and dictionaries that no artefact has.
 
     Raises:
-        UserError: naming the first such.
+        NotScored: naming the first such.
     """
     dictionaries = [dictionary for group in groups for dictionary in group.dictionaries()]
     explainers = list(dict.fromkeys(name for dictionary in dictionaries for name in dictionary["explainers"]))
     for name in config.explainers:
-        require(name in explainers, f"explainers = {name!r}: nothing of it was scored; {nearest(name, explainers)}")
+        _require_scored(
+            name in explainers, f"explainers = {name!r}: nothing of it was scored; {nearest(name, explainers)}"
+        )
     for pattern in config.dictionaries:
         hint = nearest(pattern, list(dict.fromkeys(dictionary["name"] for dictionary in dictionaries)))
         known = any(_fits(dictionary, (pattern,)) for dictionary in dictionaries)
-        require(known, f"dictionaries = {pattern!r}: none like it was scored; {hint}")
+        _require_scored(known, f"dictionaries = {pattern!r}: none like it was scored; {hint}")
 
 
 def explainers_of(group: ComparableScores, config: FigureConfig) -> list[list[str]]:
@@ -116,6 +122,11 @@ def explainers_of(group: ComparableScores, config: FigureConfig) -> list[list[st
     known = dict.fromkeys(name for dictionary in group.dictionaries() for name in dictionary["explainers"])
     chosen = [name for name in known if not config.explainers or name in config.explainers]
     return [chosen] * bool(chosen) if config.together else [[name] for name in chosen]
+
+
+def _require_scored(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise NotScored(sentence)
 
 
 def _protocol(source: ScoreSource) -> str:

@@ -12,8 +12,8 @@ from monolex.pages.card import percent
 from monolex.pages.html import MISSING, estimate, number
 from monolex.pages.picture import Picture
 from monolex.pages.tokens import plain
-from monolex.report.ablate_section import SIGNIFICANT
-from monolex.report.paper.figure import MOST, Facts, Missing, ReadOff, Verdict, artefacts, file_name, overall, stores
+from monolex.report.paper.figure import MOST, Facts, Missing, ReadOff, artefacts, file_name, stores
+from monolex.verdicts import Verdict, agreed, changes_more, corrected
 
 UNGATHERED = "its evidence was not gathered"
 
@@ -25,7 +25,11 @@ def numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
         Missing: none was.
     """
     contents = artefacts(run, "ablate")
-    listed = [(path, each) for path, content in contents.items() for each in content["ablations"]]
+    listed = [
+        (path, {**ablation, "q": q})
+        for path, content in contents.items()
+        for ablation, q in zip(content["ablations"], corrected(content["ablations"]), strict=True)
+    ]
     if not listed:
         raise Missing("no feature was ablated")
     stores_of, shown = stores(run), []
@@ -53,20 +57,20 @@ def pictures(content: Facts) -> list[Picture]:
 
 def reading(content: Facts) -> ReadOff:
     """Whether ablating does more than ablating a matched feature, and to which token most."""
-    said, verdicts = [], []
+    said: list[str] = []
+    verdicts: list[Verdict] = []
     for each in content["features"]:
         ablation = each["ablation"]
         kl, losers = ablation["kl"], ablation["measures"][MEASURE]["suppressed"]
-        verdicts.append(_effect(kl))
+        verdicts.append("cannot say" if ablation["q"] is None else changes_more(kl, ablation["q"]))
         told = f"Feature {ablation['feature']} of {ablation['site']}/{ablation['name']}: "
         if each["tokens"] and each["tokens"]["tokens"]:
             first = each["tokens"]["tokens"][0]
             told += f"{percent(first['share'])} of its activation is on {plain(first['text'])}, one of"
             told += f" {each['tokens']['distinct_tokens']:,} different tokens. "
         told += f"Without it predictions change by {estimate(kl['feature'])} nats, without a matched active feature by"
-        told += (
-            f" {estimate(kl['control_feature'])} (p {_p(kl['p_feature'])}), without a random direction of its size by"
-        )
+        told += f" {estimate(kl['control_feature'])} (p {_p(ablation['q'])}, corrected for the features of its"
+        told += " experiment), without a random direction of its size by"
         told += f" {estimate(kl['control_direction'])}."
         if losers:
             told += f" Most probability is lost by {plain(losers[0]['text'])}: {number(losers[0]['change'])}"
@@ -78,21 +82,13 @@ def reading(content: Facts) -> ReadOff:
     if content["of"] > len(content["features"]):
         said.append(f"The first {len(content['features'])} of {content['of']} ablated features are shown.")
     told = "Here: the features that this run was asked to ablate, in the order of their artefacts."
-    return ReadOff(overall(verdicts), tuple(said), told)
+    return ReadOff(agreed(verdicts), tuple(said), told)
 
 
 def _tokens(path: Path, feature: int) -> dict[str, Any] | None:
     """None where the evidence is of a smaller dictionary, made anew since."""
     with closing(FeatureStore(path)) as store:
         return token_charts.counted(store.feature(feature)) if feature < len(store) else None
-
-
-def _effect(kl: Facts) -> Verdict:
-    """Whether ablating does more than ablating the matched feature, by the paired test."""
-    effect, control, p = kl["feature"]["value"], kl["control_feature"]["value"], kl["p_feature"]
-    if None in (effect, control, p):
-        return "cannot say"
-    return "undecided" if p >= SIGNIFICANT else "confirmed" if effect > control else "contradicted"
 
 
 def _p(value: float | None) -> str:

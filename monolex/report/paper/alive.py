@@ -13,18 +13,22 @@ from monolex.pages.html import estimate, number
 from monolex.pages.picture import Picture
 from monolex.report.page import fire_counts
 from monolex.report.paper.evaluated import MADE_OF, evaluated, layer, over_layers, over_sizes, place, recipes
-from monolex.report.paper.figure import Facts, Missing, ReadOff, Verdict, beyond, overall
+from monolex.report.paper.figure import Facts, Missing, ReadOff
+from monolex.verdicts import Verdict, agreed, beyond, opposite
 
 SHARE = "share of features alive (active > 10 times)"
 MOSTLY = 0.5
 """Share of a dictionary's features above which it is mostly alive."""
+PAPER_ROWS = 2_000_000
+"""The fewest rows in which the paper counts; fewer only make features look dead."""
+NARROW = 4.0
+"""Features over dimensions up to which the paper's claim on the residual stream is."""
 WIDE = 2.0
 """The paper's MLP dictionaries are at least so many times overcomplete."""
 CONTROL_LOOKS = {"random": ("slate", "dashed"), "shuffled": ("brown", "dotted")}
 """Colour and variant of control models beside a dictionary of the subject."""
 VARIANTS: tuple[str, ...] = ("", "dashed", "dotted")
 """Looks of several dictionaries of one kind: more cannot be told apart."""
-OPPOSITE: dict[Verdict, Verdict] = {"confirmed": "contradicted", "contradicted": "confirmed"}
 NEVER_ABOVE = 0.9
 """Share of biases below zero at which nearly all are."""
 
@@ -43,7 +47,6 @@ def alive_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
     facts = [
         {name: e.head[name] for name in ("site", "name", "kind", "alpha", "k", "ratio", "d_sae")}
         | {name: e.rows["alive_paper"][name] for name in ("value", "low", "high")}
-        | {"never": (e.value("dead"))}
         for e in shown
     ]
     panels = over_layers(with_controls, "alive_paper", SHARE) + over_sizes(shown, "alive_paper", SHARE)
@@ -67,17 +70,21 @@ def alive_reading(content: Facts) -> ReadOff:
     said, verdicts = [], []
     by_place = {name: [d for d in content["dictionaries"] if d["site"].startswith(name)] for name in ("resid", "mlp")}
     residual, mlp = by_place["resid"], by_place["mlp"]
+    few = content["rows"] < PAPER_ROWS
+    narrow = [d for d in residual if d["alpha"] and (d["ratio"] or 0) <= NARROW]
     if residual:
-        verdicts.append(_mostly(residual, alive=True))
         said.append(f"Residual stream: {_range(residual)}.")
-    wide = [d for d in mlp if (d["ratio"] or 0) >= WIDE]
+    if narrow:
+        verdicts.append(_mostly(narrow, alive=True, few=few))
+        said.append(f"Of these with α > 0 and R ≤ {NARROW:g}: {_range(narrow)}.")
+    wide = [d for d in mlp if d["alpha"] is not None and (d["ratio"] or 0) >= WIDE]
     if mlp:
         said.append(f"MLP: {_range(mlp)}.")
     if wide:
-        verdicts.append(_mostly(wide, alive=False))
+        verdicts.append(_mostly(wide, alive=False, few=few))
     elif mlp:
-        widest = max(d["ratio"] or 0 for d in mlp)
-        told = f"its widest is of R = {widest:g}, the paper's of {WIDE:g}"
+        widest = max((d["ratio"] or 0 for d in mlp if d["alpha"] is not None), default=0)
+        told = f"its widest with an α is of R = {widest:g}, the paper's of {WIDE:g}" if widest else "none has an α"
         said.append(f"Of overcomplete MLP dictionaries this run cannot say: {told}.")
     else:
         said.append("Of MLP dictionaries this run cannot say: it has none.")
@@ -86,7 +93,9 @@ def alive_reading(content: Facts) -> ReadOff:
     told += (
         f", {rows:,} of them, so that a feature of a density below {number(10 / rows)} counts as dead" if rows else ""
     )
-    return ReadOff(overall(verdicts), tuple(said), f"{told}.")
+    if few:
+        said.append(f"Fewer than {PAPER_ROWS:,} rows only make features look dead, so that these do not say which are.")
+    return ReadOff(agreed(v for v in verdicts if v != "cannot say"), tuple(said), f"{told}.")
 
 
 def density_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
@@ -166,7 +175,7 @@ def bias_reading(content: Facts) -> ReadOff:
     if controls := [point for point in points if point["alpha"] == 0]:
         low, high = (estimate(end(controls, key=lambda p: p["value"])) for end in (min, max))
         said.append(f"Dictionaries of α = 0, which nothing asks to be sparse, are not counted: {low} to {high}.")
-    return ReadOff(overall(beyond(p, NEVER_ABOVE) for p in counted), tuple(said))
+    return ReadOff(agreed(beyond(p, NEVER_ABOVE) for p in counted), tuple(said))
 
 
 def _by_panel(at: list[EvaluatedDictionary]) -> dict[str, list[tuple[EvaluatedDictionary, str, str]]]:
@@ -196,10 +205,12 @@ def _called(entry: EvaluatedDictionary) -> str:
     return title({"model": entry.model, "name": entry.name})
 
 
-def _mostly(dictionaries: list[dict[str, Any]], *, alive: bool) -> Verdict:
-    """Whether all dictionaries have more than half of their features alive, or less."""
-    verdict = overall(beyond(d, MOSTLY) for d in dictionaries)
-    return verdict if alive else OPPOSITE.get(verdict, verdict)
+def _mostly(dictionaries: list[dict[str, Any]], *, alive: bool, few: bool) -> Verdict:
+    """Whether all dictionaries have more than half of their features alive, or less; of ``few`` rows, only if more."""
+    verdict = agreed(beyond(d, MOSTLY) for d in dictionaries)
+    if few and verdict != "confirmed":
+        return "cannot say"
+    return verdict if alive else opposite(verdict)
 
 
 def _range(dictionaries: list[dict[str, Any]]) -> str:

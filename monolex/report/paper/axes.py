@@ -15,7 +15,8 @@ from monolex.pages.html import MISSING
 from monolex.pages.interest import ranked
 from monolex.pages.picture import Picture
 from monolex.report.features_section import AXES
-from monolex.report.paper.figure import MOST, Facts, Missing, ReadOff, Verdict, file_name, overall, stores
+from monolex.report.paper.figure import MOST, Facts, Missing, ReadOff, file_name, stores
+from monolex.verdicts import agreed, below
 
 ENOUGH = 20
 """Times that a feature must be active for the share of its first token to count."""
@@ -61,11 +62,7 @@ def reading(content: Facts) -> ReadOff:
     said, verdicts = [], []
     for each in content["sites"]:
         feature, axis = each["feature_shares"], each["axis_shares"]
-        known = None not in (feature["low"], axis["low"])
-        verdict: Verdict = "undecided"
-        if known and (feature["low"] > axis["high"] or feature["high"] < axis["low"]):
-            verdict = "confirmed" if feature["low"] > axis["high"] else "contradicted"
-        verdicts.append(verdict)
+        verdicts.append(below(axis, feature))
         told = f"{each['site']}: the first token has {_share(feature)} of the activation of a feature of"
         said.append(f"{told} {each['dictionary']}, and {_share(axis)} of an axis's.")
     told = (
@@ -73,7 +70,7 @@ def reading(content: Facts) -> ReadOff:
     )
     told += " interesting feature of the site's first trained dictionary, which was chosen and so is no sample."
     told += f" The first {MOST} sites are drawn." if len(content["sites"]) > MOST else ""
-    return ReadOff(overall(verdicts), tuple(said), told)
+    return ReadOff(agreed(verdicts), tuple(said), told)
 
 
 def _pair(site: str, trained: Path, axes: Path) -> dict[str, Any] | None:

@@ -11,7 +11,8 @@ from monolex.pages.eval_charts import EvaluatedDictionary
 from monolex.pages.html import estimate, number
 from monolex.pages.picture import Picture
 from monolex.report.paper.evaluated import MADE_OF, evaluated, layer, panel, place, point, recipes, series
-from monolex.report.paper.figure import Facts, Missing, ReadOff, Verdict, beyond, counted, overall
+from monolex.report.paper.figure import Facts, Missing, ReadOff, counted
+from monolex.verdicts import Verdict, agreed, beyond
 
 CLEAN, ABLATED = "clean", "mean-ablation"
 LEVELS = {CLEAN: "the model as it is", ABLATED: "the mean in place of the activations"}
@@ -90,7 +91,7 @@ def perplexity_reading(content: Facts) -> ReadOff:
     )
     said.insert(0, f"{certain} interval.")
     return ReadOff(
-        overall(verdicts), tuple(said), "Here: all layers of the run; of baselines those of the same evaluation."
+        agreed(verdicts), tuple(said), "Here: all layers of the run; of baselines those of the same evaluation."
     )
 
 

@@ -1,18 +1,18 @@
 """What a figure of the paper is: where its numbers come from, what they say, and how they are drawn."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from monolex.artifact import MANIFEST, open_artifact, read_json
 from monolex.errors import UserError
 from monolex.interp.config import FigureConfig
 from monolex.pages.picture import Drawing
 from monolex.pages.sheets import Grid
+from monolex.verdicts import Verdict
 
 Facts = Mapping[str, Any]
-Verdict = Literal["confirmed", "contradicted", "undecided", "cannot say", "no claim"]
 VERDICTS: dict[str, str] = {
     "confirmed": "✓ confirmed",
     "contradicted": "✗ contradicted",
@@ -54,6 +54,8 @@ class PaperFigure:
     """What it shows."""
     claim: str
     """What the paper says of it, in our words."""
+    tested: str
+    """What the verdict is of, and by which rule; empty where there is none."""
     setting: str
     """What the paper's numbers are of."""
     needs: str
@@ -69,28 +71,6 @@ class PaperFigure:
     """From those to what is drawn; files are called as the figure, from the second on with a number."""
     tables: Callable[[Facts], Sequence[Grid]] = lambda _numbers: ()
     """From those to tables that a page shows in the place of pictures."""
-
-
-def overall(verdicts: Iterable[Verdict]) -> Verdict:
-    """What single verdicts come to: theirs where all agree, and otherwise undecided.
-
-    >>> overall(["confirmed", "confirmed"]), overall(["confirmed", "undecided"]), overall([])
-    ('confirmed', 'undecided', 'cannot say')
-    """
-    known = set(verdicts)
-    return known.pop() if len(known) == 1 else "undecided" if known else "cannot say"
-
-
-def beyond(estimate: Facts, level: float = 0.0) -> Verdict:
-    """Whether an estimate is above a level: with its whole interval or, the other way, with none of it.
-
-    >>> beyond({"low": 0.1, "high": 0.3}), beyond({"low": -0.1, "high": 0.3}), beyond({"low": None, "high": None})
-    ('confirmed', 'undecided', 'undecided')
-    """
-    low, high = estimate["low"], estimate["high"]
-    if low is None or high is None:
-        return "undecided"
-    return "confirmed" if low > level else "contradicted" if high < level else "undecided"
 
 
 def artefacts(run: Path, kind: str) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monolex.artifact import write_bytes, write_json
-from monolex.config import require
 from monolex.errors import UserError
 from monolex.interp.config import FigureConfig
-from monolex.interp.score.comparable import NoScores
+from monolex.interp.score.comparable import NoScores, NotScored
 from monolex.report.figures import ENDINGS
 from monolex.report.paper.catalog import CATALOG
 from monolex.report.paper.figure import Facts, Missing, PaperFigure, ReadOff
@@ -51,17 +50,14 @@ def figure(run: Path, which: str, config: FigureConfig, out: Path | None = None)
 def gallery(run: Path, config: FigureConfig, out: Path | None = None) -> Gallery:
     """Make every figure and table that there is something of, and a page of all, in ``out``, by default RUN/figures.
 
+    A figure whose artefacts are damaged or of another version is left out like one that has none, with what is wrong.
+
     Raises:
-        UserError: there is nothing of any; an artefact is damaged; a name in ``config`` is of nothing that was scored.
+        UserError: there is nothing of any; a name in ``config`` is of nothing that was scored.
     """
     run = Path(run)
     folder = run / FOLDER if out is None else out
     contents, missing = _contents(run, config)
-    require(
-        bool(contents),
-        f"{run} holds nothing that a figure of the paper is made of; run `monolex run`, or `monolex eval` on its "
-        "dictionaries",
-    )
     rows = {row.name: row for row in CATALOG}
     readings = {name: rows[name].read(content) for name, content in contents.items()}
     paths = [path for name, content in contents.items() for path in _write(folder, rows[name], content, readings[name])]
@@ -72,22 +68,34 @@ def gallery(run: Path, config: FigureConfig, out: Path | None = None) -> Gallery
 
 
 def _contents(run: Path, config: FigureConfig) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The numbers of every figure, or why there are none."""
-    contents, missing = {}, {}
+    """The numbers of every figure, or why there are none.
+
+    Raises:
+        UserError: there are none of any.
+    """
+    contents: dict[str, dict[str, Any]] = {}
+    missing: dict[str, str] = {}
+    nothing = f"{run} holds nothing that a figure of the paper is made of; run `monolex run`, or `monolex eval` on its"
+    wrong = [UserError(f"{nothing} dictionaries")]
     for row in CATALOG:
         try:
             contents[row.name] = row.numbers(run, config)
-        except Missing as lacking:
-            missing[row.name] = str(lacking)
+        except NotScored:
+            raise
         except NoScores:
             missing[row.name] = NO_SCORES
+        except UserError as lacking:
+            missing[row.name] = str(lacking)
+            wrong += [] if isinstance(lacking, Missing) else [lacking]
+    if not contents:
+        raise wrong[:2][-1]
     return contents, missing
 
 
 def _write(folder: Path, row: PaperFigure, content: Facts, reading: ReadOff) -> list[Path]:
     """The numbers of a figure, what they say, and what they look like."""
     said = {"verdict": reading.verdict, "said": reading.said, "setting": reading.setting}
-    paper = {"number": row.number, "claim": row.claim, "setting": row.setting}
+    paper = {"number": row.number, "claim": row.claim, "tested": row.tested, "setting": row.setting}
     files = {folder / f"{row.name}.json": {"figure": row.name, **content, "paper": paper, "reading": said}}
     for path, value in files.items():
         write_json(path, value)

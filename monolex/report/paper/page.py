@@ -35,7 +35,7 @@ def page(
     missing: Mapping[str, str],
 ) -> str:
     """The page of the figures in ``folder``: their numbers, what those say, and why others are missing, by name."""
-    manifests = dict(finished(run))
+    manifests = dict(finished(run, damaged=False))
     activations = manifests.get("activations")
     shown = []
     for row in CATALOG:
@@ -90,7 +90,7 @@ def _missing(row: PaperFigure, reason: str) -> dict[str, Any]:
 
 
 def _head(row: PaperFigure) -> dict[str, Any]:
-    names = ("number", "title", "claim", "setting", "needs", "way")
+    names = ("number", "title", "claim", "tested", "setting", "needs", "way")
     return {"key": row.name, **{name: getattr(row, name) for name in names}}
 
 

@@ -11,7 +11,8 @@ from monolex.pages import patch_charts
 from monolex.pages.html import MISSING, interval, number
 from monolex.pages.picture import Picture
 from monolex.pages.sheets import Grid
-from monolex.report.paper.figure import VERDICTS, Facts, Missing, ReadOff, Verdict, artefacts, counted, overall
+from monolex.report.paper.figure import VERDICTS, Facts, Missing, ReadOff, artefacts, counted
+from monolex.verdicts import Verdict, agreed
 
 TASK = "ioi"
 """The paper's."""
@@ -78,7 +79,7 @@ def reading(content: Facts) -> ReadOff:
     if controls:
         said.append("Dictionaries of α = 0, of which the paper says that they do not show it, are in the table alone.")
     return ReadOff(
-        overall(c["verdict"] for c in at_half), tuple(said), _setting(content), _grids(compared, content["claims"])
+        agreed(c["verdict"] for c in at_half), tuple(said), _setting(content), _grids(compared, content["claims"])
     )
 
 

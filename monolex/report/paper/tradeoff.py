@@ -16,7 +16,8 @@ from monolex.pages.html import estimate, number
 from monolex.pages.picture import Panel, Picture
 from monolex.pages.svg import Point, Series
 from monolex.report.paper.evaluated import MADE_OF, evaluated
-from monolex.report.paper.figure import Facts, Missing, ReadOff, Verdict, counted, overall
+from monolex.report.paper.figure import Facts, Missing, ReadOff, counted
+from monolex.verdicts import Verdict, agreed, below
 
 FVU, L0 = "FVU, variance unexplained", "L0, active features an activation"
 ENOUGH = 3
@@ -79,7 +80,7 @@ def frontier_reading(content: Facts) -> ReadOff:
         why = f"This run cannot say whether there is a knee: it has {fewest} values of α, and {ENOUGH} are the fewest."
         return ReadOff("cannot say", (why, certain, *said), told)
     eye = f"That is what the verdict is of; whether {fewest} values of α hide a knee is for the eye."
-    return ReadOff(overall(verdicts), (certain, eye, *said), told)
+    return ReadOff(agreed(verdicts), (certain, eye, *said), told)
 
 
 def training_numbers(run: Path, _config: FigureConfig) -> dict[str, Any]:
@@ -169,13 +170,7 @@ def _sweeps(everything: Iterable[EvaluatedDictionary]) -> list[list[EvaluatedDic
 
 def _step(less: EvaluatedDictionary, more: EvaluatedDictionary) -> Verdict:
     """Whether from one α to the next L0 falls and FVU rises, with intervals apart."""
-    fewer = _below(more.rows["l0"], less.rows["l0"]), _below(less.rows["fvu"], more.rows["fvu"])
-    opposite = _below(less.rows["l0"], more.rows["l0"]), _below(more.rows["fvu"], less.rows["fvu"])
-    return "confirmed" if all(fewer) else "contradicted" if any(opposite) else "undecided"
-
-
-def _below(a: Facts, b: Facts) -> bool:
-    return a["high"] is not None and b["low"] is not None and a["high"] < b["low"]
+    return agreed((below(more.rows["l0"], less.rows["l0"]), below(less.rows["fvu"], more.rows["fvu"])))
 
 
 def _recipes(members: Iterable[Facts]) -> list[list[Facts]]:

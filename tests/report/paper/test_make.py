@@ -15,7 +15,7 @@ from helpers.page_parser import Page
 from helpers.paper_run import paper_run
 from PIL import Image
 
-from monolex.artifact import finish, open_artifact, read_json
+from monolex.artifact import finish, open_artifact, read_json, write_json
 from monolex.cli import main
 from monolex.errors import UserError
 from monolex.interp.config import FIGURES, FigureConfig
@@ -122,7 +122,14 @@ def test_every_section_says_what_the_paper_says_and_what_the_run_shows(run, gall
         assert row.claim in part and row.title in part and VERDICTS[gallery.drawn[row.name].verdict] in part
         for sentence in gallery.drawn[row.name].said[:3]:
             assert re.sub(r"\s", "", sentence) in re.sub(r"\s", "", part)
+        assert row.tested in part and bool(row.tested) == (gallery.drawn[row.name].verdict != "no claim")
         assert "<svg" in section(text, row.name) or row.name.startswith("table")
+
+
+def test_the_long_runs_of_the_paper_are_of_their_chunks():
+    (row,) = (row for row in CATALOG if row.name == "fig7")
+    for chunks in (20, 64):
+        assert f"{chunks} chunks" in row.setting and f"{chunks * 2_098_176 / 1e6:.0f} million" in row.setting
 
 
 def html_text(part: str) -> str:
@@ -183,14 +190,35 @@ def test_a_run_with_nothing_is_refused(tmp_path, capsys):
     assert not (tmp_path / "figures").exists()
 
 
-def test_what_is_damaged_is_not_missing(tmp_path):
+def test_what_is_damaged_takes_no_other_figure_away(vectors, tmp_path):
     causal_json.artifact(tmp_path / "patch" / "a", "patch", causal_json.patch())
     (tmp_path / "patch" / "a" / "patch.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="instead of"):
         make.gallery(tmp_path, FigureConfig())
-    fake_scores.fake_scores(tmp_path / "other", planned=fake_scores.plan(SITES[:1]))
+    causal_json.artifact(tmp_path / "ablate" / "a", "ablate", causal_json.ablate())
+    gallery = make.gallery(tmp_path, FigureConfig())
+    assert set(gallery.drawn) == {"fig4"} and "instead of" in gallery.missing["fig3"]
+    part = html_text(section(gallery.page.read_text(encoding="utf-8"), "fig3"))
+    assert gallery.missing["fig3"] in part and "not drawn" in part
+
+
+def test_an_older_artefact_takes_no_other_figure_away(vectors, run, tmp_path):
+    older = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("figures"))
+    for folder in ("features", "score/paper", "tree/self"):
+        manifest = older / folder / "manifest.json"
+        write_json(manifest, read_json(manifest) | {"schema": 0})
+    gallery = make.gallery(older, FigureConfig())
+    assert set(gallery.missing) == {*OF_SCORES, "fig4", "fig5", "fig11"}
+    assert all("schema 0" in gallery.missing[name] for name in ("fig2", "fig4", "fig5"))
+
+
+def test_a_name_of_nothing_that_was_scored_is_refused(tmp_path):
+    fake_scores.fake_scores(tmp_path, planned=fake_scores.plan(SITES[:1]))
+    causal_json.artifact(tmp_path / "ablate" / "a", "ablate", causal_json.ablate())
     with pytest.raises(UserError, match="explainers = 'tokens': nothing of it was scored"):
-        make.gallery(tmp_path / "other", FigureConfig(explainers=("tokens",)))
+        make.gallery(tmp_path, FigureConfig(explainers=("tokens",)))
+    with pytest.raises(UserError, match="scores = 'mine'"):
+        make.gallery(tmp_path, FigureConfig(scores=("mine",)))
 
 
 def test_the_command_ends_by_naming_the_page(vectors, tmp_path, capsys):
