@@ -69,7 +69,7 @@ def fill(index: Index, run: Path, dictionaries: Mapping[str, RunDictionary]) -> 
     features = open_artifact(run / "features", "features") if (run / "features" / MANIFEST).exists() else None
     stores = {} if features is None else {(s["site"], s["name"]): s["path"] for s in features.data["stores"]}
     artefacts = experiments(run)
-    said = digest([len(MIGRATIONS), *sorted(manifest.content for manifest in artefacts.values())])
+    said = digest([len(MIGRATIONS), *sorted(m.content for m in artefacts.values() if m.kind in READERS)])
     made_of = {}
     for key, dictionary in dictionaries.items():
         store = stores.get((dictionary.site, dictionary.name))

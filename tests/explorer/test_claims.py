@@ -54,18 +54,25 @@ VERDICTS = {
 }
 
 
+def made_of(run: Path) -> dict[str, str]:
+    """Parents of an experiment on the trained dictionaries and the baselines that lie in a run."""
+    folders = {"subject.train.main": "train/main", "subject.baselines.plain": "baselines/plain"}
+    return {name: open_artifact(run / folder).content for name, folder in folders.items()}
+
+
 @pytest.fixture(scope="module")
 def planted(explored: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Explorer, str, int]:
     """A run whose ablation is said to do something, and patches with claims of every verdict."""
     run = tmp_path_factory.mktemp("planted") / "run"
     shutil.copytree(explored, run, ignore=shutil.ignore_patterns(f"{FILE}*", "pairs"))
+    sources = made_of(run)
     content = read_json(run / "ablate" / "root" / "ablate.json")
     (ablation,) = content["ablations"]
     ablation["measures"]["probability"] |= PLANTED
     ablation["kl"] |= {"p_feature": 0.001}
     ablation["kl"]["feature"] |= {"value": 0.5}
     ablation["kl"]["control_feature"] |= {"value": 0.1}
-    artifact(run / "ablate" / "root", "ablate", content)
+    artifact(run / "ablate" / "root", "ablate", content, sources)
     patches = patch(sites=(SITES[1],))
     statement = {"statement": FEWER, "dictionary": ROOT, "against": f"{SITES[1]}/pca"}
     estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "over": "prompts", "reason": ""}
@@ -73,9 +80,9 @@ def planted(explored: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[E
         {**statement, "level": level, "estimate": estimate, "verdict": verdict}
         for level, verdict in zip(LEVELS, ("confirmed", "contradicted", "undecided", "confirmed"), strict=True)
     ]
-    artifact(run / "patch" / "ioi", "patch", patches)
+    artifact(run / "patch" / "ioi", "patch", patches, sources)
     patches["behaviour"] |= {"able": False}
-    artifact(run / "patch" / "unable", "patch", patches)
+    artifact(run / "patch" / "unable", "patch", patches, sources)
     explorer = Explorer([run])
     key = next(d.key for d in explorer.runs["run"].dictionaries.values() if d.title == ROOT)
     return explorer, key, int(strongest(run).rpartition(":")[2])
@@ -155,7 +162,8 @@ def test_what_comes_back_is_confirmed_beyond_chance_alone(explored, tmp_path):
     site, _, name = ROOT.partition("/")
     for chance, expected in ((0.6, "confirmed"), (0.7, "undecided"), (None, "undecided")):
         stable = {"dictionaries": [{"site": site, "name": name, "chance": chance}]}
-        artifact(folder / "stability" / "seeds", "stability", stable)
+        artifact(folder / "stability" / "seeds", "stability", stable, made_of(folder))
+        run.refresh(0.0)
         claim = verdict(Explorer([folder]), "comes_back", key, feature=3)
         assert claim.verdict == expected and bool(claim.note) == (chance is None)
 

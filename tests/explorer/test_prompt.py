@@ -230,13 +230,14 @@ def test_an_edit_of_a_shape_of_its_own_is_refused():
 
 
 def test_features_are_found_by_a_prompt_as_by_the_verb(server):
+    from monolex.features.answer import PromptHit
     from monolex.features.find import find
     from monolex.features.query import FindConfig
 
     run = server.explorer.runs["run"]
     said = server.ask(f"/find.json?{urlencode({'prompt': 'the cat sat', 'at': 'any'})}").json
     rows = find(run.folder, FindConfig(prompt="the cat sat", token="any", limit=10_000)).rows
-    expected = sorted(((hit.of_max or 0.0) for hit in rows), reverse=True)
+    expected = sorted((hit.of_max or 0.0 for hit in rows if isinstance(hit, PromptHit)), reverse=True)
     assert [hit["of_max"] for hit in said["hits"]] == pytest.approx(expected[: len(said["hits"])])
     assert {hit["feature"] for hit in said["hits"]} <= {hit.feature for hit in rows}
     answer = server.ask("/find?prompt=the+cat")

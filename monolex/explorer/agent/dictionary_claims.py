@@ -81,7 +81,7 @@ def explained_better(run: ExploredRun, dictionary: IndexedDictionary, against: I
         listed = [row for row in run.content(f"{path}/score.json")["differences"] if _compared(row, dictionary)]
         held_against = [row for row in listed if row["against_model"] != SUBJECT]
         of_controls += [_of_control(run, path, row) for row in held_against]
-        beyond_controls += [beyond(row) for row in held_against if row["against"] == dictionary.name]
+        beyond_controls.extend(beyond(row) for row in held_against if row["against"] == dictionary.name)
         chosen = [row for row in listed if row["against_model"] == SUBJECT]
         if against is not None:
             chosen = [row for row in chosen if (row["site"], row["against"]) == (against.site, against.name)]
@@ -90,8 +90,8 @@ def explained_better(run: ExploredRun, dictionary: IndexedDictionary, against: I
     rule = (
         "confirmed if the difference of mean scores (correlation of simulated with real activations, features and "
         "documents resampled) has its whole interval above 0, contradicted if below; of one other dictionary all "
-        "explainers and simulators must agree; of several, one that is better for certain contradicts; at most undecided "
-        "where the dictionary of that name of a control model is not below with its whole interval"
+        "explainers and simulators must agree; of several, one that is better for certain contradicts; at most "
+        "undecided where the dictionary of that name of a control model is not below with its whole interval"
     )
     note = "" if basis else "the two were not scored together: monolex explain and score, with both"
     claim = f"explanations of {dictionary.title} score higher than {named}"

@@ -1,5 +1,6 @@
 """What held and what did not: the paper's claims, each with what this run says of it, the figure and its table."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from monolex.errors import UserError
@@ -9,8 +10,10 @@ from monolex.explorer.page import Page
 from monolex.explorer.run import ExploredRun
 from monolex.explorer.views.causes import KINDS
 from monolex.interp.config import FigureConfig
+from monolex.report.page import finished
 from monolex.report.paper.catalog import CATALOG
 from monolex.report.paper.figure import VERDICTS
+from monolex.report.section import notice
 
 NOT_SAID = "not measured"
 """Verdict of a claim for which the run lacks artefacts."""
@@ -38,7 +41,7 @@ def _claim(run: ExploredRun, row: Any) -> dict[str, Any]:
         numbers = row.numbers(run.folder, FigureConfig())
     except UserError as lacking:  # damaged, too: the other claims do not depend on it
         why = str(lacking).replace(f"{run.folder}/", "").replace(str(run.folder), run.slug)
-        return {**head, "verdict": NOT_SAID, "said": [why], "setting": "", "made_of": []}
+        return {**head, "verdict": NOT_SAID, "said": [why], "setting": "", "made_of": [], "stale": ""}
     reading = row.read(numbers)
     made_of = list(numbers.get("made_of", ()))
     return {
@@ -47,7 +50,15 @@ def _claim(run: ExploredRun, row: Any) -> dict[str, Any]:
         "said": list(reading.said),
         "setting": reading.setting,
         "made_of": made_of,
+        "stale": _stale(run, made_of),
     }
+
+
+def _stale(run: ExploredRun, made_of: Iterable[str]) -> str:
+    """What the artefacts behind a figure do not agree with in the run now, in a sentence; empty if nothing."""
+    manifests = dict(finished(run.folder))
+    said = (notice(manifests[path], manifests) for path in made_of if path in manifests)
+    return next((text for text in said if text), "")
 
 
 def _address(claim: dict[str, Any], slug: str, links: Links) -> str:
