@@ -125,7 +125,9 @@ def named(prompt: LivePrompt) -> dict[str, str]:
 
 
 def shown_dictionaries(explorer: Explorer, run: ExploredRun, query: PromptQuery) -> list[IndexedDictionary]:
-    """The dictionaries that a query names, and those of its features; the first trained one of the middle without any.
+    """The dictionaries that a query names, and those of its features.
+
+    Without any it is the trained one with the most active features.
 
     Raises:
         NotThere: no dictionary of that hash.
@@ -145,9 +147,7 @@ def shown_dictionaries(explorer: Explorer, run: ExploredRun, query: PromptQuery)
         return [place.dictionary for place in chosen]
     gathered = [d for d in run.dictionaries.values() if d.gathered] or list(run.dictionaries.values())
     trained = [d for d in gathered if d.trained] or gathered
-    layers = sorted({d.layer for d in trained})
-    middle = layers[len(layers) // 2] if layers else 0
-    return [d for d in trained if d.layer == middle][:1]
+    return [max(trained, key=lambda d: d.alive or 0)] if trained else []
 
 
 def interventions(explorer: Explorer, query: PromptQuery) -> list[Intervention]:

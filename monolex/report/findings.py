@@ -101,7 +101,17 @@ def explained(scores: Facts) -> list[str]:
         f"{_range(c['value'] for _, c in trained)} ({len(trained)} trained dictionaries), the best {estimate(cell)} "
         f"({cell['n']} features of {facts['name']} at {facts['site']})"
     )
-    return [told + (f"; at the same site {', '.join(beside)}." if beside else ".")]
+    told += f"; at the same site {', '.join(beside)}." if beside else "."
+    of_controls = [(f, c) for f, c in cells if f["model"] != SUBJECT and f["trained"] and f["step"] is None]
+    place = facts["site"], facts["name"]
+    named = [(f, c) for f, c in of_controls if (f["site"], f["name"]) == place]
+    for control, of_control in named:
+        told += (
+            f" The dictionary of that name of a model with {control['model']} weights scores {estimate(of_control)}."
+        )
+    if of_controls and not named:
+        told += f" Dictionaries of control models score {_range(each['value'] for _, each in of_controls)}."
+    return [told]
 
 
 def patched(name: str, patch: Facts) -> list[str]:

@@ -18,6 +18,8 @@ from monolex.speed import Speed
 from monolex.stages import STAGES
 from monolex.verbs import verbs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def copy(explored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

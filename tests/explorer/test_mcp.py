@@ -29,6 +29,8 @@ from mcp import ClientSession, StdioServerParameters, stdio_client, types
 
 from monolex.explorer.mcp import answer
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(__file__).parents[2]
 
 

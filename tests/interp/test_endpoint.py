@@ -30,6 +30,8 @@ from monolex.interp.simulate.sanity_suite import SUITE
 from monolex.show.path import show
 from monolex.tables import from_table
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-secret-93b1c7e2"
 VARIABLE = "MONOLEX_STAGE_KEY"
 USELESS = {

@@ -79,7 +79,11 @@ def test_the_best_explained_dictionary_is_said_beside_its_site():
         facts("none", None, trained=True),
     ]
     (told,) = explained({"dictionaries": listed})
-    assert "0.500 [0.100, 0.900]" in told and "12 features of mine at a" in told and told.endswith("pca 0.250.")
+    assert (
+        "0.500 [0.100, 0.900]" in told
+        and "12 features of mine at a" in told
+        and "pca 0.250. Dictionaries of control models score 0.900." in told
+    )
     assert explained({"dictionaries": []}) == []
 
 

@@ -1,8 +1,10 @@
 """What held and what did not: the paper's claims, each with what this run says of it, the figure and its table."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
+from monolex.artifact import CONTROLS, MANIFEST, Manifest, open_artifact
 from monolex.errors import UserError
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
@@ -10,7 +12,6 @@ from monolex.explorer.page import Page
 from monolex.explorer.run import ExploredRun
 from monolex.explorer.views.causes import KINDS
 from monolex.interp.config import FigureConfig
-from monolex.report.page import finished
 from monolex.report.paper.catalog import CATALOG
 from monolex.report.paper.figure import VERDICTS
 from monolex.report.section import notice
@@ -56,7 +57,7 @@ def _claim(run: ExploredRun, row: Any) -> dict[str, Any]:
 
 def _stale(run: ExploredRun, made_of: Iterable[str]) -> str:
     """What the artefacts behind a figure do not agree with in the run now, in a sentence; empty if nothing."""
-    manifests = dict(finished(run.folder))
+    manifests = run.remembered("whole", lambda: _whole(run))
     said = (notice(manifests[path], manifests) for path in made_of if path in manifests)
     return next((text for text in said if text), "")
 
@@ -65,3 +66,13 @@ def _address(claim: dict[str, Any], slug: str, links: Links) -> str:
     """Where its tables are: of the experiment that it is read off, or the report."""
     experiment = next((path for path in claim["made_of"] if path.partition("/")[0] in KINDS), None)
     return links.causes(slug, experiment) if experiment else links.report(slug, "glance")
+
+
+def _whole(run: ExploredRun) -> dict[str, Manifest]:
+    """The artefacts of a run that are whole, by path; a damaged one says nothing of the others."""
+    places = ("*", "*/*", f"{CONTROLS}/*/*", f"{CONTROLS}/*/*/*")
+    manifests = {}
+    for path in (path.parent for place in places for path in run.folder.glob(f"{place}/{MANIFEST}")):
+        with suppress(UserError):
+            manifests[path.relative_to(run.folder).as_posix()] = open_artifact(path)
+    return manifests

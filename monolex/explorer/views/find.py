@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,12 @@ def _by_contrast(explorer: Explorer, run: ExploredRun, a: list[str], b: list[str
         for path, texts in zip(paths, (a, b), strict=True):
             path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
         chosen = tuple(d.title for d in run.dictionaries.values() if d.gathered)
-        return _asked(explorer, run, FindConfig(contrast=paths, limit=EACH, dictionaries=chosen))
+        answer = _asked(explorer, run, FindConfig(contrast=paths, limit=EACH, dictionaries=chosen))
+    notes = tuple(
+        note.replace(str(paths[0]), "these texts").replace(str(paths[1]), "those texts") for note in answer.notes
+    )
+    told = tuple(hit for hit in answer.rows if isinstance(hit, ContrastHit) and hit.auroc.value is not None)
+    return replace(answer, rows=told, notes=notes)
 
 
 def _asked(explorer: Explorer, run: ExploredRun, config: FindConfig) -> FoundFeatures:

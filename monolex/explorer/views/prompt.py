@@ -141,7 +141,7 @@ def grid_page(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
 
     def draw(links: Links) -> dict[str, Any]:
         keys = {d.title: d.key for d in chosen}
-        return {"keys": keys, "back": links.prompt(**{**query.choice, **named(grid.prompt)})}
+        return {"keys": keys, "edits": query.edits, "back": links.prompt(**{**query.choice, **named(grid.prompt)})}
 
     return Page("grid.html", "Layers by tokens", data, draw)
 
@@ -266,9 +266,9 @@ def _of_layers(run: ExploredRun, query: PromptQuery) -> list[IndexedDictionary]:
 
 
 def _titles(run: ExploredRun) -> dict[str, str]:
-    """What the dictionaries of a run are called, the gathered ones first."""
-    ordered = sorted(run.dictionaries.values(), key=lambda d: not d.gathered)
-    return {d.key: d.title if d.gathered else f"{d.title} (nothing gathered)" for d in ordered}
+    """What the dictionaries of a run are called that can be chosen: those whose features have pages, if any has."""
+    gathered = {d.key: d.title for d in run.dictionaries.values() if d.gathered}
+    return gathered or {d.key: d.title for d in run.dictionaries.values()}
 
 
 def _rows(prompt: LivePrompt, reading: Any, query: PromptQuery) -> list[dict[str, Any]]:
@@ -288,7 +288,9 @@ def _rows(prompt: LivePrompt, reading: Any, query: PromptQuery) -> list[dict[str
 
 
 def _text(prompt: LivePrompt) -> str:
-    """What was given, without special tokens, to be changed and read again."""
+    """What was given, to be changed and read again; nothing of a chat, which is more than its text."""
+    if any(prompt.special[1:]):
+        return ""
     return joined([text for text, special in zip(prompt.texts, prompt.special, strict=True) if not special])
 
 

@@ -70,7 +70,9 @@ function parameters(again) {
 if (form) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const again = event.submitter?.hasAttribute("data-again") ?? false;
+    // without a new text it is the same tokens, seen otherwise
+    const nothing = chatting() ? messagesOf().length === 0 : form.elements.text.value === "";
+    const again = nothing || (event.submitter?.hasAttribute("data-again") ?? false);
     location.assign(`/prompt?${parameters(again)}`);
   });
   form.addEventListener("click", (event) => {
@@ -203,5 +205,10 @@ function finish(side, end, state) {
 function differ(sides, at) {
   if (at === null) return;
   const length = Number(form.elements.ids.value.split(".").length);
-  for (const side of Object.values(sides)) side.tokens.forEach((mark, number) => { if (length + number >= at) mark.classList.add("differs"); });
+  for (const side of Object.values(sides)) {
+    side.tokens.forEach((mark, number) => {
+      if (length + number === at) mark.classList.add("differs");
+      if (length + number > at) mark.classList.add("after");
+    });
+  }
 }
