@@ -278,3 +278,11 @@ def test_a_damaged_artefact_takes_no_other_claim_of_the_paper_away(planted, tmp_
     assert {name for name, claim in left.items() if claim != whole[name]} == {"fig4"}
     assert left["fig4"]["verdict"] == "not measured" != whole["fig4"]["verdict"]
     assert left["fig4"]["said"][0].startswith("ablate/root/ablate.json has") and str(run) not in str(page.data)
+
+
+def test_only_what_is_older_than_the_run_is_called_so(explored, tmp_path):
+    run = shutil.copytree(explored, tmp_path / "run", ignore=shutil.ignore_patterns(f"{FILE}*"))
+    assert {claim["stale"] for claim in claims(Explorer([run]), "run").data["claims"]} == {""}
+    shutil.rmtree(run / "explain")
+    stale = {claim["name"]: claim["stale"] for claim in claims(Explorer([run]), "run").data["claims"]}
+    assert "explanations were made again" in stale["fig9"] and stale["biases"] == ""

@@ -1,6 +1,6 @@
 """What held and what did not: the paper's claims, each with what this run says of it, the figure and its table."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +10,6 @@ from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
 from monolex.explorer.page import Page
 from monolex.explorer.run import ExploredRun
-from monolex.explorer.views.causes import KINDS
 from monolex.interp.config import FigureConfig
 from monolex.report.paper.catalog import CATALOG
 from monolex.report.paper.figure import VERDICTS
@@ -58,8 +57,18 @@ def _claim(run: ExploredRun, row: Any) -> dict[str, Any]:
 def _stale(run: ExploredRun, made_of: Iterable[str]) -> str:
     """What the artefacts behind a figure do not agree with in the run now, in a sentence; empty if nothing."""
     manifests = run.remembered("whole", lambda: _whole(run))
-    said = (notice(manifests[path], manifests) for path in made_of if path in manifests)
+    said = (_older(manifests[path], manifests) for path in made_of if path in manifests)
     return next((text for text in said if text), "")
+
+
+def _older(manifest: Manifest, manifests: Mapping[str, Manifest]) -> str:
+    """What an artefact was made of that is another by now; a score is of explanations, wherever these lie."""
+    if manifest.kind in ("patch", "ablate", "tree", "stability"):
+        return notice(manifest, manifests)
+    if manifest.kind != "score":
+        return ""
+    explained = {other.content for other in manifests.values() if other.kind == "explain"}
+    return "" if set(manifest.parents.values()) & explained else "Its explanations were made again since: score them."
 
 
 def _address(claim: dict[str, Any], slug: str, links: Links) -> str:
