@@ -10,6 +10,7 @@ from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
 from monolex.explorer.page import Page
 from monolex.explorer.run import ExploredRun
+from monolex.explorer.views.causes import KINDS
 from monolex.interp.config import FigureConfig
 from monolex.report.paper.catalog import CATALOG
 from monolex.report.paper.figure import VERDICTS
