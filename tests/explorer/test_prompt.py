@@ -236,7 +236,7 @@ def test_features_are_found_by_a_prompt_as_by_the_verb(server):
 
     run = server.explorer.runs["run"]
     said = server.ask(f"/find.json?{urlencode({'prompt': 'the cat sat', 'at': 'any'})}").json
-    rows = find(run.folder, FindConfig(prompt="the cat sat", token="any", limit=10_000)).rows
+    rows = find(run.folder, FindConfig(prompt="the cat sat", token="any", limit=10_000, where=("density<=0.1",))).rows
     expected = sorted((hit.of_max or 0.0 for hit in rows if isinstance(hit, PromptHit)), reverse=True)
     assert [hit["of_max"] for hit in said["hits"]] == pytest.approx(expected[: len(said["hits"])])
     assert {hit["feature"] for hit in said["hits"]} <= {hit.feature for hit in rows}
@@ -251,6 +251,9 @@ def test_two_sets_of_texts_are_told_apart_beside_baselines(server):
     said = server.ask(f"/find.json?{urlencode({'a': a, 'b': b})}").json
     assert said["hits"] and {each["what"] for each in said["beside"]} >= {"linear probe", "random direction"}
     strengths = [abs(hit["chosen_auroc"] - 0.5) for hit in said["hits"]]
+    assert any("more texts would decide" in note for note in said["notes"]) == (
+        min(h["q"] for h in said["hits"]) >= 0.05
+    )
     assert strengths == sorted(strengths, reverse=True) and all(hit["auroc"]["low"] is not None for hit in said["hits"])
     answer = server.ask(f"/find?{urlencode({'a': a, 'b': b})}")
     assert answer.status == 200

@@ -18,10 +18,11 @@ from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
 from monolex.explorer.page import Page
 from monolex.explorer.run import ExploredRun
-from monolex.features.answer import ContrastHit, FoundFeatures, Hit, PromptHit
+from monolex.features.answer import DENSE, ContrastHit, FoundFeatures, Hit, PromptHit
 from monolex.features.contrast import FEWEST
 from monolex.features.find import find
 from monolex.features.query import FindConfig
+from monolex.verdicts import SIGNIFICANT
 
 SHOWN = 60
 """Features of an answer, over all dictionaries."""
@@ -66,8 +67,11 @@ def find_page(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
 
 def _by_prompt(explorer: Explorer, run: ExploredRun, prompt: str, at: str) -> FoundFeatures:
     # all that are active: a dictionary's strongest by activation need not be its strongest by share of the maximum
-    config = FindConfig(prompt=prompt, token="any" if at == "any" else "last", limit=sys.maxsize)
-    return _asked(explorer, run, config)
+    rare = (f"density<={DENSE}",) if any(d.gathered for d in run.dictionaries.values()) else ()
+    config = FindConfig(prompt=prompt, token="any" if at == "any" else "last", limit=sys.maxsize, where=rare)
+    answer = _asked(explorer, run, config)
+    left_out = f"features of a density above {DENSE:.0%} are left out: they are active on anything"
+    return replace(answer, notes=(*answer.notes, left_out)) if rare else answer
 
 
 def _by_contrast(explorer: Explorer, run: ExploredRun, a: list[str], b: list[str]) -> FoundFeatures:
@@ -82,6 +86,9 @@ def _by_contrast(explorer: Explorer, run: ExploredRun, a: list[str], b: list[str
         note.replace(str(paths[0]), "these texts").replace(str(paths[1]), "those texts") for note in answer.notes
     )
     told = tuple(hit for hit in answer.rows if isinstance(hit, ContrastHit) and hit.auroc.value is not None)
+    smallest = min((hit.q for hit in told), default=1.0)
+    if smallest >= SIGNIFICANT:
+        notes += (f"none tells them apart for certain, the smallest q is {smallest:.2g}: more texts would decide",)
     return replace(answer, rows=told, notes=notes)
 
 
