@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from monolex.config import require
-from monolex.errors import UserError, nearest
+from monolex.errors import UserError
 from monolex.explorer.explorer import Explorer
+from monolex.explorer.parameters import parsed as read_query
+from monolex.explorer.parameters import written
 from monolex.explorer.run import ExploredRun, IndexedDictionary
 from monolex.live.interventions import VALUED, Intervention
 from monolex.live.prompt import LivePrompt
@@ -63,10 +65,7 @@ class PromptQuery:
     @property
     def choice(self) -> dict[str, Any]:
         """Parameters of its address, defaults left out."""
-        default = PromptQuery()
-        known = {field.name: getattr(self, field.name) for field in fields(self)}
-        kept = {name: value for name, value in known.items() if value != getattr(default, name)}
-        return {name: int(value) if isinstance(value, bool) else value for name, value in kept.items()}
+        return written(self)
 
 
 def parsed(parameters: Mapping[str, str]) -> PromptQuery:
@@ -75,18 +74,7 @@ def parsed(parameters: Mapping[str, str]) -> PromptQuery:
     Raises:
         UserError: one of them is unknown, or says what it cannot.
     """
-    known = {field.name: field for field in fields(PromptQuery)}
-    values: dict[str, Any] = {}
-    for name, text in parameters.items():
-        require(name in known, f"{name!r} is nothing that a prompt has; {nearest(name, list(known))}")
-        default = known[name].default
-        if text == "" and not isinstance(default, bool):
-            continue
-        try:
-            values[name] = text not in ("", "0", "false") if isinstance(default, bool) else type(default)(text)
-        except ValueError as error:
-            raise UserError(f"{name} = {text!r} is no number; give one") from error
-    return PromptQuery(**values)
+    return read_query(PromptQuery, parameters)
 
 
 def prompt_of(live: LiveModel, query: PromptQuery) -> LivePrompt | None:

@@ -1,15 +1,16 @@
 """The list of features: of a dictionary, a site, a run or all runs; filtered, sorted, a page at a time."""
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, get_args
 
 from monolex.config import require
-from monolex.errors import UserError, nearest
+from monolex.errors import nearest
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
 from monolex.explorer.page import Page
+from monolex.explorer.parameters import parsed as read_query
+from monolex.explorer.parameters import written
 from monolex.explorer.run import ExploredRun
 from monolex.pages.eval_charts import density_chart
 from monolex.pages.interest import FeatureKind
@@ -106,12 +107,7 @@ class ListQuery:
     @property
     def choice(self) -> dict[str, Any]:
         """Parameters of its address, defaults left out."""
-        default = ListQuery()
-        known = {field.name: getattr(self, field.name) for field in fields(self)}
-        kept = {name: value for name, value in known.items() if value != getattr(default, name)}
-        return {
-            n: ",".join(v) if isinstance(v, tuple) else int(v) if isinstance(v, bool) else v for n, v in kept.items()
-        }
+        return written(self)
 
 
 class ListedFeature(NamedTuple):
@@ -161,22 +157,7 @@ def parsed(parameters: Mapping[str, str]) -> ListQuery:
     Raises:
         UserError: one of them is unknown, or says what it cannot.
     """
-    known = {field.name: field for field in fields(ListQuery)}
-    values: dict[str, Any] = {}
-    for name, text in parameters.items():
-        require(name in known, f"{name!r} is no filter of the list; {nearest(name, list(known))}")
-        default = known[name].default
-        if not text:
-            continue
-        if isinstance(default, tuple):
-            values[name] = tuple(filter(None, text.split(",")))
-        elif isinstance(default, bool):
-            values[name] = text not in ("0", "false")
-        elif isinstance(default, str):
-            values[name] = text
-        else:
-            values[name] = int(number) if (number := _number(name, text)) and name == "page" else number
-    return ListQuery(**values)
+    return read_query(ListQuery, parameters)
 
 
 def listing(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
@@ -330,13 +311,3 @@ def _densities(runs: list[ExploredRun], query: ListQuery) -> Any:
     dictionary = runs[0].dictionary(query.dictionary)
     active = runs[0].index.rows("SELECT n_active FROM feature WHERE dictionary = ?", (dictionary.id,))
     return density_chart([n for (n,) in active], dictionary.rows or 1, dictionary.title, "blue")
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{name} = {text!r} is no number; give one")
-    return value
