@@ -55,13 +55,13 @@ def word_shards(run: ExploredRun, chosen: Sequence[IndexedDictionary], numbers: 
             lengths[dictionary, number] += explained + told
             postings = shards[f"words/{beginning(term)}"]["words"].setdefault(term, [])
             postings += (place[dictionary], number, explained, told)
-    said = [_documents(run, d, numbers, lengths) for d in chosen]
+    documents = [_documents(run, d, numbers, lengths) for d in chosen]
     # as FTS5 counts: rows without a word too, and none of features that were never active and have no explanation
     rows = sum(
         row & (1 << SHIFT) - 1 in kept.get(row >> SHIFT, ()) for (row,) in run.index.rows("SELECT rowid FROM words")
     )
     corpus = {"rows": rows, "mean": sum(lengths.values()) / max(1, rows)}
-    return {**shards, DOCUMENTS: {"dictionaries": said, **corpus}}
+    return {**shards, DOCUMENTS: {"dictionaries": documents, **corpus}}
 
 
 def search_facts(
@@ -100,18 +100,13 @@ def _instances(run: ExploredRun) -> list[tuple[str, int, int, int]]:
 def _documents(
     run: ExploredRun, dictionary: IndexedDictionary, numbers: Numbers, lengths: Mapping[tuple[int, int], int]
 ) -> dict[str, Any]:
-    """Of every feature of a dictionary how often it was active, up to what is enough, and its words; explanations."""
+    """Of every feature of a dictionary how often it was active, up to what is enough, and of how many words it is."""
     kept = numbers[dictionary.key]
     active = run.index.rows(
         "SELECT number, n_active FROM feature WHERE dictionary = ? ORDER BY number", (dictionary.id,)
     )
-    explained: dict[int, list[str]] = defaultdict(list)
-    query = "SELECT number, text FROM explanation WHERE dictionary = ? ORDER BY rowid"
-    for number, text in run.index.rows(query, (dictionary.id,)):
-        explained[number].append(text)
     return {
         "numbers": [n for n, _ in active if n in kept],
         "active": [min(count, ENOUGH) for n, count in active if n in kept],
         "lengths": [lengths.get((dictionary.id, n), 0) for n, _ in active if n in kept],
-        "said": {n: [" ".join(said), str(tokens.line(" ".join(said)))] for n, said in explained.items() if n in kept},
     }
