@@ -48,8 +48,10 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupted]:
+def interruptible(*, again: bool = True) -> Iterator[Interrupted]:
     """Keep the first signal for the end of a step, so that no step is cut in two; a second one interrupts at once.
+
+    Without ``again`` all of them wait for it: torchrun sends its own after the Ctrl-C that reached everybody.
 
     It is about the signals that somebody handles, and Ctrl-C, where the shell had it ignored too.
     """
@@ -59,7 +61,7 @@ def interruptible() -> Iterator[Interrupted]:
 
     def note(number: int, _frame: Any) -> None:
         interrupted.number = number
-        for each, handler in before.items():
+        for each, handler in before.items() if again else ():
             signal.signal(each, handler)
 
     with _handled(before, note):

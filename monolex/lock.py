@@ -24,6 +24,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from monolex.artifact import require_folder
 from monolex.errors import UserError
+from monolex.ranks.here import rank
 
 LOCK = ".monolex.lock"
 ABOVE = 4
@@ -68,6 +69,13 @@ def writing(folder: Path) -> Iterator[None]:
     place = folder.resolve()
     if place in _held.get():
         yield
+        return
+    if rank() > 0:  # rank 0 holds it for all
+        token = _held.set(_held.get() | {place})
+        try:
+            yield
+        finally:
+            _held.reset(token)
         return
     fresh = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from monolex import bars, windows
 from monolex.artifact import write_bytes
 from monolex.errors import UserError
+from monolex.ranks import here
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ log = logging.getLogger("monolex")
 
 
 def device(name: str = "auto") -> torch.device:
-    """The torch device called ``name``; ``auto`` prefers CUDA, then MPS, then the CPU.
+    """The torch device called ``name``; ``auto`` prefers CUDA, then MPS, then the CPU. Ranks take a GPU each.
 
     Raises:
         UserError: the device does not exist here.
@@ -38,7 +39,7 @@ def device(name: str = "auto") -> torch.device:
 
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", here.local_rank()) if here.size() > 1 else torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(name)
@@ -72,7 +73,7 @@ def generator(*parts: Any, on: torch.device | str = "cpu") -> torch.Generator:
 def progress(total: int | None, desc: str, unit: str = "it") -> tqdm:
     """A progress bar on stderr with rate and time left; used as a context manager with ``.update(n)``.
 
-    Where stderr is no terminal a line is written at most every five seconds.
+    Where stderr is no terminal a line is written at most every five seconds. Of several ranks the first has one.
     """
     quiet = not sys.stderr.isatty()
     bar = tqdm(
@@ -84,6 +85,7 @@ def progress(total: int | None, desc: str, unit: str = "it") -> tqdm:
         mininterval=5.0 if quiet else 0.1,
         maxinterval=30.0,
         leave=not bars.shared(),
+        disable=here.rank() > 0,
         position=bars.next_line(),
     )
     bars.add(bar)
@@ -101,7 +103,7 @@ def setup_logging() -> None:
     handler = Handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers = [handler]
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if here.rank() == 0 else logging.ERROR)
     log.propagate = False
 
 

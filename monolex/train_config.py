@@ -97,6 +97,11 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
     train_device: str = unhashed("auto")
     """Where the dictionaries are trained."""
+    data_ranks: int = unhashed(1)
+    """Under torchrun: ranks that share the batch of a member, each with its part of the rows."""
+    feature_ranks: int = unhashed(1)
+    """Under torchrun: ranks that share the features of a dictionary, for one that fits on no single device. What
+    `torchrun` starts beyond `data_ranks` times `feature_ranks` takes other members of the sweep."""
 
     def __post_init__(self) -> None:
         for name in ("sites", "kinds", "alphas", "ks", "ratios", "seeds", "lrs", "prefixes"):
@@ -155,6 +160,10 @@ class TrainConfig:
         require(self.steps is None or self.steps >= 1, f"steps = {self.steps}: give at least 1")
         require(self.epochs > 0, f"epochs = {self.epochs}: give a positive number")
         require(self.batch_size >= 1, f"batch_size = {self.batch_size}: give at least 1")
+        require(
+            self.batch_size % self.data_ranks == 0,
+            f"batch_size = {self.batch_size} cannot be shared evenly by data_ranks = {self.data_ranks}; change either",
+        )
         require(self.buffer_rows >= self.batch_size, f"buffer_rows = {self.buffer_rows} is below the batch size")
         for name in ("warmup", "decay"):
             value = getattr(self, name)
@@ -167,7 +176,7 @@ class TrainConfig:
             self.preprocess is None or self.preprocess in known,
             f"preprocess = {self.preprocess!r}: choose from {', '.join(known)}",
         )
-        for name in ("dead_after", "save_every", "log_every"):
+        for name in ("dead_after", "save_every", "log_every", "data_ranks", "feature_ranks"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} = {value}: give at least 1")
         for name in ("keep_checkpoints", "resamplings"):

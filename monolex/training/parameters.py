@@ -5,9 +5,10 @@ device, so that a member starts alike in every sweep and on every machine. ``W_e
 and ``b_dec`` where the recipe has no decoder bias.
 """
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn.init import xavier_uniform_
 
 from monolex import runtime
 from monolex.config import require
@@ -24,24 +25,32 @@ ENCODER_LENGTH = 3**-0.5
 """How long encoder rows are at first, where decoder rows are unit: as those of torch's linear layers. A rate turns a
 short row further: held-out FVU is 2 to 8 % lower than from unit rows (docs/log.md); at half of it features begin to
 die."""
+DRAWN = 4096
+"""Rows that are drawn at once."""
+PER_FEATURE = ("W_dec", "W_enc", "b_enc", "b_mag", "r_mag", "log_threshold")
+"""Parameters with an entry or a row a feature."""
 OF_LOSS = {"jumprelu": ("log_threshold",), "gated": ("r_mag", "b_mag")}
 """Parameters that some losses have beside the linear ones, a number a feature each."""
 
 
-def initial(member: SweepMember, chosen: Recipe) -> dict[str, Tensor]:
-    """Xavier-uniform weights and zero biases (paper); with unit rows the encoder starts along the decoder's rows.
+def initial(member: SweepMember, chosen: Recipe, owned: range | None = None) -> dict[str, Tensor]:
+    """The parameters of the features ``owned`` (all for None), and those that all features share.
+
+    Xavier-uniform weights and zero biases (paper); with unit rows the encoder starts along the decoder's rows.
 
     Its rows are :data:`ENCODER_LENGTH` long, or 1 where they stay random. Where a decoder row cannot be an encoder row,
     or one of both stays random, they have directions of their own. A transcoder's centre is constant and its linear
     skip starts at nothing; thresholds are set by the first batch.
     """
-    kind, shape = KINDS[member.kind], (member.d_sae, member.d_in)
+    kind, owned = KINDS[member.kind], range(member.d_sae) if owned is None else owned
     generator = runtime.generator("init", member.seed, member.kind, member.d_in, member.d_sae, *_of_target(member))
-    rows = xavier_uniform_(torch.empty(member.d_sae, member.d_out), generator=generator)
-    params = {"W_dec": unit(rows) if chosen.unit else rows, "b_enc": torch.zeros(member.d_sae)}
+    rows = _xavier_uniform(member.d_sae, member.d_out, owned, generator)
+    params = {"W_dec": unit(rows) if chosen.unit else rows, "b_enc": torch.zeros(len(owned))}
     if not kind.tied:
         separate = bool(member.target or kind.frozen == "W_enc") or not chosen.unit
-        free = xavier_uniform_(torch.empty(shape), generator=generator) if separate else params["W_dec"].clone()
+        free = params["W_dec"].clone()
+        if separate:
+            free = _xavier_uniform(member.d_sae, member.d_in, owned, generator)
         length = 1.0 if kind.frozen == "W_enc" else ENCODER_LENGTH
         params["W_enc"] = length * unit(free) if chosen.unit else free
     if chosen.bias:
@@ -51,8 +60,20 @@ def initial(member: SweepMember, chosen: Recipe) -> dict[str, Tensor]:
     if member.skip:
         params[SKIP] = torch.zeros(member.d_out, member.d_in)
     for name in OF_LOSS.get(kind.loss, ()):
-        params[name] = torch.zeros(member.d_sae)
+        params[name] = torch.zeros(len(owned))
     return params
+
+
+def _xavier_uniform(n: int, d: int, owned: range, generator: torch.Generator) -> Tensor:
+    """Rows ``owned`` of what torch's function of that name draws for n rows; the others are drawn and forgotten."""
+    bound = math.sqrt(3.0) * math.sqrt(2.0 / (n + d))
+    rows = torch.empty(len(owned), d)
+    for begin in range(0, n, DRAWN):
+        block = torch.empty(min(DRAWN, n - begin), d).uniform_(-bound, bound, generator=generator)
+        low, high = max(owned.start, begin), min(owned.stop, begin + len(block))
+        if low < high:
+            rows[low - owned.start : high - owned.start] = block[low - begin : high - begin]
+    return rows
 
 
 def constant(member: SweepMember) -> frozenset[str]:

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monolex.ranks.group import ALONE, Group
 from monolex.training.optim import MOMENTS
+from monolex.training.parameters import PER_FEATURE
 from monolex.training.records import Params, StepBatch
 from monolex.training.steps import centred_input, left_to_codes, unit
 
 SHORT = 0.2
 """Length of a new encoder row over the mean of the live ones where L1 decides what is active."""
-PER_FEATURE = ("W_dec", "W_enc", "b_enc", "b_mag", "r_mag", "log_threshold")
-"""Parameters with an entry or a row a feature."""
 
 
 @torch.no_grad()
@@ -30,27 +30,31 @@ def resample(
     dead: Bool[Tensor, "d_sae"],
     generator: torch.Generator,
     length: float = SHORT,
+    features: Group = ALONE,
 ) -> None:
-    """Start the ``dead`` features anew, in place.
+    """Start the ``dead`` features anew, in place; the ranks of ``features`` have others of the dictionary.
 
     ``squares`` are the squared errors of the rows of ``batch``, ``length`` that of new encoder rows over the mean of
     the live ones.
     """
-    count = int(dead.sum())
+    counts = torch.cat(features.alike(dead.sum()[None])).tolist()
     weights = squares.cpu().double().square()
-    if count == 0 or not bool(weights.sum() > 0):
+    if sum(counts) == 0 or not bool(weights.sum() > 0):
         return
-    chosen = torch.multinomial(weights, count, replacement=True, generator=generator).to(dead.device)
+    drawn = torch.multinomial(weights, sum(counts), replacement=True, generator=generator)
+    chosen = drawn.split(counts)[features.index].to(dead.device)
     centred = centred_input(params, batch.x)
     params["W_dec"][dead] = unit(left_to_codes(params, centred, batch.y)[chosen])
     if "W_enc" in params:
-        live = params["W_enc"][~dead].norm(dim=1)
+        live = torch.cat(features.parts(params["W_enc"][~dead].norm(dim=1)))
         params["W_enc"][dead] = unit(centred[chosen]) * (length * live.mean() if len(live) else 1.0)
     for name in ("b_enc", "b_mag", "r_mag"):
         if name in params:
             params[name][dead] = 0
-    if "log_threshold" in params and not bool(dead.all()):
-        params["log_threshold"][dead] = params["log_threshold"][~dead].median()
+    if "log_threshold" in params:
+        thresholds = torch.cat(features.parts(params["log_threshold"][~dead]))
+        if len(thresholds):
+            params["log_threshold"][dead] = thresholds.median()
     for parameter in PER_FEATURE:
         if parameter in params:
             for name in MOMENTS:

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monolex.ranks.group import ALONE, Group
 from monolex.train_config import TrainConfig
+from monolex.training.sparse.across import kth_largest
 
 PROPORTIONAL = 0.2
 """Change of the logarithm of all thresholds at a step, over the logarithm of L0 / target."""
@@ -38,15 +40,22 @@ def p_at(config: TrainConfig, step: int, steps: int) -> float:
     return annealed(1.0, config.p_end, step, steps, config.anneal)
 
 
-def first_threshold(pre: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, ""]:
+def first_threshold(
+    pre: Float[Tensor, "batch features"], k: int, features: Group = ALONE
+) -> Float[Tensor, ""]:
     """The threshold that keeps k features of a row on average, or as many as are well above 0.
+
+    The ranks of ``features`` have the pre-activations of other features.
 
     From a threshold of nearly nothing, which is what many active features would ask for, there is no way up by steps in
     the logarithm.
     """
-    kept = pre.flatten().topk(k * len(pre) + 1, sorted=True).values if k < pre.shape[1] else pre.min()[None]
-    least = LEAST_THRESHOLD * pre.relu().sum() / (pre > 0).sum().clamp_min(1)
-    return kept[-1].clamp_min(least).clamp_min(torch.finfo(pre.dtype).tiny)
+    total, count = features.sum(torch.stack([pre.relu().sum(), (pre > 0).sum()]))
+    if features.size > 1:
+        kept = kth_largest(pre.flatten(), k * len(pre) + 1, features).value
+    else:
+        kept = pre.flatten().topk(k * len(pre) + 1, sorted=True).values[-1] if k < pre.shape[1] else pre.min()
+    return kept.clamp_min(LEAST_THRESHOLD * total / count.clamp_min(1)).clamp_min(torch.finfo(pre.dtype).tiny)
 
 
 def first_pressure(threshold: Float[Tensor, ""], d_out: int) -> Float[Tensor, ""]:

@@ -4,10 +4,15 @@ A member goes by its active codes (:mod:`monolex.training.sparse`), in float32, 
 numba on a CPU that updates it too. Else it has its own small graph over the shared batch. One Adam with two
 groups a member updates those that were left gradients.
 Metrics gather on the device; the host reads them (and whether every loss was finite) only when it is asked to.
+
+Among ranks (:mod:`monolex.ranks.mesh`) a trainer has the members of its group, of each the features that are its own,
+and is given whole batches, of which it looks at its part.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,21 +21,29 @@ from torch import Tensor
 
 from monolex import runtime
 from monolex.activations.norms import Usual, usual
+from monolex.artifact import FileEntry
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
+from monolex.dictionaries.parts import save_parts
+from monolex.errors import UserError
 from monolex.kinds import KINDS
 from monolex.model.precision import lacking
+from monolex.ranks.group import Group
+from monolex.ranks.mesh import Mesh, share
+from monolex.ranks.world import world
 from monolex.train_config import TrainConfig
 from monolex.training.losses import member_loss
 from monolex.training.members import SweepMember
-from monolex.training.optim import Recipe, adam, dead_after, recipe, schedule, set_rate
-from monolex.training.parameters import constant, exported, from_dictionary, initial, preprocessed
+from monolex.training.optim import MOMENTS, Recipe, adam, dead_after, recipe, schedule, set_rate
+from monolex.training.parameters import PER_FEATURE, constant, exported, from_dictionary, initial, preprocessed
 from monolex.training.preprocessing import Preprocessing, preprocessing
 from monolex.training.records import Loss, Revival, StepBatch, StepSettings
 from monolex.training.resample import SHORT, resample, resampling_steps
+from monolex.training.sparse.across import Across, among_largest
 from monolex.training.sparse.available import parts_for
 from monolex.training.sparse.step import LOSSES, SparseStep
 from monolex.training.sparsity import first_pressure, first_threshold, hold, k_at, p_at
+from monolex.training.state import SavedState, StatePart
 from monolex.training.steps import encode, free_rows, unit
 from monolex.training.totals import Totals
 
@@ -43,10 +56,12 @@ class Trainer:
 
     Numbers are what each member would have alone. ``dtype`` is float32 but in tests, ``start`` a dictionary that every
     member continues from, read from ``config.init``. ``usual`` says by site in which unit and around which centre
-    training begins; what it leaves out is taken from the first batch.
+    training begins; what it leaves out is taken from the first batch. ``members`` are all of the sweep; with a
+    ``mesh`` of several ranks those of this rank's group are trained here (:attr:`numbers`), and every method is called
+    by all ranks.
 
     Raises:
-        UserError: ``start`` does not match a member.
+        UserError: ``start`` does not match a member, or the ranks of ``mesh`` have nothing to do.
     """
 
     def __init__(
@@ -59,13 +74,21 @@ class Trainer:
         dtype: torch.dtype = torch.float32,
         start: Dictionary | None = None,
         usual: Mapping[str, Usual] | None = None,
+        mesh: Mesh = Mesh(),  # noqa: B008 (immutable)
     ) -> None:
         self._usual = usual or {}
-        self.members, self.config, self.steps, self.done = tuple(members), config, steps, 0
+        self._sweep, self._mesh = tuple(members), mesh
+        self.numbers = _own(self._sweep, mesh)
+        """Of this rank's members in the sweep."""
+        self.members = members = tuple(self._sweep[number] for number in self.numbers)
+        self._owned = [mesh.owned(member.d_sae) for member in members]
+        self._ranks = Across(mesh.rows, mesh.features, mesh.group)
+        self.config, self.steps, self.done = config, steps, 0
         self._device, self._dtype, self._started = torch.device(device), dtype, start is not None
         self._recipes = [recipe(config, member.kind) for member in members]
         self.params = [
-            self._first(member, chosen, start) for member, chosen in zip(members, self._recipes, strict=True)
+            self._first(member, chosen, start, owned)
+            for member, chosen, owned in zip(members, self._recipes, self._owned, strict=True)
         ]
         self._adam = adam(self.params)
         self._unit = [
@@ -80,7 +103,7 @@ class Trainer:
         self._before = past.get("steps_before", 0) + past.get("steps_done", 0)
         # The threshold of another k is no beginning.
         self._remembered = [self._before if start is not None and start.config.k == m.k else 0 for m in members]
-        self._idle = [torch.zeros(m.d_sae, dtype=torch.int64, device=device) for m in members]
+        self._idle = [torch.zeros(len(owned), dtype=torch.int64, device=device) for owned in self._owned]
         self._pressure = torch.zeros(len(members), device=device, dtype=dtype)
         self._resample_after = resampling_steps(steps, config.resamplings)
         self._sites = list(dict.fromkeys(site for m in members for site in (m.site, m.written)))
@@ -90,8 +113,13 @@ class Trainer:
 
     @property
     def n_parameters(self) -> int:
-        """Trained numbers of all members."""
-        return sum(tensor.numel() for params in self.params for tensor in params.values() if tensor.requires_grad)
+        """Trained numbers of all members of the sweep."""
+        count = 0
+        for params in self.params:
+            for name, tensor in params.items():
+                here = tensor.requires_grad and (name in PER_FEATURE or self._mesh.features.first)
+                count += tensor.numel() if here and self._mesh.rows.first else 0
+        return sum(world().told(count))
 
     def step(self, batch: Mapping[str, Float[Tensor, "batch d_in"]]) -> None:
         """One optimiser step of every member."""
@@ -134,8 +162,10 @@ class Trainer:
             UserError: a loss was not finite.
         """
         idle_for_long = torch.stack([(idle >= self._dead_after).sum() for idle in self._idle])
+        idle_for_long = self._mesh.features.sum(idle_for_long)
         factors = torch.stack([self._preprocessing[site].factor for site in self._sites])
-        rows = self._totals.read(self.done, factors, idle_for_long)
+        rows = self._of_all(self._totals.read(self.done, factors, idle_for_long))
+        self._require_finite([row.pop("bad_step") for row in rows])
         # Before dead_after rows nothing can count as dead, which is not the same as none being dead.
         known = self.done * self.config.batch_size >= self._dead_after
         return [{**row, "dead": row["dead"] if known else None} for row in rows]
@@ -148,61 +178,106 @@ class Trainer:
         """
         finite = torch.stack([torch.stack([p.isfinite().all() for p in ps.values()]).all() for ps in self.params])
         bad = torch.where((self._totals.bad_step < 0) & ~finite, self.done, self._totals.bad_step)
-        self._totals.require_finite(bad.tolist())
+        self._require_finite(self._of_all(self._mesh.group.greatest(bad).tolist()))
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything that the next steps and metrics depend on, beside the batches; loses nothing."""
-        tensors = {
-            "step": torch.tensor([self.done]),
-            "threshold": self._threshold,
-            "pressure": self._pressure,
-        }
-        tensors |= self._totals.state()
-        for number, site in enumerate(self._sites):
-            parts = self._preprocessing[site]._asdict()
-            tensors |= {f"site{number}.{name}": part for name, part in parts.items() if part is not None}
-        for number, params in enumerate(self.params):
-            tensors[f"{number}.idle"] = self._idle[number]
-            for name, tensor in params.items():
-                tensors[f"{number}.{name}"] = tensor.detach()
-                for key, value in self._adam.state.get(tensor, {}).items():
-                    tensors[f"{number}.{name}.{key}"] = value
-        return {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+    def _of_all(self, of_mine: Sequence[Any]) -> list[Any]:
+        """What is said of every member of the sweep, in order; every group knows of its own."""
+        told = world().told(list(zip(self.numbers, of_mine, strict=True)) if self._mesh.group.first else [])
+        return [said for _, said in sorted(pair for pairs in told for pair in pairs)]
+
+    def _require_finite(self, bad_steps: Sequence[int]) -> None:
+        """Refuse to go on after a step of some member, -1 for none; every rank does."""
+        for member, step in zip(self._sweep, bad_steps, strict=True):
+            if step >= 0:
+                raise UserError(
+                    f"the loss of {member.name} at {member.site} is not finite at step {step} "
+                    f"(lr = {member.lr:g}); lower its learning rate or leave the member out"
+                )
+
+    def state(self) -> dict[str, StatePart]:
+        """Everything that the next steps and metrics depend on, beside the batches, as far as this rank keeps it."""
+        parts: dict[str, StatePart] = {}
+        keeps_whole = self._mesh.group.first
+        for number, site in enumerate(self._sites if keeps_whole else ()):
+            prepared = self._preprocessing[site]._asdict() | {"variance": self._totals.variance[number]}
+            parts |= {f"{site}.{name}": StatePart(part) for name, part in prepared.items() if part is not None}
+        for number, key in enumerate(self.numbers):
+            if keeps_whole:
+                of_member = {"threshold": self._threshold[number], "pressure": self._pressure[number]}
+                of_member |= self._totals.state(number)
+                parts |= {f"{key}.{name}": StatePart(tensor) for name, tensor in of_member.items()}
+            for name, tensor, by_feature in self._tensors(number):
+                if by_feature:
+                    owned = self._owned[number]
+                    mine = share(len(owned), self._mesh.rows.size, self._mesh.rows.index)
+                    rows = tensor[mine.start : mine.stop]
+                    parts[f"{key}.{name}"] = StatePart(rows, owned.start + mine.start, self.members[number].d_sae)
+                elif keeps_whole:
+                    parts[f"{key}.{name}"] = StatePart(tensor)
+        return parts
 
     @torch.no_grad()
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what :meth:`state` gave, bit by bit."""
-        self.done = int(state["step"])
-        self._totals.load_state(state)
-        self._threshold.copy_(state["threshold"])
-        self._pressure.copy_(state["pressure"])
+    def load_state(self, state: SavedState) -> None:
+        """Continue from what :meth:`state` gave, bit by bit, on however many ranks it was written."""
+        self.done = state.step
         for number, site in enumerate(self._sites):
-            prefix = f"site{number}."
-            parts = {key.removeprefix(prefix): part for key, part in state.items() if key.startswith(prefix)}
+            names = state.names(f"{site}.")
+            parts = {name: state.tensor(f"{site}.{name}") for name in names if name in Preprocessing._fields}
             self._preprocessing[site] = Preprocessing(**parts).to(self._device)
-        for number, params in enumerate(self.params):
-            self._idle[number].copy_(state[f"{number}.idle"])
-            for name, tensor in params.items():
-                tensor.copy_(state[f"{number}.{name}"])
-                prefix = f"{number}.{name}."
-                moments = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-                if not tensor.requires_grad:
-                    continue
-                self._adam.state[tensor] = {key: value.to(self._device) for key, value in moments.items()}
+            self._totals.variance[number].copy_(state.tensor(f"{site}.variance"))
+        for number, key in enumerate(self.numbers):
+            self._threshold[number].copy_(state.tensor(f"{key}.threshold"))
+            self._pressure[number].copy_(state.tensor(f"{key}.pressure"))
+            self._totals.load_state(number, state.tensor(f"{key}.sums"), int(state.tensor(f"{key}.read_at")))
+            for name, tensor in self.params[number].items():
+                if tensor.requires_grad:
+                    nothing = {moment: torch.zeros_like(tensor, requires_grad=False) for moment in MOMENTS}
+                    self._adam.state[tensor] = {"step": torch.zeros((), device=self._device), **nothing}
+            for name, tensor, by_feature in self._tensors(number):
+                of_all = f"{key}.{name}"
+                tensor.copy_(state.rows(of_all, self._owned[number]) if by_feature else state.tensor(of_all))
+
+    def _tensors(self, number: int) -> Iterator[tuple[str, Tensor, bool]]:
+        """What training changes of a member: names, tensors, and whether these have a row a feature."""
+        yield "idle", self._idle[number], True
+        for name, tensor in self.params[number].items():
+            by_feature = name in PER_FEATURE
+            yield name, tensor.detach(), by_feature
+            for key, value in self._adam.state.get(tensor, {}).items():
+                yield f"{name}.{key}", value, by_feature and value.ndim > 0
 
     def dictionaries(self, model: str = "", fingerprint: str = "") -> list[Dictionary]:
-        """Every member as it is now, in order."""
+        """Every member of this rank as it is now, in order, with the features that are here."""
         return [self._dictionary(number, model, fingerprint) for number in range(len(self.members))]
 
+    def save(self, folder: Path, model: str = "", fingerprint: str = "") -> dict[str, FileEntry]:
+        """Write every member as it is now to ``folder/SITE/NAME/``; sizes and hashes, by path in ``folder``."""
+        entries: dict[str, FileEntry] = {}
+        for number, member in enumerate(self.members):
+            if self._mesh.rows.first:
+                path, part = folder / member.site / member.name, self._dictionary(number, model, fingerprint)
+                saved = save_parts(path, part, member.d_sae, member.k, self._mesh.features)
+                entries |= {(path / name).relative_to(folder).as_posix(): entry for name, entry in saved.items()}
+        told = world().told({name: list(asdict(entry).values()) for name, entry in entries.items()})
+        return {name: FileEntry(*fields) for of_rank in told for name, fields in of_rank.items()}
+
     def _dictionary(self, number: int, model: str = "", fingerprint: str = "") -> Dictionary:
-        member = self.members[number]
+        """A member as it is now, with the features that are here."""
+        member, owned = self.members[number], self._owned[number]
         read, written = (self._preprocessing[site] for site in (member.site, member.written))
         config = self._describe(number, float(self._threshold[number]), float(written.factor), model, fingerprint)
+        if self._mesh.features.size > 1:
+            config = replace(config, d_sae=len(owned), k=None if member.k is None else min(member.k, len(owned)))
         return Dictionary(config, exported(self.params[number], member, read, written))
 
-    def _first(self, member: SweepMember, chosen: Recipe, start: Dictionary | None) -> dict[str, Tensor]:
-        where = str(self.config.init)
-        params = initial(member, chosen) if start is None else from_dictionary(start, member, chosen, where)
+    def _first(
+        self, member: SweepMember, chosen: Recipe, start: Dictionary | None, owned: range
+    ) -> dict[str, Tensor]:
+        if start is None:
+            params = initial(member, chosen, owned)
+        else:
+            params = from_dictionary(start, member, chosen, str(self.config.init))
+            params = {n: t[owned.start : owned.stop] if n in PER_FEATURE else t for n, t in params.items()}
         still = constant(member)
         return {
             name: tensor.to(self._device, self._dtype, copy=True).requires_grad_(name not in still)
@@ -218,6 +293,7 @@ class Trainer:
         )
         # Metal has no float64, in which squares are summed
         if self._dtype != torch.float32 or self._device.type == "mps":
+            require(self._ranks.alone, f"on {self._device} a member is trained by one rank; lower data_ranks and feature_ranks")
             return [None] * len(self.members)
         bf16, parts = wanted == "bf16" or (wanted == "auto" and not missing), parts_for(self._device)
         return [
@@ -229,11 +305,13 @@ class Trainer:
                 decoder_rate=chosen.decoder_rate,
                 bf16=bf16,
                 parts=parts,
+                ranks=self._ranks,
+                owned=owned,
             )
             if KINDS[member.kind].loss in LOSSES
             else None
-            for member, params, unit_rows, chosen in zip(
-                self.members, self.params, self._unit, self._recipes, strict=True
+            for member, params, unit_rows, chosen, owned in zip(
+                self.members, self.params, self._unit, self._recipes, self._owned, strict=True
             )
         ]
 
@@ -263,8 +341,10 @@ class Trainer:
                 continue
             if not self._started:
                 pre = encode(params, StepBatch(rows[member.site], rows[member.written]), member).pre
-                params["log_threshold"].copy_(first_threshold(pre, self._settings(number).k).log())
-            self._pressure[number] = first_pressure(params["log_threshold"].exp().median(), member.d_out)
+                threshold = first_threshold(pre, self._settings(number).k, self._mesh.features)
+                params["log_threshold"].copy_(threshold.log())
+            thresholds = torch.cat(self._mesh.features.parts(params["log_threshold"].detach()))
+            self._pressure[number] = first_pressure(thresholds.exp().median(), member.d_out)
 
     def _settings(self, number: int) -> StepSettings:
         member = self.members[number]
@@ -306,14 +386,16 @@ class Trainer:
         """Start dead features anew; controls, part of which stays as it is, keep theirs."""
         self.verify()
         for number, member in enumerate(self.members):
-            dead = self._idle[number] >= self._dead_after
-            if KINDS[member.kind].frozen or not bool(dead.any()):
+            dead, features = self._idle[number] >= self._dead_after, self._mesh.features
+            if KINDS[member.kind].frozen or not bool(features.greatest(dead.any().float())):
                 continue
-            missed = raw[member.written] - self._dictionary(number).to(self._device).reconstruct(raw[member.site])
+            part = self._dictionary(number).to(self._device)
+            missed = raw[member.written] - _reconstructed(part, raw[member.site], member.k, features)
             generator = runtime.generator("resample", member.seed, member.name, member.site, self.done)
             batch = StepBatch(rows[member.site], rows[member.written])
             length = SHORT if member.k is None else 1.0
-            resample(self.params[number], self._adam.state, batch, missed.square().sum(1), dead, generator, length)
+            squares = missed.square().sum(1)
+            resample(self.params[number], self._adam.state, batch, squares, dead, generator, length, features)
             self._idle[number].masked_fill_(dead, 0)
 
     def _rate(self, number: int) -> float:
@@ -373,3 +455,34 @@ class Trainer:
             loss_convention=kind.convention,
             recipe=facts,
         )
+
+
+def _own(sweep: Sequence[SweepMember], mesh: Mesh) -> list[int]:
+    """Numbers of the members that this rank trains."""
+    require(
+        len(sweep) >= mesh.groups,
+        f"there are {mesh.groups} groups of ranks for {len(sweep)} members; start fewer, or share members among more "
+        "by data_ranks and feature_ranks",
+    )
+    for member in sweep:
+        require(
+            member.d_sae >= mesh.features.size,
+            f"{member.name} has {member.d_sae} features for feature_ranks = {mesh.features.size}; lower feature_ranks",
+        )
+    dealt = mesh.dealt([(member.d_in + member.d_out) * member.d_sae for member in sweep])
+    return [number for number, group in enumerate(dealt) if group == mesh.number]
+
+
+def _reconstructed(part: Dictionary, x: Float[Tensor, "rows d_in"], k: int | None, features: Group) -> Tensor:
+    """What a dictionary makes of ``x``, of which every rank of ``features`` has a part."""
+    codes = part.encode(x)
+    if features.size == 1:
+        return part.decode(codes, x)
+    if part.config.activation == "topk":
+        assert k is not None, part
+        values, places = codes.topk(min(k, part.d_sae), dim=1)
+        table = values.new_zeros(len(x), k)
+        table[:, : values.shape[1]] = values
+        kept = table.mul_(among_largest(table, k, features))[:, : values.shape[1]]
+        codes = torch.zeros_like(codes).scatter_(1, places, kept)
+    return features.sum(codes @ part.W_dec) + part.decode(torch.zeros_like(codes), x)

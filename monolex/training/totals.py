@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monolex.errors import UserError
 from monolex.training.members import SweepMember
 from monolex.training.records import PARTS, Loss
 
@@ -40,13 +39,11 @@ class Totals:
     ) -> list[dict[str, Any]]:
         """Means since the last call, one row a member, and the count starts again; one read by the host.
 
-        Raises:
-            UserError: a loss was not finite.
+        A row's ``bad_step`` is the first step whose loss was not finite, -1 for none.
         """
         host = torch.cat([self.sums.flatten(), self.variance, factors, idle_for_long, self.bad_step]).tolist()
         n, m, width, count = len(self._members), len(self._sites), 1 + len(PARTS), done - self._read_at
         sums, by_site, counters = host[: n * width], host[n * width : -2 * n], host[-2 * n :]
-        self.require_finite([int(bad) for bad in counters[n:]])
         spread = dict(zip(self._sites, by_site[:m], strict=True))
         scales = dict(zip(self._sites, by_site[m:], strict=True))
         rows = []
@@ -56,32 +53,21 @@ class Totals:
             means = {name: value / count / scale ** POWERS.get(name, 0) for name, value in total.items()}
             fvu = total["mse"] / variance if variance > 0 else None
             rows.append(
-                {"site": member.site, "member": member.name, **means, "fvu": fvu, "dead": int(counters[number])}
-            )
+                {
+                    "site": member.site, "member": member.name, **means, "fvu": fvu, "dead": int(counters[number]),
+                    "bad_step": int(counters[n + number]),
+                }
+            )  # fmt: skip
         self.sums.zero_()
         self.variance.zero_()
         self._read_at = done
         return rows
 
-    def require_finite(self, bad_steps: Sequence[int]) -> None:
-        """Refuse to go on after a step of some member, -1 for none.
+    def state(self, number: int) -> dict[str, Tensor]:
+        """All of a member that later reads depend on."""
+        return {"sums": self.sums[number], "read_at": torch.tensor(self._read_at)}
 
-        Raises:
-            UserError: names the step, the member and its learning rate.
-        """
-        for member, step in zip(self._members, bad_steps, strict=True):
-            if step >= 0:
-                raise UserError(
-                    f"the loss of {member.name} at {member.site} is not finite at step {step} "
-                    f"(lr = {member.lr:g}); lower its learning rate or leave the member out"
-                )
-
-    def state(self) -> dict[str, Tensor]:
-        """All that later reads depend on."""
-        return {"sums": self.sums, "variance": self.variance, "read_at": torch.tensor(self._read_at)}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from :meth:`state`."""
-        self._read_at = int(state["read_at"])
-        self.sums.copy_(state["sums"])
-        self.variance.copy_(state["variance"])
+    def load_state(self, number: int, sums: Tensor, read_at: int) -> None:
+        """Continue a member from :meth:`state`."""
+        self._read_at = read_at
+        self.sums[number].copy_(sums)

@@ -1,28 +1,28 @@
 """Train a sweep into a folder: one pass over the stream, checkpoints, metrics.jsonl, exact resume.
 
-The state from which a killed run resumes is one safetensors file, replaced whole by a rename, so there is always a
+The state from which a killed run resumes (:mod:`monolex.training.state`) is replaced whole, so there is always a
 complete one. Batches are a pure function of their number; nothing about the data needs to be saved. On a CPU with the
-same number of threads a resumed run writes the same bytes as an uninterrupted one.
+same number of threads and ranks a resumed run writes the same bytes as an uninterrupted one.
+
+Under torchrun all ranks train (:mod:`monolex.ranks.mesh`); what is logged of all of them is written by rank 0.
 
     FOLDER/SITE/NAME/           the dictionaries
     FOLDER/members.json         one row a member: what it is, where it lies, its last metrics
     FOLDER/metrics.jsonl        one row a member every `log_every` steps
     FOLDER/checkpoints/STEP/SITE/NAME/
-    FOLDER/state/state.safetensors   only until the sweep is done
+    FOLDER/state/               only until the sweep is done
     FOLDER/last_good/SITE/NAME/      the dictionaries last saved before a loss that was not finite
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
-from torch import Tensor
+import torch
 
 from monolex import runtime
 from monolex.artifact import (
@@ -38,7 +38,6 @@ from monolex.artifact import (
     read_json,
     request_hash,
     warn_replacing,
-    write_bytes,
     write_json,
 )
 from monolex.config import identity, located
@@ -48,13 +47,16 @@ from monolex.dictionaries.listing import CHECKPOINTS
 from monolex.errors import UserError
 from monolex.interrupt import interruptible
 from monolex.lock import alone
+from monolex.ranks import here, world
+from monolex.ranks.group import LostRankError
+from monolex.ranks.mesh import mesh
 from monolex.train_config import TrainConfig
+from monolex.training import state
 from monolex.training.data import TrainingData, stored_source
 from monolex.training.members import members
 from monolex.training.sweep import Trainer
 
 KIND = "sweep"
-STATE = Path("state") / "state.safetensors"
 LAST_GOOD = "last_good"
 SMALL = 2**25
 """Multiplications of a matrix product below which a second thread costs more than it gains (docs/log.md)."""
@@ -80,13 +82,15 @@ def train_from(folder: str | Path, data: TrainingData, config: TrainConfig) -> M
     if config.init is not None:
         start = load(config.init)
         parents["init"] = digest([file_hash(Path(config.init) / name) for name in (WEIGHTS, CONFIG)])
+    world.agree(data=digest(parents), configuration=digest([identity(config), config.data_ranks, config.feature_ranks]))
     if is_done(folder, KIND, identity(config), parents):
         runtime.log.info("%s is done", folder)
         return open_artifact(folder, KIND)
     if not data.sites:
-        _clear(folder)
+        if here.rank() == 0:
+            _clear(folder)
         nothing = {"members": [], "steps": 0, "rows": 0, "checkpoints": []}
-        return _finish(folder, data, config, parents, {}, nothing)
+        return _of_first(folder, lambda: _finish(folder, data, config, parents, {}, nothing))
     return _Run(folder, data, config, parents, start).train()
 
 
@@ -108,12 +112,17 @@ class _Run:
         self.kept = checkpoint_steps(self.steps, config.keep_checkpoints)
         self.members = members(config, data.sites, data.targets)
         device = runtime.device(config.train_device)
-        self.trainer = Trainer(self.members, config, self.steps, device=device, start=start, usual=data.usual)
+        self.ranks = mesh(config.data_ranks, config.feature_ranks)
+        self.trainer = Trainer(
+            self.members, config, self.steps, device=device, start=start, usual=data.usual, mesh=self.ranks
+        )
 
     def train(self) -> Manifest:
         saved = self._saved_state()
+        world.wait()  # until all have looked
         if saved is None:
-            _clear(self.folder)
+            if here.rank() == 0:
+                _clear(self.folder)
         else:
             self.trainer.load_state(saved)
             runtime.log.info("%s: resumed at step %d of %d", self.folder, self.trainer.done, self.steps)
@@ -124,17 +133,22 @@ class _Run:
         )  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
         largest = max(self.config.batch_size * member.d_in * member.d_sae for member in self.members)
-        with (
-            runtime.threads(1 if largest < SMALL else 2**16),
-            closing(runtime.Metrics(self.folder / "metrics.jsonl", self.trainer.done)) as metrics,
-        ):
+        with runtime.threads(1 if largest < SMALL else 2**16), ExitStack() as opened:
+            metrics = None
+            if here.rank() == 0:
+                log = runtime.Metrics(self.folder / "metrics.jsonl", self.trainer.done)
+                metrics = opened.enter_context(closing(log))
             self._loop(metrics)
         return self._finish()
 
-    def _loop(self, metrics: runtime.Metrics) -> None:
-        trainer, config = self.trainer, self.config
+    def _loop(self, metrics: runtime.Metrics | None) -> None:
+        """``metrics`` are written by rank 0."""
+        trainer, config, every = self.trainer, self.config, world.world()
         batches = self.data.stream.batches(trainer.done)
-        with runtime.progress(self.steps * config.batch_size, "train", " rows") as bar, interruptible() as interrupted:
+        with (
+            runtime.progress(self.steps * config.batch_size, "train", " rows") as bar,
+            interruptible(again=every.size == 1) as interrupted,
+        ):
             # Rows of an earlier process count as done but not towards the rate.
             bar.n = bar.initial = trainer.done * config.batch_size
             while trainer.done < self.steps:
@@ -142,18 +156,23 @@ class _Run:
                     trainer.step(next(batches))
                 self._after_step(metrics)
                 # before the bar, which a closed terminal refuses
-                if interrupted.is_set():
+                if signal := self._stopped_by(interrupted.number):
                     self._save_state()
-                    raise KeyboardInterrupt(interrupted.number)
+                    raise KeyboardInterrupt(signal)
                 bar.update(config.batch_size)
 
-    def _after_step(self, metrics: runtime.Metrics) -> None:
+    def _stopped_by(self, signal: int | None) -> int:
+        """The number of the signal that reached any rank; 0 for none. All ranks stop after the same step."""
+        return int(world.world().greatest(torch.tensor(signal or 0)))
+
+    def _after_step(self, metrics: runtime.Metrics | None) -> None:
         done, config = self.trainer.done, self.config
         last = done == self.steps
         if last or done % config.log_every == 0:
             with self._keeping_last_good():
                 rows = self.trainer.metrics()
-            for row in rows:
+            for row in rows if metrics else ():
+                assert metrics is not None
                 metrics.write({"step": done, "rows": done * config.batch_size, **row})
         if done in self.kept:
             self._save_dictionaries(self.folder / CHECKPOINTS / str(done))
@@ -166,36 +185,27 @@ class _Run:
         return self._write_dictionaries(folder)
 
     def _write_dictionaries(self, folder: Path) -> dict[str, FileEntry]:
-        entries = {}
-        trained = self.trainer.dictionaries(self.data.model, self.data.fingerprint)
-        for member, dictionary in zip(self.members, trained, strict=True):
-            path = folder / member.site / member.name
-            for name, entry in dictionary.save(path).items():
-                entries[(path / name).relative_to(self.folder).as_posix()] = entry
-        return entries
+        entries = self.trainer.save(folder, self.data.model, self.data.fingerprint)
+        return {(folder / name).relative_to(self.folder).as_posix(): entry for name, entry in entries.items()}
 
     def _save_state(self) -> None:
         with self._keeping_last_good():
             self.trainer.verify()
-        metadata = {"request": self.request, "step": str(self.trainer.done)}
-        write_bytes(self.folder / STATE, save_tensors(self.trainer.state(), metadata))
+        state.write(self.folder, self.request, self.trainer.done, self.trainer.state())
 
-    def _saved_state(self) -> dict[str, Tensor] | None:
-        path = self.folder / STATE
-        if not path.exists():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                if file.metadata()["request"] == self.request:
-                    # copies, for Windows replaces no file that is still mapped
-                    return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except SafetensorError as error:
-            raise UserError(f"{path} is damaged ({error}); delete it to train from the beginning") from error
+    def _saved_state(self) -> state.SavedState | None:
+        saved = state.read(self.folder)
+        if saved is None or saved.request == self.request:
+            return saved
         runtime.log.info("%s: the saved state answers another configuration; starting again", self.folder)
         return None
 
     def _finish(self) -> Manifest:
         files = self._save_dictionaries(self.folder)
+        parameters = self.trainer.n_parameters
+        return _of_first(self.folder, lambda: self._finished(files, parameters))
+
+    def _finished(self, files: dict[str, FileEntry], parameters: int) -> Manifest:
         log = self.folder / "metrics.jsonl"
         last = {(r["site"], r["member"]): r for r in runtime.read_jsonl(log) if r["step"] == self.steps}
         table: list[dict[str, Any]] = []
@@ -213,18 +223,21 @@ class _Run:
             "members": table,
             "steps": self.steps,
             "rows": self.steps * self.config.batch_size,
-            "parameters": self.trainer.n_parameters,
+            "parameters": parameters,
             "checkpoints": self.kept,
+            "ranks": {"all": here.size(), "data": self.config.data_ranks, "feature": self.config.feature_ranks},
             WARNINGS: [f"{row['path']}: {sentence}" for row in table for sentence in _doubts(row, self.config)],
         }
         manifest = _finish(self.folder, self.data, self.config, self.parents, files, facts)
-        shutil.rmtree(self.folder / STATE.parent, ignore_errors=True)
+        shutil.rmtree(self.folder / state.STATE, ignore_errors=True)
         return manifest
 
     @contextmanager
     def _keeping_last_good(self) -> Iterator[None]:
         try:
             yield
+        except LostRankError:
+            raise
         except UserError as error:
             raise UserError(f"{error}; {self._keep_last_good()}") from error
 
@@ -232,15 +245,17 @@ class _Run:
         """Put the dictionaries last saved, checkpoint or state, where no later request clears them; say where."""
         written = [int(path.name) for path in self.folder.glob(f"{CHECKPOINTS}/*")]
         step = max((step for step in written if step < self.trainer.done), default=0)
-        state, target = self._saved_state(), self.folder / LAST_GOOD
-        in_state = 0 if state is None else int(state["step"][0])
+        saved, target = self._saved_state(), self.folder / LAST_GOOD
+        in_state = 0 if saved is None else saved.step
         if max(step, in_state) == 0:
             return "nothing had been saved before"
-        shutil.rmtree(target, ignore_errors=True)
-        if state is not None and in_state >= step:
-            self.trainer.load_state(state)
+        if here.rank() == 0:
+            shutil.rmtree(target, ignore_errors=True)
+        world.wait()
+        if saved is not None and in_state >= step:
+            self.trainer.load_state(saved)
             self._write_dictionaries(target)
-        else:
+        elif here.rank() == 0:
             shutil.copytree(self.folder / CHECKPOINTS / str(step), target)
         return f"the dictionaries of step {max(step, in_state)} are kept in {target}, for load_dictionary and for init"
 
@@ -261,8 +276,16 @@ def _clear(folder: Path) -> None:
         for name in stale:
             (folder / name).unlink(missing_ok=True)
     (folder / "metrics.jsonl").unlink(missing_ok=True)
-    for name in (CHECKPOINTS, STATE.parent):
+    for name in (CHECKPOINTS, state.STATE):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _of_first(folder: Path, finished: Callable[[], Manifest]) -> Manifest:
+    """What rank 0 finishes, for all of them."""
+    if here.rank() == 0:
+        finished()
+    world.wait()
+    return open_artifact(folder, KIND)
 
 
 def _finish(

@@ -60,7 +60,7 @@ class Operators:
         residual, errors, squares = -target, [], []
         for begin, end in zip((0, *prefixes), prefixes, strict=False):
             values = codes.values if len(prefixes) == 1 else codes.values * _between(codes.features, begin, end)
-            residual = residual + _bags(weights.rows, codes, values)
+            residual = residual + bags(weights.rows, codes, values)
             errors.append(residual)
             squares.append(residual.square().sum(1))
         error = torch.stack(errors).mul_(2 / (target.numel() * len(prefixes)))
@@ -68,7 +68,7 @@ class Operators:
         error = error.flip(0).cumsum(0).flip(0) if len(prefixes) > 1 else error
         slopes = torch.zeros_like(codes.values)
         for level, (begin, end) in enumerate(zip((0, *prefixes), prefixes, strict=False)):
-            part = _slopes(weights.rows, codes, error[level])
+            part = bag_slopes(weights.rows, codes, error[level])
             slopes += part if len(prefixes) == 1 else part * _between(codes.features, begin, end)
         return BatchErrors(error, slopes, torch.stack(squares))
 
@@ -132,16 +132,16 @@ def _between(features: Tensor, begin: int, end: int) -> Tensor:
     return (features >= begin) & (features < end)
 
 
-def _bags(table: Tensor, codes: ActiveCodes, values: Tensor) -> Float[Tensor, "batch d"]:
+def bags(table: Tensor, codes: ActiveCodes, values: Tensor) -> Float[Tensor, "batch d"]:
     """For every row of the batch the sum of its features' rows of ``table``."""
     return embedding_bag(codes.features, table, codes.starts, per_sample_weights=values, mode="sum")
 
 
-def _slopes(table: Tensor, codes: ActiveCodes, error: Tensor) -> Float[Tensor, "listed"]:
+def bag_slopes(table: Tensor, codes: ActiveCodes, error: Tensor) -> Float[Tensor, "listed"]:
     """Product of every code's row of ``table`` with the error of its row of the batch."""
     with torch.enable_grad():
         values = codes.values.detach().requires_grad_()
-        out = _bags(table, codes, values)
+        out = bags(table, codes, values)
         return torch.autograd.grad(out, values, error)[0]
 
 

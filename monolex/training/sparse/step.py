@@ -7,7 +7,7 @@ Three ways do the parts: :class:`~monolex.training.sparse.compiled.Compiled` (nu
 takes five products instead, step by step as it is; a Gated then leaves the step to autograd.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,8 +20,11 @@ from monolex.training.losses import BANDWIDTH
 from monolex.training.members import SweepMember
 from monolex.training.optim import BETAS, MOMENTS
 from monolex.training.records import Loss, StepBatch, StepSettings
+from monolex.training.sparse import across
+from monolex.training.sparse.across import Across, among_largest, cut_listed, gathered, kept_codes
 from monolex.training.sparse.available import Parts
 from monolex.training.sparse.codes import ActiveCodes, AddedGradients, BatchErrors, Passed, Weights
+from monolex.training.sparse.operators import rows_of
 from monolex.training.sparse.penalty import penalty
 from monolex.training.steps import centred_input, free_rows, keep_largest, left_to_codes, unit
 
@@ -44,7 +47,10 @@ class Slopes(NamedTuple):
 
 class SparseStep:
     """Steps of one member, in ``parts`` that take Adam's step too (``params`` and their moments in ``adam`` change in
-    place), or that leave ``grad`` in ``params``."""
+    place), or that leave ``grad`` in ``params``.
+
+    Among ranks, ``params`` hold the features numbered ``owned``, and every rank is given whole batches.
+    """
 
     def __init__(
         self,
@@ -56,8 +62,12 @@ class SparseStep:
         decoder_rate: float,
         bf16: bool,
         parts: Parts,
+        ranks: Across = Across(),  # noqa: B008 (immutable)
+        owned: range | None = None,
     ) -> None:
-        self.member, self.params, self.bf16 = member, params, bf16
+        self.member, self.params, self.bf16, self._ranks = member, params, bf16, ranks
+        owned = owned or range(member.d_sae)
+        self._n = len(owned)
         self._state = adam.state
         self._parts = parts(self._state)
         self._now = 0.0, 0
@@ -66,7 +76,7 @@ class SparseStep:
                 if tensor.requires_grad:
                     moments = {moment: torch.zeros_like(tensor, requires_grad=False) for moment in MOMENTS}
                     self._state[tensor] = {"step": torch.zeros((), device=tensor.device), **moments}
-        self._ends = member.prefixes or (member.d_sae,)
+        self._ends = tuple(min(max(end - owned.start, 0), len(owned)) for end in member.prefixes or (member.d_sae,))
         self._prefixes = torch.tensor(self._ends, device=params["W_dec"].device)
         self._unit, self._free, self._decoder_rate = unit_rows, free_rows(member), decoder_rate
         self._as_stored = unit_rows or self._free or not params["W_dec"].requires_grad
@@ -81,29 +91,36 @@ class SparseStep:
         centred = centred_input(params, batch.x).detach().contiguous()
         alike = batch.y is batch.x and "centre" not in params
         target = centred if alike else left_to_codes(params, centred, batch.y).detach().contiguous()
-        pre = self._encode(centred, rows)
+        pre = self._encode(self._ranks.part(centred), rows)
         listed = self._choose(pre, settings)
         if listed is None:
             return None if kind.loss == "gated" else self._by_products(pre, centred, target, settings, weights)
+        decoded = [self._decode(target, weights, self._codes(listed))]
+        if kind.loss == "gated":  # gates are decoded once more
+            decoded.append(self._decode(target, weights, listed))
+        # from here on of all rows of the batch
+        listed, decoded = gathered(listed, decoded, self._ranks.rows)
         codes = self._codes(listed)
-        slopes = self._slopes(target, weights, listed, codes, settings)
+        slopes = self._slopes(listed, codes, decoded, settings)
         aux, added = self._auxk(pre, centred, slopes.out, settings, rows)
         self._move(Passed(centred, codes, slopes.out, added), weights, slopes.vectors)
         active = codes.values > 0
-        count, size = active.sum(), len(pre)
+        l1, count = self._ranks.features.sum(torch.stack([codes.values.sum(), active.sum()]))
+        size = len(centred)
         parts = {
-            "mse": _mean(slopes.out.squares[-1], target),
-            "l1": codes.values.sum() / size,
+            "mse": _mean(slopes.out.squares[-1], slopes.out),
+            "l1": l1 / size,
             "l0": count / size,
             "aux": slopes.aux if settings.revival is None else aux,
         }
-        fired = torch.zeros(self.member.d_sae, dtype=torch.bool, device=pre.device)
+        fired = torch.zeros(self._n, dtype=torch.bool, device=pre.device)
         fired[codes.features[active]] = True
         total = slopes.total + (0.0 if settings.revival is None else settings.revival.weight * aux)
         threshold = None
         if kind.activation == "threshold":
             nothing = total.new_full((1,), torch.inf)
-            threshold = torch.cat([codes.values.where(active, torch.inf), nothing]).min()
+            smallest = torch.cat([codes.values.where(active, torch.inf), nothing]).min()
+            threshold = self._ranks.features.least(smallest)
         return Loss(total, parts, fired, threshold)
 
     def _encode(self, centred: Tensor, rows: Tensor) -> Tensor:
@@ -116,10 +133,56 @@ class SparseStep:
         """Pre-activations that are active or have a say in what is; None where a ReLU's are too many."""
         loss = KINDS[self.member.kind].loss
         if loss == "topk":
-            return self._parts.largest_of_rows(pre, settings.k)
+            return self._largest_of_rows(pre, settings.k)
         if loss == "jumprelu":
             return self._parts.above(pre, self.params["log_threshold"].detach().exp() * (1 - BANDWIDTH / 2))
-        return self._parts.largest_of_batch(pre, None if self.member.k is None else settings.k)
+        return self._positive(pre) if self.member.k is None else self._largest_of_batch(pre, settings.k)
+
+    def _largest_of_rows(self, pre: Tensor, k: int) -> ActiveCodes:
+        codes = self._parts.largest_of_rows(pre, min(k, self._n))
+        if self._ranks.features.size == 1:
+            return codes
+        rows = rows_of(codes)
+        slots = torch.arange(len(rows), device=pre.device) - codes.starts[rows]
+        table = torch.zeros(len(pre), k, device=pre.device)
+        table[rows, slots] = codes.values
+        kept = among_largest(table, k, self._ranks.features)[rows, slots]
+        return kept_codes(codes, kept & (codes.values > 0))
+
+    def _largest_of_batch(self, pre: Tensor, k: int) -> ActiveCodes:
+        ranks = self._ranks
+        if ranks.alone:
+            listed = self._parts.largest_of_batch(pre, k)
+            assert listed is not None, "only a ReLU's are too many"
+            return listed
+        share = -(-k // ranks.features.size)
+        while True:
+            # twice what an even share would be; where the cut is not above the smallest, there could be more
+            share = min(2 * share, self._n)
+            listed = self._parts.largest_of_batch(pre, share)
+            assert listed is not None, "only a ReLU's are too many"
+            kept, cut = cut_listed(listed, k * len(pre) * ranks.rows.size, ranks.every)
+            whole = share == self._n or len(listed.values) < share * len(pre)
+            short = cut.new_zeros(()) if whole else (listed.values.min() >= cut).float()
+            if not bool(ranks.every.greatest(short)):
+                return kept
+
+    def _positive(self, pre: Tensor) -> ActiveCodes | None:
+        listed = self._parts.largest_of_batch(pre, None)
+        if self._ranks.alone:
+            return listed
+        many = self._ranks.every.greatest(torch.tensor(float(listed is None), device=pre.device))
+        if bool(many) and KINDS[self.member.kind].loss == "gated":
+            # autograd knows of no ranks
+            return self._parts.above(pre, torch.full((self._n,), torch.finfo(torch.float32).tiny, device=pre.device))
+        return None if bool(many) else listed
+
+    def _decode(self, target: Tensor, weights: Weights, codes: ActiveCodes) -> BatchErrors:
+        """Errors of this rank's part of the batch."""
+        part = self._ranks.part(target)
+        if self._ranks.features.size == 1:
+            return self._parts.decode(part, weights, codes)
+        return across.decode(part, weights, codes, self._ranks.features)
 
     def _codes(self, listed: ActiveCodes) -> ActiveCodes:
         """The codes of listed pre-activations."""
@@ -137,35 +200,33 @@ class SparseStep:
         return (vector.exp() if exp else vector)[codes.features]
 
     def _slopes(
-        self, target: Tensor, weights: Weights, listed: ActiveCodes, codes: ActiveCodes, settings: StepSettings
+        self, listed: ActiveCodes, codes: ActiveCodes, decoded: Sequence[BatchErrors], settings: StepSettings
     ) -> Slopes:
-        """Errors and slopes of the kind's loss."""
-        out = self._parts.decode(target, weights, codes)
-        total = _mean(out.squares, target) / len(out.squares)
-        nothing, size = torch.zeros_like(total), len(target)
+        """Slopes of the kind's loss by the errors of what was decoded."""
+        out = decoded[0]
+        total = _mean(out.squares, out) / len(out.squares)
+        nothing, size = torch.zeros_like(total), out.error.shape[1]
         if "log_threshold" in self.params:
             assert settings.pressure is not None
             threshold, active = self._of("log_threshold", listed, exp=True), codes.values > 0
             inside = (listed.values - threshold).abs_() < BANDWIDTH / 2 * threshold
             slope = (out.slopes * threshold).add_(settings.pressure / size).mul_(inside).div_(-BANDWIDTH)
-            total = total + settings.pressure * active.sum() / size
+            total = total + settings.pressure * self._ranks.features.sum(active.sum()) / size
             vectors = {"log_threshold": self._by_feature(codes, slope)}
             return Slopes(out._replace(slopes=out.slopes * active), total, nothing, vectors)
         if "r_mag" in self.params:
-            return self._gated(target, weights, listed, codes, out)
+            return self._gated(listed, codes, *decoded)
         if self.member.alpha is None:
             # a listed code of 0 is no active one
             return Slopes(out._replace(slopes=out.slopes * (codes.values > 0)), total, nothing, {})
-        slopes, added = penalty(codes.values, self.member, settings, size)
+        slopes, added = penalty(codes.values, self.member, settings, size, self._ranks.features)
         return Slopes(out._replace(slopes=out.slopes + slopes), total + added, nothing, {})
 
-    def _gated(
-        self, target: Tensor, weights: Weights, listed: ActiveCodes, codes: ActiveCodes, out: BatchErrors
-    ) -> Slopes:
+    def _gated(self, listed: ActiveCodes, codes: ActiveCodes, out: BatchErrors, alone: BatchErrors) -> Slopes:
         """Of magnitudes that are decoded and gates that are decoded once more, beside their L1."""
         assert self.member.alpha is not None
-        alone, size = self._parts.decode(target, weights, listed), len(target)
-        aux, l1 = _mean(alone.squares, target), listed.values.sum() / size
+        size = out.error.shape[1]
+        aux, l1 = _mean(alone.squares, alone), self._ranks.features.sum(listed.values.sum()) / size
         by_gate = alone.slopes + self.member.alpha / size
         by_magnitude = out.slopes * (codes.values > 0)
         factor, shared = self._of("r_mag", listed, exp=True), listed.values - self._of("b_enc", listed)
@@ -174,34 +235,45 @@ class SparseStep:
             "b_mag": self._by_feature(codes, by_magnitude),
             "r_mag": self._by_feature(codes, by_magnitude * factor * shared),
         }
-        total = _mean(out.squares, target) + self.member.alpha * l1 + aux
+        total = _mean(out.squares, out) + self.member.alpha * l1 + aux
         return Slopes(out._replace(slopes=by_gate + by_magnitude * factor), total, aux, vectors)
 
     def _by_feature(self, codes: ActiveCodes, numbers: Tensor) -> Float[Tensor, "d_sae"]:
-        return torch.bincount(codes.features, numbers, self.member.d_sae).to(numbers.dtype)
+        return torch.bincount(codes.features, numbers, self._n).to(numbers.dtype)
 
     def _by_products(
         self, pre: Tensor, centred: Tensor, target: Tensor, settings: StepSettings, weights: Weights
     ) -> Loss:
         """A ReLU's step by matrix products: the reconstruction in float32, the others as its pre-activations."""
-        size, every = len(pre), torch.arange(self.member.d_sae, device=pre.device)
+        ranks, size = self._ranks, len(centred)
+        every = torch.arange(self._n, device=pre.device)
         codes, rows = pre.relu_(), weights.rows.to(pre.dtype)
         exact = codes.float()  # sums of bf16 are slow, and read this
         # a small error is the difference of large numbers: in bf16 it would be about their rounding
-        error = by_rows(exact, weights.rows.T).sub_(target)
-        mse = error.square().mean()
-        error *= 2 / error.numel()
+        error = ranks.features.sum(by_rows(exact, weights.rows.T)).sub_(ranks.part(target))
+        squares = ranks.rows.sum(error.square().sum())
+        error *= 2 / target.numel()
         small, active = error.to(pre.dtype), codes > 0
-        slopes, pressed = penalty(exact, self.member, settings, size)
+        slopes, pressed = penalty(exact, self.member, settings, size, ranks.every)
         by_code = (small @ rows.T).add_(slopes).mul_(active)
-        sums = (codes.T @ small, by_code.T @ centred.to(pre.dtype), (by_code.new_ones(1, size) @ by_code)[0])
-        added = AddedGradients(every, *(part.float() for part in sums))
+        read = ranks.part(centred).to(pre.dtype)
+        sums = (codes.T @ small, by_code.T @ read, (by_code.new_ones(1, len(pre)) @ by_code)[0])
+        added = AddedGradients(every, *self._over_rows(*(part.float() for part in sums)))
         empty, counts = centred.new_zeros(0), every.new_zeros(size)
         nothing = ActiveCodes(counts, counts, every[:0].int(), empty)
-        self._move(Passed(centred, nothing, BatchErrors(error[None], empty, empty[None]), added), weights, {})
-        l1, l0 = exact.sum() / size, active.sum() / size
-        parts = {"mse": mse, "l1": l1, "l0": l0, "aux": torch.zeros_like(mse)}
-        return Loss(mse + pressed, parts, exact.amax(0) > 0)
+        whole = torch.cat(ranks.rows.alike(error))[None]
+        self._move(Passed(centred, nothing, BatchErrors(whole, empty, empty[None]), added), weights, {})
+        l1, count = ranks.every.sum(torch.stack([exact.sum(), active.sum()]))
+        mse, fired = squares / target.numel(), ranks.rows.greatest((exact.amax(0) > 0).to(torch.uint8))
+        parts = {"mse": mse, "l1": l1 / size, "l0": count / size, "aux": torch.zeros_like(mse)}
+        return Loss(mse + pressed, parts, fired.bool())
+
+    def _over_rows(self, *sums: Tensor) -> Sequence[Tensor]:
+        """Sums over this rank's part of a batch as those over all of it: one exchange."""
+        if self._ranks.rows.size == 1:
+            return sums
+        flat = self._ranks.rows.sum(torch.cat([part.flatten() for part in sums]))
+        return [part.view_as(like) for part, like in zip(flat.split([s.numel() for s in sums]), sums, strict=True)]
 
     def _auxk(
         self, pre: Tensor, centred: Tensor, out: BatchErrors, settings: StepSettings, rows: Tensor
@@ -210,19 +282,34 @@ class SparseStep:
         revival, (prefixes, _, d_out), d_in = settings.revival, out.error.shape, centred.shape[1]
         none_dead = torch.zeros(0, dtype=torch.int64, device=pre.device)
         dead = none_dead if revival is None else revival.dead.nonzero()[:, 0]
-        if revival is None or len(dead) == 0:
+        if revival is None or (len(dead) == 0 and self._ranks.features.size == 1):
             nothing = (centred.new_zeros(0, d_out), centred.new_zeros(0, d_in), centred.new_zeros(0))
             return centred.new_zeros(()), AddedGradients(dead, *nothing)
-        width = max(1, min(d_out // 2, pre.shape[1]))
+        ranks, width = self._ranks, max(1, min(d_out // 2, self.member.d_sae))
         chosen = pre[:, dead].float()
-        codes = keep_largest(chosen, width) if len(dead) > width else chosen.relu()
+        codes = self._largest_dead(chosen, width)
         directions, whole = rows[dead], out.error[-1]
         # the error is 2 / (batch · d_out · prefixes) times x̂ - x
-        missed = torch.addmm(whole * (whole.numel() * prefixes / 2), codes, directions)
-        loss = missed.square().mean()
+        left = ranks.part(whole) * (whole.numel() * prefixes / 2 if ranks.features.first else 0.0)
+        missed = ranks.features.sum(torch.addmm(left, codes, directions))
+        any_dead = ranks.features.greatest(revival.dead.any().to(missed.dtype))
+        loss = any_dead * ranks.rows.sum(missed.square().sum()) / whole.numel()
         missed *= 2 * revival.weight / whole.numel()
         by_code = (missed @ directions.T).mul_(codes > 0)
-        return loss, AddedGradients(dead, codes.T @ missed, by_code.T @ centred, by_code.sum(0))
+        sums = self._over_rows(codes.T @ missed, by_code.T @ ranks.part(centred), by_code.sum(0))
+        return loss, AddedGradients(dead, *sums)
+
+    def _largest_dead(self, chosen: Float[Tensor, "part dead"], width: int) -> Float[Tensor, "part dead"]:
+        """ReLU of the ``width`` largest of a row among the dead features of all ranks."""
+        features = self._ranks.features
+        if features.size == 1:
+            return keep_largest(chosen, width) if chosen.shape[1] > width else chosen.relu()
+        some = min(width, chosen.shape[1])
+        values, places = chosen.topk(some, dim=1)
+        table = torch.zeros(len(chosen), width, device=chosen.device)
+        table[:, :some] = values.relu()
+        kept = table.mul_(among_largest(table, width, features))[:, :some]
+        return torch.zeros_like(chosen).scatter_(1, places, kept)
 
     def _move(self, passed: Passed, weights: Weights, vectors: Mapping[str, Tensor]) -> None:
         """Give all parameters their gradients, or the step that follows from them."""
@@ -232,7 +319,7 @@ class SparseStep:
         if "b_dec" in self.params:
             gradients["b_dec"] = whole.sum(0)
             if "centre" not in self.params:
-                gradients["b_dec"] = gradients["b_dec"] - moved.pull
+                gradients["b_dec"] = gradients["b_dec"] - self._ranks.features.sum(moved.pull)
         if "W_skip" in self.params:
             gradients["W_skip"] = whole.T @ passed.centred
         for name, gradient in gradients.items():
@@ -259,6 +346,6 @@ def _adam(parameter: Tensor, gradient: Tensor, state: Mapping[str, Tensor], by: 
     parameter.addcdiv_(first, second.sqrt().mul_(root).add_(1e-8), value=-rate)
 
 
-def _mean(squares: Float[Tensor, "*prefixes batch"], target: Float[Tensor, "batch d_out"]) -> Float[Tensor, ""]:
-    """Mean over all entries of ``target``, from sums over the dimensions of every row; summed over prefixes."""
-    return (squares.double().sum() / target.numel()).to(target.dtype)
+def _mean(squares: Float[Tensor, "*prefixes batch"], out: BatchErrors) -> Float[Tensor, ""]:
+    """Mean over all entries of a batch, from sums over the dimensions of every row; summed over prefixes."""
+    return (squares.double().sum() / out.error[0].numel()).to(out.error.dtype)
