@@ -15,9 +15,14 @@ import tyro
 from monolex import __version__
 from monolex.errors import UserError
 from monolex.interrupt import stoppable
+from monolex.ranks import here
 from monolex.runtime import setup_logging
 from monolex.said import say
+from monolex.stages import STAGES
 from monolex.verbs import verbs
+
+OVER_RANKS = ("run", "demo", *(stage.verb for stage in STAGES))
+"""Verbs that all ranks of torchrun's do together."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     try:
         _require_once(arguments)
+        if here.rank() > 0 and arguments and arguments[0] not in OVER_RANKS:
+            return 0  # rank 0 does it
         code = tyro.extras.subcommand_cli_from_dict(
             verbs(),
             prog="monolex",
@@ -51,7 +58,8 @@ def _run(arguments: Sequence[str]) -> int:
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )
     except UserError as error:
-        sys.stderr.write(f"monolex: {error}\n")
+        which = f"rank {here.rank()}: " if here.rank() > 0 else ""
+        sys.stderr.write(f"monolex: {which}{error}\n")
         return 2
     except BrokenPipeError:
         # Whoever read our output has had enough; Python must not try to flush the rest.

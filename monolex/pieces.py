@@ -1,5 +1,7 @@
 """Artefacts made piece by piece: a piece is kept as it is done, so that a killed stage loses one of them at most.
 
+Under torchrun every rank does some of the pieces, and rank 0 finishes.
+
 All lies in ``partial/`` until every piece is done: an older answer stays whole until then, and a full disk loses
 neither. A piece for which calls of a language model went unanswered is done with failures: the artefact is finished and
 its manifest counts them, but all pieces stay, and the same request does those pieces again.
@@ -17,6 +19,8 @@ from tqdm import tqdm
 from monolex import artifact, runtime
 from monolex.artifact import MANIFEST, FileEntry, Manifest, read_json, write_bytes, write_json
 from monolex.config import identity
+from monolex.ranks import here, world
+from monolex.ranks.shares import dealt
 
 PARTIAL = "partial"
 UNANSWERED = "unanswered"
@@ -52,6 +56,7 @@ class Work:
         Raises:
             UserError: a file lies where the folder is to be.
         """
+        world.agree(data=artifact.digest(self.parents), configuration=artifact.digest(self._request[0]))
         if not artifact.is_done(self.folder, self.kind, *self._request):
             return None
         manifest = artifact.open_artifact(self.folder, self.kind)
@@ -60,8 +65,8 @@ class Work:
             runtime.log.info(said, self.kind, self.folder, _counts(failed))
             return None
         runtime.log.info("%s: %s is done", self.kind, self.folder)
-        # of a stage that was killed behind its manifest
-        shutil.rmtree(self._partial, ignore_errors=True)
+        if here.rank() == 0:  # of a stage that was killed behind its manifest
+            shutil.rmtree(self._partial, ignore_errors=True)
         return manifest
 
     def done(
@@ -83,26 +88,32 @@ class Work:
         Raises:
             UserError: the folder holds an artefact of another kind, or the disk is full.
         """
+        world.wait()  # until all know that it is not done
         if not artifact.is_done(self.folder, self.kind, *self._request):
             artifact.warn_replacing(self.folder, self.kind)
         self._needs = needs or {}
-        for stale in set((self.folder / PARTIAL).glob("*")) - {self._partial}:
+        for stale in set((self.folder / PARTIAL).glob("*")) - {self._partial} if here.rank() == 0 else ():
             for key in self._needs:
                 self._adopt(stale, key)
             shutil.rmtree(stale)
+        world.wait()
         sizes = sizes or dict.fromkeys(pieces, 1)
-        entries, until = {}, 0
-        with runtime.progress(sum(sizes.values()), self.kind, unit) as self._bar:
-            for key, piece in pieces.items():
+        ranks = dealt([sizes[key] for key in pieces], here.size())
+        mine = {key: pieces[key] for key, rank in zip(pieces, ranks, strict=True) if rank == here.rank()}
+        until = 0
+        with runtime.progress(sum(sizes[key] for key in mine), self.kind, unit) as self._bar:
+            for key, piece in mine.items():
                 place = self.place(key)
                 if not self._kept(key):
                     place.parent.mkdir(parents=True, exist_ok=True)
                     before = Counter(unanswered())
                     self._keep(place, piece(place), unanswered() - before)
-                entries[key] = read_json(place)
-                self._files |= _files(entries[key])
                 until += sizes[key]
                 self._bar.update(until - self._bar.n)
+        world.wait()
+        entries = {key: read_json(self.place(key)) for key in pieces}
+        for entry in entries.values():
+            self._files |= _files(entry)
         return entries
 
     def advance(self, count: int) -> None:
@@ -127,6 +138,10 @@ class Work:
         Raises:
             UserError: the disk is full.
         """
+        world.wait()  # until nobody reads pieces any more
+        if here.rank() > 0:
+            world.wait()
+            return artifact.open_artifact(self.folder, self.kind)
         entries = self._files | {name: write_bytes(self.file(name), content) for name, content in files.items()}
         failed: Counter[str] = Counter()
         for note in self._partial.glob(f"*.{UNANSWERED}"):
@@ -143,11 +158,14 @@ class Work:
             runtime.log.warning(said, self.kind, _counts(counted[UNANSWERED]))
         else:
             shutil.rmtree(self.folder / PARTIAL)
+        world.wait()
         return manifest
 
     def forget(self) -> None:
         """Drop all pieces: of none is anything worth keeping. An older answer stays as it is."""
-        shutil.rmtree(self._partial)
+        world.wait()
+        if here.rank() == 0:
+            shutil.rmtree(self._partial)
 
     def _adopt(self, stale: Path, key: str) -> None:
         """Take a piece over from another request, its entry last, so that it is whole or not there."""

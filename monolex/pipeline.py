@@ -18,6 +18,7 @@ from monolex.config import require
 from monolex.lock import being_written, writing
 from monolex.patterns import require_fitting
 from monolex.plan import Step, plan, waits
+from monolex.ranks import here, world
 from monolex.run_toml import RunConfig, read_run
 from monolex.runtime import log, peak_memory, size
 from monolex.schedule import Schedule, alone
@@ -79,6 +80,11 @@ def dry_run(path: Path, folder: Path, *, jobs: int | None = 1) -> "RunEstimate":
 
 def _prepared(path: Path, folder: Path, jobs: int | None) -> PreparedRun:
     require(jobs is None or jobs >= 1, f"jobs must be at least 1, not {jobs}")
+    require(
+        here.size() == 1 or jobs in (None, 1),
+        f"jobs = {jobs} is for one process, and {here.size()} ranks share every step under torchrun; leave it out",
+    )
+    jobs = 1 if here.size() > 1 else jobs
     config = read_run(path)
     require_folder(folder)
     for step in plan(config, folder):  # refuses what does not agree before a model is read
@@ -95,7 +101,8 @@ def _prepared(path: Path, folder: Path, jobs: int | None) -> PreparedRun:
 
 
 def _execute(path: Path, folder: Path, steps: Sequence[Step], jobs: int) -> Path:
-    _keep_toml(path, folder)
+    if here.rank() == 0:
+        _keep_toml(path, folder)
     started = time.monotonic()
     needs = waits(steps)
     shares = [1 if lonely else jobs for lonely in alone(needs)]
@@ -107,10 +114,11 @@ def _execute(path: Path, folder: Path, steps: Sequence[Step], jobs: int) -> Path
     peak = 0
     for number, (spent, memory) in done(work, Schedule(needs), jobs):
         peak = max(peak, memory)
-        if spent is not None:
+        if spent is not None and here.rank() == 0:
             _keep_time(steps[number], folder, spent)
     log.info(f"[{last}/{last}] report")
-    page = write_report(folder, jobs=jobs)
+    page = write_report(folder, jobs=jobs) if here.rank() == 0 else folder / "report.html"
+    world.wait()
     minutes, most = (time.monotonic() - started) / 60, size(max(peak, peak_memory()))
     beside = "" if jobs == 1 else f" in the largest of {jobs} processes"
     log.info(f"done in {minutes:.1f} minutes, peak memory {most}{beside}")
@@ -158,7 +166,8 @@ def _do(step: Step, said: str, share: int) -> tuple[float | None, int]:
     before, started = _written(manifest), time.monotonic()
     with runtime.threads(max(1, torch.get_num_threads() // share)):
         step.stage.load("run")(step.folder, config=step.config, **step.inputs)
-    drawn(step.stage, step.folder)
+    if here.rank() == 0:
+        drawn(step.stage, step.folder)
     spent = time.monotonic() - started
     return None if _written(manifest) == before else spent, peak_memory()
 

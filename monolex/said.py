@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from monolex.ranks import here
+
 JSON_HELP = "Print one JSON value instead of text."
 
 
@@ -27,6 +29,8 @@ def answering(verb: Callable[..., VerbAnswer]) -> Callable[..., int]:
     @functools.wraps(verb)
     def printed(*args: Any, json: bool = False, **kwargs: Any) -> int:
         answer = verb(*args, **kwargs)
+        if here.rank() > 0:
+            return answer.code
         if json:
             say_json(answer.data())
         else:

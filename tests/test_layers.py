@@ -9,7 +9,19 @@ from helpers.parsed_package import ROOT, Function, trees
 
 LAYERS = (
     ("errors", "stages", "windows", "schedule", "bars"),
-    ("kinds", "config", "train_config", "tables", "artifact", "answers", "runtime", "interrupt", "lock"),
+    (
+        "kinds",
+        "config",
+        "train_config",
+        "tables",
+        "artifact",
+        "answers",
+        "runtime",
+        "interrupt",
+        "lock",
+        "ranks",
+        "tensor_file",
+    ),
     ("pieces", "stats", "verdicts", "workers", "products"),
     ("model", "text", "cost", "speed"),
     ("activations",),

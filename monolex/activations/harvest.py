@@ -2,7 +2,7 @@
 
 What a row costs is one forward pass, one norm, one cast into a preallocated shard and one write. The stored precision
 and where shards end depend only on the request and the recorded batch, and which rows are left out only on all rows,
-never on when a run was killed: a resumed harvest is byte for byte the uninterrupted one.
+never on when a run was killed, or on how many ranks do it: a resumed harvest is byte for byte the uninterrupted one.
 """
 
 import dataclasses
@@ -27,13 +27,14 @@ from monolex.activations.reader import KIND, shard_name
 from monolex.activations.stored import in_precision_of, require_measured, settled
 from monolex.activations.writer import (
     CORPUS,
-    PROGRESS,
     ROW_FIELDS,
     SPLITS,
     STREAMED,
     HarvestProgress,
     ShardWriter,
+    forget_progress,
     keeps,
+    recorded_progress,
     resume,
 )
 from monolex.artifact import WARNINGS, Manifest
@@ -46,6 +47,7 @@ from monolex.model.load import load
 from monolex.model.precision import Precision
 from monolex.model.sites import expand
 from monolex.model.verify import require_unhooked
+from monolex.ranks import here, world
 from monolex.runtime import log, size
 from monolex.text.corpus import Corpus, build
 from monolex.text.rows import Rows
@@ -121,8 +123,10 @@ def harvest(
     text = build(corpus, lm.tokenizer, max_context=lm.max_context)
     wanted = {**identity(model), **identity(corpus), **identity(config)}
     parents = {"model": lm.fingerprint, "corpus": text.digest, "separator": artifact.digest(begins.token)}
+    world.agree(data=artifact.digest(parents), configuration=artifact.digest(wanted))
     if artifact.is_done(folder, KIND, wanted, parents):
-        (folder / PROGRESS).unlink(missing_ok=True)
+        if here.rank() == 0:
+            forget_progress(folder)
         log.info("harvest: %s is done", folder)
         return artifact.open_artifact(folder, KIND)
     sample, streamed = (text.train, None) if config.store else _apart(text.train, config.sample_tokens)
@@ -132,12 +136,17 @@ def harvest(
     progress = resume(folder, artifact.request_hash(KIND, wanted, parents), config.batch_rows)
     _require_space(job, widths, progress)
     _run(job, progress)
-    left_out = _leave_out(job, progress)
-    data = _facts(job, model, precision, progress, left_out)
-    manifest = artifact.finish(folder, KIND, wanted, parents, progress.files, data)
-    (folder / PROGRESS).unlink(missing_ok=True)
-    _tell(data, folder)
-    return manifest
+    world.wait()
+    if here.rank() == 0:
+        if here.size() > 1 and (of_others := recorded_progress(folder, progress.request)) is not None:
+            progress.add(of_others)
+        left_out = _leave_out(job, progress)
+        data = _facts(job, model, precision, progress, left_out)
+        artifact.finish(folder, KIND, wanted, parents, progress.files, data)
+        forget_progress(folder)
+        _tell(data, folder)
+    world.wait()
+    return artifact.open_artifact(folder, KIND)
 
 
 def disk_need(widths: Sequence[int], rows: int, tokens: int, dtype: str) -> int:
@@ -166,26 +175,34 @@ def _require_space(job: _Job, widths: Sequence[int], progress: HarvestProgress) 
 
 def _run(job: _Job, progress: HarvestProgress) -> None:
     start, before = time.monotonic(), progress.seconds
-    if CORPUS not in progress.files:
+    if CORPUS not in progress.files and here.rank() == 0:
         progress.files[CORPUS] = artifact.write_bytes(job.folder / CORPUS, save(_packed(job)))
     shard_batches = _shard_batches(job, progress.batch_rows)
     due = list(_due(job, progress, shard_batches))
-    first: dict[int, Forward] = {}
+    first: tuple[_Batch, Forward] | None = None
     if not progress.sites:
-        number = next(i for i, batch in enumerate(due) if bool(job.keep[batch.split][batch.part].any()))
-        first[number] = _forward(job, due[number])
-        progress.sites = _decide(job, first[number])
+        if here.rank() == 0:
+            batch = next(batch for batch in due if _has_rows(job, batch))
+            first = batch, _forward(job, batch)
+            progress.sites = _decide(job, first[1])
+        progress.sites = world.world().told(progress.sites)[0]
+    due = [batch for batch in due if batch.shard % here.size() == here.rank()]
     capacity = shard_batches * progress.batch_rows * job.corpus.train.context_length
     total = sum(len(batch.part) for batch in due) * job.corpus.train.context_length
     with ShardWriter(job.folder, progress, capacity) as writer, runtime.progress(total, "harvest", "tok") as bar:
         for number, batch in enumerate(due):
-            if bool(job.keep[batch.split][batch.part].any()):
-                seen = first.pop(number, None) or _forward(job, batch)
+            if _has_rows(job, batch):
+                seen = first[1] if first and first[0] is batch else _forward(job, batch)
+                first = None
                 _store(job, writer, batch, seen)
             bar.update(len(batch.part) * job.corpus.train.context_length)
             progress.seconds = before + time.monotonic() - start
             if number + 1 == len(due) or due[number + 1][:2] != batch[:2]:
-                writer.flush(batch.split)
+                writer.flush(batch.split, batch.shard)
+
+
+def _has_rows(job: _Job, batch: _Batch) -> bool:
+    return bool(job.keep[batch.split][batch.part].any())
 
 
 def _apart(rows: Rows, tokens: int) -> tuple[Rows, Rows | None]:
@@ -212,10 +229,10 @@ def _shard_batches(job: _Job, batch_rows: int) -> int:
 def _due(job: _Job, progress: HarvestProgress, shard_batches: int) -> Iterator[_Batch]:
     """The forward passes that are not on disk yet, in order."""
     for split in SPLITS:
-        done = len(progress.shards[split]) * shard_batches
         for number, part in enumerate(torch.arange(len(job.rows[split])).split(progress.batch_rows)):
-            if number >= done and len(part) > 0:
-                yield _Batch(split, number // shard_batches, part)
+            shard = number // shard_batches
+            if shard not in progress.shards[split] and len(part) > 0:
+                yield _Batch(split, shard, part)
 
 
 def _forward(job: _Job, batch: _Batch) -> Forward:
@@ -265,7 +282,7 @@ def _leave_out(job: _Job, progress: HarvestProgress) -> dict[str, Bool[Tensor, "
 def _stored(job: _Job, progress: HarvestProgress, part: str, split: str, name: str) -> Tensor:
     """A column of all stored rows of a split, in order."""
     columns = []
-    for number in range(len(progress.shards[split])):
+    for number in range(len(progress.rows(split))):
         with safe_open(job.folder / shard_name(part, split, number), framework="pt") as shard:
             columns.append(shard.get_tensor(name))
     return torch.cat(columns) if columns else torch.empty(0, dtype=torch.float32 if name == "norms" else torch.int32)
@@ -297,8 +314,9 @@ def _facts(
         for split in SPLITS
     }
     tokens = torch.cat([_stored(job, progress, "rows", split, "tokens")[left_out[split]] for split in SPLITS])
-    rows = {split: sum(progress.shards[split]) - dropped[split]["norm"] for split in SPLITS}
-    warnings = outliers.sentences(progress.sites, dropped["train"]["norm"], sum(progress.shards["train"]))
+    shards = {split: progress.rows(split) for split in SPLITS}
+    rows = {split: sum(shards[split]) - dropped[split]["norm"] for split in SPLITS}
+    warnings = outliers.sentences(progress.sites, dropped["train"]["norm"], sum(shards["train"]))
     return {
         "model": {**described, "model_config": dataclasses.asdict(model)},
         "corpus": {
@@ -309,7 +327,7 @@ def _facts(
         "sites": progress.sites,
         "rows": rows,
         "streamed": 0 if job.streamed is None else job.streamed.n_tokens,
-        "shards": progress.shards,
+        "shards": shards,
         "dropped": dropped,
         "outlier_tokens": outliers.token_counts(tokens, lambda ids: dict(Texts(lm).of(ids))),
         WARNINGS: [*job.corpus.report.warnings, *warnings],

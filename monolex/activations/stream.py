@@ -24,6 +24,9 @@ from monolex.activations.shuffle import Loaded, Loader, Mixing, Window
 from monolex.config import require
 from monolex.model.language_model import LanguageModel
 from monolex.model.sites import expand
+from monolex.ranks import here
+from monolex.ranks.shares import share
+from monolex.ranks.world import world
 from monolex.text.rows import Rows, rows_digest
 
 BLOCK = 16
@@ -158,7 +161,7 @@ class ModelStream:
         that costs more than it gains (docs/log.md).
         """
         loaded = self._loaded(start_step, self._load)
-        if self._lm.device.type != "cpu":
+        if self._lm.device.type != "cpu" and here.size() == 1:  # ranks take their turns in one order
             loaded = shuffle.ahead(loaded)
         return shuffle.floats(shuffle.cut(loaded, self._batch))
 
@@ -198,13 +201,14 @@ class ModelStream:
         return window
 
     def _values(self, numbers: Int[Tensor, "contexts"]) -> dict[str, Tensor]:
-        """Kept activations of packed rows, in their order, by site."""
-        size = int(self._counts[numbers].sum())
+        """Kept activations of packed rows, in their order, by site; every rank runs the model on some and has all."""
+        batches = [part for part in numbers.split(self._batch_rows) if bool(self._keep[part].any())]
+        ranks = world()
+        mine = [batches[number] for number in share(len(batches), ranks.size, ranks.index)]
+        size = sum(int(self._counts[part].sum()) for part in mine)
         window: dict[str, Tensor] = {}
         start = 0
-        for part in numbers.split(self._batch_rows):
-            if not bool(self._keep[part].any()):
-                continue
+        for part in mine:
             values = forward(self._lm, self._rows, self._keep, part, self.sites).values
             for site, x in values.items():
                 if site not in window:
@@ -212,7 +216,17 @@ class ModelStream:
                 window[site][start : start + len(x)] = x
             start += len(next(iter(values.values())))
         assert start == size, (start, size)
-        return window
+        return self._of_all_ranks(window) if ranks.size > 1 else window
+
+    def _of_all_ranks(self, window: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Everybody's rows, laid end to end; a rank had none where there are few."""
+        ranks = world()
+        known = [names for names in ranks.told({site: str(x.dtype) for site, x in window.items()}) if names][0]
+        rows = {}
+        for site in self.sites:
+            none = torch.empty(0, self._lm.width(site), dtype=getattr(torch, known[site].removeprefix("torch.")))
+            rows[site] = torch.cat(ranks.parts(window.get(site, none)))
+        return rows
 
 
 def _next_not(beyond: Bool[Tensor, "rows"]) -> Int[Tensor, "rows"]:

@@ -1,5 +1,6 @@
 """Writing an activations artefact shard by shard, so that a kill at any moment loses one shard of work.
 
+Under torchrun every rank writes whole shards, those whose number says so, and keeps a progress file of its own.
 `progress.json` lists what is whole and what was decided on the way (precision, peaks); files that it does not list
 are deleted on resuming. One thread hashes and writes a shard while the next one is filled: two shards are in memory.
 A shard with a value that its site's precision cannot hold is widened to float32 as a whole.
@@ -24,6 +25,7 @@ from monolex.activations.reader import Split, shard_name, stamp
 from monolex.artifact import FileEntry
 from monolex.errors import UserError
 from monolex.model.language_model import DTYPES
+from monolex.ranks import here, world
 from monolex.runtime import log
 
 PROGRESS: Final = "progress.json"
@@ -37,7 +39,7 @@ ROUNDING_ROWS: Final = 64
 LEAST_ROWS: Final = 8
 """Rows below which their distance from their median says nothing."""
 _SHARD: Final = re.compile(r"\.?(train|held_out)-\d{5}\.safetensors(\.\w+\.tmp)?")
-_TEMPORARY: Final = re.compile(r"\.((corpus|outliers)\.safetensors|progress\.json|manifest\.json)\.\w+\.tmp")
+_TEMPORARY: Final = re.compile(r"\.((corpus|outliers)\.safetensors|progress(-\d+)?\.json|manifest\.json)\.\w+\.tmp")
 
 
 @final
@@ -52,16 +54,60 @@ class HarvestProgress:
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By site: `d_in`, stored `dtype`, `peak` (the largest absolute value so far) and `widened` (names of the shards in
     float32 for a value that did not fit); empty before the first batch."""
-    shards: dict[str, list[int]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    """Rows of every written shard, by split."""
+    shards: dict[str, dict[int, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+    """Rows of every written shard, by split and number."""
     files: dict[str, FileEntry] = field(default_factory=dict)
     """Every written file."""
     seconds: float = 0.0
     """Time spent so far."""
 
     def save(self, folder: Path) -> None:
-        """Write progress.json, atomically."""
-        artifact.write_json(folder / PROGRESS, dataclasses.asdict(self))
+        """Write this rank's progress, atomically."""
+        artifact.write_json(folder / _progress_name(here.rank()), dataclasses.asdict(self))
+
+    def add(self, other: "HarvestProgress") -> None:
+        """What another rank has done too."""
+        for site, facts in other.sites.items():
+            known = self.sites.setdefault(site, facts)
+            known["peak"] = max(known["peak"], facts["peak"])
+            known["widened"] = sorted({*known["widened"], *facts["widened"]}, key=_written_order)
+        for split, shards in other.shards.items():
+            self.shards[split] |= shards
+        self.files |= other.files
+        self.seconds = max(self.seconds, other.seconds)
+
+    def rows(self, split: str) -> list[int]:
+        """Rows of every shard of a split, in order; all of them are there."""
+        assert sorted(self.shards[split]) == list(range(len(self.shards[split]))), self.shards[split]
+        return [self.shards[split][number] for number in range(len(self.shards[split]))]
+
+
+def _progress_name(rank: int) -> str:
+    return PROGRESS if rank == 0 else f"progress-{rank}.json"
+
+
+def _written_order(shard: str) -> tuple[int, str]:
+    """In which order one process writes shards: those of the first split first."""
+    split = Path(shard).name.rpartition("-")[0]
+    return SPLITS.index(split), shard  # pyright: ignore[reportArgumentType]
+
+
+def recorded_progress(folder: Path, request: str) -> HarvestProgress | None:
+    """What all ranks together have done of a request; None where nothing is recorded of it."""
+    merged = None
+    for path in sorted(folder.glob("progress*.json")):
+        if (progress := _recorded(folder, path, request)) is not None:
+            if merged is None:
+                merged = progress
+            else:
+                merged.add(progress)
+    return merged
+
+
+def forget_progress(folder: Path) -> None:
+    """Delete what all ranks recorded."""
+    for path in folder.glob("progress*.json"):
+        path.unlink()
 
 
 def resume(folder: Path, request: str, batch_rows: int) -> HarvestProgress:
@@ -70,14 +116,26 @@ def resume(folder: Path, request: str, batch_rows: int) -> HarvestProgress:
     Whatever else an earlier harvest left in the folder is deleted; files of other names are not touched.
     """
     artifact.warn_replacing(folder, "activations")
+    recorded = recorded_progress(folder, request)
+    progress = recorded or HarvestProgress(request, batch_rows)
+    world.wait()  # until all have read what there is
+    if here.rank() == 0:
+        _clear(folder, progress, resumed=recorded is not None)
+    world.wait()
+    return progress
+
+
+def _clear(folder: Path, progress: HarvestProgress, *, resumed: bool) -> None:
+    """Delete whatever else an earlier harvest left."""
     (folder / artifact.MANIFEST).unlink(missing_ok=True)
-    progress = _recorded(folder, request)
-    if progress is None:
+    if resumed:
+        progress.save(folder)
+        rows = sum(sum(shards.values()) for shards in progress.shards.values())
+        log.info("harvest: resuming in %s after %d rows", folder, rows)
+    for path in folder.glob("progress*.json"):
         # Before any file is replaced: no progress.json may ever list files of another request.
-        (folder / PROGRESS).unlink(missing_ok=True)
-        progress = HarvestProgress(request, batch_rows)
-    else:
-        log.info("harvest: resuming in %s after %d rows", folder, sum(map(sum, progress.shards.values())))
+        if not resumed or path.name != PROGRESS:
+            path.unlink()
     ours = [path for path in folder.glob("*") if path.name == CORPUS or _TEMPORARY.fullmatch(path.name)]
     ours += [path for path in folder.glob("*/*") if _SHARD.fullmatch(path.name)]
     for path in ours:
@@ -86,18 +144,15 @@ def resume(folder: Path, request: str, batch_rows: int) -> HarvestProgress:
     for part in {path.parent for path in ours} - {folder}:
         if not any(part.iterdir()):
             part.rmdir()
-    return progress
 
 
-def _recorded(folder: Path, request: str) -> HarvestProgress | None:
-    if not (folder / PROGRESS).exists():
-        return None
+def _recorded(folder: Path, path: Path, request: str) -> HarvestProgress | None:
     try:
-        raw = artifact.read_json(folder / PROGRESS)
-        progress = HarvestProgress(
-            **{**raw, "files": {name: FileEntry(**entry) for name, entry in raw["files"].items()}}
-        )
-    except (UserError, TypeError, KeyError, AttributeError):
+        raw = artifact.read_json(path)
+        files = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
+        shards = {split: {int(n): rows for n, rows in of.items()} for split, of in raw["shards"].items()}
+        progress = HarvestProgress(**{**raw, "files": files, "shards": shards})
+    except (UserError, TypeError, KeyError, AttributeError, ValueError):
         return None
     sizes = {name: path.stat().st_size for name in progress.files if (path := folder / name).is_file()}
     whole = sizes == {name: entry.bytes for name, entry in progress.files.items()}
@@ -147,12 +202,12 @@ class ShardWriter:
             buffer[name][self._rows : end].copy_(rows)
         self._rows = end
 
-    def flush(self, split: str) -> None:
-        """End the shard: hand it to the writing thread, once that has finished the one before."""
+    def flush(self, split: str, number: int) -> None:
+        """End the shard of this number: hand it to the writing thread, once that has finished the one before."""
         if self._pending is not None:
             self._pending.result()
         filled = {name: column[: self._rows] for name, column in self._spare[0].items()}
-        self._pending = self._pool.submit(self._write, split, filled, self._peaks)
+        self._pending = self._pool.submit(self._write, split, number, filled, self._peaks)
         self._spare.reverse()
         for site, facts in self._progress.sites.items():
             if self._spare[0][site].dtype != DTYPES[facts["dtype"]]:
@@ -176,9 +231,8 @@ class ShardWriter:
         facts = self._progress.sites[site]
         return torch.empty(self._capacity, facts["d_in"], dtype=DTYPES[facts["dtype"]])
 
-    def _write(self, split: str, filled: dict[str, Tensor], peaks: Mapping[str, float]) -> None:
+    def _write(self, split: str, number: int, filled: dict[str, Tensor], peaks: Mapping[str, float]) -> None:
         progress = self._progress
-        number = len(progress.shards[split])
         parts = {"rows": {name: filled[name] for name in ROW_FIELDS}}
         parts |= {site: {"activations": filled[site], "norms": filled[norms_of(site)]} for site in progress.sites}
         files = {shard_name(part, split, number): tensors for part, tensors in parts.items()}
@@ -187,7 +241,7 @@ class ShardWriter:
             for name, tensors in files.items()
         }
         progress.files.update(entries)
-        progress.shards[split].append(len(filled[ROW_FIELDS[0]]))
+        progress.shards[split][number] = len(filled[ROW_FIELDS[0]])
         for site, facts in progress.sites.items():
             facts["peak"] = max(facts["peak"], peaks[site])
             if filled[site].dtype != DTYPES[facts["dtype"]]:

@@ -15,7 +15,7 @@ BY_FEATURE = ("W_enc", "W_dec", "b_enc", "threshold")
 
 
 def save_parts(folder: Path, part: Dictionary, d_sae: int, k: int | None, features: Group) -> dict[str, FileEntry]:
-    """Write the dictionary of ``d_sae`` features of which every rank has a ``part``, its features in the order of ranks.
+    """Write the dictionary of ``d_sae`` features of which every rank has a ``part``, rank after rank.
 
     As :meth:`Dictionary.save`, and the same bytes. The first rank writes, and gets blocks of rows from the others; what
     all features share is that of the first.

@@ -120,8 +120,8 @@ class Group:
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise LostRankError(
-                f"{self._diagnosis() or 'a rank'} has ended or does not answer ({reason}); what was saved last is whole, "
-                "and the same command goes on from there"
+                f"{self._diagnosis() or 'a rank'} has ended or does not answer ({reason}); what was saved last is "
+                "whole, and the same command goes on from there"
             ) from error
 
 

@@ -5,12 +5,12 @@ Of a job of ``groups · data_ranks · feature_ranks`` ranks, every group has mem
 ranges, and ``data_ranks`` of those sets see another part of the batch each.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from monolex.config import require
 from monolex.ranks.group import ALONE, Group
 from monolex.ranks.here import size
+from monolex.ranks.shares import share
 from monolex.ranks.world import group
 
 
@@ -31,19 +31,6 @@ class Mesh(NamedTuple):
     def owned(self, count: int) -> range:
         """Which of ``count`` features this rank has."""
         return share(count, self.features.size, self.features.index)
-
-    def dealt(self, sizes: Sequence[int]) -> list[int]:
-        """Which group has each of some members of these ``sizes``: the largest first, to whoever has least."""
-        load, where = [0] * self.groups, [0] * len(sizes)
-        for number in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-            where[number] = load.index(min(load))
-            load[where[number]] += sizes[number]
-        return where
-
-
-def share(count: int, parts: int, index: int) -> range:
-    """The ``index``-th of ``parts`` even parts of ``range(count)``."""
-    return range(count * index // parts, count * (index + 1) // parts)
 
 
 def mesh(data_ranks: int, feature_ranks: int) -> Mesh:

@@ -156,8 +156,8 @@ class _Joined:
                     lost = [number for number, sign in enumerate(signs) if looked - sign.at > patience()]
                     if lost:
                         raise LostRankError(
-                            f"rank {', '.join(map(str, lost))} has shown no sign of life for {patience():g} seconds; what "
-                            "was saved last is whole, and the same command goes on from there"
+                            f"rank {', '.join(map(str, lost))} has shown no sign of life for {patience():g} seconds; "
+                            "what was saved last is whole, and the same command goes on from there"
                         )
         except RuntimeError as error:
             raise LostRankError(f"torchrun's store is gone ({error}); the same command goes on from here") from error
@@ -169,9 +169,7 @@ class _Joined:
         except RuntimeError:
             return list(before) or [_Sign(b"", now)] * size()
         seen = [_Sign(count, now) for count in counts]
-        return [
-            old if old.count == new.count else new for old, new in zip(before or seen, seen, strict=True)
-        ]
+        return [old if old.count == new.count else new for old, new in zip(before or seen, seen, strict=True)]
 
     def _show_life(self, store: dist.Store) -> None:
         with suppress(RuntimeError):  # the job is over

@@ -1,4 +1,4 @@
-"""The state of a sweep on disk, from which a killed run goes on: every rank writes its part, any number of ranks read it.
+"""The state of a sweep on disk: every rank writes its part, and any number of ranks read it to go on from there.
 
     FOLDER/state/state.json                       written last: the request, the step, its files
     FOLDER/state/STEP/RANK-of-RANKS.safetensors

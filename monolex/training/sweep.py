@@ -29,7 +29,8 @@ from monolex.errors import UserError
 from monolex.kinds import KINDS
 from monolex.model.precision import lacking
 from monolex.ranks.group import Group
-from monolex.ranks.mesh import Mesh, share
+from monolex.ranks.mesh import Mesh
+from monolex.ranks.shares import dealt, share
 from monolex.ranks.world import world
 from monolex.train_config import TrainConfig
 from monolex.training.losses import member_loss
@@ -229,7 +230,7 @@ class Trainer:
             self._threshold[number].copy_(state.tensor(f"{key}.threshold"))
             self._pressure[number].copy_(state.tensor(f"{key}.pressure"))
             self._totals.load_state(number, state.tensor(f"{key}.sums"), int(state.tensor(f"{key}.read_at")))
-            for name, tensor in self.params[number].items():
+            for tensor in self.params[number].values():
                 if tensor.requires_grad:
                     nothing = {moment: torch.zeros_like(tensor, requires_grad=False) for moment in MOMENTS}
                     self._adam.state[tensor] = {"step": torch.zeros((), device=self._device), **nothing}
@@ -270,9 +271,7 @@ class Trainer:
             config = replace(config, d_sae=len(owned), k=None if member.k is None else min(member.k, len(owned)))
         return Dictionary(config, exported(self.params[number], member, read, written))
 
-    def _first(
-        self, member: SweepMember, chosen: Recipe, start: Dictionary | None, owned: range
-    ) -> dict[str, Tensor]:
+    def _first(self, member: SweepMember, chosen: Recipe, start: Dictionary | None, owned: range) -> dict[str, Tensor]:
         if start is None:
             params = initial(member, chosen, owned)
         else:
@@ -293,7 +292,9 @@ class Trainer:
         )
         # Metal has no float64, in which squares are summed
         if self._dtype != torch.float32 or self._device.type == "mps":
-            require(self._ranks.alone, f"on {self._device} a member is trained by one rank; lower data_ranks and feature_ranks")
+            require(
+                self._ranks.alone, f"on {self._device} a member is one rank's; leave data_ranks and feature_ranks out"
+            )
             return [None] * len(self.members)
         bf16, parts = wanted == "bf16" or (wanted == "auto" and not missing), parts_for(self._device)
         return [
@@ -469,8 +470,8 @@ def _own(sweep: Sequence[SweepMember], mesh: Mesh) -> list[int]:
             member.d_sae >= mesh.features.size,
             f"{member.name} has {member.d_sae} features for feature_ranks = {mesh.features.size}; lower feature_ranks",
         )
-    dealt = mesh.dealt([(member.d_in + member.d_out) * member.d_sae for member in sweep])
-    return [number for number, group in enumerate(dealt) if group == mesh.number]
+    groups = dealt([(member.d_in + member.d_out) * member.d_sae for member in sweep], mesh.groups)
+    return [number for number, group in enumerate(groups) if group == mesh.number]
 
 
 def _reconstructed(part: Dictionary, x: Float[Tensor, "rows d_in"], k: int | None, features: Group) -> Tensor:

@@ -1,6 +1,6 @@
 """What is logged of a sweep while it trains, summed on the device until someone asks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch

@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +30,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(count: int, code: str, *arguments: object, of_rank: dict[int, str] | None = None, **more: str) -> list[subprocess.Popen[str]]:
+Process = subprocess.Popen[str]
+
+
+def start(
+    count: int, code: str, *arguments: object, of_rank: dict[int, str] | None = None, **more: str
+) -> list[Process]:
     """Processes that run Python ``code`` with ``sys.argv[1:]``; ``of_rank`` is the code of some of them."""
     port, words = free_port(), [str(argument) for argument in arguments]
     return [
@@ -40,15 +47,22 @@ def start(count: int, code: str, *arguments: object, of_rank: dict[int, str] | N
     ]  # fmt: skip
 
 
-def ended(processes: list[subprocess.Popen[str]], timeout: float = 120) -> list[Ended]:
-    try:
-        return [Ended(process.returncode, said) for process in processes for said in [process.communicate(timeout=timeout)[0]]]
-    finally:
+def ended(processes: list[Process], timeout: float = 240) -> list[Ended]:
+    """What became of them; once one has failed the others are stopped, as torchrun does."""
+    until = time.monotonic() + timeout
+    with ThreadPoolExecutor(len(processes)) as pool:
+        said = [pool.submit(lambda process: process.communicate()[0], process) for process in processes]
+        while any(process.poll() is None for process in processes) and time.monotonic() < until:
+            if any(process.poll() for process in processes):
+                time.sleep(1)  # for those that have noticed
+                break
+            time.sleep(0.05)
         for process in processes:
             process.kill()
+        return [Ended(process.wait(), future.result()) for process, future in zip(processes, said, strict=True)]
 
 
 def run(count: int, code: str, *arguments: object, **more: str) -> None:
     """Run ``code`` on ``count`` ranks, which all have to succeed."""
-    for process in ended(start(count, code, *arguments, **more)):
-        assert process.code == 0, process.said
+    every = ended(start(count, code, *arguments, **more))
+    assert all(process.code == 0 for process in every), "\n\n".join(f"{code}: {said}" for code, said in every)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.planted import SITE, config, planted, trained
 from helpers.sparse_steps import compare
+from helpers.trainer_states import saved
 
 from monolex.kinds import KINDS
 from monolex.training.members import members
@@ -43,7 +44,7 @@ def test_a_sweep_learns_what_it_learns_on_the_cpu(kind):
 
 
 @pytest.mark.parametrize("kind", ["topk", "tied"])
-def test_a_state_continues_to_the_same_bits(kind):
+def test_a_state_continues_to_the_same_bits(kind, tmp_path):
     made = config(kinds=(kind,), alphas=(0.1,), lrs=(1e-3,), dead_after=64, steps=20)
     x, device = planted(512).x, torch.device("cuda")
     whole, half, again = (Trainer(members(made, {SITE: 16}), made, 20, device=device) for _ in range(3))
@@ -52,7 +53,7 @@ def test_a_state_continues_to_the_same_bits(kind):
         whole.step({SITE: batches[number % len(batches)]})
     for number in range(10):
         half.step({SITE: batches[number % len(batches)]})
-    again.load_state(half.state())
+    again.load_state(saved(half, tmp_path))
     for number in range(10, 20):
         again.step({SITE: batches[number % len(batches)]})
     for name, tensor in whole.params[0].items():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.planted import SITE, MemoryStream, config, one, planted
+from helpers.trainer_states import saved, tensors
 
 from monolex.kinds import KINDS
 from monolex.training.members import members
@@ -67,7 +68,7 @@ def test_resamplings_are_even_over_four_fifths():
 
 
 @pytest.mark.parametrize("kind", [name for name, row in KINDS.items() if not row.frozen])
-def test_a_sweep_revives_its_dead_and_resumes_to_the_same_bits(kind):
+def test_a_sweep_revives_its_dead_and_resumes_to_the_same_bits(kind, tmp_path):
     made = config(
         kinds=(kind,), ratios=(2.0,), lrs=(1e-2,), auxk=0.0 if KINDS[kind].auxk else None, dead_after=320,
         batch_size=64, steps=120, resamplings=2, preset="modern", alphas=(0.02,),
@@ -86,11 +87,11 @@ def test_a_sweep_revives_its_dead_and_resumes_to_the_same_bits(kind):
         for step in range(50):
             each.step(stream.at(step))
     again = fresh()
-    again.load_state(trainer.state())
+    again.load_state(saved(trainer, tmp_path))
     for step in range(50, 120):
         for each in (trainer, again, still):
             each.step(stream.at(step))
     alive = [int((each.dictionaries()[0].encode(data.x)[:, :16] > 0).any(0).sum()) for each in (trainer, still)]
     assert alive[0] > alive[1] + 3, alive
-    for name, tensor in trainer.state().items():
-        assert torch.equal(again.state()[name], tensor), name
+    for name, tensor in tensors(trainer).items():
+        assert torch.equal(tensors(again)[name], tensor), name

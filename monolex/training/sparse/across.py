@@ -62,13 +62,15 @@ def kth_largest(values: Float[Tensor, "values"], wanted: int, group: Group) -> C
     upper, left = _bin(bits >> HALF, wanted, group)
     lower, left = _bin((bits & (2**HALF - 1))[(bits >> HALF) == upper], left, group)
     found = (upper << HALF) | lower
-    return Cut(found.clamp_min(0).int().view(torch.float32), left)
+    value = found.int().view(torch.float32)
+    return Cut(torch.where(left > 0, value, torch.zeros_like(value)), left)
 
 
 def _bin(numbers: Int[Tensor, "numbers"], wanted: int | Tensor, group: Group) -> tuple[Tensor, Tensor]:
     """The bin that the ``wanted``-th largest number lies in, and how many of its own are wanted; 0 and 0 for none."""
-    counts = torch.zeros(2**HALF, dtype=torch.int64, device=numbers.device)
-    counts = group.sum(counts.scatter_add_(0, numbers, torch.ones_like(numbers)))
+    counts = torch.zeros(2**HALF, dtype=torch.int32, device=numbers.device)
+    ones = torch.ones((), dtype=torch.int32, device=numbers.device).expand_as(numbers)
+    counts = group.sum(counts.scatter_add_(0, numbers, ones)).long()
     above = counts.flip(0).cumsum(0).flip(0)  # numbers of this bin and those above
     reached = above >= wanted
     place = (reached.sum() - 1).clamp_min(0)
@@ -77,7 +79,7 @@ def _bin(numbers: Int[Tensor, "numbers"], wanted: int | Tensor, group: Group) ->
 
 
 def cut_listed(codes: ActiveCodes, wanted: int, group: Group) -> tuple[ActiveCodes, Float[Tensor, ""]]:
-    """Of the listed codes of all ranks the ``wanted`` largest, of equal ones those of the first ranks; where they end."""
+    """Of the listed codes of all ranks the ``wanted`` largest, of equal ones the first ranks'; where they end."""
     cut = kth_largest(codes.values, wanted, group)
     equal = codes.values == cut.value
     before = torch.stack(group.alike(equal.sum()[None]))[: group.index].sum()
@@ -114,12 +116,13 @@ def gathered(
         return listed, list(decoded)
     counts = torch.cat(group.alike(listed.counts))
     # numbers of 32 bits each, so that they go as one table
-    columns = [listed.features.int(), *(part.view(torch.int32) for part in (listed.values, *(d.slopes for d in decoded)))]
-    features, values, *slopes = torch.cat(group.parts(torch.stack(columns, 1))).unbind(1)
-    floats = [column.contiguous().view(torch.float32) for column in (values, *slopes)]
-    codes = ActiveCodes(counts.cumsum(0) - counts, counts, features.contiguous(), floats[0])
+    floats = (listed.values, *(out.slopes for out in decoded))
+    columns = [listed.features.int(), *(column.view(torch.int32) for column in floats)]
+    features, *rest = torch.cat(group.parts(torch.stack(columns, 1))).unbind(1)
+    values, *slopes = (column.contiguous().view(torch.float32) for column in rest)
+    codes = ActiveCodes(counts.cumsum(0) - counts, counts, features.contiguous(), values)
     errors = []
-    for out, of_all in zip(decoded, floats[1:], strict=True):
+    for out, of_all in zip(decoded, slopes, strict=True):
         error, squares = (torch.cat(group.alike(part), 1) for part in (out.error, out.squares))
         errors.append(BatchErrors(error.div_(group.size), of_all.div_(group.size), squares))
     return codes, errors

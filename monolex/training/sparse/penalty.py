@@ -16,7 +16,8 @@ def penalty(
 ) -> tuple[Float[Tensor, "*slopes"], Float[Tensor, ""]]:
     """Slopes by the codes of a batch (one number for all where they are alike), and the addition to the loss.
 
-    ``codes`` are all that are active, or a matrix of all, in which the slope of one that is not is 0 or to be ignored; the ranks of ``group`` have others.
+    ``codes`` are all that are active, or a matrix of all, in which the slope of one that is not is 0 or to be ignored;
+    the ranks of ``group`` have others.
     """
     assert member.alpha is not None, member
     coefficient, l1 = member.alpha / batch, group.sum(codes.sum(dtype=torch.float32))
