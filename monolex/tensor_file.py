@@ -25,7 +25,7 @@ NAMES = {
 """As the format calls them."""
 ALIGNED = 8
 """Bytes that a header's length is a multiple of."""
-BLOCK = 2**24
+BLOCK = 2**22
 """Numbers that are copied at once."""
 
 

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from monolex.artifact import FileEntry, digest, read_json, write_bytes, write_json
+from monolex import tensor_file
+from monolex.artifact import FileEntry, digest, read_json, write_json
 from monolex.dictionaries import nmf
 from monolex.errors import UserError
 from monolex.products import by_rows
 from monolex.tables import from_table
+from monolex.tensor_file import whole
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
@@ -178,7 +179,7 @@ class Dictionary:
                     f"dictionary {config.kind!r}: weight {name} is {tensor.dtype}, in which other features pass a "
                     "threshold; use float32"
                 )
-            if not tensor.isfinite().all():
+            if not bool(all_finite(tensor)):
                 raise UserError(f"dictionary {config.kind!r}: weight {name} holds NaN or infinity; train it again")
         if config.activation not in ACTIVATIONS and config.activation not in ENCODERS:
             known = ", ".join([*ACTIVATIONS, *ENCODERS])
@@ -278,11 +279,15 @@ class Dictionary:
 
     def save(self, folder: Path) -> dict[str, FileEntry]:
         """Write ``weights.safetensors`` and, last, ``config.json``; return their sizes and hashes."""
-        tensors = {name: w.detach().cpu().contiguous().clone() for name, w in self.weights.items()}
-        weights = write_bytes(folder / WEIGHTS, save_tensors(tensors))
+        weights = tensor_file.write(folder / WEIGHTS, {name: whole(weight) for name, weight in self.weights.items()})
         config = dataclasses.asdict(self.config)
         content = {CONTENT: digest([config, weights.sha256])}
         return {WEIGHTS: weights, CONFIG: write_json(folder / CONFIG, {**config, **content})}
+
+
+def all_finite(tensor: Float[Tensor, "*any"]) -> Bool[Tensor, ""]:
+    """Whether no entry is NaN or infinite, without a copy of all: the largest or the smallest would be."""
+    return torch.stack(torch.aminmax(tensor.detach())).isfinite().all()
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Dictionary:

@@ -171,8 +171,12 @@ def exported(params: Params, member: SweepMember, read: Preprocessing, written: 
         weights |= {"W_enc": weights["W_enc"] * factor[:, None], "b_enc": params["b_mag"]}
         weights["threshold"] = (params["b_mag"] - factor * params["b_enc"]).relu()
     on_cpu = (done.to(torch.device("cpu")) for done in (read, written))
-    # own memory for each: safetensors refuses tensors that share it
-    return {name: tensor.clone() for name, tensor in folded(weights, *on_cpu).items()}
+    # own memory for each: safetensors refuses tensors that share it, and training goes on in its own
+    used, out = {tensor.data_ptr() for tensor in params.values()}, {}
+    for name, tensor in folded(weights, *on_cpu).items():
+        out[name] = tensor.clone() if tensor.data_ptr() in used else tensor
+        used.add(tensor.data_ptr())
+    return out
 
 
 def _of_target(member: SweepMember) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from monolex import runtime
 from monolex.activations.norms import Usual, usual
 from monolex.artifact import FileEntry
 from monolex.config import require
-from monolex.dictionaries.base import Dictionary, DictionaryConfig
+from monolex.dictionaries.base import Dictionary, DictionaryConfig, all_finite
 from monolex.dictionaries.parts import save_parts
 from monolex.errors import UserError
 from monolex.kinds import KINDS
@@ -177,7 +177,7 @@ class Trainer:
         Raises:
             UserError: names the step, the member and its learning rate.
         """
-        finite = torch.stack([torch.stack([p.isfinite().all() for p in ps.values()]).all() for ps in self.params])
+        finite = torch.stack([torch.stack([all_finite(p) for p in ps.values()]).all() for ps in self.params])
         bad = torch.where((self._totals.bad_step < 0) & ~finite, self.done, self._totals.bad_step)
         self._require_finite(self._of_all(self._mesh.group.greatest(bad).tolist()))
 
