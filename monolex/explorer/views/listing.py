@@ -208,7 +208,7 @@ def scope(explorer: Explorer, query: ListQuery) -> list[ExploredRun]:
     """
     if query.dictionary:
         run, dictionary = explorer.place(query.dictionary)
-        require(dictionary.gathered, f"nothing was gathered of {dictionary.title}; run monolex features for it first")
+        require(dictionary.gathered, run.why_not_gathered(dictionary.key))
         return [run]
     runs = [explorer.run(query.run)] if query.run else list(explorer.runs.values())
     sites = {d.site for run in runs for d in run.dictionaries.values()}

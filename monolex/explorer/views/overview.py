@@ -31,7 +31,8 @@ def runs(explorer: Explorer) -> Page:
 def overview(explorer: Explorer, slug: str) -> Page:
     """The front page of a run."""
     run = explorer.run(slug)
-    manifests, everything = dict(finished(run.folder)), evaluated(run)
+    everything = evaluated(run)
+    manifests = {p: m for p, m in finished(run.folder, damaged=False) if p not in run.damaged}
     shown = worth_seeing(run)
     subject = run_facts.subject(manifests.get("activations"), everything)
     data = {
@@ -39,6 +40,7 @@ def overview(explorer: Explorer, slug: str) -> Page:
         **subject,
         "findings": findings(run.folder, everything, manifests),
         "warnings": _warnings(manifests),
+        "damaged": run.damaged,
         "features": [{"dictionary": d.key, "title": d.title, "number": number} for d, number in shown],
         "dictionaries": [d for d in run.dictionaries.values() if d.gathered],
         "report": (run.folder / PAGE).is_file(),
@@ -54,7 +56,7 @@ def overview(explorer: Explorer, slug: str) -> Page:
 
 def evaluated(run: ExploredRun) -> list[EvaluatedDictionary]:
     """What was measured of dictionaries that lie in the run now; nothing where it was not evaluated."""
-    if not (run.folder / "eval" / MANIFEST).exists():
+    if not (run.folder / "eval" / MANIFEST).exists() or "eval" in run.damaged:
         return []
     contents = set(run.manifest("eval").parents.values())
     everything = entries(read_json(run.folder / "eval" / "metrics.json"))
