@@ -261,6 +261,25 @@ def test_a_copy_of_a_run_is_refused_beside_it(explored, tmp_path):
         Explorer([explored, copied])
 
 
+def test_a_word_that_only_begins_so_is_found_after_all_others(explorer):
+    run = explorer.runs["run"]
+    words = {text.strip() for (text,) in run.index.rows("SELECT DISTINCT text FROM token")}
+    short, _ = next((a, b) for a in sorted(words) for b in words if a.isalpha() and b.startswith(a) and b != a)
+    hits = search(explorer, {"q": short}).data["hits"]
+    near = [hit.near for hit in hits]
+    assert near == sorted(near) and any(near) and not near[0]
+    assert all(("of its activation is on" in hit.reasons[0]) <= (not hit.near) for hit in hits)
+    assert any(hit.reasons[0].startswith("begins a word") for hit in hits if hit.near)
+
+
+def test_only_dictionaries_of_one_space_are_offered_to_be_compared(explorer):
+    offered = compare(explorer, {}).data["offered"]
+    keys = [key for of_space in offered.values() for key in of_space]
+    assert sorted(keys) == sorted(explorer.titles) and len(offered) == 1
+    a, b, *_ = keys
+    assert compare(explorer, {"a": a, "b": b}).data["counts"]
+
+
 def test_what_is_damaged_is_named_and_takes_nothing_else_away(explored, tmp_path):
     run = Path(shutil.copytree(explored, tmp_path / "run", ignore=shutil.ignore_patterns("explorer.sqlite*")))
     whole = Explorer([run]).runs["run"]
