@@ -22,8 +22,6 @@ HITS = 60
 """Features that a search names, at most."""
 DEEP = 200
 """Hits of one way of looking that are ranked."""
-DAMP = 10
-"""Reciprocal rank fusion: how little the first rank of a way weighs over its second (Cormack et al. 2009 take 60)."""
 AMONG = "among its tokens"
 EXPLAINED = "in an explanation of it"
 BEGINS = "begins a word "
@@ -42,7 +40,7 @@ class Hit(NamedTuple):
     reasons: tuple[str, ...]
     """Why, a phrase each."""
     weight: float
-    """By which hits are ranked: the sum of 1 / (10 + rank) over the ways in which it is a hit."""
+    """By which hits are ranked: one over its best rank among the ways in which it is a hit."""
     near: bool
     """Whether it is one by a word among its tokens alone, or by one that begins so; those come after all others."""
 
@@ -50,9 +48,9 @@ class Hit(NamedTuple):
 def search(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
     """The features of all runs that have to do with a word.
 
-    Three ways of looking, each ranked on its own and merged by reciprocal rank: the token that is shown so, by the
-    share of a feature's activation on it; words of explanations, by BM25; labels that a person wrote. After all of
-    these come, by BM25, features with the word among their tokens and those with a longer word that begins so.
+    Three ways of looking, each ranked on its own and taken in turns (all firsts, all seconds): the token that is shown
+    so, by the share of a feature's activation on it; words of explanations, by BM25; labels that a person wrote. After
+    all of these come, by BM25, features with the word among their tokens and those with a longer word that begins so.
     """
     text = parameters.get("q", "")
     unknown = [name for name in parameters if name not in ("q", "run")]
@@ -78,7 +76,7 @@ def _hits(run: ExploredRun, text: str) -> list[Hit]:
     reasons: dict[Place, list[str]] = defaultdict(list)
     for way in (_by_label(run, text), _by_token(run, text), [hit for hit in words if hit[2] == EXPLAINED][:DEEP]):
         for rank, (dictionary, number, reason) in enumerate(way):
-            weights[dictionary, number] += 1 / (DAMP + rank)
+            weights[dictionary, number] = max(weights[dictionary, number], 1 / (1 + rank))
             reasons[dictionary, number].append(reason)
     best = sorted(weights, key=lambda place: (-weights[place], place))[:HITS]
     near: dict[Place, str] = {}
@@ -87,7 +85,7 @@ def _hits(run: ExploredRun, text: str) -> list[Hit]:
             if (dictionary, number) not in weights:
                 near.setdefault((dictionary, number), reason)
     for rank, place in enumerate(list(near)[: HITS - len(best)]):
-        weights[place], reasons[place] = 1 / (DAMP + rank), [near[place]]
+        weights[place], reasons[place] = 1 / (1 + rank), [near[place]]
         best.append(place)
     features = _features(run, best)
     return [Hit(features[p], tuple(reasons[p]), weights[p], p in near) for p in best if p in features]

@@ -76,13 +76,13 @@ async function byWords(text, told, corpus, longer) {
   return hits.sort(byWeight);
 }
 
-// ways of looking, merged by reciprocal rank
+// ways of looking, taken in turns: all firsts, all seconds
 function merged(ways) {
   const hits = new Map();
   for (const way of ways) {
     way.forEach(({ d, number, reason }, rank) => {
       const hit = hits.get(`${d}/${number}`) ?? { d, number, weight: 0, reasons: [] };
-      hit.weight += 1 / (facts.damp + rank);
+      hit.weight = Math.max(hit.weight, 1 / (1 + rank));
       hit.reasons.push(reason);
       hits.set(`${d}/${number}`, hit);
     });
