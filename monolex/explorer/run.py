@@ -89,6 +89,7 @@ class ExploredRun:
         path, self.keeps_labels = index_path(folder, writable=writable)
         self.index = Index(path)
         self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
         self._seen: Mapping[Path, tuple[int, int]] = {}
         self._looked = 0.0
         self.problem = ""
@@ -192,10 +193,11 @@ class ExploredRun:
         return open_artifact(self.folder / path)
 
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives, kept under a name until an artefact of the run changes."""
+        """What ``make`` gives, kept under a name until an artefact of the run changes; several askers wait for one."""
         held = self._remembered
-        if name not in held:
-            held[name] = make()
+        with self._making.setdefault(name, threading.Lock()):
+            if name not in held:
+                held[name] = make()
         return held[name]
 
     def experiments(self, kind: str, key: str = "") -> list[str]:

@@ -96,6 +96,7 @@ def serve(folders: Sequence[Path], port: int | None, tell: Callable[[str], None]
     explorer = Explorer(folders)
     listener = bind(port)
     address = f"http://{HOST}:{listener.getsockname()[1]}"
+    listener.listen()  # whoever reads the address may ask at once
     only = next(iter(explorer.runs)) if len(explorer.runs) == 1 else ""
     tell(address + (Links().run(only) if only else "/"))
     StoppingServer(app(explorer)).run([listener])
