@@ -44,7 +44,9 @@ def main_part(explorer: Explorer, key: str, number: int, links: ExportLinks, com
     page = feature(explorer, key, number)
     context: dict[str, Any] = {**page.data, **page.draw(links), "least": LIKE, **tools(links)}
     context["matches"] = _matches(explorer, key, number) if compared else None
-    bounds = page.data["evidence"].summary.max, page.data["evidence"].summary.min
+    summary = page.data["evidence"].summary
+    # colours that a rounded bound would change are written
+    bounds = float(f"{summary.max:.4g}"), float(f"{summary.min:.4g}")
     drawn_part = shortened(html.page("explorer/feature_main.html", **context), *bounds)
     return {"title": page.title, "html": drawn_part, "bounds": bounds}
 

@@ -88,7 +88,7 @@ def _features(run: ExploredRun, path: str) -> list[dict[str, Any]]:
         "SELECT dictionary.hash, site || '/' || name, membership.number, min(part), top_token, min(membership.place) "
         "FROM membership JOIN dictionary ON dictionary.id = membership.dictionary LEFT JOIN feature ON "
         "feature.dictionary = membership.dictionary AND feature.number = membership.number WHERE experiment = ? "
-        "GROUP BY membership.dictionary, membership.number ORDER BY 6, layer DESC, membership.number"
+        "GROUP BY membership.dictionary, membership.number ORDER BY top_token IS NULL, 6, layer DESC, membership.number"
     )
     names = ("dictionary", "title", "number", "part", "top_token", "place")
     rows = run.index.rows(query, (path,))

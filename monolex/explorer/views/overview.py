@@ -55,8 +55,8 @@ def _told(run: ExploredRun, everything: list[EvaluatedDictionary]) -> dict[str, 
     """What a run is and what was found in it, read off its artefacts."""
     manifests = {p: m for p, m in finished(run.folder, damaged=False) if p not in run.damaged}
     subject = run_facts.subject(manifests.get("activations"), everything)
-    found = findings(run.folder, everything, manifests)
-    return {**subject, "findings": found, "warnings": _warnings(manifests)}
+    sentences = findings(run.folder, everything, manifests)
+    return {**subject, "findings": sentences, "warnings": _warnings(manifests)}
 
 
 def evaluated(run: ExploredRun) -> list[EvaluatedDictionary]:
