@@ -73,7 +73,9 @@ def stacked(
         parts = [f"{layer.label}: {layer.counts[i]:,}" for layer in layers if layer.counts[i] and len(layers) > 1]
         title = "\n".join([f"{total:,} from {edges[i]:.3g} to {edges[i + 1]:.3g}", *parts])
         hovers += [_hover(frame, (i + 0.5) * wide, title)] if total else []
-    return picture(width, height, label, [*axes(frame), *paths, f'<g class="hover" stroke-width="{wide:.1f}">', *hovers, "</g>"])
+    return picture(
+        width, height, label, [*axes(frame), *paths, f'<g class="hover" stroke-width="{wide:.1f}">', *hovers, "</g>"]
+    )
 
 
 def swatches(layers: Iterable[tuple[Markup, str]]) -> Markup:

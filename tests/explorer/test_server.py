@@ -241,6 +241,7 @@ with stoppable():
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_while_the_model_is_at_work():
     running = subprocess.Popen([sys.executable, "-c", BUSY], stdout=PIPE, stderr=PIPE, text=True)
     assert running.stdout and running.stderr
