@@ -134,7 +134,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path, or run the stage that writes it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run its stage again") from error
 
 
@@ -193,8 +193,10 @@ def finish(
     return manifest
 
 
-def open_artifact(folder: Path, kind: str | None = None) -> Manifest:
+def open_artifact(folder: Path, kind: str | None = None, *, whole: bool = True) -> Manifest:
     """Read and check a finished artefact (presence and size of its files; :func:`verify` checks hashes).
+
+    Without ``whole`` its files are not looked at, for whoever can do with some of them.
 
     Raises:
         UserError: not finished, of another kind or schema, or a file is missing or truncated.
@@ -214,7 +216,7 @@ def open_artifact(folder: Path, kind: str | None = None) -> Manifest:
         raise UserError(f"{folder} holds {manifest.kind}, and {kind} is needed here")
     if manifest.schema != schema(manifest.kind):
         raise UserError(f"{folder} has schema {manifest.schema} of {manifest.kind!r}; make it again with this version")
-    for name, entry in manifest.files.items():
+    for name, entry in manifest.files.items() if whole else ():
         file = folder / name
         held_bytes = file.stat().st_size if file.exists() else None
         if held_bytes != entry.bytes:

@@ -9,7 +9,17 @@ import torch
 
 from monolex.activations.constant import constant_sites
 from monolex.activations.rule import EVERY_ROW, RowRule, row_rule
-from monolex.artifact import CONTROLS, MANIFEST, SUBJECT, FileEntry, digest, file_hash, model_home, open_artifact
+from monolex.artifact import (
+    CONTROLS,
+    MANIFEST,
+    SUBJECT,
+    FileEntry,
+    Manifest,
+    digest,
+    file_hash,
+    model_home,
+    open_artifact,
+)
 from monolex.config import require
 from monolex.dictionaries.base import CONFIG, WEIGHTS, Dictionary, DictionaryConfig, load, read_config
 from monolex.errors import UserError, nearest
@@ -82,8 +92,11 @@ def control_models(run: Path) -> list[str]:
     return sorted(path.parents[1].name for path in (run / CONTROLS).glob(f"*/activations/{MANIFEST}"))
 
 
-def run_dictionaries(run: Path, model: str = SUBJECT) -> list[RunDictionary]:
+def run_dictionaries(run: Path, model: str = SUBJECT, damaged: dict[str, str] | None = None) -> list[RunDictionary]:
     """Every finished dictionary that a run has of a model, in the order of the evaluation.
+
+    Given ``damaged``, an evaluation or evidence that cannot be read is left out, and what is wrong with it is put
+    there by its path in the run; the stores of evidence are then not looked at.
 
     Raises:
         UserError: no run, no dictionary in it, or evidence of dictionaries that were made anew since.
@@ -91,7 +104,14 @@ def run_dictionaries(run: Path, model: str = SUBJECT) -> list[RunDictionary]:
     folder = model_home(run, model)
     require((folder / "activations").is_dir(), f"{folder} is no folder of a run (no activations in it); give one")
     finished = [name for name in ("eval", "features") if (folder / name / MANIFEST).exists()]
-    stages = {name: open_artifact(folder / name) for name in finished}
+    stages: dict[str, Manifest] = {}
+    for name in finished:
+        try:
+            stages[name] = open_artifact(folder / name, whole=damaged is None)
+        except UserError as error:
+            if damaged is None:
+                raise
+            damaged[name] = str(error)
     # A name that two sources share is told apart by their order, which those who read them all wrote down.
     written = [content for manifest in stages.values() for content in manifest.parents.values()]
     paths = [path.parent for part in ("train", "baselines") for path in sorted((folder / part).glob(f"*/{MANIFEST}"))]
@@ -100,14 +120,21 @@ def run_dictionaries(run: Path, model: str = SUBJECT) -> list[RunDictionary]:
         paths, key=lambda path: written.index(contents[path]) if contents[path] in written else len(written)
     )
     listed = source_dictionaries(folder / "activations", sources, model)
+    unordered = any(content not in written for content in contents.values())
+    if damaged and unordered and any("/" in dictionary.name for dictionary in listed):
+        # names that sources share could be exchanged
+        raise UserError(next(iter(damaged.values())))
     if "features" not in stages:
         return listed
     features = stages["features"]
     stores = {(store["site"], store["name"]): folder / "features" / store["path"] for store in features.data["stores"]}
     for dictionary in listed:
         stale = contents[dictionary.source] not in features.parents.values()
-        if stale and (dictionary.site, dictionary.name) in stores:
-            raise UserError(f"{folder / 'features'} was gathered before {dictionary.source} was made; gather again")
+        if stale and (store := stores.pop((dictionary.site, dictionary.name), None)):
+            why = f"{folder / 'features'} was gathered before {dictionary.source} was made; gather again"
+            if damaged is None:
+                raise UserError(why)
+            damaged[store.relative_to(run).as_posix()] = why
     return [replace(dictionary, evidence=stores.get((dictionary.site, dictionary.name))) for dictionary in listed]
 
 

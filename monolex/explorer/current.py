@@ -9,20 +9,26 @@ from pathlib import Path
 from monolex import stages
 from monolex.artifact import MANIFEST, Manifest, open_artifact
 from monolex.dictionaries.listing import RunDictionary
+from monolex.errors import UserError
 
 EXPERIMENTS = ("explain", "score", "ablate", "tree", "patch", "stability")
 """Kinds of artefacts that say something of dictionaries and their features, beside the evaluation."""
 
 
-def experiments(run: Path) -> dict[str, Manifest]:
+def experiments(run: Path, damaged: dict[str, str]) -> dict[str, Manifest]:
     """The finished artefacts of a run of these kinds, by their path in it.
 
-    Raises:
-        UserError: one is damaged.
+    What is wrong with one that cannot be read is put into ``damaged``.
     """
     patterns = [(kind, f"{stage.home}/*/{MANIFEST}") for kind in EXPERIMENTS if (stage := stages.of_kind(kind))]
-    paths = [(kind, path.parent) for kind, pattern in patterns for path in sorted(run.glob(pattern))]
-    return {path.relative_to(run).as_posix(): open_artifact(path, kind) for kind, path in paths}
+    manifests = {}
+    for kind, path in [(kind, path.parent) for kind, pattern in patterns for path in sorted(run.glob(pattern))]:
+        name = path.relative_to(run).as_posix()
+        try:
+            manifests[name] = open_artifact(path, kind)
+        except UserError as error:
+            damaged[name] = str(error)
+    return manifests
 
 
 def made_of(manifest: Manifest, artefacts: Mapping[str, Manifest]) -> set[str]:

@@ -1,19 +1,21 @@
 """What the index holds of a run, out of its stores, explanations, scores and experiments, dictionary by dictionary.
 
 A dictionary's rows are made again where the store, the explanations, scores or experiments of the run they are made of
-have another hash; all else stays.
+have another hash; all else stays. What cannot be read is left out, and read again until it can be.
 """
 
 import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monolex.artifact import MANIFEST, SUBJECT, Manifest, digest, open_artifact, read_json
+from monolex.artifact import SUBJECT, Manifest, digest, open_artifact, read_json
 from monolex.dictionaries.base import CONFIG, WEIGHTS
 from monolex.dictionaries.listing import RunDictionary
+from monolex.errors import UserError
 from monolex.explorer.current import experiments, of_dictionaries
 from monolex.explorer.index import Index
 from monolex.explorer.migrations import MIGRATIONS
@@ -26,6 +28,8 @@ from monolex.model.sites import Site
 from monolex.pages.interest import ranked
 from monolex.runtime import progress
 
+UNREAD = ""
+"""What a dictionary is made of while something that belongs to it cannot be read."""
 TOKENS = 10
 """Tokens of a feature that are searched, those with the largest shares."""
 SHIFT = 32
@@ -44,6 +48,15 @@ class FeatureFacts(NamedTuple):
     """Rows of the table ``membership``, without the dictionary."""
 
 
+class Filled(NamedTuple):
+    """What bringing an index up to date found."""
+
+    read: int
+    """Dictionaries that were read anew."""
+    experiments: dict[str, Manifest]
+    """Those that can be read, by their path in the run."""
+
+
 def hashes(dictionaries: Sequence[RunDictionary]) -> dict[str, RunDictionary]:
     """Dictionaries by a hash of weights, configuration and activations, off the manifests of their sweeps.
 
@@ -60,48 +73,81 @@ def hashes(dictionaries: Sequence[RunDictionary]) -> dict[str, RunDictionary]:
     return named
 
 
-def fill(index: Index, run: Path, dictionaries: Mapping[str, RunDictionary]) -> int:
-    """Bring the index up to date with a run; how many dictionaries were read anew.
+def fill(index: Index, run: Path, dictionaries: Mapping[str, RunDictionary], damaged: dict[str, str]) -> Filled:
+    """Bring the index up to date with a run.
 
-    Raises:
-        UserError: an artefact is damaged.
+    What is wrong with experiments and with stores of evidence is put into ``damaged`` by their path.
     """
-    features = open_artifact(run / "features", "features") if (run / "features" / MANIFEST).exists() else None
-    stores = {} if features is None else {(s["site"], s["name"]): s["path"] for s in features.data["stores"]}
-    artefacts = experiments(run)
+    artefacts = experiments(run, damaged)
+    evidence = {key: _whole_evidence(run, dictionary, damaged) for key, dictionary in dictionaries.items()}
+    whole = {key: replace(dictionary, evidence=evidence[key]) for key, dictionary in dictionaries.items()}
+    features = open_artifact(run / "features", "features", whole=False) if any(evidence.values()) else None
     said = digest([len(MIGRATIONS), *sorted(m.content for m in artefacts.values() if m.kind in READERS)])
     made_of = {}
     for key, dictionary in dictionaries.items():
-        store = stores.get((dictionary.site, dictionary.name))
-        made_of[key] = digest([store and features and features.files[store].sha256, dictionary.title, said])
+        store = evidence[key]
+        place = store.relative_to(run / "features").as_posix() if store else ""
+        content = features.files[place].sha256 if place and features else None
+        made_of[key] = UNREAD if dictionary.evidence and not store else digest([content, dictionary.title, said])
     known = dict(index.rows("SELECT hash, made_of FROM dictionary"))
-    stale = [key for key in made_of if known.get(key) != made_of[key]]
+    stale = [key for key in made_of if known.get(key) != made_of[key] or made_of[key] == UNREAD]
     gone = [key for key in known if key not in made_of]
     if not stale and not gone:
-        return 0
-    facts = feature_facts(run, artefacts, dictionaries)
+        return Filled(0, artefacts)
+    facts = feature_facts(run, artefacts, dictionaries, damaged)
+    if unread := artefacts.keys() & damaged.keys():
+        made_of = dict.fromkeys(made_of, UNREAD)
+        stale = list(made_of)
+        artefacts = {path: manifest for path, manifest in artefacts.items() if path not in unread}
     with progress(len(stale), "index", "dictionary") as bar, index.writing() as db:
         for key in (*gone, *stale):
             _forget(db, key)
         for key in stale:
-            _insert(db, key, made_of[key], dictionaries[key], facts[key])
+            _insert(db, key, made_of[key], whole[key], facts[key])
             bar.update(1)
-    return len(stale)
+    return Filled(len(stale), artefacts)
+
+
+def _whole_evidence(run: Path, dictionary: RunDictionary, damaged: dict[str, str]) -> Path | None:
+    """Where the evidence of a dictionary lies, if it can be read."""
+    if dictionary.evidence is None:
+        return None
+    try:
+        open_store(dictionary).close()
+    except UserError as error:
+        damaged[dictionary.evidence.relative_to(run).as_posix()] = str(error)
+        return None
+    return dictionary.evidence
 
 
 def feature_facts(
-    run: Path, artefacts: Mapping[str, Manifest], dictionaries: Mapping[str, RunDictionary]
+    run: Path,
+    artefacts: Mapping[str, Manifest],
+    dictionaries: Mapping[str, RunDictionary],
+    damaged: dict[str, str],
 ) -> dict[str, FeatureFacts]:
     """What explanations, scores, ablations, trees and patches say of features, by the hash of their dictionary.
 
-    Nothing counts that was made of another dictionary of the name.
+    Nothing counts that was made of another dictionary of the name, or is of an artefact that cannot be read to its end.
     """
     made_of = of_dictionaries(dictionaries, artefacts)
     facts = {key: FeatureFacts([], {}, []) for key in dictionaries}
     for path, manifest in artefacts.items():
         by_title = {(d.site, d.name): key for key, d in dictionaries.items() if path in made_of[key]}
         if manifest.kind in READERS:
-            READERS[manifest.kind](run / path, path, by_title, facts)
+            said = {key: FeatureFacts([], {}, []) for key in dictionaries}
+            try:
+                READERS[manifest.kind](run / path, path, by_title, said)
+            except UserError as error:
+                damaged[path] = str(error)
+                continue
+            except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+                damaged[path] = f"{run / path} says what no {manifest.kind} says ({error!r}); run its stage again"
+                continue
+            for key, of_key in said.items():
+                facts[key].explanations.extend(of_key.explanations)
+                facts[key].memberships.extend(of_key.memberships)
+                facts[key].effects.update({n: e for n, e in of_key.effects.items() if n not in facts[key].effects})
     return facts
 
 

@@ -21,6 +21,7 @@ from monolex.explorer.migrations import APPLICATION, MIGRATIONS
 FILE = "explorer.sqlite"
 PATIENCE = 20.0
 """Seconds that a thread waits for another that is writing."""
+_TEMPORARY: list[Path] = []
 
 
 @final
@@ -81,10 +82,17 @@ def index_path(run: Path, *, writable: bool = True) -> tuple[Path, bool]:
     if writable and os.access(run, os.W_OK) and (not (run / FILE).exists() or os.access(run / FILE, os.W_OK)):
         return run / FILE, True
     folder = Path(tempfile.mkdtemp(prefix="monolex-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _TEMPORARY.append(folder)
     if (run / FILE).exists():
         _copy(run / FILE, folder / FILE)
     return folder / FILE, False
+
+
+@atexit.register
+def remove_temporary() -> None:
+    """Remove the indices that are kept nowhere; done when the process ends."""
+    for folder in _TEMPORARY:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy(path: Path, copy: Path) -> None:

@@ -14,7 +14,7 @@ from monolex.artifact import MANIFEST, SUBJECT, Manifest, open_artifact, read_js
 from monolex.dictionaries.listing import RunDictionary, run_dictionaries
 from monolex.errors import UserError
 from monolex.explorer import labels
-from monolex.explorer.current import experiments, of_dictionaries
+from monolex.explorer.current import of_dictionaries
 from monolex.explorer.fill import fill, hashes
 from monolex.explorer.index import Index, index_path
 from monolex.explorer.labels import Label
@@ -80,7 +80,7 @@ class ExploredRun:
     """One run, opened; safe to use from several threads. With ``writable`` false nothing is ever written into it.
 
     Raises:
-        UserError: no run, or an artefact or the index of it is damaged.
+        UserError: no run, or its activations, a sweep or the index of it is damaged.
     """
 
     def __init__(self, folder: Path, slug: str = "", *, writable: bool = True) -> None:
@@ -89,10 +89,13 @@ class ExploredRun:
         path, self.keeps_labels = index_path(folder, writable=writable)
         self.index = Index(path)
         self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
         self._seen: Mapping[Path, tuple[int, int]] = {}
         self._looked = 0.0
         self.problem = ""
         """What keeps the run from being read anew, in one sentence; empty if nothing does."""
+        self.damaged: Mapping[str, str] = {}
+        """What is wrong with experiments, evidence and evaluation that cannot be read, by their path in the run."""
         self._experiments: Mapping[str, frozenset[str]] = {}
         self._known: tuple[dict[str, IndexedDictionary], dict[str, RunDictionary]] = {}, {}
         self._forget()
@@ -121,14 +124,21 @@ class ExploredRun:
                 self.problem = f"{self.slug} is shown as it was before: {error}"
 
     def _read(self) -> None:
-        listed = hashes(run_dictionaries(self.folder))
-        fill(self.index, self.folder, listed)
+        damaged: dict[str, str] = {}
+        listed = hashes(run_dictionaries(self.folder, damaged=damaged))
+        filled = fill(self.index, self.folder, listed, damaged)
+        if (self.folder / "eval" / MANIFEST).exists():
+            try:
+                open_artifact(self.folder / "eval", "eval")
+            except UserError as error:
+                damaged["eval"] = str(error)
         names = ", ".join(IndexedDictionary._fields)
         rows = self.index.rows(f"SELECT {names} FROM dictionary ORDER BY layer, site, id")
         known = [IndexedDictionary(*row)._replace(trained=bool(row[6])) for row in rows]
         # both at once: whoever asks meanwhile has the ones of before
         self._known = {d.key: d for d in known}, {d.key: listed[d.hash] for d in known}
-        self._experiments = of_dictionaries(listed, experiments(self.folder))
+        self._experiments = of_dictionaries(listed, filled.experiments)
+        self.damaged = {path: why.replace(f"{self.folder}/", "") for path, why in sorted(damaged.items())}
         self._forget()
 
     def _forget(self) -> None:
@@ -183,19 +193,28 @@ class ExploredRun:
         return open_artifact(self.folder / path)
 
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives, kept under a name until an artefact of the run changes."""
+        """What ``make`` gives, kept under a name until an artefact of the run changes; several askers wait for one."""
         held = self._remembered
-        if name not in held:
-            held[name] = make()
+        with self._making.setdefault(name, threading.Lock()):
+            if name not in held:
+                held[name] = make()
         return held[name]
 
     def experiments(self, kind: str, key: str = "") -> list[str]:
-        """Paths in the run of its finished artefacts of a kind, such as ``patch/ioi``; of those made of one dictionary
-        alone, where its hash is given."""
+        """Paths in the run of its artefacts of a kind that are finished and whole, such as ``patch/ioi``; of those made
+        of one dictionary alone, where its hash is given."""
         stage = stages.of_kind(kind)
         home = kind if stage is None else stage.home
         paths = [p.parent.relative_to(self.folder).as_posix() for p in sorted(self.folder.glob(f"{home}/*/{MANIFEST}"))]
-        return [path for path in paths if not key or path in self._experiments[self.dictionary(key).hash]]
+        of_key = self._experiments[self.dictionary(key).hash] if key else paths
+        return [path for path in paths if path in of_key and path not in self.damaged]
+
+    def why_not_gathered(self, key: str) -> str:
+        """Why a dictionary has no evidence here, in one sentence."""
+        dictionary, evidence = self.dictionary(key), self.record(key).evidence
+        place = evidence.relative_to(self.folder).as_posix() if evidence else "features"
+        none = f"nothing was gathered of {dictionary.title}; run monolex features for it first"
+        return self.damaged.get(place, none)
 
     def label(self, key: str, number: int) -> Label | None:
         """What a person wrote of a feature."""

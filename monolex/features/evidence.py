@@ -113,6 +113,8 @@ class Neighbour(NamedTuple):
     """Cosine of decoder directions, or Jaccard index of co-activation."""
     both: int = 0
     """Co-activation: sampled rows in which both are active."""
+    top_token: str | None = None
+    """Token with the largest share of its activation, where that is known."""
 
 
 class Context(NamedTuple):

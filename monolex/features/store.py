@@ -103,8 +103,8 @@ class FeatureStore:
             "ORDER BY side, rank",
             (number,),
         )
-        near = self.rows("SELECT other, cosine FROM neighbour WHERE feature = ? ORDER BY rank", (number,))
-        together = self.rows("SELECT other, jaccard, both FROM coactive WHERE feature = ? ORDER BY rank", (number,))
+        near = self._others("neighbour", "cosine, 0", number)
+        together = self._others("coactive", "jaccard, both", number)
         total = summary.mean * self.meta["rows"]
         return Evidence(
             summary,
@@ -113,10 +113,18 @@ class FeatureStore:
             self._shares(number, "before", "x''", total),
             tuple(TokenWeight(*row[1:]) for row in direct if row[0] > 0),
             tuple(TokenWeight(*row[1:]) for row in direct if row[0] < 0),
-            tuple(Neighbour(*row) for row in near),
-            tuple(Neighbour(*row) for row in together),
+            near,
+            together,
             self._examples(number),
         )
+
+    def _others(self, table: str, values: str, number: int) -> tuple[Neighbour, ...]:
+        query = (
+            f"SELECT other, {values}, top.text FROM {table} LEFT JOIN feature ON feature.id = other "
+            f"LEFT JOIN vocabulary AS top ON top.token = feature.top_token WHERE {table}.feature = ? "
+            f"ORDER BY {table}.rank"
+        )
+        return tuple(Neighbour(*row) for row in self.rows(query, (number,)))
 
     def _shares(self, number: int, table: str, histogram: str, total: float) -> tuple[TokenShare, ...]:
         query = (

@@ -126,7 +126,7 @@ class Tape:
         cache, self._cache = self._cache, None
         effects = [Effect()] * len(self.edits) if anew else list(self._effects)
         self._fed = _Fed(tokens[0], 0 if anew else len(self.ids), effects, {})
-        with self.hooked(), torch.no_grad():
+        with self.hooked(), torch.inference_mode():
             output = self.lm.hf(
                 tokens.to(self._device), past_key_values=cache, use_cache=self._caching, **self._options
             )

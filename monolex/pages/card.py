@@ -171,7 +171,8 @@ def _back(s: Summary) -> list[tuple[str, str, str, str]]:
         f"other seeds whose dictionary has a like feature: encoder and decoder rows of cosine {ALIKE} or more, each "
         f"the other's nearest; as a probability {interval} (95 %); mean likeness of the nearest {number(s.seed_cosine)}"
     )
-    return [("Comes back", f"{round(s.reappears * s.seeds)} of {s.seeds}", f"seeds, {interval}", about)]
+    under = f"seeds, cosine ≥ {ALIKE}; {interval}"
+    return [("Comes back", f"{round(s.reappears * s.seeds)} of {s.seeds}", under, about)]
 
 
 def _tables(evidence: Evidence) -> list[tuple[str, str, Sequence[tuple[Markup, TokenShare, str, str]]]]:
@@ -201,21 +202,35 @@ def _weight(token: TokenWeight) -> tuple[Markup, str]:
 
 def _related(
     evidence: Evidence, meta: Mapping[str, Any], link: Look
-) -> list[tuple[str, str, list[tuple[int, str | None, str]]]]:
-    """Neighbours: head, tooltip, and number, address and value of each."""
+) -> list[tuple[str, str, list[tuple[int, str | None, str, Markup]]]]:
+    """Neighbours: head, tooltip, and number, address, value and first token of each."""
 
-    def shown(others: Sequence[Neighbour], said: Callable[[Neighbour], str]) -> list[tuple[int, str | None, str]]:
-        return [(neighbour.feature, link(neighbour.feature), said(neighbour)) for neighbour in others]
+    def shown(
+        others: Sequence[Neighbour], said: Callable[[Neighbour], str]
+    ) -> list[tuple[int, str | None, str, Markup]]:
+        return [(n.feature, link(n.feature), said(n), _first(n)) for n in others]
 
     sampled = meta.get("coactive_rows")
     over = f", over {sampled:,} sampled activations" if sampled else ""
     together = shown(evidence.coactive, lambda neighbour: f"{number(neighbour.value)} ({neighbour.both:,})")
     near = shown(evidence.neighbours, lambda neighbour: number(neighbour.value))
     plans = (
-        ("Similar direction", "features by the cosine of their decoder directions", near),
-        ("Active together", f"features by the Jaccard index of being active (times both are){over}", together),
+        (
+            "Similar direction",
+            "features by the cosine of their decoder directions, each with the token of its largest share",
+            near,
+        ),
+        (
+            "Active together",
+            f"features by the Jaccard index of being active (times both are), with their first token{over}",
+            together,
+        ),
     )
     return [(head, about, rows) for head, about, rows in plans if rows]
+
+
+def _first(neighbour: Neighbour) -> Markup:
+    return Markup("") if neighbour.top_token is None else tokens.token(neighbour.top_token)
 
 
 def _embedding(evidence: Evidence, text: Callable[[int | None], str]) -> list[tuple[str, Markup, str]]:

@@ -72,8 +72,10 @@ def stacked(
     for i, total in enumerate(totals):
         parts = [f"{layer.label}: {layer.counts[i]:,}" for layer in layers if layer.counts[i] and len(layers) > 1]
         title = "\n".join([f"{total:,} from {edges[i]:.3g} to {edges[i + 1]:.3g}", *parts])
-        hovers += [_hover(frame, i * wide, wide, title)] if total else []
-    return picture(width, height, label, [*axes(frame), *paths, '<g class="hover">', *hovers, "</g>"])
+        hovers += [_hover(frame, (i + 0.5) * wide, title)] if total else []
+    return picture(
+        width, height, label, [*axes(frame), *paths, f'<g class="hover" stroke-width="{wide:.1f}">', *hovers, "</g>"]
+    )
 
 
 def swatches(layers: Iterable[tuple[Markup, str]]) -> Markup:
@@ -103,7 +105,7 @@ def _block(frame: Frame, left: float, wide: float, start: float, stop: float, to
     return f"M{frame.left + left + 0.5:.1f} {foot}V{head}h{max(wide - 1, 0.5):.1f}V{foot}z"
 
 
-def _hover(frame: Frame, left: float, wide: float, title: str) -> str:
-    """The whole height of a bin, invisible, to rest a pointer on."""
-    path = f"M{frame.left + left:.1f} {frame.top:.0f}h{wide:.1f}V{frame.bottom:.0f}h-{wide:.1f}z"
+def _hover(frame: Frame, middle: float, title: str) -> str:
+    """The whole height of a bin, invisible, to rest a pointer on: a line as wide as the bin."""
+    path = f"M{frame.left + middle:.1f} {frame.top:.0f}V{frame.bottom:.0f}"
     return f'<path d="{path}"><title>{escape(title)}</title></path>'

@@ -6,15 +6,14 @@ from typing import Any, NamedTuple
 
 from monolex.artifact import SUBJECT, Manifest, read_json
 from monolex.causal.patch.claims import FEWER
-from monolex.kinds import BASELINES, FAMILIES, KINDS
+from monolex.kinds import BASELINES, FAMILIES
 from monolex.pages.eval_charts import EvaluatedDictionary
 from monolex.pages.html import estimate, number
 from monolex.report import stability_section
+from monolex.report.rivals import controls, learned, rivals
 from monolex.report.section import CAUSES, INTERPRETATION, notice
 
 Facts = Mapping[str, Any]
-EQUAL = 1.1
-"""Two dictionaries are equally sparse if their L0 are within this factor."""
 GLANCE = "glance"
 """Anchor of the report's part on all sites at once."""
 HALF = 0.5
@@ -39,7 +38,7 @@ def findings(run: Path, everything: Sequence[EvaluatedDictionary], manifests: Ma
         content = run / path / f"{manifest.kind}.json"
         if manifest.kind == "score":
             said += [Finding(text, INTERPRETATION.key, path) for text in explained(read_json(content))]
-        elif notice(manifest, manifests):  # it is of what lies in the run no longer
+        elif notice(run, manifest, manifests):  # it is of what lies in the run no longer
             continue
         elif manifest.kind == "patch":
             name = path.partition("/")[2]
@@ -84,9 +83,7 @@ def explained(scores: Facts) -> list[str]:
     """The best explained trained dictionary, beside the baselines at its site."""
     cells = [(facts, cell) for facts in scores["dictionaries"] if (cell := _best_cell(facts)) is not None]
     trained = [
-        (f, c)
-        for f, c in cells
-        if f["trained"] and f["model"] == SUBJECT and f["step"] is None and not _frozen(f["kind"])
+        (f, c) for f, c in cells if f["trained"] and f["model"] == SUBJECT and f["step"] is None and learned(f["kind"])
     ]
     if not trained:
         return []
@@ -139,11 +136,10 @@ def _compared(
     known = []
     for trained in (e for e in measured if _learned(e) and not e.target and _sparse(e)):
         others: dict[str, EvaluatedDictionary] = {}
-        for other in measured:
-            if other.baseline and not complete(other) and equally_sparse(trained, other):
-                family = BASELINES[other.kind].name
-                if family not in others or (other.value("fvu") or 0) < (others[family].value("fvu") or 0):
-                    others[family] = other
+        for other in rivals(measured, trained):
+            family = BASELINES[other.kind].name
+            if family not in others or (other.value("fvu") or 0) < (others[family].value("fvu") or 0):
+                others[family] = other
         if others:
             known.append((trained, others))
     return max(known, key=lambda pair: (len(pair[1]), -(pair[0].value("fvu") or 0)), default=None)
@@ -151,30 +147,13 @@ def _compared(
 
 def _learned(entry: EvaluatedDictionary) -> bool:
     """Whether it was trained, and not with a part that stayed random, as controls are."""
-    return entry.trained and not _frozen(entry.kind)
-
-
-def _frozen(kind: str) -> bool:
-    row = KINDS.get(kind)
-    return bool(row and row.frozen)
+    return entry.trained and learned(entry.kind)
 
 
 def _sparse(entry: EvaluatedDictionary) -> bool:
     """Whether it is sparse enough for its L0 to mean something: a quarter of the dimensions that there are."""
     width = entry.head["d_sae"] / (entry.head["ratio"] or 1)
     return (entry.value("l0") or width) <= width / 4
-
-
-def complete(entry: EvaluatedDictionary) -> bool:
-    """Whether a baseline reconstructs everything, so that its variance missed says nothing."""
-    family = BASELINES[entry.kind]
-    return entry.kind.removeprefix(family.name) in family.complete
-
-
-def equally_sparse(a: EvaluatedDictionary, b: EvaluatedDictionary) -> bool:
-    """Whether the L0 of both are within a factor :data:`EQUAL`."""
-    mine, other = a.value("l0"), b.value("l0")
-    return bool(mine and other) and 1 / EQUAL <= (mine or 0) / (other or 1) <= EQUAL
 
 
 def _below(trained: EvaluatedDictionary, others: Iterable[EvaluatedDictionary]) -> bool:
@@ -184,8 +163,7 @@ def _below(trained: EvaluatedDictionary, others: Iterable[EvaluatedDictionary]) 
 
 
 def _controls(everything: Sequence[EvaluatedDictionary], best: Sequence[EvaluatedDictionary]) -> str:
-    alike = {(e.site, e.name) for e in best}
-    same = [e for e in everything if e.model != SUBJECT and (e.site, e.name) in alike and e.value("fvu") is not None]
+    same = [e for entry in best for e in controls(everything, entry) if e.value("fvu") is not None]
     by_model = {model: [e for e in same if e.model == model] for model in dict.fromkeys(e.model for e in same)}
     told = (
         f"{_range(e.value('fvu') for e in group)} of a model with {model} weights" for model, group in by_model.items()

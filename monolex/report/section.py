@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from monolex import stages
-from monolex.artifact import Manifest, model_home, read_json
+from monolex.artifact import MANIFEST, Manifest, model_home, read_json
 from monolex.pages import html
 
 Artefacts = Mapping[str, Manifest]
@@ -78,23 +78,36 @@ def parts_of_kind(
     for path, manifest in artefacts.items():
         if manifest.kind == kind:
             key = f"{kind}-{len(parts) + 1}"
-            head = {"key": key, "name": path.partition("/")[2], "notice": notice(manifest, artefacts)}
+            head = {"key": key, "name": path.partition("/")[2], "notice": notice(run, manifest, artefacts)}
             facts = describe(key, read_json(run / path / f"{kind}.json"))
             parts.append(Markup(html.page(f"{kind}.html", **head, **facts)))
     return parts
 
 
-def notice(manifest: Manifest, artefacts: Artefacts) -> str:
-    """What an experiment was made of that is another by now, in one sentence; empty if nothing is."""
-    changed: dict[str, list[str]] = {"made again since": [], "no longer in this run": []}
+def notice(run: Path, manifest: Manifest, artefacts: Artefacts) -> str:
+    """What an experiment was made of that is another by now, is gone or cannot be read; empty if nothing is.
+
+    ``artefacts`` are those of the run that can be read.
+    """
+    again, gone, unread = [], [], []
     for name, content in manifest.parents.items():
         path = _path(name)
-        if path in artefacts and artefacts[path].content != content:
-            changed["made again since"].append(path)
-        elif path not in artefacts and name != "task":
-            changed["no longer in this run"].append(path)
-    said = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in changed.items() if names)
-    return f"This is not of what lies in this run now ({said}): run it again." if said else ""
+        if path in artefacts:
+            again += [path] if artefacts[path].content != content else []
+        elif name != "task":
+            (unread if (run / path / MANIFEST).exists() else gone).append(path)
+    said = [
+        (again, "made again since, so this is of what was there before: run it again."),
+        (gone, "taken out of this run: what is said here cannot be checked against it or made again."),
+        (unread, "damaged or written by another version: whether this is of it cannot be told until it is made again."),
+    ]
+    return " ".join(f"{_named(paths)} {told}" for paths, told in said if paths)
+
+
+def _named(paths: Collection[str]) -> str:
+    names = sorted(paths)
+    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    return f"{listed} {'were' if len(names) > 1 else 'was'}"
 
 
 def _path(parent: str) -> str:

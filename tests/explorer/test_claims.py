@@ -20,7 +20,7 @@ from monolex.explorer.index import FILE
 from monolex.explorer.views.claims import claims
 from monolex.explorer.views.marks import keep
 from monolex.explorer.views.overview import evaluated
-from monolex.report.findings import equally_sparse
+from monolex.report.rivals import equally_sparse
 
 
 def row(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from helpers.explored import NAME, SITES
 from helpers.fake_store import HOSTILE
@@ -24,6 +25,7 @@ from monolex.explorer.export import write as writing
 from monolex.explorer.export.config import ExportConfig
 from monolex.explorer.export.drawing import TOGETHER
 from monolex.explorer.export.shards import unpacked
+from monolex.explorer.export.short_marks import shortened, whole
 from monolex.explorer.export.words import beginning, word_shards
 from monolex.explorer.export.write import export
 from monolex.explorer.fill import SHIFT
@@ -35,6 +37,8 @@ from monolex.explorer.views.feature import feature
 from monolex.explorer.views.listing import COLUMNS, ListQuery
 from monolex.explorer.views.marks import keep
 from monolex.explorer.views.overview import worth_seeing
+from monolex.features.evidence import Context
+from monolex.pages.tokens import context
 from monolex.workers import Work
 
 TITLE = f"{SITES[1]}/{NAME}"
@@ -81,7 +85,7 @@ def shards(site: Path) -> dict[str, Any]:
 def feature_pages(site: Path) -> dict[str, str]:
     """Markup of the page of every feature, by the address behind ``feature.html#``."""
     return {
-        f"{name.split('/')[1]}/{number}": page["html"]
+        f"{name.split('/')[1]}/{number}": whole(page["html"], *page["bounds"])
         for name, value in shards(site).items()
         if name.startswith("feature/")
         for number, page in value.items()
@@ -101,6 +105,23 @@ def test_a_card_is_the_server_s(site, explorer):
         for number in range(0, d.d_sae, 3):
             card = feature(explorer, d.key, number).draw(Links())["card"]
             assert exported(str(card)) in pages[f"{d.key}/{number}"]
+
+
+@pytest.mark.parametrize(("largest", "smallest"), [(4.0, 0.0), (3.0, -2.0), (1234.5, -1e-5)])
+def test_short_marks_say_the_same(largest, smallest):
+    drawn = np.random.default_rng(0)
+    texts = [" the", "<b>", "\\xe2", "=>", " 3 < 4"] * 3
+    markup, kept = "", 0
+    for bound in (largest, smallest or largest):
+        values = (drawn.uniform(-0.2, 1, len(texts)) * bound).tolist()
+        ids = tuple(range(len(texts)))
+        shown = Context(0, 0, 0, 7, ids, tuple(texts), tuple(values), "top", 0, 0)
+        markup += str(context(shown, bound))
+        kept += sum(value * bound > 0 for value in values)
+    short = shortened(markup, largest, smallest)
+    assert whole(short, largest, smallest) == markup
+    # only what has no colour stays as it was, and a mark that follows another needs no position
+    assert markup.count("<mark") - short.count("<mark") == kept and len(short) < 0.7 * len(markup)
 
 
 def test_a_feature_s_page_has_its_label_and_what_is_like_it_and_no_form(site, key):

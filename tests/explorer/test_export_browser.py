@@ -17,6 +17,8 @@ from monolex.explorer.explorer import Explorer
 from monolex.explorer.export.config import ExportConfig
 from monolex.explorer.export.write import export
 from monolex.explorer.index import FILE
+from monolex.explorer.links import Links
+from monolex.explorer.views.feature import feature
 from monolex.explorer.views.listing import listing
 from monolex.explorer.views.marks import keep
 from monolex.explorer.views.search import HITS, Hit, search
@@ -25,6 +27,11 @@ LABELLED = 3
 PARSED = "new DOMParser().parseFromString(html, 'text/html')"
 ROWS = f"""(html) => [...{PARSED}.querySelectorAll("tr[data-row], table.list thead")]
     .map((row) => row.outerHTML.replaceAll(/href="[^"]*"/g, "").replaceAll(/\\s+/g, " "))"""
+
+
+BARE = 'outerHTML.replaceAll(/href="[^"]*"/g, "")'
+CARD = f"document.querySelector('article.feature').{BARE}"
+CARD_OF = f"{PARSED}.querySelector('article.feature').{BARE}"
 
 
 class Exported(NamedTuple):
@@ -159,6 +166,8 @@ def test_every_feature_of_a_dictionary_is_shown(site, visit):
     for number in range(d_sae):
         visit.page.evaluate(f"location.hash = '{site.key}/{number}'")
         visit.page.wait_for_selector(f"[data-feature='{site.key}/{number}']")
+        card = str(feature(site.explorer, site.key, number).draw(Links())["card"])
+        assert visit.page.evaluate(CARD) == visit.page.evaluate(f"(html) => {CARD_OF}", card)
 
 
 def weights(hits: list[Hit]) -> dict[str, tuple[str, ...]]:

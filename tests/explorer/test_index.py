@@ -133,17 +133,17 @@ def test_a_patch_names_the_features_that_its_searches_take_first(copy):
 def test_only_what_changed_is_read_again_and_labels_stay(copy):
     run = ExploredRun(copy)
     listed = hashes(run_dictionaries(copy))
-    assert fill(run.index, copy, listed) == 0
+    assert fill(run.index, copy, listed, {}).read == 0
     key = next(d.key for d in run.dictionaries.values() if d.gathered)
     labels.write(run.index, run.dictionary(key).hash, 3, text="mine", note="", pinned=True)
     run.index.rows("UPDATE dictionary SET made_of = 'another' WHERE substr(hash, 1, 12) = ?", (key,))
     before = run.index.rows("SELECT * FROM feature ORDER BY dictionary, number")
-    assert fill(run.index, copy, listed) == 1
+    assert fill(run.index, copy, listed, {}).read == 1
     after = run.index.rows("SELECT * FROM feature ORDER BY dictionary, number")
     assert sorted(row[1:] for row in after) == sorted(row[1:] for row in before)
     assert (label := run.label(key, 3)) is not None and label.text == "mine"
     shutil.rmtree(copy / "ablate")
-    assert fill(run.index, copy, listed) == len(listed)
+    assert fill(run.index, copy, listed, {}).read == len(listed)
     assert run.index.rows("SELECT count(*) FROM feature WHERE effect IS NOT NULL") == [(0,)]
 
 
@@ -151,7 +151,7 @@ def test_a_dictionary_that_is_gone_leaves_the_index(copy):
     run = ExploredRun(copy)
     listed = hashes(run_dictionaries(copy))
     kept = dict(list(listed.items())[1:])
-    fill(run.index, copy, kept)
+    fill(run.index, copy, kept, {})
     assert {key for (key,) in run.index.rows("SELECT hash FROM dictionary")} == set(kept)
     for table in ("feature", "token", "explanation", "membership"):
         query = f"SELECT count(*) FROM {table} WHERE dictionary NOT IN (SELECT id FROM dictionary)"

@@ -2,8 +2,14 @@
 
 import json
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from helpers.explored import NAME, SITES, served
@@ -208,3 +214,45 @@ def test_a_port_that_is_taken_is_said():
     with pytest.raises(UserError, match="port = 70000"):
         bind(70_000)
     listener.close()
+
+
+BUSY = """
+import time
+from contextlib import asynccontextmanager
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from monolex.explorer.server import StoppingServer, bind
+from monolex.interrupt import stoppable
+
+def slow(request):
+    print("asked", flush=True)
+    time.sleep(60)
+
+async def lifespan_told(_app):
+    print(listener.getsockname()[1], flush=True)
+    yield
+
+listener = bind(0)
+listener.listen()
+with stoppable():
+    app = Starlette(routes=[Route("/", slow)], lifespan=asynccontextmanager(lifespan_told))
+    StoppingServer(app).run([listener])
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_while_the_model_is_at_work():
+    running = subprocess.Popen([sys.executable, "-c", BUSY], stdout=PIPE, stderr=PIPE, text=True)
+    assert running.stdout and running.stderr
+    try:
+        with socket.create_connection(("127.0.0.1", int(running.stdout.readline())), timeout=30) as asker:
+            asker.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert running.stdout.readline() == "asked\n"
+            began = time.monotonic()
+            running.send_signal(signal.SIGINT)
+            assert running.wait(20) == 130 and time.monotonic() - began < 5
+        assert running.stderr.read().count("\n") == 1
+    finally:
+        running.kill()
+        running.communicate()

@@ -1,6 +1,8 @@
 """What pages show: the list against the stores, search, matches and comparisons against the weights."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -259,10 +261,75 @@ def test_a_copy_of_a_run_is_refused_beside_it(explored, tmp_path):
         Explorer([explored, copied])
 
 
-def test_what_is_damaged_now_leaves_the_pages_of_before(explored, tmp_path):
+def test_a_word_that_only_begins_so_is_found_after_all_others(explorer):
+    run = explorer.runs["run"]
+    words = {text.strip() for (text,) in run.index.rows("SELECT DISTINCT text FROM token")}
+    # a word and the beginning of one, which is no word itself
+    asked = {text for word in words if word.isalpha() for text in (word, word[:-1]) if text}
+    answers = [search(explorer, {"q": text}).data["hits"] for text in sorted(asked)]
+    for hits in answers:
+        near = [hit.near for hit in hits]
+        assert near == sorted(near)
+        assert all(("of its activation is on" in hit.reasons[0]) <= (not hit.near) for hit in hits)
+    assert any(hit.near and hit.reasons[0].startswith("begins a word") for hits in answers for hit in hits)
+    assert any(not hit.near for hits in answers for hit in hits)
+
+
+def test_only_dictionaries_of_one_space_are_offered_to_be_compared(explorer):
+    offered = compare(explorer, {}).data["offered"]
+    keys = [key for of_space in offered.values() for key in of_space]
+    assert sorted(keys) == sorted(explorer.titles) and len(offered) == 1
+    a, b, *_ = keys
+    assert compare(explorer, {"a": a, "b": b}).data["counts"]
+
+
+def test_what_is_damaged_is_named_and_takes_nothing_else_away(explored, tmp_path):
+    run = Path(shutil.copytree(explored, tmp_path / "run", ignore=shutil.ignore_patterns("explorer.sqlite*")))
+    whole = Explorer([run]).runs["run"]
+    ablation, deleted, older = (
+        run / "ablate" / "root" / "ablate.json",
+        *sorted((run / "features").rglob("*.sqlite"))[:2],
+    )
+    kept = {path: path.read_bytes() for path in (ablation, deleted, run / "score" / "rules" / "scores.jsonl")}
+    ablation.write_bytes(b"[" * len(kept[ablation]))
+    deleted.unlink()
+    (run / "score" / "rules" / "scores.jsonl").unlink()
+    with closing(sqlite3.connect(older)) as store:
+        schema = store.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        store.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
+        store.commit()
+    for _ in range(2):  # built anew, then from the index that is there
+        explorer = Explorer([run])
+        broken = explorer.runs["run"]
+        stores = {path.relative_to(run).as_posix() for path in (deleted, older)}
+        assert set(broken.damaged) == {"ablate/root", "score/rules", *stores}
+        assert all(why.count("\n") == 0 and str(tmp_path) not in why for why in broken.damaged.values())
+        front = overview(explorer, "run").data
+        assert front["damaged"] == broken.damaged and front["features"]
+        listed = causes(explorer, "run").data
+        assert set(listed["damaged"]) == {"ablate/root", "score/rules"} and listed["experiments"]
+        with pytest.raises(UserError, match="ablate.json is damaged"):
+            experiment(explorer, "run", "ablate/root")
+        lost = [d for d in broken.dictionaries.values() if d.key in whole.dictionaries and not d.gathered]
+        for dictionary in lost:
+            if whole.dictionaries[dictionary.key].gathered:
+                with pytest.raises(UserError, match="does not exist|has schema"):
+                    listing.listing(explorer, {"dictionary": dictionary.key})
+        assert 0 < listing.listing(explorer, {}).data["total"] < listing.listing(Explorer([explored]), {}).data["total"]
+    for path, content in kept.items():
+        path.write_bytes(content)
+    with closing(sqlite3.connect(older)) as store:
+        store.execute("UPDATE meta SET value = ? WHERE key = 'schema'", schema)
+        store.commit()
+    again = Explorer([run])
+    assert not again.runs["run"].damaged
+    assert listing.listing(again, {}).data == listing.listing(Explorer([explored]), {}).data
+
+
+def test_a_damaged_sweep_leaves_the_pages_of_before(explored, tmp_path):
     run = shutil.copytree(explored, tmp_path / "run", ignore=shutil.ignore_patterns("explorer.sqlite*"))
     explorer = Explorer([run])
-    manifest = run / "explain" / "rules" / "manifest.json"
+    manifest = run / "train" / "main" / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text[:100])
     explorer.runs["run"].refresh(0.0)

@@ -103,10 +103,12 @@ def test_direct_neighbours_and_embedding(store):
         assert f"<span>{tokens.token(token.text)} {number(token.weight)}</span>" in shown
     assert "Raises" in shown and "Lowers" in shown and "through the final norm and unembedding alone" in shown
     first, second = evidence.neighbours[:2]
-    assert f'<a href="#f{first.feature}">{first.feature}</a> {number(first.value)}' in shown
-    assert f"<em>{second.feature}</em> {number(second.value)}" in shown
+    assert first.top_token == store.text(store.feature(first.feature).summary.top_token) != ""
+    token = tokens.token(first.top_token)
+    assert f'<a href="#f{first.feature}">{first.feature}</a> {token} {number(first.value)}' in shown
+    assert f"<em>{second.feature}</em> {tokens.token(second.top_token)} {number(second.value)}" in shown
     for neighbour in evidence.coactive:
-        assert f"{number(neighbour.value)} ({neighbour.both:,})" in shown
+        assert f"{tokens.token(neighbour.top_token)} {number(neighbour.value)} ({neighbour.both:,})" in shown
     assert f"embedding {tokens.token(TEXTS[0])} 0.250" in shown and "unembedding" in shown
 
 

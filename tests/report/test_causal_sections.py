@@ -17,7 +17,7 @@ from monolex.pages.tree_diagram import spans
 from monolex.report.ablate_section import NO_DIRECT, NO_TEST, verdict
 from monolex.report.page import report
 from monolex.report.patch_section import NOT_ASKED, SIZES, nearest
-from monolex.report.section import chapters
+from monolex.report.section import chapters, notice
 from monolex.show.path import show
 
 KINDS = {"patch": causal_json.patch, "ablate": causal_json.ablate, "tree": causal_json.tree}
@@ -253,11 +253,15 @@ def test_stale_experiments_say_so(tmp_path):
         "task": "x",
     }
     artifact(folder / "tree" / "t", "tree", causal_json.tree(), parents)
-    assert "This is not of what lies" not in report(folder).read_text(encoding="utf-8")
+    assert 'class="notice"' not in report(folder).read_text(encoding="utf-8")
     parents |= {"subject.train.residual": "other", "random.train.small": "other", "subject.baselines.gone": "x"}
     artifact(folder / "tree" / "t", "tree", causal_json.tree(), parents)
-    said = "made again since: controls/random/train/small, train/residual; no longer in this run: baselines/gone"
-    assert f"lies in this run now ({said}): run it again." in report(folder).read_text(encoding="utf-8")
+    content = report(folder).read_text(encoding="utf-8")
+    assert "controls/random/train/small and train/residual were made again since" in content
+    assert "baselines/gone was taken out of this run" in content and "damaged" not in content
+    manifests = {name: open_artifact(folder / name) for name in ("activations", "tree/t")}
+    said = notice(folder, manifests["tree/t"], manifests)
+    assert "train/residual were damaged or written by another version" in said
 
 
 @pytest.mark.parametrize("kind", KINDS)

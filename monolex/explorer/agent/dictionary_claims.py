@@ -6,13 +6,13 @@ from typing import Any
 
 from monolex.artifact import SUBJECT
 from monolex.causal.patch.claims import FEWER
-from monolex.explorer.agent.measured import BESIDE, controls, entry_of, estimate, numbers, rivals
+from monolex.explorer.agent.measured import BESIDE, entry_of, estimate, numbers
 from monolex.explorer.agent.sources import Said, source
 from monolex.explorer.agent.verdicts import KnownClaim, VerdictBasis, agreed, of_all
 from monolex.explorer.run import ExploredRun, IndexedDictionary
 from monolex.explorer.views.overview import evaluated
 from monolex.pages.eval_charts import EvaluatedDictionary
-from monolex.report.findings import EQUAL, equally_sparse
+from monolex.report.rivals import EQUAL, controls, equally_sparse, rivals
 from monolex.verdicts import Verdict, below, beside_controls, beyond
 
 Facts = Mapping[str, Any]

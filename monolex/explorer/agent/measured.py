@@ -9,7 +9,7 @@ from monolex.explorer.explorer import Explorer
 from monolex.explorer.run import ExploredRun, IndexedDictionary
 from monolex.explorer.views.overview import evaluated
 from monolex.pages.eval_charts import EvaluatedDictionary
-from monolex.report.findings import complete, equally_sparse
+from monolex.report.rivals import controls, rivals
 
 METRICS = ("fvu", "l0", "alive_paper", "dead", "ce", "kl", "loss_recovered_zero", "loss_recovered_mean")
 BESIDE = ("fvu", "l0")
@@ -41,19 +41,6 @@ def entry_of(everything: Iterable[EvaluatedDictionary], dictionary: IndexedDicti
     """What was measured of a dictionary of a run's model."""
     place = (SUBJECT, dictionary.site, dictionary.name)
     return next((e for e in everything if e.single and (e.model, e.site, e.name) == place), None)
-
-
-def rivals(everything: Iterable[EvaluatedDictionary], entry: EvaluatedDictionary) -> list[EvaluatedDictionary]:
-    """Baselines of the same site, reading and writing the same, that are as sparse as a dictionary."""
-    alike = [e for e in everything if (e.model, e.site, e.target) == (entry.model, entry.site, entry.target)]
-    known = [e for e in alike if e.baseline and e.name != entry.name and e.value("fvu") is not None]
-    return [e for e in known if not complete(e) and equally_sparse(entry, e)]
-
-
-def controls(everything: Iterable[EvaluatedDictionary], entry: EvaluatedDictionary) -> list[EvaluatedDictionary]:
-    """Dictionaries of the same site and name that were made of control models."""
-    named = [e for e in everything if e.model != SUBJECT and (e.site, e.name) == (entry.site, entry.name)]
-    return [e for e in named if e.single]
 
 
 def numbers(entry: EvaluatedDictionary, metrics: Iterable[str]) -> dict[str, Said]:

@@ -46,7 +46,7 @@ def _overview(explorer: Explorer, run: ExploredRun) -> Said:
     data = as_json(overview.overview(explorer, run.slug).data)
     findings = [{"text": each["text"], "source": source(run, each["path"] or "eval")} for each in data["findings"]]
     return {
-        **{name: data[name] for name in ("run", "model", "lead", "warnings")},
+        **{name: data[name] for name in ("run", "model", "lead", "warnings", "damaged")},
         "findings": findings,
         "worth_seeing": data["features"],
         "experiments": experiments_of.listed(explorer, run.slug),

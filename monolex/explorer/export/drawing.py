@@ -13,6 +13,7 @@ from monolex.explorer.draw import drawn, tools
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.export.links import ExportLinks
 from monolex.explorer.export.shards import packed, shard_path, write
+from monolex.explorer.export.short_marks import shortened
 from monolex.explorer.views.compare import compare
 from monolex.explorer.views.feature import feature
 from monolex.explorer.views.matches import LIKE, matches
@@ -38,12 +39,16 @@ def feature_shard(
     return write(root, shard_path(name), packed(name, shown))
 
 
-def main_part(explorer: Explorer, key: str, number: int, links: ExportLinks, compared: bool) -> dict[str, str]:
-    """Title and content of the page of a feature."""
+def main_part(explorer: Explorer, key: str, number: int, links: ExportLinks, compared: bool) -> dict[str, Any]:
+    """Title and content of the page of a feature, and what its short marks are relative to."""
     page = feature(explorer, key, number)
     context: dict[str, Any] = {**page.data, **page.draw(links), "least": LIKE, **tools(links)}
     context["matches"] = _matches(explorer, key, number) if compared else None
-    return {"title": page.title, "html": html.page("explorer/feature_main.html", **context)}
+    summary = page.data["evidence"].summary
+    # colours that a rounded bound would change are written
+    bounds = float(f"{summary.max:.4g}"), float(f"{summary.min:.4g}")
+    drawn_part = shortened(html.page("explorer/feature_main.html", **context), *bounds)
+    return {"title": page.title, "html": drawn_part, "bounds": bounds}
 
 
 def compare_page(run: Path, root: Path, first: str, second: str, links: ExportLinks) -> tuple[str, FileEntry]:

@@ -13,10 +13,8 @@ from monolex.explorer.export.choice import Numbers
 from monolex.explorer.export.links import ExportLinks
 from monolex.explorer.run import ExploredRun, IndexedDictionary
 from monolex.explorer.views import listing
-from monolex.explorer.views.listing import COLUMNS, SHARES, ListedFeature, ListQuery
+from monolex.explorer.views.listing import COLUMNS, ListedFeature, ListQuery
 from monolex.pages import html
-from monolex.pages.card import percent
-from monolex.pages.html import number
 
 FILTERS = {"density": "density", "score": "score", "kurtosis": "kurtosis", "back": "reappears"}
 """Columns that the list filters by the value of, by what its address calls them."""
@@ -58,7 +56,7 @@ def _columns(
         "numbers": [row.number for row in rows],
         "kinds": [row.kind for row in rows],
         "words": _words(rows, links),
-        "shown": {key: [_shown(key, row.numbers[key]) for row in rows] for key in ranks},
+        "shown": {key: [listing.cell(row, key) for row in rows] for key in ranks},
         "ranks": {key: [of.get(row.numbers[key]) for row in rows] for key, of in ranks.items()},
         "values": {name: [row.numbers[key] for row in rows] for name, key in FILTERS.items()},
         "labelled": [i for i, row in enumerate(rows) if row.label],
@@ -72,7 +70,3 @@ def _words(rows: Sequence[ListedFeature], links: ExportLinks) -> list[str]:
     """What the list says of every feature in words, as markup."""
     drawn = html.page("explorer/words.html", rows=rows, next=NEXT, **tools(links))
     return drawn.split(NEXT)[:-1]
-
-
-def _shown(key: str, value: float | None) -> str | None:
-    return None if value is None else percent(value) if key in SHARES else number(value)

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
+from monolex.explorer import assets
 from monolex.explorer.draw import drawn
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.export.choice import marked, named
@@ -32,11 +35,12 @@ def single_pages(
     known = {"dictionaries": [{"key": d.key, "title": d.title, "site": d.site, "id": d.id} for d in chosen]}
     columns = [{"key": c.key, "label": c.label, "about": c.about, "down": c.down} for c in COLUMNS]
     shards = search_facts["shards"]
+    shell = {"facts": {"together": TOGETHER}, "style": Markup(assets.ASSETS["explorer.css"].content.decode())}
     of_list = known | {"columns": columns, "shown": SHOWN_COLUMNS, "page": PAGE, "shards": shards}
     pages = {
         "index.html": overview.overview(explorer, run.slug),
         "features.html": _with(listing.listing(explorer, {}), {"facts": of_list, **_titles(chosen)}),
-        "feature.html": Page("shell.html", "Features", {"run": run.slug, "facts": {"together": TOGETHER}}),
+        "feature.html": Page("shell.html", "Features", {"run": run.slug, **shell}),
         "search.html": _with(search.search(explorer, {}), {"facts": known | dict(search_facts)}),
         "labels.html": marks.marks(explorer, {d.hash for d in chosen}),
         "compare.html": _with(compare.compare(explorer, {}), {"pairs": _pairs(chosen, links)}),

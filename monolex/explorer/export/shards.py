@@ -28,7 +28,7 @@ def shard_path(name: str) -> str:
 def packed(name: str, value: Any) -> bytes:
     """The script of a shard."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL + 1)
     data = deflate.compress(text.encode()) + deflate.flush()
     return f'monolexShard("{name}", "{base64.b64encode(data).decode()}");\n'.encode()
 

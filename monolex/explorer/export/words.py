@@ -13,7 +13,7 @@ from monolex.explorer import labels
 from monolex.explorer.export.choice import Numbers
 from monolex.explorer.fill import SHIFT
 from monolex.explorer.run import ExploredRun, IndexedDictionary
-from monolex.explorer.views.search import DAMP, DEEP, HITS
+from monolex.explorer.views.search import DEEP, HITS
 from monolex.features.displayed import PICTURES
 from monolex.pages import tokens
 from monolex.pages.interest import ENOUGH
@@ -74,7 +74,6 @@ def search_facts(
         "pictures": {chr(code): text for code, text in PICTURES.items()},
         "most": HITS,
         "deep": DEEP,
-        "damp": DAMP,
         "enough": ENOUGH,
         "labels": [
             [place[label.hash], label.number, label.text, label.note, str(tokens.line(_called(label.text)))]

@@ -45,8 +45,10 @@ KIND = "export"
 """Of the manifest, by which an export is known."""
 SHARED = ("explorer.css", "explorer.js", "tables.js")
 """Files that the server sends too."""
-SCRIPTS = ("export.js", "export_feature.js", "export_list.js", "export_search.js")
+SCRIPTS = ("export.js", "export_list.js", "export_search.js")
 """Those that do what the server does."""
+OF_A_FEATURE = ("explorer.js", "export.js", "export_feature.js")
+"""The scripts of a feature's page, which are one file: a file of a disk takes a browser longer to fetch than to run."""
 Files = dict[str, FileEntry]
 
 
@@ -125,6 +127,7 @@ def _small_files(
         yield write(root, f"static/{name}", assets.ASSETS[name].content)
     for name in SCRIPTS:
         yield write(root, f"static/{name}", asset(name).encode())
+    yield write(root, "static/feature.js", "".join(asset(name) for name in OF_A_FEATURE).encode())
     searched: dict[str, Any] = word_shards(run, chosen, links.numbers)
     listed = list_shards(explorer, run, chosen, links.numbers, links)
     for name, value in (searched | listed).items():

@@ -5,6 +5,7 @@ from typing import Any
 
 from monolex import stages
 from monolex.artifact import open_artifact
+from monolex.errors import UserError
 from monolex.explorer.explorer import Explorer
 from monolex.explorer.links import Links
 from monolex.explorer.page import Page
@@ -26,7 +27,8 @@ def causes(explorer: Explorer, slug: str) -> Page:
         for kind, heading in KINDS.items()
         for path in run.experiments(kind)
     ]
-    return Page("causes.html", f"Causes: {slug}", {"run": slug, "experiments": listed})
+    damaged = {path: why for path, why in run.damaged.items() if path.partition("/")[0] in KINDS}
+    return Page("causes.html", f"Causes: {slug}", {"run": slug, "experiments": listed, "damaged": damaged})
 
 
 def experiment(explorer: Explorer, slug: str, path: str) -> Page:
@@ -34,9 +36,12 @@ def experiment(explorer: Explorer, slug: str, path: str) -> Page:
 
     Raises:
         NotThere: no finished experiment at that path.
+        UserError: it is damaged.
     """
     run = explorer.run(slug)
     kind = path.partition("/")[0]
+    if path in run.damaged:
+        raise UserError(run.damaged[path])
     if kind not in KINDS or path not in run.experiments(kind):
         raise NotThere(f"{path} is no finished experiment of {slug}; look at the list of those that there are")
     manifest = open_artifact(run.folder / path)
@@ -50,7 +55,7 @@ def experiment(explorer: Explorer, slug: str, path: str) -> Page:
     }
 
     def draw(links: Links) -> dict[str, Any]:
-        others = {name: m for name, m in finished(run.folder) if m.kind != kind or name == path}
+        others = {name: m for name, m in finished(run.folder, damaged=False) if m.kind != kind or name == path}
         if kind == "tree":
             parts = parts_of_kind(kind, run.folder, others, partial(tree_section.describe, linked=_linked(run, links)))
             return {"heading": KINDS[kind], "parts": parts}
@@ -83,7 +88,7 @@ def _features(run: ExploredRun, path: str) -> list[dict[str, Any]]:
         "SELECT dictionary.hash, site || '/' || name, membership.number, min(part), top_token, min(membership.place) "
         "FROM membership JOIN dictionary ON dictionary.id = membership.dictionary LEFT JOIN feature ON "
         "feature.dictionary = membership.dictionary AND feature.number = membership.number WHERE experiment = ? "
-        "GROUP BY membership.dictionary, membership.number ORDER BY 6, layer DESC, membership.number"
+        "GROUP BY membership.dictionary, membership.number ORDER BY top_token IS NULL, 6, layer DESC, membership.number"
     )
     names = ("dictionary", "title", "number", "part", "top_token", "place")
     rows = run.index.rows(query, (path,))

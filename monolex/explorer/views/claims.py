@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from monolex.artifact import CONTROLS, MANIFEST, Manifest, open_artifact
@@ -58,14 +59,14 @@ def _claim(run: ExploredRun, row: Any) -> dict[str, Any]:
 def _stale(run: ExploredRun, made_of: Iterable[str]) -> str:
     """What the artefacts behind a figure do not agree with in the run now, in a sentence; empty if nothing."""
     manifests = run.remembered("whole", lambda: _whole(run))
-    said = (_older(manifests[path], manifests) for path in made_of if path in manifests)
+    said = (_older(run.folder, manifests[path], manifests) for path in made_of if path in manifests)
     return next((text for text in said if text), "")
 
 
-def _older(manifest: Manifest, manifests: Mapping[str, Manifest]) -> str:
+def _older(run: Path, manifest: Manifest, manifests: Mapping[str, Manifest]) -> str:
     """What an artefact was made of that is another by now; a score is of explanations, wherever these lie."""
     if manifest.kind in ("patch", "ablate", "tree", "stability"):
-        return notice(manifest, manifests)
+        return notice(run, manifest, manifests)
     if manifest.kind != "score":
         return ""
     explained = {other.content for other in manifests.values() if other.kind == "explain"}

@@ -45,7 +45,8 @@ def compare(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
     unknown = set(parameters) - {"a", "b"}
     require(not unknown, f"{sorted(unknown)[:1]} is no parameter: give a and b, hashes of dictionaries")
     first, second = parameters.get("a", ""), parameters.get("b", "")
-    data: dict[str, Any] = {"a": first, "b": second, "titles": explorer.titles, "counts": None, "pairs": ()}
+    offered = comparable(explorer)
+    data: dict[str, Any] = {"a": first, "b": second, "offered": offered, "counts": None, "pairs": ()}
     if not (first and second):
         return Page("compare.html", "Compare", data)
     a, b = explorer.place(first), explorer.place(second)
@@ -76,6 +77,17 @@ def compare(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
         "only_second": _only(b, a, other, known.back),
     }
     return Page("compare.html", f"{a.dictionary.title} and {b.dictionary.title}", data)
+
+
+def comparable(explorer: Explorer) -> dict[str, dict[str, str]]:
+    """Titles of gathered dictionaries by key, by the space in which they can be compared; none that is alone there."""
+    spaces: dict[str, dict[str, str]] = {}
+    titles = explorer.titles
+    for run, dictionary in explorer.places():
+        if dictionary.gathered:
+            config = run.record(dictionary.key).config
+            spaces.setdefault(f"{space(config)}, {config.d_out} wide", {})[dictionary.key] = titles[dictionary.key]
+    return {name: of_space for name, of_space in spaces.items() if len(of_space) > 1}
 
 
 @lru_cache(32)

@@ -12,7 +12,10 @@ from monolex.explorer.page import Page
 from monolex.explorer.parameters import parsed as read_query
 from monolex.explorer.parameters import written
 from monolex.explorer.run import ExploredRun
+from monolex.features.seeds import ALIKE
+from monolex.pages.card import percent
 from monolex.pages.eval_charts import density_chart
+from monolex.pages.html import number
 from monolex.pages.interest import FeatureKind
 
 PAGE = 50
@@ -40,7 +43,12 @@ COLUMNS = (
     ListColumn("max", "Maximum", "largest activation"),
     ListColumn("share", "Share", "of its activation that lies on its first token"),
     ListColumn("score", "Score", "of its best scored explanation: correlation of simulated with real activations"),
-    ListColumn("reappears", "Comes back", "share of other seeds whose dictionary has a like feature"),
+    ListColumn(
+        "reappears",
+        "Comes back",
+        "in so many of the other seeds' dictionaries a feature is like it: encoder and decoder rows of cosine "
+        f"{ALIKE} or more, each the other's nearest",
+    ),
     ListColumn("effect", "Effect", "KL of the predictions, in nats, when it is ablated"),
     ListColumn("kurtosis", "Kurtosis", "fourth moment about zero over variance², over all activations"),
     ListColumn("skew", "Skew", "third moment about zero over variance^1.5, over all activations"),
@@ -53,6 +61,8 @@ COLUMN = {column.key: column for column in COLUMNS}
 SHARES = ("density", "share", "reappears")
 """Columns that are shown in percent."""
 EXACT = {"layer": "dictionary.layer", "number": "feature.number"}
+SEEDS = "seeds"
+"""Among the numbers of a feature, and no column: how many other seeds it was looked for in."""
 STATES = ("alive", "dead", "all")
 MARKS = ("", "labelled", "pinned", "explained", "ablated", "member")
 """What a person or an experiment left on a feature."""
@@ -187,7 +197,7 @@ def listing(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
         return {
             "chosen": query,
             "columns": COLUMNS,
-            "shares": SHARES,
+            "cell": cell,
             "heads": heads,
             "before": links.features(**turned[-1]) if query.page > 1 else None,
             "after": links.features(**turned[1]) if query.page < data["pages"] else None,
@@ -208,7 +218,7 @@ def scope(explorer: Explorer, query: ListQuery) -> list[ExploredRun]:
     """
     if query.dictionary:
         run, dictionary = explorer.place(query.dictionary)
-        require(dictionary.gathered, f"nothing was gathered of {dictionary.title}; run monolex features for it first")
+        require(dictionary.gathered, run.why_not_gathered(dictionary.key))
         return [run]
     runs = [explorer.run(query.run)] if query.run else list(explorer.runs.values())
     sites = {d.site for run in runs for d in run.dictionaries.values()}
@@ -219,7 +229,7 @@ def scope(explorer: Explorer, query: ListQuery) -> list[ExploredRun]:
 def features(run: ExploredRun, query: ListQuery, limit: int) -> list[ListedFeature]:
     """The first features of a run that a query keeps."""
     where, values = _where(query)
-    numbers = [column.key for column in COLUMNS]
+    numbers = [*(column.key for column in COLUMNS), SEEDS]
     head = f"{HEAD}, {', '.join(EXACT.get(key, key) for key in numbers)}"
     order = EXACT.get(query.sort, query.sort)
     way = "DESC" if COLUMN[query.sort].down != query.up else "ASC"
@@ -290,6 +300,16 @@ def listed(run: ExploredRun, row: tuple[Any, ...], numbers: list[str]) -> Listed
     key, title, number, token, explainer, explanation, score, chance, label, pinned, kind = head
     said = (token, explainer, explanation, score, chance, label or None, bool(pinned), kind)
     return ListedFeature(run.slug, key[:12], title, number, *said, dict(zip(numbers, values, strict=True)))
+
+
+def cell(row: ListedFeature, key: str) -> str | None:
+    """A number of a feature as the list shows it; None where there is none."""
+    value = row.numbers[key]
+    if value is None:
+        return None
+    if key == "reappears" and (seeds := row.numbers.get(SEEDS)):
+        return f"{round(value * seeds)} of {seeds:.0f}"
+    return percent(value) if key in SHARES else number(value)
 
 
 def order(row: ListedFeature, query: ListQuery) -> tuple[bool, float]:

@@ -31,14 +31,13 @@ def runs(explorer: Explorer) -> Page:
 def overview(explorer: Explorer, slug: str) -> Page:
     """The front page of a run."""
     run = explorer.run(slug)
-    manifests, everything = dict(finished(run.folder)), evaluated(run)
+    everything = evaluated(run)
     shown = worth_seeing(run)
-    subject = run_facts.subject(manifests.get("activations"), everything)
+    told = run.remembered("front page", lambda: _told(run, everything))
     data = {
         "run": slug,
-        **subject,
-        "findings": findings(run.folder, everything, manifests),
-        "warnings": _warnings(manifests),
+        **told,
+        "damaged": run.damaged,
         "features": [{"dictionary": d.key, "title": d.title, "number": number} for d, number in shown],
         "dictionaries": [d for d in run.dictionaries.values() if d.gathered],
         "report": (run.folder / PAGE).is_file(),
@@ -49,12 +48,24 @@ def overview(explorer: Explorer, slug: str) -> Page:
         drawn = eval_section.overview(everything, Looks(everything)) if everything else None
         return {"cards": cards, "overview": drawn}
 
-    return Page("overview.html", subject["model"], data, draw)
+    return Page("overview.html", told["model"], data, draw)
+
+
+def _told(run: ExploredRun, everything: list[EvaluatedDictionary]) -> dict[str, Any]:
+    """What a run is and what was found in it, read off its artefacts."""
+    manifests = {p: m for p, m in finished(run.folder, damaged=False) if p not in run.damaged}
+    subject = run_facts.subject(manifests.get("activations"), everything)
+    sentences = findings(run.folder, everything, manifests)
+    return {**subject, "findings": sentences, "warnings": _warnings(manifests)}
 
 
 def evaluated(run: ExploredRun) -> list[EvaluatedDictionary]:
     """What was measured of dictionaries that lie in the run now; nothing where it was not evaluated."""
-    if not (run.folder / "eval" / MANIFEST).exists():
+    return run.remembered("evaluated", lambda: _evaluated(run))
+
+
+def _evaluated(run: ExploredRun) -> list[EvaluatedDictionary]:
+    if not (run.folder / "eval" / MANIFEST).exists() or "eval" in run.damaged:
         return []
     contents = set(run.manifest("eval").parents.values())
     everything = entries(read_json(run.folder / "eval" / "metrics.json"))

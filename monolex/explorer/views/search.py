@@ -22,10 +22,12 @@ HITS = 60
 """Features that a search names, at most."""
 DEEP = 200
 """Hits of one way of looking that are ranked."""
-DAMP = 10
-"""Reciprocal rank fusion: how little the first rank of a way weighs over its second (Cormack et al. 2009 take 60)."""
 AMONG = "among its tokens"
 EXPLAINED = "in an explanation of it"
+BEGINS = "begins a word "
+"""Before the reason of a hit by the beginning of a word alone."""
+Place = tuple[int, int]
+"""A dictionary of the index and a feature of it."""
 LONGEST = 200
 """Letters of a search, at most."""
 
@@ -38,21 +40,24 @@ class Hit(NamedTuple):
     reasons: tuple[str, ...]
     """Why, a phrase each."""
     weight: float
-    """By which hits are ranked: the sum of 1 / (10 + rank) over the ways in which it is a hit."""
+    """By which hits are ranked: one over its best rank among the ways in which it is a hit."""
+    near: bool
+    """Whether it is one by a word among its tokens alone, or by one that begins so; those come after all others."""
 
 
 def search(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
     """The features of all runs that have to do with a word.
 
-    Three ways of looking, each ranked on its own and merged by reciprocal rank: the token that is shown so, by the
-    share of a feature's activation on it; words of explanations and tokens, by BM25; labels that a person wrote.
+    Three ways of looking, each ranked on its own and taken in turns (all firsts, all seconds): the token that is shown
+    so, by the share of a feature's activation on it; words of explanations, by BM25; labels that a person wrote. After
+    all of these come, by BM25, features with the word among their tokens and those with a longer word that begins so.
     """
     text = parameters.get("q", "")
     unknown = [name for name in parameters if name not in ("q", "run")]
     require(not unknown, f"{unknown[:1]} is no parameter of a search; {nearest((unknown or ['q'])[0], ['q', 'run'])}")
     require(len(text) <= LONGEST, f"q has {len(text):,} letters: search for at most {LONGEST}")
     runs = [explorer.run(parameters["run"])] if parameters.get("run") else list(explorer.runs.values())
-    hits = sorted((hit for run in runs for hit in _hits(run, text)), key=lambda hit: -hit.weight)[:HITS] if text else []
+    hits = sorted((hit for run in runs for hit in _hits(run, text)), key=_order)[:HITS] if text else []
     data = {"q": text, "run": parameters.get("run", ""), "hits": hits, "most": HITS}
 
     def draw(links: Links) -> dict[str, Any]:
@@ -61,17 +66,29 @@ def search(explorer: Explorer, parameters: Mapping[str, str]) -> Page:
     return Page("search.html", f"Search: {text}" if text else "Search", data, draw)
 
 
+def _order(hit: Hit) -> tuple[bool, float]:
+    return hit.near, -hit.weight
+
+
 def _hits(run: ExploredRun, text: str) -> list[Hit]:
-    weights: dict[tuple[int, int], float] = defaultdict(float)
-    reasons: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for way in (_by_label(run, text), _by_token(run, text), _by_words(run, text)):
+    words = _by_words(run, text)
+    weights: dict[Place, float] = defaultdict(float)
+    reasons: dict[Place, list[str]] = defaultdict(list)
+    for way in (_by_label(run, text), _by_token(run, text), [hit for hit in words if hit[2] == EXPLAINED][:DEEP]):
         for rank, (dictionary, number, reason) in enumerate(way):
-            weights[dictionary, number] += 1 / (DAMP + rank)
-            if reason != AMONG or not reasons[dictionary, number]:
-                reasons[dictionary, number].append(reason)
+            weights[dictionary, number] = max(weights[dictionary, number], 1 / (1 + rank))
+            reasons[dictionary, number].append(reason)
     best = sorted(weights, key=lambda place: (-weights[place], place))[:HITS]
+    near: dict[Place, str] = {}
+    if len(best) < HITS:
+        for dictionary, number, reason in (*words, *_by_beginning(run, text)):
+            if (dictionary, number) not in weights:
+                near.setdefault((dictionary, number), reason)
+    for rank, place in enumerate(list(near)[: HITS - len(best)]):
+        weights[place], reasons[place] = 1 / (1 + rank), [near[place]]
+        best.append(place)
     features = _features(run, best)
-    return [Hit(features[p], tuple(reasons[p]), weights[p]) for p in best if p in features]
+    return [Hit(features[p], tuple(reasons[p]), weights[p], p in near) for p in best if p in features]
 
 
 def _by_token(run: ExploredRun, text: str) -> list[tuple[int, int, str]]:
@@ -100,19 +117,21 @@ def _by_token(run: ExploredRun, text: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def _by_words(run: ExploredRun, text: str) -> list[tuple[int, int, str]]:
-    """By BM25 over explanations and tokens; the last word may be the beginning of one."""
+def _by_words(run: ExploredRun, text: str, longer: str = "") -> list[tuple[int, int, str]]:
+    """By BM25 over explanations and tokens; ``longer`` is ``*`` where the last word may be the beginning of one."""
     words = re.findall(r"\w+", text)
     if not words:
         return []
-    match = " ".join(f'"{word}"' for word in words[:-1]) + f' "{words[-1]}"*'
-    rows = run.index.rows(
-        "SELECT rowid, bm25(words, 2.0, 1.0) FROM words WHERE words MATCH ? ORDER BY 2 LIMIT ?", (match, DEEP)
-    )
+    match = " ".join(f'"{word}"' for word in words) + longer
+    rows = run.index.rows("SELECT rowid, bm25(words, 2.0, 1.0) FROM words WHERE words MATCH ? ORDER BY 2", (match,))
     # which of them have the words in an explanation; its text stands beside, with its score and chance
     query = "SELECT rowid FROM words WHERE words MATCH ?"
     said = {row for (row,) in run.index.rows(query, (f"explanations : ({match})",))}
     return [(row >> SHIFT, row & (1 << SHIFT) - 1, EXPLAINED if row in said else AMONG) for row, _ in rows]
+
+
+def _by_beginning(run: ExploredRun, text: str) -> list[tuple[int, int, str]]:
+    return [(dictionary, number, BEGINS + reason) for dictionary, number, reason in _by_words(run, text, "*")]
 
 
 def _by_label(run: ExploredRun, text: str) -> list[tuple[int, int, str]]:

@@ -106,6 +106,21 @@ if (choose) {
   });
 }
 
+// Of two dictionaries to be compared the second is one of the space that the first is of.
+const [first, second] = choose ? ["a", "b"].map((name) => choose.querySelector(`select[name=${name}]`)) : [];
+if (first && second) {
+  const offer = () => {
+    const space = first.selectedOptions[0]?.parentElement.label;
+    for (const group of second.querySelectorAll("optgroup")) {
+      group.disabled = group.hidden = space !== undefined && group.label !== space;
+      for (const option of group.children) option.disabled = option.value === first.value;
+    }
+    if (second.selectedOptions[0]?.disabled || second.selectedOptions[0]?.parentElement.disabled) second.value = "";
+  };
+  first.addEventListener("change", offer);
+  offer();
+}
+
 const label = document.getElementById("label");
 if (label) {
   label.addEventListener("submit", async (event) => {

@@ -24,7 +24,9 @@ function shard(name) {
 }
 
 function monolexShard(name, packed) {
-  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+  const letters = atob(packed);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < bytes.length; i += 1) bytes[i] = letters.charCodeAt(i);
   const whole = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   arrived.get(name)?.(new Response(whole).json());
 }

@@ -102,6 +102,7 @@ ${body}
 </div>`);
   const before = page > 1 ? `<a rel="prev" href="${turned(-1)}">← before</a>` : "";
   const after = page < pages ? `<a rel="next" href="${turned(1)}">after →</a>` : "";
+  if (query.columns.split(",").includes("reappears")) parts.push(`<p class="guide">Comes back: ${escaped(columnOf.reappears.about)}.</p>`);
   return [...parts, `<p class="turn">${before} ${after}</p>`].join("\n");
 }
 

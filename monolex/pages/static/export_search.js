@@ -3,6 +3,7 @@
 const listed = document.getElementById("listed");
 const [K1, B] = [1.2, 0.75]; // of BM25, as SQLite has them
 const EXPLANATIONS = 2; // a word of an explanation weighs twice one of a token
+const EXPLAINED = "in an explanation of it";
 const byWeight = (a, b) => b.weight - a.weight || a.d - b.d || a.number - b.number;
 
 const number = (value) => {
@@ -45,13 +46,13 @@ async function byToken(text, told) {
   return [...hits.values()].map((hit) => ({ ...hit, weight: hit.share * Math.min(1, told(hit).active / facts.enough), reason: reason(hit) })).sort(byWeight).slice(0, facts.deep);
 }
 
-// BM25 over explanations and tokens; the last word may be the beginning of one
-async function byWords(text, told, corpus) {
+// BM25 over explanations and tokens; with longer the last word may be the beginning of one
+async function byWords(text, told, corpus, longer) {
   const words = folded(text).split(/[^\p{L}\p{N}\p{Co}]+/u).filter(Boolean);
   const phrases = [];
   for (const [place, word] of words.entries()) {
     const known = (await shardOf(word)).words;
-    const terms = place < words.length - 1 ? [word].filter((term) => Object.hasOwn(known, term)) : Object.keys(known).filter((term) => term.startsWith(word));
+    const terms = place < words.length - 1 || !longer ? [word].filter((term) => Object.hasOwn(known, term)) : Object.keys(known).filter((term) => term.startsWith(word));
     const counts = new Map();
     for (const term of terms) {
       for (let i = 0; i < known[term].length; i += 4) {
@@ -70,19 +71,19 @@ async function byWords(text, told, corpus) {
     const long = 1 - B + (B * told({ d, number }).length) / corpus.mean;
     const weight = phrases.reduce((sum, counts, i) => sum + (inverse[i] * counts.get(name).count * (K1 + 1)) / (counts.get(name).count + K1 * long), 0);
     const explained = phrases.every((counts) => counts.get(name).explained > 0);
-    return { d, number, weight, reason: explained ? "in an explanation of it" : "among its tokens" };
+    return { d, number, weight, reason: `${longer ? "begins a word " : ""}${explained ? EXPLAINED : "among its tokens"}` };
   });
-  return hits.sort(byWeight).slice(0, facts.deep);
+  return hits.sort(byWeight);
 }
 
-// ways of looking, merged by reciprocal rank
+// ways of looking, taken in turns: all firsts, all seconds
 function merged(ways) {
   const hits = new Map();
   for (const way of ways) {
     way.forEach(({ d, number, reason }, rank) => {
       const hit = hits.get(`${d}/${number}`) ?? { d, number, weight: 0, reasons: [] };
-      hit.weight += 1 / (facts.damp + rank);
-      if (reason !== "among its tokens" || !hit.reasons.length) hit.reasons.push(reason);
+      hit.weight = Math.max(hit.weight, 1 / (1 + rank));
+      hit.reasons.push(reason);
       hits.set(`${d}/${number}`, hit);
     });
   }
@@ -104,7 +105,18 @@ async function found(text) {
     const [told, i] = [corpus.dictionaries[d], places[d].get(number)];
     return { active: told.active[i], length: told.lengths[i] };
   };
-  const hits = merged([byLabel(text), await byToken(text, told), await byWords(text, told, corpus)]);
+  const words = await byWords(text, told, corpus, false);
+  const explained = words.filter(({ reason }) => reason === EXPLAINED).slice(0, facts.deep);
+  const hits = merged([byLabel(text), await byToken(text, told), explained]);
+  if (hits.length < facts.most) {
+    const known = new Set(hits.map(({ d, number }) => `${d}/${number}`));
+    for (const hit of [...words, ...(await byWords(text, told, corpus, true))]) {
+      if (hits.length === facts.most) break;
+      if (known.has(`${hit.d}/${hit.number}`)) continue;
+      known.add(`${hit.d}/${hit.number}`);
+      hits.push({ ...hit, reasons: [hit.reason] });
+    }
+  }
   const tables = await Promise.all(hits.map(({ d }) => shard(`list/${facts.dictionaries[d].key}`)));
   return hits.map((hit, i) => row(hit, tables[i]));
 }

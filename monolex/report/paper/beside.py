@@ -35,9 +35,10 @@ def beside_baselines(content: Facts, *, kinds: Callable[[str], bool], named: str
     controls = [c for c in controls if (c["site"], c["name"]) in judged_at]
     verdict = beside_controls(agreed(map(beyond, judged)), map(beyond, controls))
     where = f"{'layer' if len(of) == 1 else 'layers'} {' and '.join(map(str, of))}"
+    which = f", the first third of the {counted(len(layers), 'layer')} with scores" if early and later else ""
     said = _of_controls(controls)
     said.append(
-        f"Of {counted(len(judged), 'comparison')} of a trained dictionary with {named} of its site at {where}:"
+        f"Of {counted(len(judged), 'comparison')} of a trained dictionary with {named} of its site at {where}{which}:"
         f" {_tally(judged)}."
     )
     if later:

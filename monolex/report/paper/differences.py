@@ -1,15 +1,13 @@
 """Paired differences of scores that a figure on them is read off: of which pairs, and from the artefacts."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import SUBJECT
 from monolex.interp.config import FigureConfig
 from monolex.interp.records import dictionary_of
 from monolex.interp.score.comparable import ComparableScores, joined, sources
-from monolex.kinds import KINDS, TOPK
 from monolex.report.paper.figure import Facts
+from monolex.report.rivals import scored_beside
 
 
 def comparisons(run: Path, content: Facts, config: FigureConfig) -> list[dict[str, Any]]:
@@ -27,7 +25,7 @@ def comparisons(run: Path, content: Facts, config: FigureConfig) -> list[dict[st
                 (row["against_model"], row["site"], row["against"]),
             )
             wanted = row["metric"] == content["metric"] and row["explainer"] in known and {trained, other} <= shown
-            if wanted and _compared(facts[trained], facts[other], facts):
+            if wanted and scored_beside(facts[trained], facts[other], facts.values()):
                 listed.append(_comparison(row, group, facts[trained], facts[other]))
     return listed
 
@@ -37,19 +35,3 @@ def _comparison(row: Facts, group: ComparableScores, trained: Facts, other: Fact
     kept = {name: row[name] for name in ("site", "layer", "name", "against", "against_model")}
     kept |= {name: row[name] for name in ("value", "low", "high", "n", "over", "reason")}
     return {"group": head, "method": trained["method"], "against_kind": other["kind"], **kept}
-
-
-def _compared(trained: Facts, other: Facts, facts: Mapping[Any, Facts]) -> bool:
-    """Whether they belong beside each other: not an α of 0, which is a control, nor what stayed random in training.
-
-    Of top-k baselines the one whose k is nearest to the dictionary's L0, and of a control model the same dictionary.
-    """
-    frozen = bool(KINDS[trained["kind"]].frozen) if trained["kind"] in KINDS else False
-    if trained["alpha"] == 0 or frozen or trained["step"] is not None:
-        return False
-    if other["model"] != SUBJECT:
-        return other["name"] == trained["name"]
-    if not other["kind"].endswith(TOPK):
-        return True
-    alike = [f for f in facts.values() if (f["model"], f["site"], f["kind"]) == (SUBJECT, other["site"], other["kind"])]
-    return other["name"] == min(alike, key=lambda f: abs((f["k"] or 0) - trained["l0"]))["name"]

@@ -124,7 +124,7 @@ def _notices(run: Path, content: Facts, manifests: Mapping[str, Manifest]) -> li
         if kind == "score":
             said += score_section.notices(run, ComparableScores(tuple(sources(run, [name]))), ())
         elif kind in ("patch", "ablate", "tree"):
-            said.append(notice(manifests[path], manifests))
+            said.append(notice(run, manifests[path], manifests))
         elif path == "eval":
             said.append(_evaluation(run, manifests))
     return [sentence for sentence in dict.fromkeys(said) if sentence]

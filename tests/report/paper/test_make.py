@@ -275,7 +275,7 @@ def test_stale_artefacts_are_said_beside_their_figure(vectors, run, tmp_path):
     causal_json.artifact(run / "patch" / "ioi", "patch", causal_json.patch(), parents)
     finish(run / "explain" / "paper", "explain", open_artifact(run / "explain" / "paper").config, {"a": "b"}, {}, {})
     text = make.gallery(run, FigureConfig()).page.read_text(encoding="utf-8")
-    assert "made again since: train/residual" in section(text, "fig3")
+    assert "train/residual was made again since" in section(text, "fig3")
     assert "score/paper is of explanations that were made anew since" in section(text, "fig2")
 
 

@@ -94,7 +94,7 @@ def test_the_verdict_is_of_early_layers_where_the_claim_is(fig2):
         rows += [row | site, row | site | {"against_kind": "neurons"}]
     content = fig2 | {"comparisons": rows}
     reading = beside.above_all(content)
-    assert reading.verdict == "confirmed" and "at layers 0 and 1: 4 are above" in reading.said[1]
+    assert reading.verdict == "confirmed" and "layers 0 and 1, the first third of the 6" in reading.said[1]
     assert beside.above_neurons(content).verdict == "undecided"  # of MLPs the claim is of all layers
     rows[0] |= {"low": -0.1}
     assert beside.above_all(content).verdict == "undecided"
