@@ -23,6 +23,8 @@ class Cost:
     """Floating-point operations of forward passes of the model through its blocks, 2 a parameter and token."""
     seconds: float = 0.0
     """What is none of that, here (:class:`~monolex.speed.Speed`)."""
+    traffic: int = 0
+    """Bytes that a rank sends to others, where there are any."""
 
 
 class PlannedDictionary(NamedTuple):
@@ -89,6 +91,8 @@ class Planned:
     """How long pieces of work take here."""
     item: int = 4
     """Bytes of a parameter of the model."""
+    ranks: int = 1
+    """Processes of torchrun that share the step; memory and traffic are those of one."""
 
     @property
     def training_rows(self) -> int:

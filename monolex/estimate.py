@@ -52,6 +52,8 @@ class StepEstimate(NamedTuple):
     """Bytes at the peak, libraries among them."""
     minutes: float
     """On this machine, as busy as it is now."""
+    traffic: int = 0
+    """Bytes that a rank sends to others."""
 
 
 class RunEstimate(NamedTuple):
@@ -66,10 +68,26 @@ class RunEstimate(NamedTuple):
     memory: int
     """Bytes of as many of the largest steps as are done at a time."""
     minutes: float
-    """Of what is not done."""
+    """Of what is not done, in one process."""
+    ranks: int = 1
+    """Processes of torchrun; memory and traffic are those of the one with most to do."""
 
     def __str__(self) -> str:
-        rows = [(step.name, "there" if step.done else "to do", *step[2:]) for step in self.steps]
+        return self._of_ranks() if self.ranks > 1 else self._of_one_process()
+
+    def _of_ranks(self) -> str:
+        rows = [(step.name, "there" if step.done else "to do", step.memory, step.traffic) for step in self.steps]
+        most = max((step.memory for step in self.steps), default=0)
+        lines = [f"{'stage':<24} {'state':<8} {'memory':>9} {'traffic':>9}"]
+        for name, state, memory, traffic in (*rows, ("in all", "", most, sum(step.traffic for step in self.steps))):
+            lines.append(f"{name:<24} {state:<8} {size(memory):>9} {size(traffic):>9}")
+        said = f"of a rank, of {self.ranks}: memory at its peak, {size(LIBRARIES)} of Python and its libraries in it;"
+        return "\n".join([*lines, said, f"traffic, what it sends to others; disk of all: {size(self.disk)}"])
+
+    def _of_one_process(self) -> str:
+        rows = [
+            (step.name, "there" if step.done else "to do", step.disk, step.memory, step.minutes) for step in self.steps
+        ]
         in_all = "in all" if self.jobs == 1 else f"in all, {self.jobs} jobs"
         lines = [f"{'stage':<24} {'state':<8} {'disk':>9} {'memory':>9} {'minutes':>8}"]
         for name, state, disk, memory, minutes in (*rows, (in_all, "", self.disk, self.memory, self.minutes)):
@@ -82,8 +100,10 @@ class RunEstimate(NamedTuple):
         return {**self._asdict(), "steps": [step._asdict() for step in self.steps]}
 
 
-def estimate(run: RunConfig, steps: Sequence[Step], jobs: int = 1, speed: Speed | None = None) -> RunEstimate:
-    """What every step of a plan takes, and all of them with ``jobs`` at a time.
+def estimate(
+    run: RunConfig, steps: Sequence[Step], jobs: int = 1, speed: Speed | None = None, ranks: int = 1
+) -> RunEstimate:
+    """What every step of a plan takes, and all of them with ``jobs`` at a time, or shared by ``ranks`` of torchrun.
 
     Raises:
         UserError: as :func:`measure`.
@@ -92,16 +112,18 @@ def estimate(run: RunConfig, steps: Sequence[Step], jobs: int = 1, speed: Speed 
     redone, every, estimated = set[Path](), [], []
     with threads(max(1, torch.get_num_threads() // jobs)):
         speed = speed or measure(run.model, shape, run.corpus.context_length)
-        for step, cost in zip(steps, costs(run, steps, shape, speed), strict=True):
+        for step, cost in zip(steps, costs(run, steps, shape, speed, ranks), strict=True):
             done = step.answered and not redone.intersection(step.needs)
             if not done:
                 redone.add(step.folder)
             minutes = seconds(step, cost, shape, speed) / 60
             every.append(cost)
-            estimated.append(StepEstimate(step.name, done, cost.disk, cost.memory, minutes))
+            estimated.append(StepEstimate(step.name, done, cost.disk, cost.memory, minutes, cost.traffic))
     left = [0.0 if step.done else step.minutes for step in estimated]
     memory = _most_memory(every, jobs)
-    return RunEstimate(tuple(estimated), jobs, sum(cost.disk for cost in every), memory, span(waits(steps), left, jobs))
+    return RunEstimate(
+        tuple(estimated), jobs, sum(cost.disk for cost in every), memory, span(waits(steps), left, jobs), ranks
+    )
 
 
 def total(run: RunConfig, steps: Sequence[Step], shape: Shape, speed: Speed) -> tuple[float, int, int]:
@@ -159,14 +181,16 @@ def seconds(step: Step, cost: Cost, shape: Shape, speed: Speed) -> float:
     return cost.flops / (2 * shape.block) * speed.token(shape.block) + cost.seconds + loading
 
 
-def costs(run: RunConfig, steps: Sequence[Step], shape: Shape, speed: Speed | None = None) -> Iterator[Cost]:
+def costs(
+    run: RunConfig, steps: Sequence[Step], shape: Shape, speed: Speed | None = None, ranks: int = 1
+) -> Iterator[Cost]:
     """The cost of every step, in order, with :data:`LIBRARIES` in its memory; without ``speed`` as elsewhere."""
     dictionaries: dict[Path, list[PlannedDictionary]] = {}
     earlier: dict[Path, Planned] = {}
     speed, item = speed or Speed(measured=False), ITEM[run.model.model_dtype]
     for step in steps:
         facts = (step.folder, step.config, step.inputs, step.needs)
-        known = (run.corpus, run.harvest, shape, dictionaries, dict(earlier), speed, item)
+        known = (run.corpus, run.harvest, shape, dictionaries, dict(earlier), speed, item, ranks)
         planned = earlier[step.folder] = Planned(*facts, *known)
         function = step.stage.load("cost")
         cost = function(planned) if function else Cost(0, 0, 0.0)

@@ -67,15 +67,16 @@ def execute(path: Path, folder: Path, *, jobs: int | None = 1) -> Path:
         return _execute(path, folder, prepared.steps, prepared.jobs)
 
 
-def dry_run(path: Path, folder: Path, *, jobs: int | None = 1) -> "RunEstimate":
-    """What :func:`execute` would take, step by step; nothing is written.
+def dry_run(path: Path, folder: Path, *, jobs: int | None = 1, ranks: int = 1) -> "RunEstimate":
+    """What :func:`execute` would take, step by step, or what each of ``ranks`` of torchrun would; nothing is written.
 
     Raises:
         UserError: as :func:`execute` before it does anything.
     """
     from monolex.estimate import estimate
 
-    return estimate(*_prepared(path, folder, jobs))
+    require(ranks >= 1, f"ranks = {ranks}: give at least 1")
+    return estimate(*_prepared(path, folder, 1 if ranks > 1 else jobs), ranks=ranks)
 
 
 def _prepared(path: Path, folder: Path, jobs: int | None) -> PreparedRun:

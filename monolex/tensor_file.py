@@ -97,4 +97,4 @@ def _contents(said: bytes, tensors: Iterable[Pieces]) -> Iterator[bytes | memory
         for piece in pieces:
             assert piece.dtype == dtype, (piece.dtype, dtype)
             if piece.numel():
-                yield memoryview(piece.contiguous().reshape(-1).view(torch.uint8).numpy())
+                yield piece.contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -27,6 +27,7 @@ def run(
     out: Path | None = None,
     dry_run: bool = False,
     jobs: int | None = None,
+    ranks: int = 1,
 ) -> VerbAnswer:
     """Do all that a run.toml says, from harvest to experiments, explanations and report; what is done is skipped.
 
@@ -37,13 +38,18 @@ def run(
         dry_run: Print the plan with disk, memory and rough minutes, and do nothing.
         jobs: Steps done at a time, by processes that share the cores; by default 1, and for a small model on a CPU one
             a core, up to four.
+        ranks: With `--dry-run`: print the memory and the traffic of each of so many processes of torchrun, which
+            starts them itself (`torchrun --nproc-per-node N -m monolex run RUN.TOML`).
     """
     from monolex import pipeline
 
+    if ranks != 1 and not dry_run:
+        said = f"torchrun --nproc-per-node {ranks} -m monolex run {config}"
+        raise UserError(f"--ranks {ranks} is for --dry-run; {said} runs on them")
     config = config / "run.toml" if config.is_dir() else config
     folder = out or _run_folder(config)
     if dry_run:
-        return _planned(pipeline.dry_run(config, folder, jobs=jobs))
+        return _planned(pipeline.dry_run(config, folder, jobs=jobs, ranks=ranks))
     page = pipeline.execute(config, folder, jobs=jobs)
     told = f"look at {page} in a browser; its features: monolex serve {folder}; its numbers: monolex show {folder}"
     return VerbAnswer(lambda: [told], lambda: {"run": folder, "report": page})

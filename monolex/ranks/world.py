@@ -17,10 +17,12 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 import monolex
 from monolex.errors import UserError
@@ -67,7 +69,7 @@ def group(ranks: Sequence[int]) -> Group | None:
     made = None if len(ranks) == 1 else dist.new_group(list(ranks), timeout=timedelta(seconds=patience()))
     if rank() not in ranks:
         return None
-    return Group(ranks, rank(), made, _joined().silent) if made is not None else Group(ranks, rank(), None)
+    return Group(ranks, rank(), made if isinstance(made, dist.ProcessGroup) else None, _joined().silent)
 
 
 def agree(**facts: str) -> None:
@@ -111,7 +113,7 @@ def code() -> str:
 class _Sign(NamedTuple):
     """What was last seen of a rank."""
 
-    count: bytes
+    beats: int
     at: float
 
 
@@ -121,10 +123,11 @@ class _Joined:
     def __init__(self) -> None:
         limit = timedelta(seconds=patience())
         try:
-            self._store, _, _ = next(iter(dist.rendezvous("env://", timeout=limit)))
+            self._store: Any = None
+            self._store, _, _ = next(iter(rendezvous("env://", timeout=limit)))
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
             dist.init_process_group(
-                backend, store=dist.PrefixStore("monolex", self._store), rank=rank(), world_size=size(), timeout=limit
+                backend, store=PrefixStore("monolex", self._store), rank=rank(), world_size=size(), timeout=limit
             )
         except (RuntimeError, ValueError, StopIteration) as error:
             raise LostRankError(f"rank {rank()} could not meet the others ({error}); start the job again") from error
@@ -140,7 +143,7 @@ class _Joined:
         before = self._signs()
         time.sleep(SILENT)
         after = self._signs()
-        gone = [number for number in range(size()) if after[number].count == before[number].count]
+        gone = [number for number in range(size()) if after[number].beats == before[number].beats]
         return f"rank {', '.join(map(str, gone))}" if gone else ""
 
     def wait(self) -> None:
@@ -165,13 +168,13 @@ class _Joined:
     def _signs(self, before: Sequence[_Sign] = ()) -> list[_Sign]:
         now = time.monotonic()
         try:
-            counts = [str(self._store.add(_life(number), 0)).encode() for number in range(size())]
+            counts = [self._store.add(_life(number), 0) for number in range(size())]
         except RuntimeError:
-            return list(before) or [_Sign(b"", now)] * size()
+            return list(before) or [_Sign(0, now)] * size()
         seen = [_Sign(count, now) for count in counts]
-        return [old if old.count == new.count else new for old, new in zip(before or seen, seen, strict=True)]
+        return [old if old.beats == new.beats else new for old, new in zip(before or seen, seen, strict=True)]
 
-    def _show_life(self, store: dist.Store) -> None:
+    def _show_life(self, store: Store) -> None:
         with suppress(RuntimeError):  # the job is over
             while not self._over.is_set():
                 store.add(_life(rank()), 1)

@@ -17,6 +17,7 @@ from monolex.training.optim import recipe
 from monolex.training.sparse.available import parts_for
 from monolex.training.sparse.compiled import Compiled
 from monolex.training.sweep import Trainer
+from monolex.training.traffic import largest_share, step_traffic
 
 BATCHES = (64, 512)
 """Sizes of a batch of which a step is timed."""
@@ -42,14 +43,20 @@ def cost(planned: Planned) -> Cost:
     planned.dictionaries[planned.folder] = [
         PlannedDictionary(member.site, member.name, member.d_sae, home, True, kept) for member in sweep
     ]
-    spent = sweep_cost(config, sweep, planned.training_rows, planned.stored, planned.speed)
+    spent = sweep_cost(config, sweep, planned.training_rows, planned.stored, planned.speed, planned.ranks)
     if planned.rows < planned.training_rows:
         # all rows of every pass come from the model: its weights, and windows in its precision
         passed = (max(Site.parse(site).layer for m in sweep for site in (m.site, m.written)) + 1) / planned.shape.layers
         tokens = _steps(config, planned.training_rows) * config.batch_size
         flops = 2.0 * planned.shape.block * passed * tokens
+        # every rank runs the model on its share of a window and tells the others
+        widths = {site: planned.shape.widths[site] for m in sweep for site in (m.site, m.written)}
+        told = tokens * sum(widths.values()) * planned.item * (planned.ranks - 1) // planned.ranks
         spent = dataclasses.replace(
-            spent, flops=spent.flops + flops, memory=spent.memory + planned.shape.parameters * planned.item
+            spent,
+            flops=spent.flops + flops,
+            memory=spent.memory + planned.shape.parameters * planned.item,
+            traffic=spent.traffic + told,
         )
     mapped = planned.mapped((site for member in sweep for site in (member.site, member.written)), planned.rows)
     return dataclasses.replace(spent, memory=spent.memory + mapped + LOADED)
@@ -65,27 +72,37 @@ def planned_members(planned: Planned, config: TrainConfig) -> tuple[SweepMember,
 
 
 def sweep_cost(
-    config: TrainConfig, sweep: tuple[SweepMember, ...], rows: int, item: int, speed: Speed | None = None
+    config: TrainConfig,
+    sweep: tuple[SweepMember, ...],
+    rows: int,
+    item: int,
+    speed: Speed | None = None,
+    ranks: int = 1,
 ) -> Cost:
-    """``rows`` to train on, whose stored numbers take ``item`` bytes."""
+    """``rows`` to train on, whose stored numbers take ``item`` bytes.
+
+    Memory and traffic are those of the rank with most to do.
+    """
     speed = speed or Speed(measured=False)
+    mine, batch = largest_share(config, sweep, ranks) if ranks > 1 else (sweep, config.batch_size)
     weights = sum((m.d_in + m.d_out) * m.d_sae + m.skip * m.d_in * m.d_out for m in sweep)
-    trained = sum(_trained(m) for m in sweep)
+    trained, owned = (sum(_trained(m) for m in some) for some in (sweep, mine))
     steps = _steps(config, rows)
     widths = sum(({m.site: m.d_in for m in sweep} | {m.written: m.d_out for m in sweep}).values())
     # The current window and the next, with the order of their rows; or all rows at once.
     windows = (1 if rows <= config.buffer_rows else 2) * min(config.buffer_rows, rows) * (widths * item + 16)
-    # Parameters, gradients, two moments; then, without gradients, three copies of the other three on their way to disk.
-    step = 16 * trained + max((_work(config, m) for m in sweep), default=0)
+    # Parameters, gradients, two moments; a dictionary is copied once as it is saved.
+    step = 16 * owned + max((_work(config, m, batch) for m in mine), default=0)
     saves = min((steps - 1) // config.save_every, 2)
-    memory = max(step, 48 * trained if saves else 0) + windows + 12 * config.batch_size * widths
+    memory = step + windows + 12 * config.batch_size * widths
     # A state is written beside the one before it.
     disk = 4 * weights * (1 + config.keep_checkpoints) + 12 * trained * saves
     each = sum(step_seconds(config, member, speed) for member in sweep)
     gathered = GATHER * config.batch_size * widths * item
     written = speed.python(WRITE * len(sweep) + LINE * len(sweep) * steps / config.log_every)
     memory += COMPILER if _compiled(config) else 0
-    return Cost(disk, memory, 0.0, steps * (each + speed.python(gathered)) + written)
+    sent = steps * sum(step_traffic(config, member, batch) for member in mine) if ranks > 1 else 0
+    return Cost(disk, memory, 0.0, steps * (each + speed.python(gathered)) + written, sent)
 
 
 def _steps(config: TrainConfig, rows: int) -> int:
@@ -127,7 +144,7 @@ def _step(config: TrainConfig, member: SweepMember, batch: int, speed: Speed) ->
     return speed.timed(key, work, flops)
 
 
-def _work(config: TrainConfig, member: SweepMember) -> int:
+def _work(config: TrainConfig, member: SweepMember, batch: int) -> int:
     """Bytes of a member's graph: matrices of the batch's codes and of the decoder, float32 (measured).
 
     A sparse step has the pre-activations, and those of dead features again, and without a compiler what is active as a
@@ -136,10 +153,10 @@ def _work(config: TrainConfig, member: SweepMember) -> int:
     wide = max(member.d_in, member.d_out)
     if KINDS[member.kind].sparsity == "k":
         matrices = 1 + (recipe(config, member.kind).auxk > 0) + (0 if _compiled(config) else LISTED)
-        nested = len(member.prefixes) * member.d_out * config.batch_size
-        return int(4 * (member.d_sae * (matrices * config.batch_size + wide) + nested))
+        nested = len(member.prefixes) * member.d_out * batch
+        return int(4 * (member.d_sae * (matrices * batch + wide) + nested))
     codes = KINDS[member.kind].matrices + 2 * (recipe(config, member.kind).auxk > 0)
-    return 4 * member.d_sae * (codes * config.batch_size + 4 * wide)
+    return 4 * member.d_sae * (codes * batch + 4 * wide)
 
 
 def _compiled(config: TrainConfig) -> bool:

@@ -106,7 +106,8 @@ def adam(members: Sequence[Params]) -> torch.optim.Adam:
         for params in members
         for decoder in (False, True)
     ]
-    return torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=1e-8, fused=True)
+    # torch refuses one of nothing, which a rank without a member has
+    return torch.optim.Adam(groups or [torch.zeros(0)], lr=0.0, betas=BETAS, eps=1e-8, fused=True)
 
 
 def set_rate(optimiser: torch.optim.Adam, number: int, lr: float, decoder_rate: float) -> None:

@@ -62,7 +62,7 @@ class Trainer:
     by all ranks.
 
     Raises:
-        UserError: ``start`` does not match a member, or the ranks of ``mesh`` have nothing to do.
+        UserError: ``start`` does not match a member, or a dictionary has fewer features than ranks are to share it.
     """
 
     def __init__(
@@ -162,14 +162,16 @@ class Trainer:
         Raises:
             UserError: a loss was not finite.
         """
-        idle_for_long = torch.stack([(idle >= self._dead_after).sum() for idle in self._idle])
-        idle_for_long = self._mesh.features.sum(idle_for_long)
-        factors = torch.stack([self._preprocessing[site].factor for site in self._sites])
-        rows = self._of_all(self._totals.read(self.done, factors, idle_for_long))
+        rows = self._of_all(self._own_metrics() if self.members else [])
         self._require_finite([row.pop("bad_step") for row in rows])
         # Before dead_after rows nothing can count as dead, which is not the same as none being dead.
         known = self.done * self.config.batch_size >= self._dead_after
         return [{**row, "dead": row["dead"] if known else None} for row in rows]
+
+    def _own_metrics(self) -> list[dict[str, Any]]:
+        idle_for_long = torch.stack([(idle >= self._dead_after).sum() for idle in self._idle])
+        factors = torch.stack([self._preprocessing[site].factor for site in self._sites])
+        return self._totals.read(self.done, factors, self._mesh.features.sum(idle_for_long))
 
     def verify(self) -> None:
         """Refuse to go on (or to save anything) with numbers that are not finite.
@@ -177,8 +179,10 @@ class Trainer:
         Raises:
             UserError: names the step, the member and its learning rate.
         """
-        finite = torch.stack([torch.stack([all_finite(p) for p in ps.values()]).all() for ps in self.params])
-        bad = torch.where((self._totals.bad_step < 0) & ~finite, self.done, self._totals.bad_step)
+        bad = self._totals.bad_step.clone()
+        for number, params in enumerate(self.params):
+            finite = torch.stack([all_finite(parameter) for parameter in params.values()]).all()
+            bad[number].masked_fill_((bad[number] < 0) & ~finite, self.done)
         self._require_finite(self._of_all(self._mesh.group.greatest(bad).tolist()))
 
     def _of_all(self, of_mine: Sequence[Any]) -> list[Any]:
@@ -460,11 +464,11 @@ class Trainer:
 
 def _own(sweep: Sequence[SweepMember], mesh: Mesh) -> list[int]:
     """Numbers of the members that this rank trains."""
-    require(
-        len(sweep) >= mesh.groups,
-        f"there are {mesh.groups} groups of ranks for {len(sweep)} members; start fewer, or share members among more "
-        "by data_ranks and feature_ranks",
-    )
+    if len(sweep) < mesh.groups:
+        runtime.log.warning(
+            "%d groups of ranks have %d members, so some do nothing; data_ranks and feature_ranks share a member",
+            mesh.groups, len(sweep),
+        )  # fmt: skip
     for member in sweep:
         require(
             member.d_sae >= mesh.features.size,
