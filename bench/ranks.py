@@ -180,27 +180,30 @@ def overhead(home: Path, small: bool) -> None:
 def kills(home: Path, small: bool, count: int) -> None:
     fields = EQUAL | {"kinds": ["tied", "batchtopk", "jumprelu"], "batch_size": 64, "steps": 60, "save_every": 7}
     fields |= {"data_ranks": 2, "feature_ranks": 1, "pause": 0.02, "threads": 1}
-    began = time.monotonic()
+    fields["log_every"] = 1
     job(2, home / "whole", 16, fields)
-    took, chance, same, resumed = time.monotonic() - began, random.Random(0), 0, 0
+    chance, same, resumed, codes = random.Random(0), 0, 0, []
     whole = {name: entry.sha256 for name, entry in verify(home / "whole").files.items()}
     for number in range(2 if small else count):
         folder = home / f"kill-{number}"
         process = subprocess.Popen(
             command(2, folder, 16, fields), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        time.sleep(took * chance.uniform(0.55, 0.95))
+        log, wanted = folder / "metrics.jsonl", 3 * chance.randrange(1, fields["steps"] - 5)
+        while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= wanted):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.05))
         ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
         victims = [int(pid) for pid in ranks.stdout.split()]
         if victims:
             os.kill(chance.choice(victims), signal.SIGKILL)
-        code = process.wait(timeout=120)
+        codes.append(process.wait(timeout=300))
         resumed += (folder / "state" / "state.json").exists()
         job(2, folder, 16, fields)
         same += {name: entry.sha256 for name, entry in verify(folder).files.items()} == whole
-        print(f"kill {number + 1}: torchrun ended with {code}; {same} of {number + 1} the same", flush=True)
+        print(f"kill {number + 1} at step {wanted // 3}: torchrun gave {codes[-1]}; {same} the same", flush=True)
         shutil.rmtree(folder)
-    print(f"{same} runs with the same bytes, {resumed} of them gone on from a state")
+    print(f"{same} runs with the same bytes; {sum(map(bool, codes))} were stopped, {resumed} went on from a state")
     if same < (2 if small else count):
         raise SystemExit(1)
 
