@@ -19,7 +19,7 @@ LAYERS = (
     ("features",),
     ("causal",),
     ("interp",),
-    ("stability", "live"),
+    ("stability", "live", "toy"),
     ("pages",),
     ("report", "lexicon", "demo", "publish"),
     ("explorer",),

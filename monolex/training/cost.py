@@ -16,6 +16,7 @@ from monolex.training.members import SweepMember, members
 from monolex.training.optim import recipe
 from monolex.training.sparse.available import parts_for
 from monolex.training.sparse.compiled import Compiled
+from monolex.training.sparse.step import LOSSES
 from monolex.training.sweep import Trainer
 
 BATCHES = (64, 512)
@@ -134,7 +135,7 @@ def _work(config: TrainConfig, member: SweepMember) -> int:
     mask and as lists; a ReLU takes it only once it is sparse.
     """
     wide = max(member.d_in, member.d_out)
-    if KINDS[member.kind].sparsity == "k":
+    if KINDS[member.kind].sparsity == "k" and KINDS[member.kind].loss in LOSSES:
         matrices = 1 + (recipe(config, member.kind).auxk > 0) + (0 if _compiled(config) else LISTED)
         nested = len(member.prefixes) * member.d_out * config.batch_size
         return int(4 * (member.d_sae * (matrices * config.batch_size + wide) + nested))

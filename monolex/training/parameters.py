@@ -26,6 +26,8 @@ short row further: held-out FVU is 2 to 8 % lower than from unit rows (docs/log.
 die."""
 OF_LOSS = {"jumprelu": ("log_threshold",), "gated": ("r_mag", "b_mag")}
 """Parameters that some losses have beside the linear ones, a number a feature each."""
+STILL = {"pursuit": ("b_enc",)}
+"""Parameters that some losses have no use for and leave at 0."""
 
 
 def initial(member: SweepMember, chosen: Recipe) -> dict[str, Tensor]:
@@ -57,7 +59,8 @@ def initial(member: SweepMember, chosen: Recipe) -> dict[str, Tensor]:
 
 def constant(member: SweepMember) -> frozenset[str]:
     """Parameters that training leaves as they are."""
-    return frozenset({"centre", KINDS[member.kind].frozen})
+    kind = KINDS[member.kind]
+    return frozenset({"centre", kind.frozen, *STILL.get(kind.loss, ())})
 
 
 def from_dictionary(dictionary: Dictionary, member: SweepMember, chosen: Recipe, where: str) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def resample(
     if "log_threshold" in params and not bool(dead.all()):
         params["log_threshold"][dead] = params["log_threshold"][~dead].median()
     for parameter in PER_FEATURE:
-        if parameter in params:
+        if parameter in params and params[parameter] in moments:
             for name in MOMENTS:
                 moments[params[parameter]][name][dead] = 0
 

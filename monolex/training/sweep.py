@@ -18,7 +18,7 @@ from monolex import runtime
 from monolex.activations.norms import Usual, usual
 from monolex.config import require
 from monolex.dictionaries.base import Dictionary, DictionaryConfig
-from monolex.kinds import KINDS
+from monolex.kinds import KINDS, THRESHOLDED
 from monolex.model.precision import lacking
 from monolex.train_config import TrainConfig
 from monolex.training.losses import member_loss
@@ -291,7 +291,7 @@ class Trainer:
     @torch.no_grad()
     def _update(self) -> None:
         """Adam and unit rows of the members whose loss left gradients; a compiled step has both in it."""
-        waiting = [number for number, params in enumerate(self.params) if params["b_enc"].grad is not None]
+        waiting = [number for number, ps in enumerate(self.params) if any(p.grad is not None for p in ps.values())]
         if not waiting:
             return
         for number, chosen in enumerate(self._recipes):
@@ -365,7 +365,7 @@ class Trainer:
             d_out=member.d_out,
             d_sae=member.d_sae,
             k=member.k,
-            threshold=threshold / scale if kind.activation == "threshold" else None,
+            threshold=threshold / scale if kind.activation in THRESHOLDED else None,
             site=member.site,
             target=member.target,
             model=model,
