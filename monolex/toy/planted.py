@@ -75,8 +75,8 @@ def correlated(settings: PlantedSettings) -> World:
         # twice the usual probability bounds what any row can have, and half of these are kept
         row, feature = present(2 * probability, rows, generator)
         common = torch.randn(rows, FACTORS, generator=generator)
-        own = torch.randn(len(row), generator=generator)
-        normal = (common[row] * loads[feature]).sum(1) + (1 - SHARED) ** 0.5 * own
+        alone = torch.randn(len(row), generator=generator)
+        normal = (common[row] * loads[feature]).sum(1) + (1 - SHARED) ** 0.5 * alone
         kept = torch.rand(len(row), generator=generator) < torch.special.ndtr(normal)
         strength = strengths(len(row), generator) * kept
         return listed(row, feature, strength, rows, settings.features)

@@ -151,14 +151,14 @@ def _of_trees(
     below = csr_array((np.ones(len(children), np.float32), (children, column)), (len(best), len(parents)))
     with_child = (half.present @ below).minimum(1) if len(children) else present * 0
     rates = []
-    for here in (present.multiply(with_child), present - present.multiply(with_child)):
-        counts = np.asarray(here.sum(0)).ravel()
-        silent = counts - np.asarray(here.multiply(active).sum(0)).ravel()
+    for cells in (present.multiply(with_child), present - present.multiply(with_child)):
+        counts = np.asarray(cells.sum(0)).ravel()
+        silent = counts - np.asarray(cells.multiply(active).sum(0)).ravel()
         rates.append(np.where(counts >= LEAST, silent / np.maximum(counts, 1), np.nan))
     difference = rates[0] - rates[1]
-    own, other = best[children], best[parent[children]]
-    apart = own != other
-    leaning = (decoder[own[apart]] * truth[parent[children[apart]]]).sum(1)
+    mine, other = best[children], best[parent[children]]
+    apart = mine != other
+    leaning = (decoder[mine[apart]] * truth[parent[children[apart]]]).sum(1)
     return {
         "absorption": float(np.nanmean(difference)) if np.isfinite(difference).any() else None,
         "leaning": float(leaning.mean()) if len(leaning) else None,
