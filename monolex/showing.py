@@ -65,9 +65,7 @@ def toy(out: Out, config: ToyConfig) -> VerbAnswer:
     page, *pictures = draw(out)
     answer = shown(out)
     told = f"open {page} in a browser"
-    return VerbAnswer(
-        lambda: [*answer.lines(), told], lambda: {**answer.data(), "page": page, "pictures": pictures}
-    )
+    return VerbAnswer(lambda: [*answer.lines(), told], lambda: {**answer.data(), "page": page, "pictures": pictures})
 
 
 def serve(

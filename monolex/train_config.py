@@ -148,8 +148,8 @@ class TrainConfig:
         back = [kind for kind in self.kinds if KINDS[kind].reads_back]
         require(
             not self.target or not back,
-            f"target = {self.target!r} cannot be reconstructed by {', '.join(back)}, which compares what it writes with "
-            "what it reads; leave that kind out",
+            f"target = {self.target!r} cannot be reconstructed by {', '.join(back)}, which compares what it writes "
+            "with what it reads; leave that kind out",
         )
         require(self.auxk is None or self.auxk >= 0, f"auxk = {self.auxk}: a weight cannot be negative; 0 is none")
         require(

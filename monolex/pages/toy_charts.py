@@ -56,7 +56,8 @@ def heat_map(cells: Sequence[Facts], data: str, kind: str, metric: str, ends: tu
     mine = {(cell["size"], cell["l1"]): cell[metric] for cell in cells if (cell["data"], cell["kind"]) == (data, kind)}
     sizes, coefficients = (sorted({key[place] for key in mine}) for place in (0, 1))
     values = [[mine.get((size, l1)) for l1 in coefficients] for size in sizes]
-    names = [f"{l1:.2g}" if number_of % 2 == 0 or len(coefficients) < 10 else "" for number_of, l1 in enumerate(coefficients)]
+    every = 1 if len(coefficients) < 10 else 2
+    names = ["" if place % every else f"{l1:.2g}" for place, l1 in enumerate(coefficients)]
     across, up = ("l1", names), ("learned over known features", [f"{size:g}" for size in sizes])
     return heat(f"{data}, {kind}", values, across, up, ends, told=_told(metric))
 
@@ -78,7 +79,8 @@ def bars(rows: Sequence[Facts], metric: str, label: str) -> Panel:
     ends = [end for s in series for p in s.points for end in (p.x, *(p.x_interval or ()))]
     across = Axis(label, 0, 1) if metric in SCORES else axis(label, [0.0, *ends])
     names = tuple((count - 1 - place, row["name"]) for place, row in enumerate(valued))
-    return Panel(label, tuple(series), across, Axis("", -0.6, max(count, 1) - 0.4, names=names), 480, 60 + 19 * max(count, 1))
+    up = Axis("", -0.6, max(count, 1) - 0.4, names=names)
+    return Panel(label, tuple(series), across, up, 480, 60 + 19 * max(count, 1))
 
 
 def curve(rows: Sequence[Facts], metric: str, label: str) -> Panel:

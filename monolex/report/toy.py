@@ -15,14 +15,14 @@ PAGE = "toy.html"
 GUIDES = {
     "grid": (
         "L1 and size",
-        "The grid of the work that the paper grew out of. Every cell is one dictionary: across, the coefficient of L1 in "
-        "that work's convention (MSE + l1 · Σ|c| / n); up, learned over known features. A known feature counts as "
+        "The grid of the work that the paper grew out of. Every cell is one dictionary: across, the coefficient of L1 "
+        "in that work's convention (MSE + l1 · Σ|c| / n); up, learned over known features. A known feature counts as "
         "recovered where a learned one has a cosine above .9 with it.",
     ),
     "kinds": (
         "Kinds at one L0",
-        "Every learned feature says that a known one is present where its code is not 0. F1 of a known feature is that of "
-        "the learned one that does best on one half of the rows, on the other half; the mean is over the known features "
+        "Every learned feature says that a known one is present where its code is not 0. F1 of a known feature is that "
+        "of the learned one that does best on one half of the rows, on the other half; the mean is over the known ones "
         "within reach, the most frequent ones, as many as are learned. Kinds that take an L1 coefficient have the one "
         "that leads to the L0 of the others, as near as a search found it: look at their L0. “known” is handed the "
         "features and only has to tell which are present, as a TopK.",
@@ -86,15 +86,19 @@ def page(content: Mapping[str, Any], pictures: Sequence[Picture], preset: str) -
 def _said(world: Mapping[str, Any]) -> str:
     family = f", {world['children']:,} of them with a parent" if world["children"] else ""
     return (
-        f"{world['features']:,} features{family} in {world['d_in']} dimensions; {number(world['present'])} are present in a "
-        f"row, the most frequent one in {number(world['most'])} of all rows, the rarest in {number(world['least'])}; "
-        f"hash {short(world['hash'])}"
+        f"{world['features']:,} features{family} in {world['d_in']} dimensions; {number(world['present'])} are present "
+        f"in a row, the most frequent one in {number(world['most'])} of all rows, the rarest in "
+        f"{number(world['least'])}; hash {short(world['hash'])}"
     )
 
 
 def _picture(picture: Picture) -> dict[str, Any]:
     legend = svg.legend(line for panel in picture.panels for line in panel.series) if picture.legend else ""
-    return {"title": picture.title, "charts": [(panel.title, panel.chart()) for panel in picture.panels], "legend": legend}
+    return {
+        "title": picture.title,
+        "charts": [(panel.title, panel.chart()) for panel in picture.panels],
+        "legend": legend,
+    }
 
 
 def _compared(key: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:

@@ -14,8 +14,8 @@ def toy(path: Path, _manifest: Manifest) -> list[str]:
     lines = []
     for world in content["worlds"]:
         lines.append(
-            f"{world['data']}: {world['features']:,} features in {world['d_in']} dimensions, {world['present']:.4g} of them "
-            f"in a row, {world['children']:,} with a parent; hash {world['hash'][:12]}"
+            f"{world['data']}: {world['features']:,} features in {world['d_in']} dimensions, {world['present']:.4g} of "
+            f"them in a row, {world['children']:,} with a parent; hash {world['hash'][:12]}"
         )
     if content["grid"]:
         lines += ["\nthe grid: of every size the l1 with the largest MMCS", columns(_best(content["grid"]))]

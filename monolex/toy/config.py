@@ -1,6 +1,5 @@
 """What is asked of toy data; needs no torch."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,9 +77,9 @@ class ToyConfig:
     """Where dictionaries are trained."""
 
     def __post_init__(self) -> None:
-        sizes = {field.name: PRESETS[self.preset][field.name] for field in dataclasses.fields(self) if _open(self, field)}
-        for name, value in sizes.items():
-            object.__setattr__(self, name, value)
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         require_known(self.kinds, KINDS)
         require_known(self.must("crowded_kinds"), KINDS)
         require_known(self.controls or (), BASELINES)
@@ -88,7 +87,16 @@ class ToyConfig:
             value = getattr(self, name)
             require(isinstance(value, tuple | list), f"{name} = {value!r}: give a list, ({value!r},)")
             require(len(value) > 0, f"{name} is empty: give at least one")
-        for name in ("d_in", "features", "steps", "batch_size", "grid_steps", "grid_batch", "crowded_width", "fit_rows"):
+        for name in (
+            "d_in",
+            "features",
+            "steps",
+            "batch_size",
+            "grid_steps",
+            "grid_batch",
+            "crowded_width",
+            "fit_rows",
+        ):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: give at least 1")
         require(self.must("test_rows") >= 2048, f"test_rows = {self.test_rows}: give at least 2048")
         require(self.k is None or self.k >= 1, f"k = {self.k}: at least one feature must be active")
@@ -109,11 +117,6 @@ class ToyConfig:
         return value
 
 
-def _open(config: ToyConfig, field: dataclasses.Field) -> bool:
-    """Whether a field was left to the preset."""
-    return getattr(config, field.name) is None and field.name in PRESETS[config.preset]
-
-
 def _quarters(first: int, last: int) -> tuple[float, ...]:
     return tuple(round(10 ** (quarter / 4), 4) for quarter in range(first, last + 1))
 
@@ -122,10 +125,11 @@ PRESETS: Mapping[ToyPreset, Mapping[str, Any]] = {
     "small": {
         "parts": ("grid", "kinds", "superposition"),
         "data": ("independent",),
-        "d_in": 64, "features": 128, "active": 3.0, "decay": 0.99, "seeds": (0, 1, 2), "controls": CONTROLS, "size": 1.0,
-        "steps": 1500, "batch_size": 512, "l1": _quarters(-8, 8)[::2], "grid_sizes": (0.25, 0.5, 1.0, 2.0, 4.0),
-        "grid_steps": 1000, "grid_batch": 512, "crowding": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), "crowded_width": 32,
-        "crowded_kinds": ("untied", "topk", "lista"), "test_rows": 8192, "fit_rows": 20_000,
+        "d_in": 64, "features": 128, "active": 3.0, "decay": 0.99, "seeds": (0, 1, 2), "controls": CONTROLS,
+        "size": 1.0, "steps": 1000, "batch_size": 512, "l1": _quarters(-8, 8)[::2],
+        "grid_sizes": (0.25, 0.5, 1.0, 2.0, 4.0), "grid_steps": 1000, "grid_batch": 512,
+        "crowding": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), "crowded_width": 32, "crowded_kinds": ("topk", "lista"),
+        "test_rows": 8192, "fit_rows": 20_000,
     },
     "full": {
         "parts": ("grid", "kinds", "superposition"),
@@ -141,7 +145,7 @@ PRESETS: Mapping[ToyPreset, Mapping[str, Any]] = {
         "parts": ("kinds",),
         "data": ("hierarchical",),
         "d_in": 768, "features": 16_384, "active": 34.0, "decay": 1.0, "seeds": (0, 1, 2, 3, 4), "truth_seed": 0,
-        "controls": ("random-topk", "pca-topk", "ica-topk"), "size": 0.25, "steps": 20_000, "batch_size": 1024,
+        "controls": ("random-topk", "pca-topk", "ica-topk"), "size": 0.25, "steps": 5000, "batch_size": 1024,
         "l1": (1.0,), "grid_sizes": (1.0,), "grid_steps": 1, "grid_batch": 1, "crowding": (1.0,), "crowded_width": 1,
         "crowded_kinds": ("topk",),
         "test_rows": 40_960, "fit_rows": 50_000,

@@ -126,12 +126,14 @@ def hierarchical(settings: HierarchySettings) -> World:
         while len(row):
             value = (mean[place] + deviation[place] * torch.randn(len(row), generator=generator)).relu() * over_mean
             parts.append((row, rank[place], value))
-            goes_on = (torch.rand(len(row), generator=generator) < HANDS_ON) & (place < trees.with_children) & (value > 0)
+            goes_on = torch.rand(len(row), generator=generator) < HANDS_ON
+            goes_on &= (place < trees.with_children) & (value > 0)
             row, place, over_mean = (part[goes_on] for part in (row, place, value / mean[place]))
             if len(row):
                 child = torch.multinomial(trees.shares, len(row), replacement=True, generator=generator)
                 place = trees.first_child(place) + child
-        return listed(*(torch.cat(part) for part in zip(*parts, strict=True)), rows, settings.features)
+        row, feature, value = (torch.cat(part) for part in zip(*parts, strict=True))
+        return listed(row, feature, value, rows, settings.features)
 
     parent = torch.where(trees.parent >= 0, rank[trees.parent], -1)[order]
     directions = random_directions(settings.features, settings.d_in, settings.seed)

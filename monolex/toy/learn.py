@@ -22,7 +22,7 @@ from monolex.training.sweep import Trainer
 SITE = "toy"
 TRAIN, TEST, FIT = 0, 1, 2
 """Rows that dictionaries are trained on, measured on, and fitted on: streams of their own under one seed."""
-RUNGS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+RUNGS = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Coefficients of L1 that are tried for an L0, over 2 / sqrt(d_in · k)."""
 SMALL = 2**25
 """Multiplications of a product below which a second thread costs more than it gains (docs/log.md)."""

@@ -149,7 +149,8 @@ def _of_trees(
     present, active = half.present[:, parents], half.active[:, best[parents]]
     column = np.searchsorted(parents, parent[children])
     below = csr_array((np.ones(len(children), np.float32), (children, column)), (len(best), len(parents)))
-    with_child = (half.present @ below).minimum(1) if len(children) else present * 0
+    with_child = csr_array(half.present @ below)
+    with_child.data[:] = 1
     rates = []
     for cells in (present.multiply(with_child), present - present.multiply(with_child)):
         counts = np.asarray(cells.sum(0)).ravel()

@@ -5,6 +5,7 @@ curves of superposition.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def _pieces(config: ToyConfig, work: Work) -> Iterator[tuple[str, Piece]]:
                 active=min(config.must("active"), features / 4), k=None, truth_seed=None,
             )  # fmt: skip
             about = {"data": "independent", "crowding": crowding, "features": features}
-            yield from _of_world(crowded, work, f"superposition/{crowding:g}", about, config.must("crowded_kinds"), seeds)
+            home, kinds = f"superposition/{crowding:g}", config.must("crowded_kinds")
+            yield from _of_world(crowded, work, home, about, kinds, seeds)
 
 
 def _of_world(
@@ -82,9 +84,15 @@ def _of_world(
         if KINDS[kind].sparsity == "alpha":
             yield rungs, _ladder(config, about, kind)
         for seed in seeds:
-            yield f"{home}/{kind}/{seed}", _trained(config, about, kind, seed, lambda key=rungs: read_json(work.place(key)))
+            climbed = functools.partial(_entry, work, rungs)
+            yield f"{home}/{kind}/{seed}", _trained(config, about, kind, seed, climbed)
     for seed in seeds:
         yield f"{home}/controls/{seed}", _controls(config, about, seed)
+
+
+def _entry(work: Work, key: str) -> dict[str, Any]:
+    """Of a piece that is done."""
+    return read_json(work.place(key))
 
 
 def _world(config: ToyConfig, data: str) -> Piece:
@@ -94,8 +102,8 @@ def _world(config: ToyConfig, data: str) -> Piece:
         d_sae, k = _learned(config, world)
         return {
             "data": data, "features": world.features, "d_in": world.directions.shape[1], "children": children,
-            "present": float(world.frequency.sum()), "most": float(world.frequency[0]), "least": float(world.frequency[-1]),
-            "d_sae": d_sae, "k": k, "hash": world.digest(),
+            "present": float(world.frequency.sum()), "most": float(world.frequency[0]),
+            "least": float(world.frequency[-1]), "d_sae": d_sae, "k": k, "hash": world.digest(),
         }  # fmt: skip
 
     return described
@@ -126,7 +134,9 @@ def _grid(config: ToyConfig, work: Work, entries: Entries) -> Iterator[dict[str,
     for data in config.must("data"):
         for kind in config.grid_kinds:
             keys = [_row_key(data, kind, size) for size in sorted(config.must("grid_sizes"))]
-            yield from grid.with_larger([entries[key]["cells"] for key in keys], [_decoders(work.place(k)) for k in keys])
+            yield from grid.with_larger(
+                [entries[key]["cells"] for key in keys], [_decoders(work.place(k)) for k in keys]
+            )
 
 
 def _learned(config: ToyConfig, world: World) -> tuple[int, int]:

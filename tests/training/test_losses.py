@@ -29,7 +29,10 @@ def refined_by_hand(pre, enc, dec, inner, b_enc, k):
         first = [max(said[j], 0.0) if j in largest else 0.0 for j in range(len(said))]
         left = [v - sum(c * d[i] for c, d in zip(first, dec, strict=True)) for i, v in enumerate(row)]
         refined.append(
-            [c + sum(a * w for a, w in zip(left, e, strict=True)) + b for c, e, b in zip(first, enc, b_enc, strict=True)]
+            [
+                c + sum(a * w for a, w in zip(left, e, strict=True)) + b
+                for c, e, b in zip(first, enc, b_enc, strict=True)
+            ]
         )
     return refined
 
