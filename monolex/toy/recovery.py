@@ -38,7 +38,7 @@ METRICS = (
 
 
 class Half(NamedTuple):
-    """Encoded rows: who was present and what was active."""
+    """EncodedHalves rows: who was present and what was active."""
 
     present: csr_array
     """Known features within reach by row, 0 or 1."""
@@ -54,7 +54,7 @@ class Half(NamedTuple):
         return np.divide(2 * both, total, out=both)
 
 
-class Encoded(NamedTuple):
+class EncodedHalves(NamedTuple):
     """A dictionary's codes of both halves of the rows, and how well it reconstructs."""
 
     halves: tuple[Half, Half]
@@ -108,7 +108,7 @@ def mmcs(directions: Tensor, rows: Tensor) -> float:
     return float(nearest(directions, rows).mean())
 
 
-def _encoded(dictionary: Dictionary, world: World, seed: int, rows: int, reach: int) -> Encoded:
+def _encoded(dictionary: Dictionary, world: World, seed: int, rows: int, reach: int) -> EncodedHalves:
     error = energy = 0.0
     active, presence, total = [], [], torch.zeros(dictionary.config.d_in, dtype=torch.float64)
     for batch in world.batches(seed, rows, CHUNK):
@@ -126,7 +126,7 @@ def _encoded(dictionary: Dictionary, world: World, seed: int, rows: int, reach: 
         for part in (slice(half), slice(half, None) if len(active) > 1 else slice(half))
     ]
     l0 = sum(len(codes.values) for codes in active) / rows
-    return Encoded((halves[0], halves[1]), l0, error / spread)
+    return EncodedHalves((halves[0], halves[1]), l0, error / spread)
 
 
 def _stacked(parts: list[SparseCodes], width: int) -> csr_array:
