@@ -38,7 +38,7 @@ METRICS = (
 
 
 class Half(NamedTuple):
-    """EncodedHalves rows: who was present and what was active."""
+    """Encoded rows: who was present and what was active."""
 
     present: csr_array
     """Known features within reach by row, 0 or 1."""
