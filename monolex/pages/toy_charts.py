@@ -57,7 +57,7 @@ def heat_map(cells: Sequence[Facts], data: str, kind: str, metric: str, ends: tu
     sizes, coefficients = (sorted({key[place] for key in mine}) for place in (0, 1))
     values = [[mine.get((size, l1)) for l1 in coefficients] for size in sizes]
     every = 1 if len(coefficients) < 10 else 2
-    names = ["" if place % every else f"{l1:.2g}" for place, l1 in enumerate(coefficients)]
+    names = ["" if place % every else f"{l1:.3g}" for place, l1 in enumerate(coefficients)]
     across, up = ("l1", names), ("learned over known features", [f"{size:g}" for size in sizes])
     return heat(f"{data}, {kind}", values, across, up, ends, told=_told(metric))
 
