@@ -25,7 +25,8 @@ GUIDES = {
         "of the learned one that does best on one half of the rows, on the other half; the mean is over the known ones "
         "within reach, the most frequent ones, as many as are learned. Kinds that take an L1 coefficient have the one "
         "that leads to the L0 of the others, as near as a search found it: look at their L0. “known” is handed the "
-        "features and only has to tell which are present, as a TopK.",
+        "features and only has to tell which are present, as a TopK; that is no ceiling, for an encoder of its own can "
+        "learn to look past what other features add to a direction.",
     ),
     "superposition": (
         "As features outnumber dimensions",

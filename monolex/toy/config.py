@@ -128,7 +128,8 @@ PRESETS: Mapping[ToyPreset, Mapping[str, Any]] = {
         "d_in": 64, "features": 128, "active": 3.0, "decay": 0.99, "seeds": (0, 1, 2), "controls": CONTROLS,
         "size": 1.0, "steps": 2000, "batch_size": 512, "l1": _quarters(-8, 8)[::2],
         "grid_sizes": (0.25, 0.5, 1.0, 2.0, 4.0), "grid_steps": 2000, "grid_batch": 512,
-        "crowding": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), "crowded_width": 32, "crowded_kinds": ("topk", "lista"),
+        "crowding": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), "crowded_width": 32,
+        "crowded_kinds": ("topk", "batchtopk", "lista"),
         "test_rows": 8192, "fit_rows": 20_000,
     },
     "full": {
