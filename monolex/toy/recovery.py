@@ -9,8 +9,10 @@ known feature the learned one with the best F1 on one half of the rows is scored
 ``f1_nearest`` is the same of the learned feature with the largest cosine. ``splitting``: of the learned features that
 are ever active, the share that is not needed to have each of their nearest known features once. ``absorption``: how
 much more often a parent's best detector is silent where one of its children is present than where none is, the parent
-being present in both, mean over parents with :data:`LEAST` rows of either. ``leaning``: mean cosine of the decoder row
-of a child's best detector to its parent's direction, where the parent has another; 0 is right.
+being present in both, over all parents by the weights of Mantel and Haenszel (a parent counts by its rows of both
+sorts). Where L0 is fixed a child takes a place that its parent could have had, so that known features themselves are a
+little above 0. ``leaning``: mean cosine of the decoder row of a child's best detector to its parent's direction, where
+the parent has another; 0 is right.
 """
 
 from typing import Any, NamedTuple
@@ -27,8 +29,6 @@ from monolex.toy.world import World
 
 FOUND = 0.9
 """Cosine above which a feature counts as recovered."""
-LEAST = 10
-"""Rows of either kind that a parent needs to count in ``absorption``."""
 CHUNK = 1024
 """Rows that are encoded at once."""
 METRICS = (
@@ -151,17 +151,18 @@ def _of_trees(
     below = csr_array((np.ones(len(children), np.float32), (children, column)), (len(best), len(parents)))
     with_child = csr_array(half.present @ below)
     with_child.data[:] = 1
-    rates = []
+    counts, silent = [], []
     for cells in (present.multiply(with_child), present - present.multiply(with_child)):
-        counts = np.asarray(cells.sum(0)).ravel()
-        silent = counts - np.asarray(cells.multiply(active).sum(0)).ravel()
-        rates.append(np.where(counts >= LEAST, silent / np.maximum(counts, 1), np.nan))
-    difference = rates[0] - rates[1]
+        counts.append(np.asarray(cells.sum(0)).ravel())
+        silent.append(counts[-1] - np.asarray(cells.multiply(active).sum(0)).ravel())
+    every = np.maximum(counts[0] + counts[1], 1)
+    weight = float((counts[0] * counts[1] / every).sum())
+    difference = float(((silent[0] * counts[1] - silent[1] * counts[0]) / every).sum())
     mine, other = best[children], best[parent[children]]
     apart = mine != other
     leaning = (decoder[mine[apart]] * truth[parent[children[apart]]]).sum(1)
     return {
-        "absorption": float(np.nanmean(difference)) if np.isfinite(difference).any() else None,
+        "absorption": difference / weight if weight else None,
         "leaning": float(leaning.mean()) if len(leaning) else None,
     }
 
