@@ -18,8 +18,9 @@ class ToyConfig:
     """Dictionaries of data whose features are known. Left out, a number is the preset's."""
 
     preset: ToyPreset = "small"
-    """`small`: minutes on two cores; `full`: the grid of the work that the paper grew out of, and five seeds: hours, or
-    a GPU; `benchmark`: 16,384 features with hierarchy, correlations and Zipf frequencies, all kinds, five seeds."""
+    """`small`: minutes on two cores; `full`: the grid of the work that the paper grew out of, three sorts of data, five
+    seeds: for a GPU; `benchmark`: 16,384 features with hierarchy, correlations and Zipf frequencies, all kinds, five
+    seeds: days on two cores, of which `--steps`, `--seeds` and `--kinds` take less."""
     parts: tuple[Part, ...] | None = None
     """`grid`: the four heat-maps over L1 and size; `kinds`: every kind and the controls at one L0; `superposition`:
     what comes back as features outnumber dimensions. The benchmark is `kinds` alone."""
