@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import open_artifact, read_json, write_bytes
+from monolex.artifact import WARNINGS, Manifest, open_artifact, read_json, write_bytes
 from monolex.pages import html, svg, toy_charts
 from monolex.pages.html import number, short
 from monolex.pages.picture import Picture, svg_file
@@ -62,11 +62,11 @@ def draw(folder: Path) -> list[Path]:
             write_bytes(paths[-1], write(picture))
     for stale in {*folder.glob("toy-*.svg"), *folder.glob("toy-*.png")} - set(paths):
         stale.unlink()
-    write_bytes(paths[0], page(content, pictures, manifest.config["preset"]).encode())
+    write_bytes(paths[0], page(content, pictures, manifest).encode())
     return paths
 
 
-def page(content: Mapping[str, Any], pictures: Sequence[Picture], preset: str) -> str:
+def page(content: Mapping[str, Any], pictures: Sequence[Picture], manifest: Manifest) -> str:
     """One self-contained page."""
     tables = {"grid": _cells, "kinds": _compared, "superposition": _compared}
     parts = [
@@ -81,7 +81,8 @@ def page(content: Mapping[str, Any], pictures: Sequence[Picture], preset: str) -
         if content[key]
     ]
     worlds = [{"data": world["data"], "said": _said(world)} for world in content["worlds"]]
-    return html.page("toy.html", preset=preset, worlds=worlds, parts=parts)
+    warnings = [("kinds", sentence) for sentence in manifest.data[WARNINGS]]
+    return html.page("toy.html", preset=manifest.config["preset"], worlds=worlds, parts=parts, warnings=warnings)
 
 
 def _said(world: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monolex.artifact import Manifest, json_bytes, read_json
+from monolex.artifact import WARNINGS, Manifest, json_bytes, read_json
 from monolex.kinds import KINDS
 from monolex.lock import alone
 from monolex.pieces import Piece, Work
@@ -23,6 +23,8 @@ from monolex.toy.world import World
 KIND = "toy"
 KNOWN = "known"
 """The control that is handed the known features."""
+OFF = 0.15
+"""Distance of an L0 from the one that was wanted, over that, from which on it is said."""
 EVEN_DECAY = 1.0
 """Of superposition: all features are alike."""
 Entries = Mapping[str, Any]
@@ -48,8 +50,22 @@ def toy(folder: str | Path, config: ToyConfig) -> Manifest:
         "superposition": list(_compared(entries, "superposition/")),
         "ladders": [entries[key] for key in pieces if key.startswith("ladder/")],
     }
-    facts = {"worlds": {world["data"]: world["hash"] for world in content["worlds"]}}
+    facts = {"worlds": {world["data"]: world["hash"] for world in content["worlds"]}, WARNINGS: _elsewhere(content)}
     return work.finish({f"{KIND}.json": json_bytes(content)}, facts)
+
+
+def _elsewhere(content: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """A sentence for every trained dictionary that is not at the L0 of the others."""
+    sentences = []
+    for row in (*content["kinds"], *content["superposition"]):
+        l0 = row["metrics"]["l0"]["value"]
+        if row["alpha"] is not None and abs(l0 / row["k"] - 1) > OFF:
+            where = row["data"] if row["crowding"] is None else f"{row['crowding']:g} features a dimension"
+            sentences.append(
+                f"{row['name']} on {where} has an L0 of {l0:.3g} where the others have {row['k']}: no coefficient that "
+                "was tried led nearer, and its numbers are not to be ranked beside theirs"
+            )
+    return sentences
 
 
 def _pieces(config: ToyConfig, work: Work) -> Iterator[tuple[str, Piece]]:

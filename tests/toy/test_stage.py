@@ -8,10 +8,11 @@ import pytest
 from helpers.page_parser import Page
 
 from monolex import stages
-from monolex.artifact import open_artifact, read_json
+from monolex.artifact import WARNINGS, open_artifact, read_json
 from monolex.cli import main
 from monolex.errors import UserError
 from monolex.pages.toy_charts import pictures
+from monolex.report.toy import draw
 from monolex.toy import learn, stage
 from monolex.toy.config import PRESETS, ToyConfig
 from monolex.toy.learn import alpha_at, trained, world_of
@@ -54,6 +55,16 @@ def test_everything_that_was_asked_for_is_there(folder: Path):
     assert content["kinds"][0]["alpha"] == rungs["alpha"]
 
 
+def test_a_dictionary_at_another_l0_is_named(folder: Path):
+    content = read_json(folder / "toy.json")
+    (untied,) = [row for row in content["kinds"] if row["name"] == "untied"]
+    off = abs(untied["metrics"]["l0"]["value"] / untied["k"] - 1) > stage.OFF
+    said = open_artifact(folder, "toy").data[WARNINGS]
+    assert off and len(said) == 1 and said[0].startswith("untied on independent has an L0 of")
+    assert said[0].replace("'", "&#39;") in (draw(folder)[0]).read_text(encoding="utf-8")
+    assert stage._elsewhere({"kinds": [{**untied, "k": untied["metrics"]["l0"]["value"]}], "superposition": []}) == []
+
+
 def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(folder: Path, tmp_path: Path, monkeypatch):
     calls: list[int] = []
     whole = learn.trained
@@ -79,8 +90,6 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(folder: Pat
 
 
 def test_the_verb_draws_a_page_without_hosts_and_show_knows_it(folder: Path, capsys: pytest.CaptureFixture[str]):
-    from monolex.report.toy import draw
-
     page, *drawn = draw(folder)
     text = page.read_text(encoding="utf-8")
     assert all(link[0] == "#" for link in Page(text).links) and "http" not in text.replace("http-equiv", "")
