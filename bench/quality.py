@@ -28,6 +28,7 @@ from train import dictionary_learning_package
 
 from monolex.activations.norms import usual
 from monolex.activations.reader import Reader
+from monolex.toy.planted import PlantedSettings, independent
 from monolex.train_config import TrainConfig
 from monolex.training.members import members
 from monolex.training.optim import schedule
@@ -208,16 +209,11 @@ def found(learned: Learned, x: Tensor, truth: Truth) -> tuple[float, float]:
 def planted(options: argparse.Namespace) -> tuple[Callable[[int], Tensor], Tensor, int, Truth]:
     """Batches, held-out rows, the number of directions, and what the held-out rows are made of."""
     d, n = map(int, options.site.split("x"))
-    directions = normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(0)), dim=1)
-
-    def rows(seed: int, count: int) -> tuple[Tensor, Tensor]:
-        g = torch.Generator().manual_seed(seed)
-        codes = torch.rand(count, n, generator=g) * (torch.rand(count, n, generator=g) < options.k / n)
-        return codes @ directions, codes > 0
-
-    test, present = rows(1, HELD_OUT)
-    scale = 1 / test.square().mean().sqrt()
-    return lambda step: rows(2 + step, options.batch)[0] * scale, test * scale, n, Truth(directions, present)
+    world = independent(PlantedSettings(d, n, options.k, decay=1.0))
+    held_out = world.batch(1, 0, HELD_OUT)
+    scale = 1 / held_out.x.square().mean().sqrt()
+    truth = Truth(world.directions, held_out.codes.dense() > 0)
+    return lambda step: world.batch(0, step, options.batch).x * scale, held_out.x * scale, n, truth
 
 
 def runs(options: argparse.Namespace) -> Iterator[tuple[str, Run, Tensor, Truth | None]]:

@@ -33,16 +33,17 @@ from monolex.kinds import KINDS
 from monolex.ranks import here
 from monolex.train_config import TrainConfig
 from monolex.training.data import TrainingData
+from monolex.training.sparse.step import LOSSES
 from monolex.training.sweep import Trainer
 from monolex.training.trainer import train_from
 
 SITE = "resid_post.0"
-EQUAL = {
-    "kinds": list(KINDS), "ks": [8], "alphas": [3e-3], "ratios": [4.0], "batch_size": 512, "steps": 200,
+EQUAL: dict[str, Any] = {
+    "kinds": [name for name, kind in KINDS.items() if kind.loss in LOSSES], "ks": [8], "alphas": [3e-3], "ratios": [4.0], "batch_size": 512, "steps": 200,
     "lrs": [1e-3], "dead_after": 20_000, "log_every": 50, "save_every": 50, "preset": "modern", "precision": "fp32",
     "train_device": "cpu",
 }  # fmt: skip
-WIDE = {
+WIDE: dict[str, Any] = {
     "kinds": ["topk"], "ks": [64], "ratios": [512.0], "batch_size": 512, "steps": 8, "preset": "modern",
     "preprocess": "none", "log_every": 4, "save_every": 6, "train_device": "cpu", "dead_after": 1_000_000,
 }  # fmt: skip
@@ -73,7 +74,8 @@ class Planted:
 
 
 def settings(fields: dict[str, Any]) -> TrainConfig:
-    return TrainConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return TrainConfig(**given)
 
 
 def worker(folder: Path, d_in: int, fields: dict[str, Any]) -> None:

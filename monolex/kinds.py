@@ -26,6 +26,8 @@ GATED_CONVENTION = (
 )
 TOPK = "-topk"
 """How the baselines end that keep the k largest codes."""
+THRESHOLDED = ("threshold", "lista")
+"""Activations that keep what is above a threshold, one number, that is learned as a mean over batches."""
 NEUTRAL = "ink"
 """Colour of a kind that a saved file names and this version does not know."""
 
@@ -39,8 +41,8 @@ class TrainedKind:
     loss: str
     """Key of ``LOSSES`` in ``training/losses.py``."""
     activation: str
-    """Key of ``ACTIVATIONS`` in ``dictionaries/base.py``; where it is `threshold`, one is learned, where `jumprelu`,
-    one a feature."""
+    """Key of ``ACTIVATIONS`` or ``ENCODERS`` in ``dictionaries/base.py``; where it is one of :data:`THRESHOLDED`, one
+    is learned, where `jumprelu`, one a feature."""
     sparsity: Literal["alpha", "k"]
     """What sets the number of active features: an L1 coefficient, or that number itself (of JumpReLU the mean that a
     controller holds)."""
@@ -56,6 +58,8 @@ class TrainedKind:
     """Whether an auxiliary loss revives its dead features."""
     frozen: Literal["", "W_enc", "W_dec"] = ""
     """A control: the weights that stay random. Decoder rows take any length where the encoder does."""
+    reads_back: bool = False
+    """Whether its codes depend on what is left of a row when some have been decoded: it can be no transcoder."""
     matrices: int = 6
     """Matrices of the batch's codes that a step holds at once, without those of the auxiliary loss (measured)."""
 
@@ -108,6 +112,16 @@ KINDS = {
         ),
         TrainedKind("gated", "gated", "jumprelu", "alpha", GATED_CONVENTION, "brown", modern=True, matrices=12),
         TrainedKind("p-anneal", "p-anneal", "relu", "alpha", ANNEALED_CONVENTION, "slate", matrices=7),
+        # Costa et al. 2025 (arXiv 2506.03093); its encoder is its decoder, one feature after the other
+        TrainedKind(
+            "matching-pursuit", "pursuit", "pursuit", "k", AUXK_CONVENTION, "olive", tied=True, modern=True, auxk=True,
+            reads_back=True, matrices=12,
+        ),
+        # a step of Gregor and LeCun 2010 before the choice of BatchTopK
+        TrainedKind(
+            "lista", "lista", "lista", "k", AUXK_CONVENTION, "green", modern=True, auxk=True, reads_back=True,
+            matrices=12,
+        ),
         # Korznikov et al. 2026 (arXiv 2602.14111): what of a result is owed to learned directions, what to the rest
         TrainedKind(
             "frozen-decoder", "batchtopk", "threshold", "k", AUXK_CONVENTION, "ink", modern=True, auxk=True, matrices=7,
@@ -146,7 +160,7 @@ def colour(kind: str) -> str:
 def heading(kind: str) -> str:
     """What dictionaries of a kind stand under in tables.
 
-    >>> heading("topk"), heading("pca-pm"), heading("lista")
+    >>> heading("topk"), heading("pca-pm"), heading("unheard")
     ('Trained', 'Baselines', 'Of a kind that this version of monolex does not know')
     """
     unknown = "Of a kind that this version of monolex does not know"

@@ -1,4 +1,4 @@
-"""Verbs that show what a run holds, or hand it on: figures, pages, servers, exports, formats of other tools.
+"""Verbs that show what a run holds, or hand it on: figures, pages, servers, exports, formats of other tools; toy data.
 
 Importing this module needs no torch.
 """
@@ -12,6 +12,7 @@ from monolex.interp.config import FigureConfig
 from monolex.publish.config import ImportConfig, PublishConfig
 from monolex.said import VerbAnswer, say, say_json
 from monolex.stage_verbs import Out, Positional, Run, arg, shown
+from monolex.toy.config import ToyConfig
 
 
 def figure(run: Run, config: FigureConfig, out: Path | None = None) -> VerbAnswer:
@@ -46,6 +47,25 @@ def report(run: Run, cards: int = 300) -> VerbAnswer:
 
     page = write_report(run, cards=cards, jobs=min(cores(), MOST_JOBS))
     return VerbAnswer(lambda: [f"open {page} in a browser"], lambda: {"report": page})
+
+
+def toy(out: Out, config: ToyConfig) -> VerbAnswer:
+    """Learn features that are known: which kinds of dictionary give back what was put in, and where each fails.
+
+    What is done is kept cell by cell, so that a killed one goes on where it was.
+
+    Args:
+        out: Folder of the numbers, the pictures and the page.
+        config: Which data, experiments and sizes.
+    """
+    from monolex.report.toy import draw
+    from monolex.toy.stage import toy
+
+    toy(out, config)
+    page, *pictures = draw(out)
+    answer = shown(out)
+    told = f"open {page} in a browser"
+    return VerbAnswer(lambda: [*answer.lines(), told], lambda: {**answer.data(), "page": page, "pictures": pictures})
 
 
 def serve(
@@ -175,6 +195,7 @@ def show(
 
 
 ANSWERS: dict[str, Callable[..., VerbAnswer]] = {
+    "toy": toy,
     "figure": figure,
     "report": report,
     "export": export,

@@ -262,6 +262,7 @@ class Beside(NamedTuple):
 BESIDE: Mapping[str, Beside] = {
     "published": Beside(1, "monolex.show.interoperable:published"),
     "imported": Beside(1, "monolex.show.interoperable:imported"),
+    "toy": Beside(1, "monolex.show.known:toy"),
 }
 """Made by commands of their own."""
 

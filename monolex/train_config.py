@@ -150,6 +150,12 @@ class TrainConfig:
             f"target = {self.target!r} cannot be reconstructed by {', '.join(tied)}, whose decoder is its encoder; "
             "leave that kind out",
         )
+        back = [kind for kind in self.kinds if KINDS[kind].reads_back]
+        require(
+            not self.target or not back,
+            f"target = {self.target!r} cannot be reconstructed by {', '.join(back)}, which compares what it writes "
+            "with what it reads; leave that kind out",
+        )
         require(self.auxk is None or self.auxk >= 0, f"auxk = {self.auxk}: a weight cannot be negative; 0 is none")
         require(
             self.decoder_rate is None or self.decoder_rate > 0,

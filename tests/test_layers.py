@@ -31,7 +31,7 @@ LAYERS = (
     ("features",),
     ("causal",),
     ("interp",),
-    ("stability", "live"),
+    ("stability", "live", "toy"),
     ("pages",),
     ("report", "lexicon", "demo", "publish"),
     ("explorer",),

@@ -46,6 +46,7 @@ CASES: tuple[tuple[type, dict[str, Any], dict[str, Any]], ...] = (
     (TrainConfig, {"kinds": ("p-anneal",)}, {"p_end": 0.0, "anneal": 1.5}),
     (TrainConfig, {"kinds": ("matryoshka",)}, {"prefixes": (0.5,)}),
     (TrainConfig, {}, {"k_start": 40, "skip": True, "target": "mlp_out", "preprocess": "nothing"}),
+    (TrainConfig, {"kinds": ("lista",)}, {"target": "mlp_out"}),
     (TrainConfig, {"kinds": ("matryoshka",)}, {"prefixes": TEXT}),
     (TrainConfig, {}, {"auxk": 0.5, "dead_after": 0, "save_every": 0, "log_every": 0}),
     (BaselineConfig, {}, {"kinds": (), "ks": (0,), "ratio": 0.0, "fit_rows": 0, "ica_rows": 0, "nmf_rows": 0}),

@@ -2,8 +2,8 @@
 
 A dictionary is linear–activation–linear: ``pre = (x - centre) W_encᵀ + b_enc``, ``code = activation(pre)``,
 ``x̂ = code W_dec + b_dec``. What differs between kinds is the weights and the name of the activation, so one final
-class with a table of activations serves all; only NMF, whose codes solve a small optimisation, brings an encoder of
-its own (:data:`ENCODERS`).
+class with a table of activations serves all; only those bring an encoder of their own (:data:`ENCODERS`) whose codes
+depend on what others reconstruct: NMF, matching pursuit, and a LISTA step.
 """
 
 import dataclasses
@@ -22,7 +22,9 @@ from torch import Tensor
 from monolex import tensor_file
 from monolex.artifact import FileEntry, digest, read_json, write_json
 from monolex.dictionaries import nmf
+from monolex.dictionaries.refined import lista_codes, pursuit_codes
 from monolex.errors import UserError
+from monolex.kinds import THRESHOLDED
 from monolex.products import by_rows
 from monolex.tables import from_table
 from monolex.tensor_file import whole
@@ -53,7 +55,7 @@ class DictionaryConfig:
     k: int | None = None
     """Active features of the TopK kinds (mean over a batch for BatchTopK)."""
     threshold: float | None = None
-    """BatchTopK: the pre-activation above which a feature is active outside training."""
+    """BatchTopK and those like it: the pre-activation above which a feature is active outside training."""
     site: str = ""
     """Where the activations were read."""
     target: str = ""
@@ -140,9 +142,29 @@ ACTIVATIONS: dict[str, Activation] = {
     "threshold": above_threshold,
     "jumprelu": jumprelu,
 }
-Encoder = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
+
+def by_pursuit(x: Tensor, weights: Mapping[str, Tensor], config: DictionaryConfig) -> Tensor:
+    """Matching pursuit: k features one after the other."""
+    assert config.k is not None, config
+    return _of_rows(x, config, pursuit_codes(x.reshape(-1, config.d_in), weights, config.k))
+
+
+def by_lista(x: Tensor, weights: Mapping[str, Tensor], config: DictionaryConfig) -> Tensor:
+    """A TopK refined by one step, then as BatchTopK."""
+    assert config.k is not None and config.threshold is not None, config
+    return _of_rows(x, config, lista_codes(x.reshape(-1, config.d_in), weights, config.k, config.threshold))
+
+
+def _of_rows(x: Tensor, config: DictionaryConfig, codes: Tensor) -> Tensor:
+    return codes.reshape(*x.shape[:-1], config.d_sae)
+
+
+Encoder = Callable[[Tensor, Mapping[str, Tensor], DictionaryConfig], Tensor]
 ENCODERS: dict[str, Encoder] = {
-    "nmf": lambda x, weights: nmf.codes(x, weights["H"]),
+    "nmf": lambda x, weights, _config: nmf.codes(x, weights["H"]),
+    "pursuit": by_pursuit,
+    "lista": by_lista,
 }
 
 
@@ -184,11 +206,11 @@ class Dictionary:
         if config.activation not in ACTIVATIONS and config.activation not in ENCODERS:
             known = ", ".join([*ACTIVATIONS, *ENCODERS])
             raise UserError(f"dictionary {config.kind!r}: activation {config.activation!r} is none of {known}")
-        if config.activation == "topk" and not 1 <= (config.k or 0) <= config.d_sae:
+        if config.activation in ("topk", "pursuit", "lista") and not 1 <= (config.k or 0) <= config.d_sae:
             raise UserError(
                 f"k = {config.k} does not fit a dictionary of {config.d_sae} features; choose 1 ≤ k ≤ d_sae"
             )
-        if config.activation == "threshold" and config.threshold is None:
+        if config.activation in THRESHOLDED and config.threshold is None:
             raise UserError(f"dictionary {config.kind!r}: threshold is missing; train it again")
         self.config = config
         self.weights = dict(weights)
@@ -238,7 +260,7 @@ class Dictionary:
     def encode(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_sae"]:
         """Codes of ``x``, dense."""
         if self.config.activation in ENCODERS:
-            return ENCODERS[self.config.activation](self._input(x), self.weights)
+            return ENCODERS[self.config.activation](self._input(x), self.weights, self.config)
         return ACTIVATIONS[self.config.activation](self.pre_activations(x), self.config, self.weights.get("threshold"))
 
     def encode_some(

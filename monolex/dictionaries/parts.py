@@ -7,14 +7,14 @@ import torch
 
 from monolex.artifact import FileEntry, digest, write_json
 from monolex.dictionaries.base import CONFIG, CONTENT, WEIGHTS, Dictionary
-from monolex.ranks.group import Group
+from monolex.ranks.group import RankGroup
 from monolex.tensor_file import Pieces, blocks, whole, write
 
 BY_FEATURE = ("W_enc", "W_dec", "b_enc", "threshold")
 """Weights with an entry or a row a feature."""
 
 
-def save_parts(folder: Path, part: Dictionary, d_sae: int, k: int | None, features: Group) -> dict[str, FileEntry]:
+def save_parts(folder: Path, part: Dictionary, d_sae: int, k: int | None, features: RankGroup) -> dict[str, FileEntry]:
     """Write the dictionary of ``d_sae`` features of which every rank has a ``part``, rank after rank.
 
     As :meth:`Dictionary.save`, and the same bytes. The first rank writes, and gets blocks of rows from the others; what

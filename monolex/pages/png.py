@@ -7,6 +7,7 @@ from typing import Any
 
 from monolex.pages import html
 from monolex.pages.axis import Frame
+from monolex.pages.heat import opacity
 from monolex.pages.picture import EDGE, HEAD, SWATCH, Diagram, Drawing, Sheet, bezier, layout, written
 from monolex.pages.svg import BAR, BLOCK, NO_DATA, NONE, SQUARE, Point, Series, block, rod
 
@@ -132,7 +133,7 @@ def _point(sheet: _Sheet, frame: Frame, point: Point, series: Series) -> None:
         from matplotlib.patches import Rectangle
 
         left, top, wide, tall = (rod if series.marker == BAR else block)(frame, point)
-        look: dict[str, Any] = {"linewidth": 0, "alpha": 0.5 if series.marker == BAR else 1, "zorder": 2}
+        look: dict[str, Any] = {"linewidth": 0, "alpha": 0.5 if series.marker == BAR else _opacity(series), "zorder": 2}
         at = (sheet.x + left, sheet.y + top)
         sheet.patch(Rectangle, xy=at, width=wide, height=tall, facecolor=colour, **look)
     if series.marker == BLOCK:
@@ -152,7 +153,7 @@ def _mark(sheet: _Sheet, at: tuple[float, float], series: Series, marker: str) -
     ground = {"open": "none", "dashed": _colour("paper"), "dotted": _colour("paper")}.get(series.variant)
     edge = _colour("paper") if ground is None else _shade(series)
     face = _shade(series) if ground is None else ground
-    look = {"markersize": 8 * POINT, "markeredgewidth": 1 * POINT, "zorder": 3}
+    look = {"markersize": 8 * POINT, "markeredgewidth": 1 * POINT, "zorder": 3, "alpha": _opacity(series)}
     sheet.line([at], _shade(series), 0, marker=marker, markerfacecolor=face, markeredgecolor=edge, **look)
 
 
@@ -209,6 +210,11 @@ def _colour(name: str) -> str:
 
 def _shade(series: Series) -> str:
     return _colour("soft" if series.colour == "ink" else series.colour)
+
+
+def _opacity(series: Series) -> float:
+    """As in static/chart.css."""
+    return opacity(int(series.variant[-1])) if series.variant.startswith("shade") else 1.0
 
 
 def _width(series: Series) -> float:

@@ -61,7 +61,8 @@ class Series:
     joined: bool = True
     """Whether a line runs through the points."""
     variant: str = ""
-    """A class of the style sheet: `open` (hollow markers), `dashed` or `dotted` (and a broken line)."""
+    """A class of the style sheet: `open` (hollow markers), `dashed` or `dotted` (and a broken line), `shade0` to
+    `shade9` (fainter or stronger: :mod:`monolex.pages.heat`)."""
 
 
 def plot(series: Sequence[Series], x: Axis, y: Axis, label: str, width: int = 520, height: int = 340) -> Markup:

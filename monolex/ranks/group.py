@@ -24,7 +24,7 @@ class LostRankError(UserError):
 
 
 @final
-class Group:
+class RankGroup:
     """Some ranks of a job; every method is called by all of them, in the same order.
 
     Raises:
@@ -38,7 +38,7 @@ class Group:
         self._process_group, self._diagnosis = process_group, diagnosis
 
     def __repr__(self) -> str:
-        return f"Group({', '.join(map(str, self.ranks))})"
+        return f"RankGroup({', '.join(map(str, self.ranks))})"
 
     @property
     def first(self) -> bool:
@@ -125,5 +125,5 @@ class Group:
             ) from error
 
 
-ALONE = Group((0,), 0, None)
+ALONE = RankGroup((0,), 0, None)
 """Of one process."""

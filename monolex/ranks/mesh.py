@@ -8,7 +8,7 @@ ranges, and ``data_ranks`` of those sets see another part of the batch each.
 from typing import NamedTuple
 
 from monolex.config import require
-from monolex.ranks.group import ALONE, Group
+from monolex.ranks.group import ALONE, RankGroup
 from monolex.ranks.here import size
 from monolex.ranks.shares import share
 from monolex.ranks.world import group
@@ -21,11 +21,11 @@ class Mesh(NamedTuple):
     """Into which the members are dealt."""
     number: int = 0
     """Of this rank's group."""
-    group: Group = ALONE
+    group: RankGroup = ALONE
     """Ranks with the same members."""
-    rows: Group = ALONE
+    rows: RankGroup = ALONE
     """Of those the ones with the same features, each with its part of the batch."""
-    features: Group = ALONE
+    features: RankGroup = ALONE
     """Of those the ones with the same part of the batch, each with its features."""
 
     def owned(self, count: int) -> range:
@@ -53,6 +53,6 @@ def mesh(data_ranks: int, feature_ranks: int) -> Mesh:
         rows = [group(range(first + f, first + each, feature_ranks)) for f in range(feature_ranks)]
         features = [group(range(start, start + feature_ranks)) for start in range(first, first + each, feature_ranks)]
         if together is not None:
-            (same_features,), (same_rows,) = (list(filter(None, made)) for made in (rows, features))
+            (same_features,), (same_rows,) = (list(filter(None, groups)) for groups in (rows, features))
             standing = Mesh(ranks // each, number, together, same_features, same_rows)
     return standing

@@ -26,7 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 import monolex
 from monolex.errors import UserError
-from monolex.ranks.group import ALONE, Group, LostRankError
+from monolex.ranks.group import ALONE, LostRankError, RankGroup
 from monolex.ranks.here import rank, size
 
 PATIENCE = "MONOLEX_PATIENCE"
@@ -46,14 +46,14 @@ def patience() -> float:
     Raises:
         UserError: the environment says something that is no positive number.
     """
-    given = os.environ.get(PATIENCE, str(DEFAULT_PATIENCE))
+    setting = os.environ.get(PATIENCE, str(DEFAULT_PATIENCE))
     with suppress(ValueError):
-        if (seconds := float(given)) > 0:
+        if (seconds := float(setting)) > 0:
             return seconds
-    raise UserError(f"{PATIENCE} = {given!r} is no positive number of seconds; give one, or leave it out")
+    raise UserError(f"{PATIENCE} = {setting!r} is no positive number of seconds; give one, or leave it out")
 
 
-def world() -> Group:
+def world() -> RankGroup:
     """All ranks; the first call meets the others.
 
     Raises:
@@ -62,14 +62,16 @@ def world() -> Group:
     return _joined().group if size() > 1 else ALONE
 
 
-def group(ranks: Sequence[int]) -> Group | None:
+def group(ranks: Sequence[int]) -> RankGroup | None:
     """Some of the ranks as a group of their own; called by all ranks, in the same order, and None to the others."""
     if len(ranks) == size():
         return world()
-    made = None if len(ranks) == 1 else dist.new_group(list(ranks), timeout=timedelta(seconds=patience()))
+    process_group = None if len(ranks) == 1 else dist.new_group(list(ranks), timeout=timedelta(seconds=patience()))
     if rank() not in ranks:
         return None
-    return Group(ranks, rank(), made if isinstance(made, dist.ProcessGroup) else None, _joined().silent)
+    return RankGroup(
+        ranks, rank(), process_group if isinstance(process_group, dist.ProcessGroup) else None, _joined().silent
+    )
 
 
 def agree(**facts: str) -> None:
@@ -131,7 +133,7 @@ class _Joined:
             )
         except (RuntimeError, ValueError, StopIteration) as error:
             raise LostRankError(f"rank {rank()} could not meet the others ({error}); start the job again") from error
-        self.group = Group(tuple(range(size())), rank(), None, self.silent)
+        self.group = RankGroup(tuple(range(size())), rank(), None, self.silent)
         self._arrivals = 0
         self._over = threading.Event()
         self._life = threading.Thread(target=self._show_life, args=(self._store.clone(),), daemon=True)

@@ -16,6 +16,7 @@ from monolex.training.members import SweepMember, members
 from monolex.training.optim import recipe
 from monolex.training.sparse.available import parts_for
 from monolex.training.sparse.compiled import Compiled
+from monolex.training.sparse.step import LOSSES
 from monolex.training.sweep import Trainer
 from monolex.training.traffic import largest_share, step_traffic
 
@@ -86,7 +87,7 @@ def sweep_cost(
     speed = speed or Speed(measured=False)
     mine, batch = largest_share(config, sweep, ranks) if ranks > 1 else (sweep, config.batch_size)
     weights = sum((m.d_in + m.d_out) * m.d_sae + m.skip * m.d_in * m.d_out for m in sweep)
-    trained, owned = (sum(_trained(m) for m in some) for some in (sweep, mine))
+    trained, owned = (sum(_trained(m) for m in members) for members in (sweep, mine))
     steps = _steps(config, rows)
     widths = sum(({m.site: m.d_in for m in sweep} | {m.written: m.d_out for m in sweep}).values())
     # The current window and the next, with the order of their rows; or all rows at once.
@@ -151,7 +152,7 @@ def _work(config: TrainConfig, member: SweepMember, batch: int) -> int:
     mask and as lists; a ReLU takes it only once it is sparse.
     """
     wide = max(member.d_in, member.d_out)
-    if KINDS[member.kind].sparsity == "k":
+    if KINDS[member.kind].sparsity == "k" and KINDS[member.kind].loss in LOSSES:
         matrices = 1 + (recipe(config, member.kind).auxk > 0) + (0 if _compiled(config) else LISTED)
         nested = len(member.prefixes) * member.d_out * batch
         return int(4 * (member.d_sae * (matrices * batch + wide) + nested))

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monolex.dictionaries.refined import pursue, refined
 from monolex.kinds import KINDS
 from monolex.training.members import SweepMember
 from monolex.training.records import Loss, Params, StepBatch, StepSettings
@@ -133,6 +134,34 @@ def gated_loss(params: Params, batch: StepBatch, member: SweepMember, _settings:
     return Loss(mse + member.alpha * gate.sum(1).mean() + aux, *statistics(codes, mse, aux))
 
 
+def pursuit_loss(params: Params, batch: StepBatch, member: SweepMember, settings: StepSettings) -> Loss:
+    """MSE with the features that matching pursuit takes (Costa et al. 2025, MP-SAE), + AuxK.
+
+    Which are taken has no slope; the value of each is what its row finds in what those before it left, and the slope
+    goes through all of them.
+    """
+    passed = encode(params, batch, member)
+    weights = {"W_enc": passed.rows.detach(), "W_dec": passed.rows.detach()}
+    features, _ = pursue(passed.pre.detach(), weights, settings.k)
+    taken = passed.rows[features]
+    overlaps = taken @ taken.transpose(1, 2)
+    values: list[Tensor] = []
+    for turn, alone in enumerate(passed.pre.gather(1, features).unbind(1)):
+        before = (torch.stack(values, 1) * overlaps[:, turn, :turn]).sum(1) if values else 0.0
+        values.append((alone - before).relu())
+    codes = torch.zeros_like(passed.pre).scatter_add(1, features, torch.stack(values, 1))
+    return _revived(passed, codes, settings)
+
+
+def lista_loss(params: Params, batch: StepBatch, member: SweepMember, settings: StepSettings) -> Loss:
+    """BatchTopK of pre-activations that one LISTA step has refined, from the codes of a TopK, + AuxK."""
+    passed = encode(params, batch, member)
+    weights = {"W_enc": params["W_enc"], "b_enc": params["b_enc"], "W_dec": passed.rows}
+    pre = refined(keep_largest(passed.pre, settings.k), passed.centred, weights)
+    codes = _largest_of_batch(pre, settings.k)
+    return _revived(passed._replace(pre=pre), codes, settings)._replace(threshold=_smallest(codes))
+
+
 LossFunction = Callable[[Params, StepBatch, SweepMember, StepSettings], Loss]
 LOSSES: dict[str, LossFunction] = {
     "l1": l1_loss,
@@ -142,6 +171,8 @@ LOSSES: dict[str, LossFunction] = {
     "matryoshka": matryoshka_loss,
     "jumprelu": jumprelu_loss,
     "gated": gated_loss,
+    "pursuit": pursuit_loss,
+    "lista": lista_loss,
 }
 """By the name that the rows of :data:`monolex.kinds.KINDS` give them."""
 

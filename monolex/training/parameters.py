@@ -31,6 +31,8 @@ PER_FEATURE = ("W_dec", "W_enc", "b_enc", "b_mag", "r_mag", "log_threshold")
 """Parameters with an entry or a row a feature."""
 OF_LOSS = {"jumprelu": ("log_threshold",), "gated": ("r_mag", "b_mag")}
 """Parameters that some losses have beside the linear ones, a number a feature each."""
+STILL = {"pursuit": ("b_enc",)}
+"""Parameters that some losses have no use for and leave at 0."""
 
 
 def initial(member: SweepMember, chosen: Recipe, owned: range | None = None) -> dict[str, Tensor]:
@@ -78,7 +80,8 @@ def _xavier_uniform(n: int, d: int, owned: range, generator: torch.Generator) ->
 
 def constant(member: SweepMember) -> frozenset[str]:
     """Parameters that training leaves as they are."""
-    return frozenset({"centre", KINDS[member.kind].frozen})
+    kind = KINDS[member.kind]
+    return frozenset({"centre", kind.frozen, *STILL.get(kind.loss, ())})
 
 
 def from_dictionary(dictionary: Dictionary, member: SweepMember, chosen: Recipe, where: str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monolex.ranks.group import ALONE, Group
+from monolex.ranks.group import ALONE, RankGroup
 from monolex.training.optim import MOMENTS
 from monolex.training.parameters import PER_FEATURE
 from monolex.training.records import Params, StepBatch
@@ -30,7 +30,7 @@ def resample(
     dead: Bool[Tensor, "d_sae"],
     generator: torch.Generator,
     length: float = SHORT,
-    features: Group = ALONE,
+    features: RankGroup = ALONE,
 ) -> None:
     """Start the ``dead`` features anew, in place; the ranks of ``features`` have others of the dictionary.
 
@@ -56,7 +56,7 @@ def resample(
         if len(thresholds):
             params["log_threshold"][dead] = thresholds.median()
     for parameter in PER_FEATURE:
-        if parameter in params:
+        if parameter in params and params[parameter] in moments:
             for name in MOMENTS:
                 moments[params[parameter]][name][dead] = 0
 

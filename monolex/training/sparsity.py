@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monolex.ranks.group import ALONE, Group
+from monolex.ranks.group import ALONE, RankGroup
 from monolex.train_config import TrainConfig
 from monolex.training.sparse.across import kth_largest
 
@@ -40,7 +40,7 @@ def p_at(config: TrainConfig, step: int, steps: int) -> float:
     return annealed(1.0, config.p_end, step, steps, config.anneal)
 
 
-def first_threshold(pre: Float[Tensor, "batch features"], k: int, features: Group = ALONE) -> Float[Tensor, ""]:
+def first_threshold(pre: Float[Tensor, "batch features"], k: int, features: RankGroup = ALONE) -> Float[Tensor, ""]:
     """The threshold that keeps k features of a row on average, or as many as are well above 0.
 
     The ranks of ``features`` have the pre-activations of other features.

@@ -26,9 +26,9 @@ from monolex.config import require
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, all_finite
 from monolex.dictionaries.parts import save_parts
 from monolex.errors import UserError
-from monolex.kinds import KINDS
+from monolex.kinds import KINDS, THRESHOLDED
 from monolex.model.precision import lacking
-from monolex.ranks.group import Group
+from monolex.ranks.group import RankGroup
 from monolex.ranks.mesh import Mesh
 from monolex.ranks.shares import dealt, share
 from monolex.ranks.world import world
@@ -118,8 +118,8 @@ class Trainer:
         count = 0
         for params in self.params:
             for name, tensor in params.items():
-                here = tensor.requires_grad and (name in PER_FEATURE or self._mesh.features.first)
-                count += tensor.numel() if here and self._mesh.rows.first else 0
+                counts = tensor.requires_grad and (name in PER_FEATURE or self._mesh.features.first)
+                count += tensor.numel() if counts and self._mesh.rows.first else 0
         return sum(world().told(count))
 
     def step(self, batch: Mapping[str, Float[Tensor, "batch d_in"]]) -> None:
@@ -300,6 +300,12 @@ class Trainer:
                 self._ranks.alone, f"on {self._device} a member is one rank's; leave data_ranks and feature_ranks out"
             )
             return [None] * len(self.members)
+        for member in self.members:
+            require(
+                self._ranks.alone or KINDS[member.kind].loss in LOSSES,
+                f"a {member.kind} is one rank's, for its codes follow one from another; leave data_ranks and feature_ranks "
+                "out, which give its sweep's members to the ranks",
+            )
         bf16, parts = wanted == "bf16" or (wanted == "auto" and not missing), parts_for(self._device)
         return [
             SparseStep(
@@ -376,7 +382,7 @@ class Trainer:
     @torch.no_grad()
     def _update(self) -> None:
         """Adam and unit rows of the members whose loss left gradients; a compiled step has both in it."""
-        waiting = [number for number, params in enumerate(self.params) if params["b_enc"].grad is not None]
+        waiting = [number for number, ps in enumerate(self.params) if any(p.grad is not None for p in ps.values())]
         if not waiting:
             return
         for number, chosen in enumerate(self._recipes):
@@ -452,7 +458,7 @@ class Trainer:
             d_out=member.d_out,
             d_sae=member.d_sae,
             k=member.k,
-            threshold=threshold / scale if kind.activation == "threshold" else None,
+            threshold=threshold / scale if kind.activation in THRESHOLDED else None,
             site=member.site,
             target=member.target,
             model=model,
@@ -478,7 +484,7 @@ def _own(sweep: Sequence[SweepMember], mesh: Mesh) -> list[int]:
     return [number for number, group in enumerate(groups) if group == mesh.number]
 
 
-def _reconstructed(part: Dictionary, x: Float[Tensor, "rows d_in"], k: int | None, features: Group) -> Tensor:
+def _reconstructed(part: Dictionary, x: Float[Tensor, "rows d_in"], k: int | None, features: RankGroup) -> Tensor:
     """What a dictionary makes of ``x``, of which every rank of ``features`` has a part."""
     codes = part.encode(x)
     if features.size == 1:

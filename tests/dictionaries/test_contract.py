@@ -9,7 +9,7 @@ from monolex.config import BaselineConfig
 from monolex.dictionaries import baselines
 from monolex.dictionaries.base import Dictionary, DictionaryConfig, load
 from monolex.errors import UserError
-from monolex.kinds import BASELINES, KINDS
+from monolex.kinds import BASELINES, KINDS, THRESHOLDED
 
 D_IN = 8
 
@@ -30,7 +30,7 @@ def trained(kind: str, d_in: int = D_IN, d_sae: int = 20, k: int = 3) -> Diction
     if row.activation == "jumprelu":
         weights["threshold"] = 0.3 * torch.rand(d_sae, generator=generator)
     k_or_none = k if row.sparsity == "k" else None
-    threshold = 0.2 if row.activation == "threshold" else None
+    threshold = 0.2 if row.activation in THRESHOLDED else None
     config = DictionaryConfig(kind, row.activation, d_in, d_in, d_sae, k_or_none, threshold, recipe={"steps": 0})
     return Dictionary(config, weights)
 

@@ -18,7 +18,7 @@ from monolex.config import BaselineConfig
 from monolex.dictionaries import baselines, families
 from monolex.dictionaries.base import ACTIVATIONS, ENCODERS, Dictionary, load
 from monolex.errors import UserError
-from monolex.kinds import BASELINES, FAMILIES, KINDS, NEUTRAL, colour, heading
+from monolex.kinds import BASELINES, FAMILIES, KINDS, NEUTRAL, THRESHOLDED, colour, heading
 from monolex.pages import patch_charts, score_charts, svg
 from monolex.pages.eval_charts import UNKNOWN
 from monolex.report.page import report
@@ -47,11 +47,11 @@ def test_flags_list_all_kinds_and_refuse_others(verb, known, capsys):
         main([verb, "--help"])
     assert "{" + ",".join(known) + "}" in "".join(capsys.readouterr().out.split())
     with pytest.raises(SystemExit) as refused:
-        main([verb, "activations", "out", "--kinds", "lista"])
+        main([verb, "activations", "out", "--kinds", "unheard"])
     assert refused.value.code == 2
     assert get_args({"train": kind_rows.Kind, "baselines": kind_rows.BaselineKind}[verb]) == tuple(known)
-    with pytest.raises(UserError, match="kinds holds 'lista': choose from "):
-        {"train": TrainConfig, "baselines": BaselineConfig}[verb](kinds=("lista",))
+    with pytest.raises(UserError, match="kinds holds 'unheard': choose from "):
+        {"train": TrainConfig, "baselines": BaselineConfig}[verb](kinds=("unheard",))
 
 
 def test_a_made_up_kind_takes_a_row_and_its_loss(monkeypatch):
@@ -91,8 +91,8 @@ def test_rows_decide_what_training_does():
         c = dictionary.config
         assert torch.equal(dictionary.W_enc, dictionary.W_dec) == kind.tied
         assert bool(dictionary.weights["b_dec"].any()) == kind.modern
-        assert (c.recipe["auxk"] > 0) == kind.auxk and (c.threshold is not None) == (kind.activation == "threshold")
-        assert (c.recipe["decoder_rate"] == DECODER_RATE) == (kind.modern and not kind.frozen)
+        assert (c.recipe["auxk"] > 0) == kind.auxk and (c.threshold is not None) == (kind.activation in THRESHOLDED)
+        assert (c.recipe["decoder_rate"] == DECODER_RATE) == (kind.modern and kind.two_matrices)
         assert {"alpha": c.recipe["alpha"], "k": c.k}[kind.sparsity] is not None
         assert (c.activation, c.loss_convention) == (kind.activation, kind.convention)
 
@@ -149,9 +149,9 @@ def test_an_unknown_kind_has_a_colour_in_the_charts_of_patches_and_scores():
 
 def test_a_dictionary_of_an_unknown_kind_loads_while_its_activation_is_known(tmp_path):
     (saved,) = trained(config(kinds=("untied",), steps=1), {SITE: planted().x}, 1).dictionaries()
-    Dictionary(dataclasses.replace(saved.config, kind="lista"), saved.weights).save(tmp_path)
+    Dictionary(dataclasses.replace(saved.config, kind="unheard"), saved.weights).save(tmp_path)
     x = planted(8).x
-    assert load(tmp_path).config.kind == "lista" and torch.equal(load(tmp_path).encode(x), saved.encode(x))
+    assert load(tmp_path).config.kind == "unheard" and torch.equal(load(tmp_path).encode(x), saved.encode(x))
     further = config(kinds=("untied",), init=str(tmp_path), steps=1)
-    with pytest.raises(UserError, match=r"init = '.*' is lista at resid_post.0"):
+    with pytest.raises(UserError, match=r"init = '.*' is unheard at resid_post.0"):
         Trainer(members(further, {SITE: 16}), further, 1, start=load(tmp_path))

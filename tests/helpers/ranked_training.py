@@ -7,21 +7,25 @@ from pathlib import Path
 
 from helpers.planted import ALL, MemoryStream, planted
 
+from monolex import kinds
 from monolex.artifact import Manifest
 from monolex.errors import UserError
 from monolex.ranks import here, world
 from monolex.train_config import TrainConfig
 from monolex.training.data import TrainingData
+from monolex.training.sparse.step import LOSSES
 from monolex.training.trainer import train_from
 
+KINDS = tuple(kind for kind in ALL if kinds.KINDS[kind].loss in LOSSES)
+"""Those whose members can be shared."""
 SITE = "resid_post.0"
 STEPS = 16
 
 
 def sweep(**changes: object) -> TrainConfig:
-    """All kinds, wide enough that four ranks have features that are active, with features that die and start anew."""
+    """Every kind, wide enough that four ranks have features that are active, with features that die and start anew."""
     fixed = {
-        "sites": (SITE,), "kinds": ALL, "ks": (3,), "alphas": (1e-2,), "ratios": (2.0,), "batch_size": 32,
+        "sites": (SITE,), "kinds": KINDS, "ks": (3,), "alphas": (1e-2,), "ratios": (2.0,), "batch_size": 32,
         "steps": STEPS, "dead_after": 96, "log_every": 4, "save_every": 6, "lrs": (3e-3,), "precision": "fp32",
         "preset": "modern", "keep_checkpoints": 1, "resamplings": 1, "train_device": "cpu",
     }  # fmt: skip

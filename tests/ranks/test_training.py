@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.ranked_training import train
+from helpers.ranked_training import SITE, sweep, train
 from helpers.ranks import run, start
 
 from monolex.artifact import read_json, verify
 from monolex.dictionaries.base import load
 from monolex.errors import UserError
+from monolex.ranks.group import RankGroup
+from monolex.training.members import members
+from monolex.training.sparse.across import Across
+from monolex.training.sweep import Trainer
 
 CLOSE = 2e-5
 """Largest difference of any weight after 16 steps at 3e-3: what the order of float32 sums leaves."""
@@ -152,3 +156,8 @@ def test_a_rank_that_is_gone_ends_the_job_which_goes_on(home: Path, tmp_path: Pa
 def test_what_ranks_there_are_must_fit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"feature_ranks = 2 is 2 ranks a member, and this is one process; .*torchrun"):
         train(tmp_path, feature_ranks=2)
+    across = Across(every=RankGroup((0, 1), 0, None))
+    trainer = Trainer(members(sweep(kinds=("lista",)), {SITE: 16}), sweep(kinds=("lista",)), 5)
+    trainer._ranks = across
+    with pytest.raises(UserError, match=r"a lista is one rank's, .*leave data_ranks and feature_ranks out"):
+        trainer._sparse_steps()

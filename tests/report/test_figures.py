@@ -146,14 +146,14 @@ def test_a_chart_holds_families_of_the_rows_and_kinds_that_nobody_knows(monkeypa
     monkeypatch.setitem(FAMILIES, "rotated", row)
     monkeypatch.setitem(BASELINES, "rotated", row)
     dictionaries = patch_charts.sites(CONTENTS["patch"])["resid_post.1"]
-    kinds = ("lista", "nmf", "lista", "rotated")
+    kinds = ("unheard", "nmf", "unheard", "rotated")
     added = [{**dictionaries[0], "kind": kind, "name": f"{kind}-{i}"} for i, kind in enumerate(kinds)]
     names = [each["name"] for each in patch_charts.shown([*added, *dictionaries])]
-    others = ["pca", "ica-topk-k32", "neurons", "random", "nmf-1", "rotated-3", "lista-0"]
+    others = ["pca", "ica-topk-k32", "neurons", "random", "nmf-1", "rotated-3", "unheard-0"]
     assert names[-8:-1] == others
     left, *_ = patch_charts.panels("resid_post.1", [*added, *dictionaries])
     drawn = {curve.label: (curve.colour, curve.marker) for curve in left.series}
-    assert drawn["rotated-3"] == (row.colour, "square") and drawn["lista-0"] == (NEUTRAL, "triangle")
+    assert drawn["rotated-3"] == (row.colour, "square") and drawn["unheard-0"] == (NEUTRAL, "triangle")
     many = [{**dictionaries[0], "kind": f"kind-{i}"} for i in range(2 * patch_charts.SHOWN)]
     assert {each["kind"] for each in patch_charts.shown([*many, *dictionaries])} >= {f"kind-{i}" for i in range(20)}
 

@@ -21,6 +21,34 @@ def parameters(member: SweepMember, chosen: str = "modern", seed: int = 3) -> di
     return {n: t.double() * 1.3 + 0.2 * torch.randn(t.shape, generator=g).double() for n, t in start.items()}
 
 
+def refined_by_hand(pre, enc, dec, inner, b_enc, k):
+    """The pre-activations of every feature on what all others left, the first k having written."""
+    refined = []
+    for said, row in zip(pre, inner, strict=True):
+        largest = sorted(range(len(said)), key=lambda j: -said[j])[:k]
+        first = [max(said[j], 0.0) if j in largest else 0.0 for j in range(len(said))]
+        left = [v - sum(c * d[i] for c, d in zip(first, dec, strict=True)) for i, v in enumerate(row)]
+        refined.append(
+            [
+                c + sum(a * w for a, w in zip(left, e, strict=True)) + b
+                for c, e, b in zip(first, enc, b_enc, strict=True)
+            ]
+        )
+    return refined
+
+
+def pursued_by_hand(dec, row, b_enc, k):
+    """k times the feature that finds most in what is left."""
+    codes, left = [0.0] * len(dec), list(row)
+    for _ in range(k):
+        said = [sum(a * w for a, w in zip(left, d, strict=True)) + b for d, b in zip(dec, b_enc, strict=True)]
+        j = max(range(len(dec)), key=lambda j: said[j])
+        value = max(said[j], 0.0)
+        codes[j] += value
+        left = [v - value * w for v, w in zip(left, dec[j], strict=True)]
+    return codes
+
+
 def by_hand(params: dict[str, Tensor], x: Tensor, member: SweepMember) -> dict[str, float]:
     """The losses of every kind, one number at a time."""
     d_sae, d_in, rows = member.d_sae, member.d_in, len(x)
@@ -45,7 +73,12 @@ def by_hand(params: dict[str, Tensor], x: Tensor, member: SweepMember) -> dict[s
         for j in range(d_sae):
             for row in pre:
                 row[j] = (row[j] - b_enc[j]) * math.exp(params["r_mag"][j]) + float(params["b_mag"][j])
+    if loss == "lista":
+        pre = refined_by_hand(pre, enc, dec, inner, b_enc, member.k or 0)
+        kept = set(sorted(kept, key=lambda rj: -pre[rj[0]][rj[1]])[: (member.k or 0) * rows])
     code = [[max(pre[r][j], 0.0) if (r, j) in kept else 0.0 for j in range(d_sae)] for r in range(rows)]
+    if loss == "pursuit":
+        code = [pursued_by_hand(dec, row, b_enc, member.k or 0) for row in inner]
 
     def error(codes: list[list[float]], features: int = d_sae) -> float:
         total = 0.0

@@ -120,7 +120,7 @@ def test_the_first_step_of_a_decoder_is_its_own_rate(kind):
     decoder = {rate: by_name["W_dec"] for rate, by_name in moved.items()}
     if rates == (None,):
         expected = 0.0 if KINDS[kind].frozen == "W_dec" else 1e-3
-        assert decoder[None] == pytest.approx(expected, rel=0.6)  # to be unit again moves a row too
+        assert decoder[None] == pytest.approx(expected, rel=0.7)  # to be unit again moves a row too
     else:
         assert decoder[2.0] == pytest.approx(2 * decoder[1.0], rel=0.02)
         assert decoder[None] == pytest.approx(DECODER_RATE * decoder[1.0], rel=0.03)

@@ -46,7 +46,7 @@ from monolex.training.sweep import Trainer
 from monolex.training.trainer import train, train_from
 
 TARGET = "mlp_out.0"
-UNTIED = [name for name, row in KINDS.items() if not row.tied and not row.frozen]
+UNTIED = [name for name, row in KINDS.items() if not row.tied and not row.frozen and not row.reads_back]
 
 
 def pairs(n: int = 4096) -> dict[str, torch.Tensor]:

@@ -244,7 +244,7 @@ def _branch(
     effect = small_mean(lost.code, "contexts", level=level)
     pre = small_mean(lost.pre, "contexts", level=level)
     if plan.dictionaries[parent.site].config.activation in ENCODERS:
-        pre = not_applicable("its codes solve an optimisation: there is no pre-activation")
+        pre = not_applicable("its codes depend on what others reconstruct: there is no pre-activation")
     share = effect.value / parent.activation if effect.value is not None and parent.activation else None
     return _Branch(parent.id, site, feature, kind, effect, _standard_error(lost.code), share, pre, q)
 

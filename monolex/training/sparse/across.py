@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from monolex.ranks.group import ALONE, Group
+from monolex.ranks.group import ALONE, RankGroup
 from monolex.training.sparse.codes import ActiveCodes, BatchErrors, Weights
 from monolex.training.sparse.operators import bag_slopes, bags, rows_of
 
@@ -26,11 +26,11 @@ HALF = 16
 class Across(NamedTuple):
     """The ranks that share a member."""
 
-    rows: Group = ALONE
+    rows: RankGroup = ALONE
     """Those with the same features, each with its part of the batch."""
-    features: Group = ALONE
+    features: RankGroup = ALONE
     """Those with the same part of the batch, each with its features."""
-    every: Group = ALONE
+    every: RankGroup = ALONE
     """All of them."""
 
     @property
@@ -53,7 +53,7 @@ class Cut(NamedTuple):
     """How many that are equal to it belong to them."""
 
 
-def kth_largest(values: Float[Tensor, "values"], wanted: int, group: Group) -> Cut:
+def kth_largest(values: Float[Tensor, "values"], wanted: int, group: RankGroup) -> Cut:
     """The ``wanted``-th largest of the positive ``values`` of all ranks of ``group``; 0 where there are fewer.
 
     ``values`` are float32; none is read by the host.
@@ -61,12 +61,11 @@ def kth_largest(values: Float[Tensor, "values"], wanted: int, group: Group) -> C
     bits = values[values > 0].contiguous().view(torch.int32).long()
     upper, left = _bin(bits >> HALF, wanted, group)
     lower, left = _bin((bits & (2**HALF - 1))[(bits >> HALF) == upper], left, group)
-    found = (upper << HALF) | lower
-    value = found.int().view(torch.float32)
+    value = ((upper << HALF) | lower).int().view(torch.float32)
     return Cut(torch.where(left > 0, value, torch.zeros_like(value)), left)
 
 
-def _bin(numbers: Int[Tensor, "numbers"], wanted: int | Tensor, group: Group) -> tuple[Tensor, Tensor]:
+def _bin(numbers: Int[Tensor, "numbers"], wanted: int | Tensor, group: RankGroup) -> tuple[Tensor, Tensor]:
     """The bin that the ``wanted``-th largest number lies in, and how many of its own are wanted; 0 and 0 for none."""
     counts = torch.zeros(2**HALF, dtype=torch.int32, device=numbers.device)
     ones = torch.ones((), dtype=torch.int32, device=numbers.device).expand_as(numbers)
@@ -74,11 +73,10 @@ def _bin(numbers: Int[Tensor, "numbers"], wanted: int | Tensor, group: Group) ->
     above = counts.flip(0).cumsum(0).flip(0)  # numbers of this bin and those above
     reached = above >= wanted
     place = (reached.sum() - 1).clamp_min(0)
-    here = torch.where(reached.any(), wanted - (above[place] - counts[place]), 0)
-    return place, here
+    return place, torch.where(reached.any(), wanted - (above[place] - counts[place]), 0)
 
 
-def cut_listed(codes: ActiveCodes, wanted: int, group: Group) -> tuple[ActiveCodes, Float[Tensor, ""]]:
+def cut_listed(codes: ActiveCodes, wanted: int, group: RankGroup) -> tuple[ActiveCodes, Float[Tensor, ""]]:
     """Of the listed codes of all ranks the ``wanted`` largest, of equal ones the first ranks'; where they end."""
     cut = kth_largest(codes.values, wanted, group)
     equal = codes.values == cut.value
@@ -93,7 +91,7 @@ def kept_codes(codes: ActiveCodes, kept: Bool[Tensor, "listed"]) -> ActiveCodes:
     return ActiveCodes(counts.cumsum(0) - counts, counts, codes.features[kept], codes.values[kept])
 
 
-def among_largest(values: Float[Tensor, "rows places"], k: int, group: Group) -> Bool[Tensor, "rows places"]:
+def among_largest(values: Float[Tensor, "rows places"], k: int, group: RankGroup) -> Bool[Tensor, "rows places"]:
     """Which of a rank's ``values`` are among the ``k`` largest of a row on all ranks, of equal ones the first."""
     if group.size == 1 and values.shape[1] <= k:
         return torch.ones_like(values, dtype=torch.bool)
@@ -109,7 +107,7 @@ def among_largest(values: Float[Tensor, "rows places"], k: int, group: Group) ->
 
 
 def gathered(
-    listed: ActiveCodes, decoded: Sequence[BatchErrors], group: Group
+    listed: ActiveCodes, decoded: Sequence[BatchErrors], group: RankGroup
 ) -> tuple[ActiveCodes, list[BatchErrors]]:
     """The codes of all parts of a batch, with their errors, as slopes of the mean over all of its rows."""
     if group.size == 1:
@@ -128,7 +126,7 @@ def gathered(
     return codes, errors
 
 
-def decode(target: Float[Tensor, "batch d_out"], weights: Weights, codes: ActiveCodes, group: Group) -> BatchErrors:
+def decode(target: Float[Tensor, "batch d_out"], weights: Weights, codes: ActiveCodes, group: RankGroup) -> BatchErrors:
     """As :meth:`~monolex.training.sparse.parts.StepParts.decode`, of reconstructions that every rank has a part of."""
     codes = codes._replace(features=codes.features.long())
     prefixes = weights.ends

@@ -5,14 +5,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monolex.kinds import KINDS
-from monolex.ranks.group import ALONE, Group
+from monolex.ranks.group import ALONE, RankGroup
 from monolex.training.losses import LEAST, SOFTENING
 from monolex.training.members import SweepMember
 from monolex.training.records import StepSettings
 
 
 def penalty(
-    codes: Float[Tensor, "*codes"], member: SweepMember, settings: StepSettings, batch: int, group: Group = ALONE
+    codes: Float[Tensor, "*codes"], member: SweepMember, settings: StepSettings, batch: int, group: RankGroup = ALONE
 ) -> tuple[Float[Tensor, "*slopes"], Float[Tensor, ""]]:
     """Slopes by the codes of a batch (one number for all where they are alike), and the addition to the loss.
 

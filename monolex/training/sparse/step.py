@@ -304,11 +304,11 @@ class SparseStep:
         features = self._ranks.features
         if features.size == 1:
             return keep_largest(chosen, width) if chosen.shape[1] > width else chosen.relu()
-        some = min(width, chosen.shape[1])
-        values, places = chosen.topk(some, dim=1)
+        most = min(width, chosen.shape[1])
+        values, places = chosen.topk(most, dim=1)
         table = torch.zeros(len(chosen), width, device=chosen.device)
-        table[:, :some] = values.relu()
-        kept = table.mul_(among_largest(table, width, features))[:, :some]
+        table[:, :most] = values.relu()
+        kept = table.mul_(among_largest(table, width, features))[:, :most]
         return torch.zeros_like(chosen).scatter_(1, places, kept)
 
     def _move(self, passed: Passed, weights: Weights, vectors: Mapping[str, Tensor]) -> None:

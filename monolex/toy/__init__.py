@@ -1,0 +1,1 @@
+"""Activations of known features, and what dictionaries recover of them."""
