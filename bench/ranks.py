@@ -39,7 +39,8 @@ from monolex.training.trainer import train_from
 
 SITE = "resid_post.0"
 EQUAL: dict[str, Any] = {
-    "kinds": [name for name, kind in KINDS.items() if kind.loss in LOSSES], "ks": [8], "alphas": [3e-3], "ratios": [4.0], "batch_size": 512, "steps": 200,
+    "kinds": [name for name, kind in KINDS.items() if kind.loss in LOSSES],
+    "ks": [8], "alphas": [3e-3], "ratios": [4.0], "batch_size": 512, "steps": 200,
     "lrs": [1e-3], "dead_after": 20_000, "log_every": 50, "save_every": 50, "preset": "modern", "precision": "fp32",
     "train_device": "cpu",
 }  # fmt: skip
@@ -180,9 +181,15 @@ def overhead(home: Path, small: bool) -> None:
 
 
 def kills(home: Path, small: bool, count: int) -> None:
-    fields = EQUAL | {"kinds": ["tied", "batchtopk", "jumprelu"], "batch_size": 64, "steps": 60, "save_every": 7}
+    fields: dict[str, Any] = EQUAL | {
+        "kinds": ["tied", "batchtopk", "jumprelu"],
+        "batch_size": 64,
+        "steps": 60,
+        "save_every": 7,
+    }
     fields |= {"data_ranks": 2, "feature_ranks": 1, "pause": 0.02, "threads": 1}
-    fields["log_every"] = 1
+    fields |= {"log_every": 1, "save_every": 7}
+    steps: int = fields["steps"]
     job(2, home / "whole", 16, fields)
     chance, same, resumed, codes = random.Random(0), 0, 0, []
     whole = {name: entry.sha256 for name, entry in verify(home / "whole").files.items()}
@@ -191,7 +198,7 @@ def kills(home: Path, small: bool, count: int) -> None:
         process = subprocess.Popen(
             command(2, folder, 16, fields), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        log, wanted = folder / "metrics.jsonl", 3 * chance.randrange(1, fields["steps"] - 5)
+        log, wanted = folder / "metrics.jsonl", 3 * chance.randrange(1, steps - 5)
         while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= wanted):
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.05))
@@ -211,7 +218,7 @@ def kills(home: Path, small: bool, count: int) -> None:
 
 
 def wide(home: Path, small: bool) -> None:
-    fields = WIDE | {"feature_ranks": 4} | ({"ratios": [16.0]} if small else {})
+    fields: dict[str, Any] = WIDE | {"feature_ranks": 4} | ({"ratios": [16.0]} if small else {})
     d_in = 64 if small else 512
     took = job(4, home / "wide", d_in, fields)
     batch, k = fields["batch_size"], fields["ks"][0]

@@ -125,8 +125,7 @@ def harvest(
     parents = {"model": lm.fingerprint, "corpus": text.digest, "separator": artifact.digest(begins.token)}
     world.agree(data=artifact.digest(parents), configuration=artifact.digest(wanted))
     if artifact.is_done(folder, KIND, wanted, parents):
-        if here.rank() == 0:
-            forget_progress(folder)
+        forget_progress(folder)
         log.info("harvest: %s is done", folder)
         return artifact.open_artifact(folder, KIND)
     sample, streamed = (text.train, None) if config.store else _apart(text.train, config.sample_tokens)
@@ -136,12 +135,8 @@ def harvest(
     progress = resume(folder, artifact.request_hash(KIND, wanted, parents), config.batch_rows)
     _require_space(job, widths, progress)
     _run(job, progress)
-    world.wait()
     if here.rank() == 0:
-        if here.size() > 1 and (of_others := recorded_progress(folder, progress.request)) is not None:
-            progress.add(of_others)
-        left_out = _leave_out(job, progress)
-        data = _facts(job, model, precision, progress, left_out)
+        data = _facts(job, model, precision, progress, _leave_out(job, progress))
         artifact.finish(folder, KIND, wanted, parents, progress.files, data)
         forget_progress(folder)
         _tell(data, folder)
@@ -199,6 +194,10 @@ def _run(job: _Job, progress: HarvestProgress) -> None:
             progress.seconds = before + time.monotonic() - start
             if number + 1 == len(due) or due[number + 1][:2] != batch[:2]:
                 writer.flush(batch.split, batch.shard)
+    world.wait()
+    of_others = recorded_progress(job.folder, progress.request) if here.size() > 1 else None
+    if of_others is not None:
+        progress.add(of_others)
 
 
 def _has_rows(job: _Job, batch: _Batch) -> bool:

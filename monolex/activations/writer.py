@@ -105,8 +105,8 @@ def recorded_progress(folder: Path, request: str) -> HarvestProgress | None:
 
 
 def forget_progress(folder: Path) -> None:
-    """Delete what all ranks recorded."""
-    for path in folder.glob("progress*.json"):
+    """Delete what all ranks recorded; rank 0 does."""
+    for path in folder.glob("progress*.json") if here.rank() == 0 else ():
         path.unlink()
 
 

@@ -4,15 +4,18 @@ A member says everything that its numbers depend on beside the batches, so one t
 is the same dictionary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
+from monolex import runtime
 from monolex.config import require
 from monolex.errors import UserError
 from monolex.kinds import KINDS
+from monolex.ranks.mesh import Mesh
+from monolex.ranks.shares import dealt
 from monolex.train_config import TrainConfig
 from monolex.training.optim import learning_rate, recipe
 
@@ -110,3 +113,19 @@ def short(value: float) -> str:
     if value == 0 or 1e-2 <= abs(value) < 1e4:
         return np.format_float_positional(value, trim="-")
     return np.format_float_scientific(value, trim="-", exp_digits=1)
+
+
+def own_members(sweep: Sequence[SweepMember], mesh: Mesh) -> list[int]:
+    """Numbers of the members that this rank trains."""
+    if len(sweep) < mesh.groups:
+        runtime.log.warning(
+            "%d groups of ranks have %d members, so some do nothing; data_ranks and feature_ranks share a member",
+            mesh.groups, len(sweep),
+        )  # fmt: skip
+    for member in sweep:
+        require(
+            member.d_sae >= mesh.features.size,
+            f"{member.name} has {member.d_sae} features for feature_ranks = {mesh.features.size}; lower feature_ranks",
+        )
+    groups = dealt([(member.d_in + member.d_out) * member.d_sae for member in sweep], mesh.groups)
+    return [number for number, group in enumerate(groups) if group == mesh.number]

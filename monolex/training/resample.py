@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monolex.dictionaries.base import Dictionary
 from monolex.ranks.group import ALONE, RankGroup
 from monolex.training.optim import MOMENTS
 from monolex.training.parameters import PER_FEATURE
 from monolex.training.records import Params, StepBatch
+from monolex.training.sparse.across import among_largest
 from monolex.training.steps import centred_input, left_to_codes, unit
 
 SHORT = 0.2
@@ -64,3 +66,18 @@ def resample(
 def resampling_steps(steps: int, times: int) -> frozenset[int]:
     """After which steps: ``times`` of them, evenly over the first four fifths of the run."""
     return frozenset(round(0.8 * steps * (number + 1) / times) for number in range(times)) - {0}
+
+
+def reconstructed(part: Dictionary, x: Float[Tensor, "rows d_in"], k: int | None, features: RankGroup) -> Tensor:
+    """What a dictionary makes of ``x``, of which every rank of ``features`` has a part."""
+    codes = part.encode(x)
+    if features.size == 1:
+        return part.decode(codes, x)
+    if part.config.activation == "topk":
+        assert k is not None, part
+        values, places = codes.topk(min(k, part.d_sae), dim=1)
+        table = values.new_zeros(len(x), k)
+        table[:, : values.shape[1]] = values
+        kept = table.mul_(among_largest(table, k, features))[:, : values.shape[1]]
+        codes = torch.zeros_like(codes).scatter_(1, places, kept)
+    return features.sum(codes @ part.W_dec) + part.decode(torch.zeros_like(codes), x)

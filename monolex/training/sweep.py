@@ -9,7 +9,6 @@ Among ranks (:mod:`monolex.ranks.mesh`) a trainer has the members of its group, 
 and is given whole batches, of which it looks at its part.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,30 +22,29 @@ from monolex import runtime
 from monolex.activations.norms import Usual, usual
 from monolex.artifact import FileEntry
 from monolex.config import require
-from monolex.dictionaries.base import Dictionary, DictionaryConfig, all_finite
+from monolex.dictionaries.base import Dictionary, all_finite
 from monolex.dictionaries.parts import save_parts
-from monolex.errors import UserError
-from monolex.kinds import KINDS, THRESHOLDED
+from monolex.kinds import KINDS
 from monolex.model.precision import lacking
-from monolex.ranks.group import RankGroup
 from monolex.ranks.mesh import Mesh
-from monolex.ranks.shares import dealt, share
+from monolex.ranks.shares import share
 from monolex.ranks.world import world
 from monolex.train_config import TrainConfig
+from monolex.training.describe import described
 from monolex.training.losses import member_loss
-from monolex.training.members import SweepMember
+from monolex.training.members import SweepMember, own_members
 from monolex.training.optim import MOMENTS, Recipe, adam, dead_after, recipe, schedule, set_rate
 from monolex.training.parameters import PER_FEATURE, constant, exported, from_dictionary, initial, preprocessed
 from monolex.training.preprocessing import Preprocessing, preprocessing
 from monolex.training.records import Loss, Revival, StepBatch, StepSettings
-from monolex.training.resample import SHORT, resample, resampling_steps
-from monolex.training.sparse.across import Across, among_largest
+from monolex.training.resample import SHORT, reconstructed, resample, resampling_steps
+from monolex.training.sparse.across import Across
 from monolex.training.sparse.available import parts_for
 from monolex.training.sparse.step import LOSSES, SparseStep
 from monolex.training.sparsity import first_pressure, first_threshold, hold, k_at, p_at
 from monolex.training.state import SavedState, StatePart
 from monolex.training.steps import encode, free_rows, unit
-from monolex.training.totals import Totals
+from monolex.training.totals import Totals, require_finite
 
 # The threshold's memory grows with the run, so that a short one forgets its first steps too.
 LONGEST_MEMORY = 0.999
@@ -78,12 +76,10 @@ class Trainer:
         mesh: Mesh = Mesh(),  # noqa: B008 (immutable)
     ) -> None:
         self._usual = usual or {}
-        self._sweep, self._mesh = tuple(members), mesh
-        self.numbers = _own(self._sweep, mesh)
-        """Of this rank's members in the sweep."""
+        self._sweep, self._mesh, self._ranks = tuple(members), mesh, Across(mesh.rows, mesh.features, mesh.group)
+        self.numbers = own_members(self._sweep, mesh)
         self.members = members = tuple(self._sweep[number] for number in self.numbers)
         self._owned = [mesh.owned(member.d_sae) for member in members]
-        self._ranks = Across(mesh.rows, mesh.features, mesh.group)
         self.config, self.steps, self.done = config, steps, 0
         self._device, self._dtype, self._started = torch.device(device), dtype, start is not None
         self._recipes = [recipe(config, member.kind) for member in members]
@@ -163,7 +159,7 @@ class Trainer:
             UserError: a loss was not finite.
         """
         rows = self._of_all(self._own_metrics() if self.members else [])
-        self._require_finite([row.pop("bad_step") for row in rows])
+        require_finite(self._sweep, [row.pop("bad_step") for row in rows])
         # Before dead_after rows nothing can count as dead, which is not the same as none being dead.
         known = self.done * self.config.batch_size >= self._dead_after
         return [{**row, "dead": row["dead"] if known else None} for row in rows]
@@ -183,21 +179,12 @@ class Trainer:
         for number, params in enumerate(self.params):
             finite = torch.stack([all_finite(parameter) for parameter in params.values()]).all()
             bad[number].masked_fill_((bad[number] < 0) & ~finite, self.done)
-        self._require_finite(self._of_all(self._mesh.group.greatest(bad).tolist()))
+        require_finite(self._sweep, self._of_all(self._mesh.group.greatest(bad).tolist()))
 
     def _of_all(self, of_mine: Sequence[Any]) -> list[Any]:
         """What is said of every member of the sweep, in order; every group knows of its own."""
         told = world().told(list(zip(self.numbers, of_mine, strict=True)) if self._mesh.group.first else [])
         return [said for _, said in sorted(pair for pairs in told for pair in pairs)]
-
-    def _require_finite(self, bad_steps: Sequence[int]) -> None:
-        """Refuse to go on after a step of some member, -1 for none; every rank does."""
-        for member, step in zip(self._sweep, bad_steps, strict=True):
-            if step >= 0:
-                raise UserError(
-                    f"the loss of {member.name} at {member.site} is not finite at step {step} "
-                    f"(lr = {member.lr:g}); lower its learning rate or leave the member out"
-                )
 
     def state(self) -> dict[str, StatePart]:
         """Everything that the next steps and metrics depend on, beside the batches, as far as this rank keeps it."""
@@ -270,7 +257,14 @@ class Trainer:
         """A member as it is now, with the features that are here."""
         member, owned = self.members[number], self._owned[number]
         read, written = (self._preprocessing[site] for site in (member.site, member.written))
-        config = self._describe(number, float(self._threshold[number]), float(written.factor), model, fingerprint)
+        sparse = self._sparse[number]
+        facts = {
+            "model": model, "model_fingerprint": fingerprint, "steps": self.steps, "steps_done": self.done,
+            "steps_before": self._before, "dead_after": self._dead_after, "pressure": float(self._pressure[number]),
+            "precision": "bf16" if sparse and sparse.bf16 else "fp32",
+        }  # fmt: skip
+        threshold, scale = float(self._threshold[number]), float(written.factor)
+        config = described(member, self._recipes[number], self.config, threshold, scale, facts)
         if self._mesh.features.size > 1:
             config = replace(config, d_sae=len(owned), k=None if member.k is None else min(member.k, len(owned)))
         return Dictionary(config, exported(self.params[number], member, read, written))
@@ -303,28 +297,20 @@ class Trainer:
         for member in self.members:
             require(
                 self._ranks.alone or KINDS[member.kind].loss in LOSSES,
-                f"a {member.kind} is one rank's, for its codes follow one from another; leave data_ranks and feature_ranks "
-                "out, which give its sweep's members to the ranks",
+                f"a {member.kind} is one rank's, for its codes follow one from another; leave data_ranks and "
+                "feature_ranks out",
             )
         bf16, parts = wanted == "bf16" or (wanted == "auto" and not missing), parts_for(self._device)
+        every = zip(self.members, self.params, self._unit, self._recipes, self._owned, strict=True)
         return [
             SparseStep(
-                member,
-                params,
-                self._adam,
-                unit_rows=unit_rows,
-                decoder_rate=chosen.decoder_rate,
-                bf16=bf16,
-                parts=parts,
-                ranks=self._ranks,
-                owned=owned,
+                member, params, self._adam, unit_rows=unit_rows, decoder_rate=chosen.decoder_rate, bf16=bf16,
+                parts=parts, ranks=self._ranks._replace(owned=owned),
             )
             if KINDS[member.kind].loss in LOSSES
             else None
-            for member, params, unit_rows, chosen, owned in zip(
-                self.members, self.params, self._unit, self._recipes, self._owned, strict=True
-            )
-        ]
+            for member, params, unit_rows, chosen, owned in every
+        ]  # fmt: skip
 
     @torch.no_grad()
     def _begin(self, raw: Mapping[str, Tensor]) -> None:
@@ -401,7 +387,7 @@ class Trainer:
             if KINDS[member.kind].frozen or not bool(features.greatest(dead.any().float())):
                 continue
             part = self._dictionary(number).to(self._device)
-            missed = raw[member.written] - _reconstructed(part, raw[member.site], member.k, features)
+            missed = raw[member.written] - reconstructed(part, raw[member.site], member.k, features)
             generator = runtime.generator("resample", member.seed, member.name, member.site, self.done)
             batch = StepBatch(rows[member.site], rows[member.written])
             length = SHORT if member.k is None else 1.0
@@ -412,88 +398,3 @@ class Trainer:
     def _rate(self, number: int) -> float:
         chosen = self._recipes[number]
         return self.members[number].lr * schedule(self.done, self.steps, chosen.warmup, chosen.decay)
-
-    def _describe(self, number: int, threshold: float, scale: float, model: str, fingerprint: str) -> DictionaryConfig:
-        member, chosen, config = self.members[number], self._recipes[number], self.config
-        kind = KINDS[member.kind]
-        assert math.isfinite(threshold), (member, threshold)
-        facts = {
-            "name": member.name,
-            "alpha": member.alpha,
-            "ratio": member.ratio,
-            "seed": member.seed,
-            "lr": member.lr,
-            "preset": config.preset,
-            "steps": self.steps,
-            "steps_done": self.done,
-            "batch_size": config.batch_size,
-            "rows_seen": self.done * config.batch_size,
-            "data_seed": config.data_seed,
-            "warmup": chosen.warmup,
-            "decay": chosen.decay,
-            "preprocess": chosen.preprocess,
-            "scale": scale,
-            "auxk": chosen.auxk,
-            "decoder_rate": chosen.decoder_rate,
-            "resamplings": config.resamplings,
-            "dead_after": self._dead_after,
-            "init": config.init,
-            "precision": "bf16" if (sparse := self._sparse[number]) and sparse.bf16 else "fp32",
-            "steps_before": self._before,
-        }
-        if kind.sparsity == "k" and config.k_start is not None:
-            facts |= {"k_start": config.k_start, "anneal": config.anneal}
-        if kind.loss == "p-anneal":
-            facts |= {"p_end": config.p_end, "anneal": config.anneal}
-        if member.skip:
-            facts["skip"] = True
-        if member.prefixes:
-            facts["prefixes"] = list(member.prefixes)
-        if kind.loss == "jumprelu":
-            facts["pressure"] = float(self._pressure[number])
-        return DictionaryConfig(
-            kind=member.kind,
-            activation=kind.activation,
-            d_in=member.d_in,
-            d_out=member.d_out,
-            d_sae=member.d_sae,
-            k=member.k,
-            threshold=threshold / scale if kind.activation in THRESHOLDED else None,
-            site=member.site,
-            target=member.target,
-            model=model,
-            model_fingerprint=fingerprint,
-            loss_convention=kind.convention,
-            recipe=facts,
-        )
-
-
-def _own(sweep: Sequence[SweepMember], mesh: Mesh) -> list[int]:
-    """Numbers of the members that this rank trains."""
-    if len(sweep) < mesh.groups:
-        runtime.log.warning(
-            "%d groups of ranks have %d members, so some do nothing; data_ranks and feature_ranks share a member",
-            mesh.groups, len(sweep),
-        )  # fmt: skip
-    for member in sweep:
-        require(
-            member.d_sae >= mesh.features.size,
-            f"{member.name} has {member.d_sae} features for feature_ranks = {mesh.features.size}; lower feature_ranks",
-        )
-    groups = dealt([(member.d_in + member.d_out) * member.d_sae for member in sweep], mesh.groups)
-    return [number for number, group in enumerate(groups) if group == mesh.number]
-
-
-def _reconstructed(part: Dictionary, x: Float[Tensor, "rows d_in"], k: int | None, features: RankGroup) -> Tensor:
-    """What a dictionary makes of ``x``, of which every rank of ``features`` has a part."""
-    codes = part.encode(x)
-    if features.size == 1:
-        return part.decode(codes, x)
-    if part.config.activation == "topk":
-        assert k is not None, part
-        values, places = codes.topk(min(k, part.d_sae), dim=1)
-        table = values.new_zeros(len(x), k)
-        table[:, : values.shape[1]] = values
-        kept = table.mul_(among_largest(table, k, features))[:, : values.shape[1]]
-        codes = torch.zeros_like(codes).scatter_(1, places, kept)
-    return features.sum(codes @ part.W_dec) + part.decode(torch.zeros_like(codes), x)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monolex.errors import UserError
 from monolex.training.members import SweepMember
 from monolex.training.records import PARTS, Loss
 
@@ -71,3 +72,17 @@ class Totals:
         """Continue a member from :meth:`state`."""
         self._read_at = read_at
         self.sums[number].copy_(sums)
+
+
+def require_finite(sweep: Sequence[SweepMember], bad_steps: Sequence[int]) -> None:
+    """Refuse to go on after a step of some member, -1 for none.
+
+    Raises:
+        UserError: names the step, the member and its learning rate.
+    """
+    for member, step in zip(sweep, bad_steps, strict=True):
+        if step >= 0:
+            raise UserError(
+                f"the loss of {member.name} at {member.site} is not finite at step {step} "
+                f"(lr = {member.lr:g}); lower its learning rate or leave the member out"
+            )

@@ -32,6 +32,8 @@ class Across(NamedTuple):
     """Those with the same part of the batch, each with its features."""
     every: RankGroup = ALONE
     """All of them."""
+    owned: range | None = None
+    """Numbers of this rank's features; None: all."""
 
     @property
     def alone(self) -> bool:

@@ -49,7 +49,7 @@ class SparseStep:
     """Steps of one member, in ``parts`` that take Adam's step too (``params`` and their moments in ``adam`` change in
     place), or that leave ``grad`` in ``params``.
 
-    Among ranks, ``params`` hold the features numbered ``owned``, and every rank is given whole batches.
+    Among ``ranks``, ``params`` hold the features that are owned, and every rank is given whole batches.
     """
 
     def __init__(
@@ -63,10 +63,9 @@ class SparseStep:
         bf16: bool,
         parts: Parts,
         ranks: Across = Across(),  # noqa: B008 (immutable)
-        owned: range | None = None,
     ) -> None:
         self.member, self.params, self.bf16, self._ranks = member, params, bf16, ranks
-        owned = owned or range(member.d_sae)
+        owned = ranks.owned or range(member.d_sae)
         self._n = len(owned)
         self._state = adam.state
         self._parts = parts(self._state)
