@@ -195,7 +195,8 @@ def _run(job: _Job, progress: HarvestProgress) -> None:
             if number + 1 == len(due) or due[number + 1][:2] != batch[:2]:
                 writer.flush(batch.split, batch.shard)
     world.wait()
-    of_others = recorded_progress(job.folder, progress.request) if here.size() > 1 else None
+    merges = here.rank() == 0 and here.size() > 1
+    of_others = recorded_progress(job.folder, progress.request) if merges else None
     if of_others is not None:
         progress.add(of_others)
 
