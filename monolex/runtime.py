@@ -30,7 +30,7 @@ log = logging.getLogger("monolex")
 
 
 def device(name: str = "auto") -> torch.device:
-    """The torch device called ``name``; ``auto`` prefers CUDA, then MPS, then the CPU. Ranks take a GPU each.
+    """The torch device called ``name``; ``auto`` prefers CUDA, then MPS, then the CPU. Ranks take the GPU of their number.
 
     Raises:
         UserError: the device does not exist here.
@@ -38,9 +38,9 @@ def device(name: str = "auto") -> torch.device:
     import torch
 
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", here.local_rank()) if here.size() > 1 else torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and here.size() > 1:
+        name = f"cuda:{here.local_rank()}"
     try:
         chosen = torch.device(name)
         torch.empty(0, device=chosen)

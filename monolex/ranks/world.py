@@ -27,7 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 import monolex
 from monolex.errors import UserError
 from monolex.ranks.group import ALONE, LostRankError, RankGroup
-from monolex.ranks.here import rank, size
+from monolex.ranks.here import local_rank, rank, size
 
 PATIENCE = "MONOLEX_PATIENCE"
 """Of the environment: seconds after which a rank that does not answer ends the job."""
@@ -127,7 +127,10 @@ class _Joined:
         try:
             self._store: Any = None
             self._store, _, _ = next(iter(rendezvous("env://", timeout=limit)))
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+            on_gpu = torch.cuda.is_available() and dist.is_nccl_available()
+            if on_gpu:
+                torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+            backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
             dist.init_process_group(
                 backend, store=PrefixStore("monolex", self._store), rank=rank(), world_size=size(), timeout=limit
             )
