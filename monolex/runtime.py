@@ -30,7 +30,7 @@ log = logging.getLogger("monolex")
 
 
 def device(name: str = "auto") -> torch.device:
-    """The torch device called ``name``; ``auto`` prefers CUDA, then MPS, then the CPU. Ranks take the GPU of their number.
+    """The torch device called ``name``; ``auto`` prefers CUDA, then MPS, then the CPU. Ranks take their GPUs by number.
 
     Raises:
         UserError: the device does not exist here.
