@@ -120,6 +120,9 @@ class Trainer:
 
     def step(self, batch: Mapping[str, Float[Tensor, "batch d_in"]]) -> None:
         """One optimiser step of every member."""
+        if not self.members:  # of this rank
+            self.done += 1
+            return
         raw = {site: batch[site].to(self._device, self._dtype, non_blocking=True) for site in self._sites}
         if self.done == 0:
             self._begin(raw)

@@ -30,6 +30,7 @@ from pathlib import Path
 from helpers.ranked_training import refusals, train
 (Path(sys.argv[1]) / "refused").mkdir(exist_ok=True)
 refusals(Path(sys.argv[1]) / "refused")
+train(Path(sys.argv[1]) / "one member", kinds=("topk",))
 for mesh in sys.argv[2:]:
     _, data, features = map(int, mesh.split("-"))
     train(Path(sys.argv[1]) / mesh, data_ranks=data, feature_ranks=features)
@@ -91,6 +92,11 @@ def test_every_kind_is_that_of_one_process(home: Path, tmp_path: Path, meshes: S
     for count in sorted({mesh[0] for mesh in meshes}):
         run(int(count), MESH, tmp_path, *(mesh for mesh in meshes if mesh[0] == count))
     assert_refused(tmp_path / "refused")
+    # of a job with more ranks than members some have nothing to do
+    (row,) = read_json(tmp_path / "one member" / "members.json")
+    theirs = load(home / "alone" / row["path"]).weights
+    ours = load(tmp_path / "one member" / row["path"]).weights
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
     for mesh in meshes:
         folder, shape = tmp_path / mesh, tuple(map(int, mesh.split("-")))
         manifest = verify(folder)
