@@ -27,8 +27,6 @@ short row further: held-out FVU is 2 to 8 % lower than from unit rows (docs/log.
 die."""
 DRAWN = 4096
 """Rows that are drawn at once."""
-PER_FEATURE = ("W_dec", "W_enc", "b_enc", "b_mag", "r_mag", "log_threshold")
-"""Parameters with an entry or a row a feature."""
 OF_LOSS = {"jumprelu": ("log_threshold",), "gated": ("r_mag", "b_mag")}
 """Parameters that some losses have beside the linear ones, a number a feature each."""
 STILL = {"pursuit": ("b_enc",)}

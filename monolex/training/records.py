@@ -8,6 +8,8 @@ from torch import Tensor
 
 Params = Mapping[str, Tensor]
 PARTS = ("mse", "l1", "l0", "aux")
+PER_FEATURE = ("W_dec", "W_enc", "b_enc", "b_mag", "r_mag", "log_threshold")
+"""Parameters with an entry or a row a feature."""
 
 
 class StepBatch(NamedTuple):
@@ -51,3 +53,8 @@ class Loss(NamedTuple):
     """Features active on some row of the batch."""
     threshold: Float[Tensor, ""] | None = None
     """BatchTopK: smallest active pre-activation of the batch, infinity where nothing was active."""
+
+
+def trained_numbers(params: Params, *, shared: bool) -> int:
+    """How many numbers of a member are trained: those of its features here and, if ``shared``, those that all share."""
+    return sum(t.numel() for name, t in params.items() if t.requires_grad and (shared or name in PER_FEATURE))

@@ -14,8 +14,7 @@ from torch import Tensor
 from monolex.dictionaries.base import Dictionary
 from monolex.ranks.group import ALONE, RankGroup
 from monolex.training.optim import MOMENTS
-from monolex.training.parameters import PER_FEATURE
-from monolex.training.records import Params, StepBatch
+from monolex.training.records import PER_FEATURE, Params, StepBatch
 from monolex.training.sparse.across import among_largest
 from monolex.training.steps import centred_input, left_to_codes, unit
 

@@ -34,9 +34,9 @@ from monolex.training.describe import described
 from monolex.training.losses import member_loss
 from monolex.training.members import SweepMember, own_members
 from monolex.training.optim import MOMENTS, Recipe, adam, dead_after, recipe, schedule, set_rate
-from monolex.training.parameters import PER_FEATURE, constant, exported, from_dictionary, initial, preprocessed
+from monolex.training.parameters import constant, exported, from_dictionary, initial, preprocessed
 from monolex.training.preprocessing import Preprocessing, preprocessing
-from monolex.training.records import Loss, Revival, StepBatch, StepSettings
+from monolex.training.records import PER_FEATURE, Loss, Revival, StepBatch, StepSettings, trained_numbers
 from monolex.training.resample import SHORT, reconstructed, resample, resampling_steps
 from monolex.training.sparse.across import Across
 from monolex.training.sparse.available import parts_for
@@ -111,12 +111,8 @@ class Trainer:
     @property
     def n_parameters(self) -> int:
         """Trained numbers of all members of the sweep."""
-        count = 0
-        for params in self.params:
-            for name, tensor in params.items():
-                counts = tensor.requires_grad and (name in PER_FEATURE or self._mesh.features.first)
-                count += tensor.numel() if counts and self._mesh.rows.first else 0
-        return sum(world().told(count))
+        mine = sum(trained_numbers(params, shared=self._mesh.features.first) for params in self.params)
+        return sum(world().told(mine if self._mesh.rows.first else 0))
 
     def step(self, batch: Mapping[str, Float[Tensor, "batch d_in"]]) -> None:
         """One optimiser step of every member."""

@@ -9,8 +9,8 @@ from monolex.kinds import KINDS
 from monolex.training.members import members
 from monolex.training.optim import MOMENTS, recipe
 from monolex.training.parameters import initial
-from monolex.training.records import StepBatch
-from monolex.training.resample import PER_FEATURE, resample, resampling_steps
+from monolex.training.records import PER_FEATURE, StepBatch
+from monolex.training.resample import resample, resampling_steps
 from monolex.training.sweep import Trainer
 
 
