@@ -118,6 +118,8 @@ class Trainer:
         """One optimiser step of every member."""
         if not self.members:  # of this rank
             self.done += 1
+            if self.done in self._resample_after:
+                self.verify()  # as the others do
             return
         raw = {site: batch[site].to(self._device, self._dtype, non_blocking=True) for site in self._sites}
         if self.done == 0:
@@ -256,11 +258,10 @@ class Trainer:
         """A member as it is now, with the features that are here."""
         member, owned = self.members[number], self._owned[number]
         read, written = (self._preprocessing[site] for site in (member.site, member.written))
-        sparse = self._sparse[number]
         facts = {
             "model": model, "model_fingerprint": fingerprint, "steps": self.steps, "steps_done": self.done,
             "steps_before": self._before, "dead_after": self._dead_after, "pressure": float(self._pressure[number]),
-            "precision": "bf16" if sparse and sparse.bf16 else "fp32",
+            "precision": "bf16" if (sparse := self._sparse[number]) and sparse.bf16 else "fp32",
         }  # fmt: skip
         threshold, scale = float(self._threshold[number]), float(written.factor)
         config = described(member, self._recipes[number], self.config, threshold, scale, facts)

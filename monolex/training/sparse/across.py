@@ -18,6 +18,7 @@ from torch import Tensor
 from monolex.ranks.group import ALONE, RankGroup
 from monolex.training.sparse.codes import ActiveCodes, BatchErrors, Weights
 from monolex.training.sparse.operators import bag_slopes, bags, rows_of
+from monolex.training.sparse.parts import StepParts
 
 HALF = 16
 """Bits of a number that one histogram counts."""
@@ -128,10 +129,28 @@ def gathered(
     return codes, errors
 
 
-def decode(target: Float[Tensor, "batch d_out"], weights: Weights, codes: ActiveCodes, group: RankGroup) -> BatchErrors:
-    """As :meth:`~monolex.training.sparse.parts.StepParts.decode`, of reconstructions that every rank has a part of."""
-    codes = codes._replace(features=codes.features.long())
-    prefixes = weights.ends
+def decode(
+    parts: StepParts, target: Float[Tensor, "batch d_out"], weights: Weights, codes: ActiveCodes, group: RankGroup
+) -> BatchErrors:
+    """As :meth:`~monolex.training.sparse.parts.StepParts.decode`, of reconstructions that every rank has a part of.
+
+    Errors are sums of what each rank decodes, of which the first takes the target off. Of the slopes by the whole error
+    a rank has those of its codes: what decoding codes of nothing gives where the target is that error. Prefixes, of
+    which a rank may have none of the features, are decoded by torch's operators.
+    """
+    if len(weights.ends) > 1:
+        return _decode_nested(target, weights, codes, group)
+    scale = 2 / target.numel()
+    error = group.sum(parts.decode(target if group.first else torch.zeros_like(target), weights, codes).error)
+    silent = codes._replace(values=torch.zeros_like(codes.values))
+    slopes = parts.decode(error[0] / -scale, weights, silent).slopes
+    return BatchErrors(error, slopes, (error / scale).square().sum(2))
+
+
+def _decode_nested(
+    target: Float[Tensor, "batch d_out"], weights: Weights, codes: ActiveCodes, group: RankGroup
+) -> BatchErrors:
+    codes, prefixes = codes._replace(features=codes.features.long()), weights.ends
     between = [(codes.features >= low) & (codes.features < high) for low, high in pairwise((0, *prefixes))]
     parts = [bags(weights.rows, codes, codes.values * inside) for inside in between]
     residual = group.sum(torch.stack(parts)).cumsum(0).sub_(target)

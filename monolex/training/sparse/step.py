@@ -181,7 +181,7 @@ class SparseStep:
         part = self._ranks.part(target)
         if self._ranks.features.size == 1:
             return self._parts.decode(part, weights, codes)
-        return across.decode(part, weights, codes, self._ranks.features)
+        return across.decode(self._parts, part, weights, codes, self._ranks.features)
 
     def _codes(self, listed: ActiveCodes) -> ActiveCodes:
         """The codes of listed pre-activations."""
