@@ -266,8 +266,9 @@ def many_examples(lm: LanguageModel, dictionary: Dictionary, site: str) -> list[
     return examples
 
 
-@pytest.mark.parametrize("activation", ["relu", "topk", "linear"])
-@pytest.mark.parametrize("site", ["resid_post.2", "mlp_act.1"])
+@pytest.mark.parametrize(
+    ("site", "activation"), [("resid_post.2", "relu"), ("mlp_act.1", "topk"), ("resid_post.2", "linear")]
+)
 def test_batches_find_what_single_texts_do(site, activation):
     lm = spelling_model()
     dictionary = random_dictionary(lm.width(site), 10, activation, site=site)
