@@ -271,7 +271,7 @@ def many_examples(lm: LanguageModel, dictionary: Dictionary, site: str) -> list[
 )
 def test_batches_find_what_single_texts_do(site, activation):
     lm = spelling_model()
-    dictionary = random_dictionary(lm.width(site), 10, activation, site=site)
+    dictionary = random_dictionary(lm.width(site), 6, activation, site=site)
     examples = many_examples(lm, dictionary, site)
     explanations = explain(lm, dictionary, site, examples, ExplainConfig(batch_tokens=100, explain_seed=3))
     assert explanations == [naive(lm, dictionary, site, of_feature, 3) for of_feature in examples]
