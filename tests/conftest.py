@@ -12,24 +12,24 @@ import array_types
 import jaxtyping
 import pytest
 from helpers import browser
-from playwright.sync_api import Browser
+from playwright.sync_api import Page
 
 jaxtyping.jaxtyped = array_types.jaxtyped  # before the first import of the package, around which it stands
 
 
 @pytest.fixture(scope="module")
-def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def shared_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """One browser a test file, not one a session: Playwright's event loop would be in the way of tests with asyncio."""
-    with browser.started(tmp_path_factory.mktemp("browser")) as running:
-        yield running
+    with browser.started(tmp_path_factory.mktemp("browser")) as page:
+        yield page
 
 
 @pytest.fixture
-def browser_page(shared_browser: Browser) -> Iterator[browser.BrowserPage]:
-    """A new page of the browser; what it opened is closed after the test."""
-    page = browser.BrowserPage(shared_browser)
+def browser_page(shared_page: Page) -> Iterator[browser.BrowserPage]:
+    """The page of the browser, with nothing in it of the test before."""
+    page = browser.BrowserPage(shared_page)
     yield page
-    page.page.close()
+    page.leave()
 
 
 @pytest.fixture

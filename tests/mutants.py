@@ -20,6 +20,7 @@ import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from queue import Queue
 from typing import NamedTuple
@@ -104,8 +105,13 @@ def _exists(tree: Path, test: str) -> bool:
     path = tree / "tests" / file
     if not path.is_file():
         return False
-    functions = [n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef)]
-    return not name or name in functions
+    return not name or name in _functions(path)
+
+
+@cache
+def _functions(path: Path) -> frozenset[str]:
+    parsed = ast.parse(path.read_text(encoding="utf-8"))
+    return frozenset(node.name for node in parsed.body if isinstance(node, ast.FunctionDef))
 
 
 def copied(tree: Path, target: Path) -> None:

@@ -83,7 +83,8 @@ def refusal(tmp_path, capsys, *arguments: str) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_what_cannot_be_read_is_refused(home, tmp_path, capsys):
+def test_what_cannot_be_read_is_refused(home, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(write, "measure", lambda *_: SPEED)
     model, text = str(home / "model"), str(home / "text.jsonl")
     assert "there is no folder" in refusal(tmp_path, capsys, str(tmp_path / "nothing"), text)
     assert "no such file or folder" in refusal(tmp_path, capsys, model, str(tmp_path / "nothing.jsonl"))
@@ -143,10 +144,10 @@ def test_rates_are_near_those_that_were_found_by_hand():
     assert learning_rate(384, 1299) == pytest.approx(0.004, rel=0.3)
 
 
-def test_the_bundled_model_gets_the_prompts_that_it_practised(tmp_path):
-    write.new_run(tmp_path / "run.toml", "demo", "stdlib", minutes=3)
+def test_the_bundled_model_gets_the_prompts_that_it_practised(home, tmp_path):
+    write.new_run(tmp_path / "run.toml", "demo", str(home / "text.jsonl"), minutes=3)
     run = read_run(tmp_path / "run.toml")
     patch = run.tables["patch"]["ioi"]
     assert (patch.wordings, patch.names) == ("practised", "practised")
     with pytest.raises(UserError, match="exists"):
-        write.new_run(tmp_path / "run.toml", "demo", "stdlib")
+        write.new_run(tmp_path / "run.toml", "demo", str(home / "text.jsonl"))

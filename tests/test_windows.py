@@ -1,7 +1,7 @@
 """What can be known of Windows without one: what it lacks, what it forbids, what it writes otherwise."""
 
 import ast
-import os
+import io
 import subprocess
 import sys
 
@@ -9,6 +9,7 @@ import pytest
 from helpers.parsed_package import ROOT, trees
 
 from monolex.causal.config import AblateConfig
+from monolex.cli import main
 from monolex.errors import UserError
 from monolex.run_toml import read_run
 
@@ -107,13 +108,12 @@ def test_names_of_folders_hold_nothing_that_is_forbidden():
     assert config.folder_name == "resid_post.2-tied-a1e-3-a-b-c-and-1"
 
 
-def test_a_redirected_stream_of_another_alphabet_is_written_all_the_same(tmp_path):
+def test_a_redirected_stream_of_another_alphabet_is_written_all_the_same(tmp_path, capsys, monkeypatch):
     (tmp_path / "x.json").write_text('{"token": "→ ␣"}', encoding="utf-8")
-    command = [sys.executable, "-m", "monolex", "show", str(tmp_path / "x.json")]
-    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
-    ran = subprocess.run(command, capture_output=True, env=environment, check=False)
-    assert (ran.returncode, ran.stderr) == (0, b"")
-    assert b"\\u2192 \\u2423" in ran.stdout
+    redirected = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", write_through=True)
+    monkeypatch.setattr(sys, "stdout", redirected)
+    assert main(["show", str(tmp_path / "x.json")]) == 0
+    assert b"\\u2192 \\u2423" in redirected.buffer.getvalue() and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

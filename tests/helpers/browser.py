@@ -5,12 +5,13 @@ Tests ask for the fixture ``browser_page`` (conftest.py), which skips them where
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -21,31 +22,46 @@ OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 
 @contextmanager
-def started(home: Path) -> Iterator[Browser]:
-    """A browser whose settings and caches stay in ``home``; skips the test where there is none."""
+def started(home: Path) -> Iterator[Page]:
+    """The one page of a browser whose settings and caches stay in ``home``; skips the test where there is none."""
     path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if path is None:
         pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
     with sync_playwright() as playwright:
         arguments, environment = [*FLAGS.split(), OFFLINE], {**os.environ, "HOME": str(home)}
         browser = playwright.chromium.launch(executable_path=path, args=arguments, env=environment)
-        yield browser
+        yield browser.new_page()
         browser.close()
 
 
 class BrowserPage:
-    """A page in a browser profile of its own, with what it said and whom it asked since it was made."""
+    """A page with what it said and whom it asked since this was made.
 
-    def __init__(self, browser: Browser) -> None:
-        self.page = browser.new_page()
+    The page may have shown others before, for a new one takes a new process; :meth:`leave` forgets them.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
         self.said: list[str] = []
         """Lines in the console and errors that no script caught."""
         self.requests: list[str] = []
         """Addresses asked for, files of this machine left out."""
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self._note(request.url))
-        self.page.on("websocket", lambda socket: self._note(socket.url))
+        self._heard: dict[str, Callable[[Any], None]] = {
+            "console": lambda message: self.said.append(message.text),
+            "pageerror": lambda error: self.said.append(str(error)),
+            "request": lambda request: self._note(request.url),
+            "websocket": lambda socket: self._note(socket.url),
+        }
+        for event, note in self._heard.items():
+            page.on(event, note)
+
+    def leave(self) -> None:
+        """Nothing is kept of what was opened: neither its scripts, nor what they stored."""
+        self.page.evaluate("/^(http|file)/.test(location.protocol) && (localStorage.clear(), sessionStorage.clear())")
+        self.page.context.clear_cookies()
+        self.page.goto("about:blank")
+        for event, note in self._heard.items():
+            self.page.remove_listener(event, note)
 
     def _note(self, address: str) -> None:
         if not address.startswith(("file:", "data:", "blob:", "about:")):

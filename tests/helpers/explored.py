@@ -55,7 +55,10 @@ def explored_run(folder: Path) -> Path:
     fit_folder(run / "baselines" / "plain", run / "activations", BaselineConfig(kinds=("neurons", "pca")))
     sources = [run / "train" / "main", run / "baselines" / "plain"]
     evaluate(run / "eval", run / "activations", sources, {}, EvalConfig(rows=200, contexts=6, resamples=20))
-    gathered = FeaturesConfig(dictionaries=("topk-*", "pca"), features_device="cpu")
+    # few contexts a feature, for most pages and every export draw them all
+    gathered = FeaturesConfig(
+        dictionaries=("topk-*", "pca"), top=8, per_quantile=2, near_zero=2, random=4, inactive=4, features_device="cpu"
+    )
     features(run / "features", run / "activations", sources, gathered)
     chosen = ExplainConfig(features=12, fragment_tokens=6, silent=4, explainers=("token",), explain_device="cpu")
     explain(run / "explain" / "rules", run, chosen)

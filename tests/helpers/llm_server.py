@@ -3,7 +3,8 @@
 ``Server`` starts it (``python tests/helpers/llm_server.py FOLDER [MODEL [well]]`` is the process) and reads what it
 wrote: FOLDER/port, FOLDER/log.jsonl with a line for every request that was answered with 200, in the order of the
 answers, and FOLDER/most, the largest number of requests that were ever under way at once. ``well`` makes a model that
-can do none of it answer most prompts well (:mod:`helpers.llm_answers`).
+can do none of it answer most prompts well (:mod:`helpers.llm_answers`). The model :data:`SCRIPTED` says the same to
+everything, and its process starts in no time, for it imports no torch.
 
 A script is a list of faults. Each has `do` and may have `match` (only requests that contain this text), `times`
 (how often; 1) and what it needs:
@@ -35,6 +36,7 @@ from helpers import llm_answers
 
 KEY_ENV = "MONOLEX_TEST_KEY"
 MODEL = "demo-neox"
+SCRIPTED = "scripted"
 KEY, VARIABLE = "sk-secret-41f7aa09", "MONOLEX_TEST_KEY"
 """What the server wants to see, and where clients find it."""
 WITHIN = 60.0
@@ -272,11 +274,20 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
 
-def main(folder: Path, model: str = "demo", well: str = "") -> None:
+def answering(model: str) -> Any:
+    """The client that answers for the server."""
+    if model == SCRIPTED:
+        from monolex.interp.llm.client import ScriptedClient
+
+        return ScriptedClient(lambda _: "as always")
     from monolex.interp.llm.local import LocalClient
     from monolex.model.load import load
 
-    Handler.state = State(folder, LocalClient(load(model)), bool(well))
+    return LocalClient(load(model))
+
+
+def main(folder: Path, model: str = "demo", well: str = "") -> None:
+    Handler.state = State(folder, answering(model), bool(well))
     port = folder / "port"
     server = ThreadingHTTPServer(("127.0.0.1", int(port.read_text()) if port.exists() else 0), Handler)
     server.daemon_threads = True

@@ -16,7 +16,7 @@ from monolex import cli
 from monolex.activations.harvest import harvest
 from monolex.activations.reader import Reader
 from monolex.activations.stored import packed_rows
-from monolex.artifact import Manifest, open_artifact, read_json, verify
+from monolex.artifact import open_artifact, read_json, verify
 from monolex.config import ModelConfig
 from monolex.dictionaries.base import load
 from monolex.errors import UserError
@@ -177,14 +177,11 @@ def test_done_is_done_and_another_request_is_not(scored, monkeypatch):
         score(scored / "score" / "other", scored / "explain" / "paper", dataclasses.replace(SCORE, shuffles=2), scored)
 
 
-@pytest.mark.parametrize("stage", ["explain", "score"])
-def test_an_interrupted_run_equals_an_uninterrupted_one(scored, tmp_path, monkeypatch, stage):
-    def run(folder: Path) -> Manifest:
-        if stage == "explain":
-            return explain(folder, scored, dataclasses.replace(EXPLAIN, explainers=("ngram",)))
-        return score(folder, scored / "explain" / "paper", SCORE, scored)
-
-    kill_between_pieces(monkeypatch, tmp_path, run)
+def test_an_interrupted_run_equals_an_uninterrupted_one(scored, tmp_path, monkeypatch):
+    few = dataclasses.replace(EXPLAIN, explainers=("ngram",), sites=SITES[:1], features=4)
+    kill_between_pieces(monkeypatch, tmp_path / "explain", lambda folder: explain(folder, scored, few))
+    explained = tmp_path / "explain" / "whole"
+    kill_between_pieces(monkeypatch, tmp_path / "score", lambda folder: score(folder, explained, SCORE, scored))
 
 
 def test_equal_seeds_equal_results_and_others_differ(scored, tmp_path):

@@ -180,7 +180,14 @@ def test_a_state_continues_to_the_same_bits(kind, parts, tmp_path):
 SEEDS = (0, 1)
 
 
-@pytest.mark.parametrize("kind", STEPPED)
+@pytest.mark.parametrize(
+    ("parts", "kind"),
+    [
+        *((compiled.Compiled, kind) for kind in STEPPED),
+        *((operators.Operators, kind) for kind in ("tied", "topk", "jumprelu", "gated")),  # one of each way of a step
+    ],
+    indirect=["parts"],
+)
 def test_bf16_learns_what_fp32_does(kind, parts):
     x = {SITE: planted().x}
     fvus = {}

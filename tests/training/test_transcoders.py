@@ -71,8 +71,7 @@ def trained(kind: str, x: dict[str, torch.Tensor], steps: int, **fields) -> Trai
     return trainer
 
 
-@pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("kind", UNTIED)
+@pytest.mark.parametrize(("kind", "skip"), [*((kind, False) for kind in UNTIED), ("untied", True), ("topk", True)])
 def test_a_transcoder_learns_another_site_and_saves_what_it_learned(kind, skip):
     x = pairs()
     trainer = trained(kind, x, 250, lrs=(1e-2,), ratios=(4.0,), ks=(4,), alphas=(1e-2,), preset="modern", skip=skip)

@@ -1,14 +1,15 @@
 """How a local model is named where scores are compared: two may have one name."""
 
-import torch
+from typing import TYPE_CHECKING
 
-from monolex.model.language_model import LanguageModel
+if TYPE_CHECKING:  # clients of endpoints do not wait for torch
+    from monolex.model.language_model import LanguageModel
 
 
-def precision(lm: LanguageModel) -> str:
+def precision(lm: "LanguageModel") -> str:
     """``fp32``, ``bf16``, ``fp16``, or what torch calls another one."""
-    short = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-    return short.get(lm.dtype) or str(lm.dtype).removeprefix("torch.")
+    name = str(lm.dtype).removeprefix("torch.")
+    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(name, name)
 
 
 def named(name: str, dtype: str, weights: str) -> str:

@@ -266,11 +266,12 @@ def many_examples(lm: LanguageModel, dictionary: Dictionary, site: str) -> list[
     return examples
 
 
-@pytest.mark.parametrize("activation", ["relu", "topk", "linear"])
-@pytest.mark.parametrize("site", ["resid_post.2", "mlp_act.1"])
+@pytest.mark.parametrize(
+    ("site", "activation"), [("resid_post.2", "relu"), ("mlp_act.1", "topk"), ("resid_post.2", "linear")]
+)
 def test_batches_find_what_single_texts_do(site, activation):
     lm = spelling_model()
-    dictionary = random_dictionary(lm.width(site), 10, activation, site=site)
+    dictionary = random_dictionary(lm.width(site), 6, activation, site=site)
     examples = many_examples(lm, dictionary, site)
     explanations = explain(lm, dictionary, site, examples, ExplainConfig(batch_tokens=100, explain_seed=3))
     assert explanations == [naive(lm, dictionary, site, of_feature, 3) for of_feature in examples]

@@ -1,10 +1,11 @@
 """Endpoints that refuse parameters, and those that refuse everything; what a server's sentence may say."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.llm_server import KEY, MODEL, VARIABLE, Server
+from helpers.llm_server import KEY, MODEL, SCRIPTED, VARIABLE, Server
 
 from monolex.errors import UserError
 from monolex.interp.config import LlmConfig
@@ -12,6 +13,13 @@ from monolex.interp.llm.answers import CUT, ONLY_REASONING, answered
 from monolex.interp.llm.dialect import OWN_TEMPERATURE, RENAMED, masked, other_way
 from monolex.interp.llm.endpoint import REFUSED, open_client
 from monolex.interp.records import Failure, Reply, Request
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """What is said does not matter here."""
+    with Server(tmp_path_factory.mktemp("server"), KEY, SCRIPTED) as server:
+        yield server
 
 
 def config(server: Server, **changes: Any) -> LlmConfig:

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.llm_server import KEY, MODEL, VARIABLE, Server
+from helpers.llm_server import KEY, MODEL, SCRIPTED, VARIABLE, Server
 
 from monolex.errors import UserError
 from monolex.interp.config import LlmConfig
@@ -100,8 +101,16 @@ def test_what_does_not_pass_is_a_counted_failure_and_is_tried_by_the_next_run(se
         assert (client.meter.calls, client.meter.recorded) == (5, 1)
 
 
-def test_a_server_that_dies_half_way_costs_nothing(server, tmp_path):
-    wanted = chats(12)
+@pytest.fixture
+def own_server(tmp_path, monkeypatch) -> Iterator[Server]:
+    """For one test alone: it may die, and nobody else's request is under way."""
+    monkeypatch.setenv(VARIABLE, KEY)
+    with Server(tmp_path / "server", KEY, SCRIPTED) as server:
+        yield server
+
+
+def test_a_server_that_dies_half_way_costs_nothing(own_server, tmp_path):
+    server, wanted = own_server, chats(12)
     server.script({"do": "exit", "count": 5})
     with open_client(config(server), tmp_path) as client:
         with pytest.raises(UserError, match="no longer answers .* goes on where it stopped") as caught:
@@ -140,11 +149,11 @@ def test_equal_requests_are_one_call_and_two_samples_are_two(server, tmp_path):
         assert len(server.log) == 3
 
 
-def test_no_more_calls_are_under_way_than_were_asked_for(server, tmp_path):
-    server.script({"do": "gather", "count": 3, "times": 3})
-    with open_client(config(server, calls=3), tmp_path) as client:
+def test_no_more_calls_are_under_way_than_were_asked_for(own_server, tmp_path):
+    own_server.script({"do": "gather", "count": 3, "times": 3})
+    with open_client(config(own_server, calls=3), tmp_path) as client:
         texts(client.ask(chats(9)))
-    assert server.most == 3
+    assert own_server.most == 3
 
 
 def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(server, tmp_path):
