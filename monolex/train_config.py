@@ -166,10 +166,6 @@ class TrainConfig:
         require(self.steps is None or self.steps >= 1, f"steps = {self.steps}: give at least 1")
         require(self.epochs > 0, f"epochs = {self.epochs}: give a positive number")
         require(self.batch_size >= 1, f"batch_size = {self.batch_size}: give at least 1")
-        require(
-            self.batch_size % self.data_ranks == 0,
-            f"batch_size = {self.batch_size} cannot be shared evenly by data_ranks = {self.data_ranks}; change either",
-        )
         require(self.buffer_rows >= self.batch_size, f"buffer_rows = {self.buffer_rows} is below the batch size")
         for name in ("warmup", "decay"):
             value = getattr(self, name)
@@ -188,6 +184,10 @@ class TrainConfig:
         for name in ("keep_checkpoints", "resamplings"):
             value = getattr(self, name)
             require(value >= 0, f"{name} = {value}: cannot be negative")
+        require(
+            self.batch_size % self.data_ranks == 0,
+            f"batch_size = {self.batch_size} cannot be shared evenly by data_ranks = {self.data_ranks}; change either",
+        )
 
     def acts(self, name: str, kind: str) -> bool:
         """Whether a kind takes the field ``name``, one of :data:`SOME_KINDS`."""

@@ -49,6 +49,8 @@ CASES: tuple[tuple[type, dict[str, Any], dict[str, Any]], ...] = (
     (TrainConfig, {"kinds": ("lista",)}, {"target": "mlp_out"}),
     (TrainConfig, {"kinds": ("matryoshka",)}, {"prefixes": TEXT}),
     (TrainConfig, {}, {"auxk": 0.5, "dead_after": 0, "save_every": 0, "log_every": 0}),
+    (TrainConfig, {}, {"data_ranks": 0, "feature_ranks": 0}),
+    (TrainConfig, {}, {"data_ranks": 3}),
     (BaselineConfig, {}, {"kinds": (), "ks": (0,), "ratio": 0.0, "fit_rows": 0, "ica_rows": 0, "nmf_rows": 0}),
     (BaselineConfig, {}, {"kinds": ("nothing",), "nmf_features": 0}),
     (EvalConfig, {}, {"rows": 0, "resamples": 0, "batch_contexts": 0, "contexts": -1, "level": 1.0}),

@@ -42,7 +42,7 @@ HOW: dict[type, set[str]] = {
     ModelConfig: {"device", "device_map"},
     CorpusConfig: set(),
     HarvestConfig: {"batch_rows"},
-    TrainConfig: {"save_every", "log_every", "train_device"},
+    TrainConfig: {"save_every", "log_every", "train_device", "data_ranks", "feature_ranks"},
     BaselineConfig: {"match"},
     EvalConfig: {"batch_contexts", "eval_device"},
     FeaturesConfig: {"memory_mb", "features_device"},
