@@ -72,6 +72,28 @@ def main() -> None:
             server.send_signal(signal.SIGINT)
 
 
+def addresses(
+    slug: str, feature: Callable[[Client], str], pairs: list[list[str]], experiments: list[str]
+) -> dict[str, Callable[[Client], str]]:
+    """What is read, by the kind of page; ``feature`` draws one, ``pairs`` are dictionaries of a space each."""
+    return {
+        "/run": lambda _: f"/run/{slug}",
+        "/feature": lambda c: f"/feature/{feature(c)}",
+        "/matches": lambda c: f"/matches/{feature(c)}",
+        "/features": lambda c: (
+            f"/features?sort={c.drawn.choice(['density', 'score', 'max'])}&page={c.drawn.randint(1, 5)}"
+        ),
+        "/search": lambda c: f"/search?q={c.drawn.choice(['def', 'self', 'in', 'the', 'import', 're'])}",
+        "/beside": lambda c: f"/beside?a={feature(c)}&b={feature(c)}",
+        "/compare": lambda c: "/compare?a={}&b={}".format(*c.drawn.sample(c.drawn.choice(pairs), 2)),
+        "/claims": lambda _: f"/claims/{slug}",
+        "/causes": lambda _: f"/causes/{slug}",
+        "/causes/one": lambda c: f"/causes/{slug}/{c.drawn.choice(experiments)}",
+        "/labels": lambda _: "/labels",
+        "/runs": lambda _: "/runs",
+    }
+
+
 def measure(host: str, seconds: float) -> tuple[list[Client], list[str]]:
     """The clients after their time, and the kinds of pages there are."""
     first = Client(host, 0)
@@ -87,22 +109,7 @@ def measure(host: str, seconds: float) -> tuple[list[Client], list[str]]:
         key = client.drawn.choice(list(features))
         return f"{key}/{client.drawn.randrange(features[key])}"
 
-    pages: dict[str, Callable[[Client], str]] = {
-        "/run": lambda _: f"/run/{slug}",
-        "/feature": lambda c: f"/feature/{feature(c)}",
-        "/matches": lambda c: f"/matches/{feature(c)}",
-        "/features": lambda c: (
-            f"/features?sort={c.drawn.choice(['density', 'score', 'max'])}&page={c.drawn.randint(1, 5)}"
-        ),
-        "/search": lambda c: f"/search?q={c.drawn.choice(['def', 'self', 'in', 'the', 'import', 're'])}",
-        "/beside": lambda c: f"/beside?a={feature(c)}&b={feature(c)}",
-        "/compare": lambda c: "/compare?a={}&b={}".format(*c.drawn.sample(c.drawn.choice(pairs), 2)),
-        "/claims": lambda _: f"/claims/{slug}",
-        "/causes": lambda _: f"/causes/{slug}",
-        "/causes/one": lambda c: f"/causes/{slug}/{c.drawn.choice(experiments)['path']}",
-        "/labels": lambda _: "/labels",
-        "/runs": lambda _: "/runs",
-    }
+    pages = addresses(slug, feature, pairs, [experiment["path"] for experiment in experiments])
 
     def read(client: Client) -> None:
         name = client.drawn.choice(list(pages))

@@ -11,10 +11,11 @@ import logging
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from monolex import stages
 from monolex.errors import UserError
@@ -89,8 +90,9 @@ def request_hash(kind: str, config: Mapping[str, Any], parents: Mapping[str, str
     return digest([kind, schema(kind), dict(config), dict(parents)])
 
 
-def write_bytes(path: Path, content: bytes) -> FileEntry:
-    """Write ``content`` under a temporary name and rename it.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file under a temporary name that takes the place of ``path`` once it is written, and is gone if it is not.
 
     Raises:
         UserError: the disk is full or not writable.
@@ -100,7 +102,7 @@ def write_bytes(path: Path, content: bytes) -> FileEntry:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -111,6 +113,16 @@ def write_bytes(path: Path, content: bytes) -> FileEntry:
         if not isinstance(error, OSError):
             raise
         raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
+
+
+def write_bytes(path: Path, content: bytes) -> FileEntry:
+    """Write ``content`` under a temporary name and rename it.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    with replacing(path) as file:
+        file.write(content)
     return FileEntry(len(content), hashlib.sha256(content).hexdigest())
 
 

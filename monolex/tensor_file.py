@@ -5,8 +5,6 @@ The library's own writer wants all of a file in memory at once, beside the tenso
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -15,8 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monolex.artifact import FileEntry
-from monolex.errors import UserError
+from monolex.artifact import FileEntry, replacing
 
 NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
@@ -68,26 +65,13 @@ def write(path: Path, tensors: Mapping[str, Pieces], metadata: Mapping[str, str]
         header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     said = json.dumps(header, separators=(",", ":")).encode()
     said += b" " * (-len(said) % ALIGNED)
-    digest, temporary = hashlib.sha256(), None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            for content in _contents(said, [tensors[name] for name in order]):
-                file.write(content)
-                digest.update(content)
-            file.flush()
-            os.fsync(file.fileno())
-            length = file.tell()
+    digest = hashlib.sha256()
+    with replacing(path) as file:
+        for content in _contents(said, [tensors[name] for name in order]):
+            file.write(content)
+            digest.update(content)
+        length = file.tell()
         assert length == 8 + len(said) + end, (path, length, end)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
     return FileEntry(length, digest.hexdigest())
 
 
