@@ -38,7 +38,7 @@ from monolex.training.parameters import constant, exported, from_dictionary, ini
 from monolex.training.preprocessing import Preprocessing, preprocessing
 from monolex.training.records import PER_FEATURE, Loss, Revival, StepBatch, StepSettings, trained_numbers
 from monolex.training.resample import SHORT, reconstructed, resample, resampling_steps
-from monolex.training.sparse.across import Across
+from monolex.training.sparse.across import Across, require_same
 from monolex.training.sparse.available import parts_for
 from monolex.training.sparse.step import LOSSES, SparseStep
 from monolex.training.sparsity import first_pressure, first_threshold, hold, k_at, p_at
@@ -116,13 +116,8 @@ class Trainer:
 
     def step(self, batch: Mapping[str, Float[Tensor, "batch d_in"]]) -> None:
         """One optimiser step of every member."""
-        if not self.members:  # of this rank
-            self.done += 1
-            if self.done in self._resample_after:
-                self.verify()  # as the others do
-            return
         raw = {site: batch[site].to(self._device, self._dtype, non_blocking=True) for site in self._sites}
-        if self.done == 0:
+        if self.done == 0 and self.members:  # a rank may have none
             self._begin(raw)
         rows = {site: self._preprocessing[site].rows(x) for site, x in raw.items()}
         if self.done == 0:
@@ -176,6 +171,7 @@ class Trainer:
         Raises:
             UserError: names the step, the member and its learning rate.
         """
+        require_same(self.params, self._mesh.group)
         bad = self._totals.bad_step.clone()
         for number, params in enumerate(self.params):
             finite = torch.stack([all_finite(parameter) for parameter in params.values()]).all()

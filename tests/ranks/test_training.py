@@ -16,7 +16,7 @@ from monolex.dictionaries.base import load
 from monolex.errors import UserError
 from monolex.ranks.group import RankGroup
 from monolex.training.members import members
-from monolex.training.sparse.across import Across
+from monolex.training.sparse.across import Across, require_same
 from monolex.training.sweep import Trainer
 
 CLOSE = 2e-5
@@ -167,3 +167,13 @@ def test_what_ranks_there_are_must_fit(tmp_path: Path) -> None:
     trainer._ranks = across
     with pytest.raises(UserError, match=r"a lista is one rank's, .*leave data_ranks and feature_ranks out"):
         trainer._sparse_steps()
+
+
+def test_what_all_features_share_must_be_the_same_on_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, bias = RankGroup((0, 1), 0, None), torch.tensor([1.0, 2.0])
+    params = [{"b_dec": bias, "b_enc": torch.tensor([0.5])}]
+    monkeypatch.setattr(RankGroup, "alike", lambda _group, part: [part, part])
+    require_same(params, pair)
+    monkeypatch.setattr(RankGroup, "alike", lambda _group, part: [part, part + 1])
+    with pytest.raises(UserError, match="rank 1 has another decoder bias or skip than rank 0"):
+        require_same(params, pair)

@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monolex.config import require
 from monolex.ranks.group import ALONE, RankGroup
+from monolex.training.records import PER_FEATURE, Params
 from monolex.training.sparse.codes import ActiveCodes, BatchErrors, Weights
 from monolex.training.sparse.operators import bag_slopes, bags, rows_of
 from monolex.training.sparse.parts import StepParts
@@ -45,6 +47,28 @@ class Across(NamedTuple):
         """The rows of a batch that are this rank's."""
         size = len(batch) // self.rows.size
         return batch[self.rows.index * size : (self.rows.index + 1) * size]
+
+
+def require_same(members: Sequence[Params], group: RankGroup) -> None:
+    """Refuse to go on where what all features share is not the same on all ranks of ``group``, to the last bit.
+
+    Every rank moves it by itself, by numbers that all have.
+
+    Raises:
+        UserError: names the rank.
+    """
+    shared = [t.detach().flatten() for params in members for name, t in params.items() if name not in PER_FEATURE]
+    if group.size == 1 or not shared:
+        return
+    bits = torch.cat(shared).view(torch.int32).long()
+    places = torch.arange(1, len(bits) + 1, device=bits.device)
+    sums = torch.stack(group.alike(torch.stack([bits.sum(), (bits * places).sum()]))).tolist()
+    for rank, of_rank in zip(group.ranks, sums, strict=True):
+        require(
+            of_rank == sums[0],
+            f"rank {rank} has another decoder bias or skip than rank {group.ranks[0]}, though both moved it by the "
+            "same numbers; go on from what was saved last, on other machines or fewer ranks",
+        )
 
 
 class Cut(NamedTuple):
