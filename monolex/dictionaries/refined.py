@@ -15,6 +15,8 @@ from monolex.products import by_rows
 
 WIDEST = 8192
 """Features up to which the products of all encoder and decoder rows are held at once."""
+CHUNK = 256
+"""Rows that are pursued at once, so that what every turn reads and writes stays in a cache."""
 
 
 def pursue(
@@ -27,14 +29,16 @@ def pursue(
     (1993) with positive codes; a feature may be taken again.
     """
     taken_off = _products(weights, len(pre) * k)
-    pre, features, values = pre.clone(), [], []
-    for _ in range(k):
-        value, feature = pre.max(1)
-        value = value.relu()
-        pre -= value[:, None] * taken_off(feature)
-        features.append(feature)
-        values.append(value)
-    return torch.stack(features, 1), torch.stack(values, 1)
+    features, values = pre.new_empty(len(pre), k, dtype=torch.int64), pre.new_empty(len(pre), k)
+    for start in range(0, len(pre), CHUNK):
+        rows = slice(start, start + CHUNK)
+        left = pre[rows].clone()
+        for turn in range(k):
+            value, feature = left.max(1)
+            value = value.relu()
+            features[rows, turn], values[rows, turn] = feature, value
+            left.addcmul_(taken_off(feature), value[:, None], value=-1)
+    return features, values
 
 
 def pursuit_codes(x: Float[Tensor, "rows d_in"], weights: Mapping[str, Tensor], k: int) -> Float[Tensor, "rows n"]:

@@ -149,11 +149,12 @@ def _work(config: TrainConfig, member: SweepMember, batch: int) -> int:
     """Bytes of a member's graph: matrices of the batch's codes and of the decoder, float32 (measured).
 
     A sparse step has the pre-activations, and those of dead features again, and without a compiler what is active as a
-    mask and as lists; a ReLU takes it only once it is sparse.
+    mask and as lists; what reads back has two more matrices. A ReLU takes it only once it is sparse.
     """
     wide = max(member.d_in, member.d_out)
     if KINDS[member.kind].sparsity == "k" and KINDS[member.kind].loss in LOSSES:
-        matrices = 1 + (recipe(config, member.kind).auxk > 0) + (0 if _compiled(config) else LISTED)
+        back = 2 * KINDS[member.kind].reads_back
+        matrices = 1 + back + (recipe(config, member.kind).auxk > 0) + (0 if _compiled(config) else LISTED)
         nested = len(member.prefixes) * member.d_out * batch
         return int(4 * (member.d_sae * (matrices * batch + wide) + nested))
     codes = KINDS[member.kind].matrices + 2 * (recipe(config, member.kind).auxk > 0)

@@ -40,7 +40,7 @@ from monolex.training.records import PER_FEATURE, Loss, Revival, StepBatch, Step
 from monolex.training.resample import SHORT, reconstructed, resample, resampling_steps
 from monolex.training.sparse.across import Across, require_same
 from monolex.training.sparse.available import parts_for
-from monolex.training.sparse.step import LOSSES, SparseStep
+from monolex.training.sparse.step import LOSSES, SHARED, SparseStep
 from monolex.training.sparsity import first_pressure, first_threshold, hold, k_at, p_at
 from monolex.training.state import SavedState, StatePart
 from monolex.training.steps import encode, free_rows, unit
@@ -292,7 +292,7 @@ class Trainer:
             return [None] * len(self.members)
         for member in self.members:
             require(
-                self._ranks.alone or KINDS[member.kind].loss in LOSSES,
+                self._ranks.alone or KINDS[member.kind].loss in SHARED,
                 f"a {member.kind} is one rank's, for its codes follow one from another; leave data_ranks and "
                 "feature_ranks out",
             )

@@ -17,6 +17,8 @@ from monolex.training.sparse.across import HALF
 FLOAT = 4
 ENTRY = 12
 """Bytes of a code that is told: its feature, its value, its slope."""
+FIRST_ENTRY = 8
+"""Bytes of a code that is refined: its feature and its value."""
 
 
 class RankShare(NamedTuple):
@@ -72,6 +74,10 @@ def step_traffic(config: TrainConfig, member: SweepMember, batch: int) -> int:
     elif KINDS[member.kind].loss != "jumprelu":
         sent += 2 * _summed(every, 2**HALF * FLOAT)
     gathered = prefixes * batch * (member.d_out + 1) * FLOAT + 8 * batch + codes / features * ENTRY
+    if KINDS[member.kind].loss == "lista":
+        # the first codes, what they leave, and its slopes, which every rank has of the whole batch
+        sent += (features - 1) * codes * FLOAT + _summed(features, (1 + data) * batch * member.d_in * FLOAT)
+        gathered += batch * member.d_in * FLOAT + 8 * batch + codes / features * FIRST_ENTRY
     return int(sent + (data - 1) * gathered)
 
 

@@ -13,10 +13,10 @@ from monolex.errors import UserError
 from monolex.ranks import here, world
 from monolex.train_config import TrainConfig
 from monolex.training.data import TrainingData
-from monolex.training.sparse.step import LOSSES
+from monolex.training.sparse.step import SHARED
 from monolex.training.trainer import train_from
 
-KINDS = tuple(kind for kind in ALL if kinds.KINDS[kind].loss in LOSSES)
+KINDS = tuple(kind for kind in ALL if kinds.KINDS[kind].loss in SHARED)
 """Those whose members can be shared."""
 SITE = "resid_post.0"
 STEPS = 16

@@ -163,9 +163,9 @@ def test_what_ranks_there_are_must_fit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"feature_ranks = 2 is 2 ranks a member, and this is one process; .*torchrun"):
         train(tmp_path, feature_ranks=2)
     across = Across(every=RankGroup((0, 1), 0, None))
-    trainer = Trainer(members(sweep(kinds=("lista",)), {SITE: 16}), sweep(kinds=("lista",)), 5)
+    trainer = Trainer(members(sweep(kinds=("matching-pursuit",)), {SITE: 16}), sweep(kinds=("matching-pursuit",)), 5)
     trainer._ranks = across
-    with pytest.raises(UserError, match=r"a lista is one rank's, .*leave data_ranks and feature_ranks out"):
+    with pytest.raises(UserError, match=r"a matching-pursuit is one rank's, .*leave data_ranks and feature_ranks out"):
         trainer._sparse_steps()
 
 

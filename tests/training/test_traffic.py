@@ -32,6 +32,17 @@ def test_rows_cost_what_was_decoded_and_the_codes_and_a_batch_its_histograms():
     assert step_traffic(made, batchtopk, 32) == told + 2 * (2 * 1 / 2 * 2**16 * 4)
 
 
+def test_a_refined_step_tells_its_first_codes_too():
+    made = config(kinds=("batchtopk", "lista"), ks=(3,), ratios=(8.0,), batch_size=64, data_ranks=2)
+    batchtopk, lista = members(made, {SITE: 16})
+    first = 32 * 16 * 4 + 8 * 32 + 32 * 3 * 8
+    assert step_traffic(made, lista, 32) == step_traffic(made, batchtopk, 32) + first
+    shared = config(kinds=("batchtopk", "lista"), ks=(3,), ratios=(8.0,), batch_size=64, feature_ranks=4)
+    batchtopk, lista = largest_share(shared, members(shared, {SITE: 16}), 4).members
+    candidates, twice_decoded = 3 * 64 * 3 * 4, 2 * (2 * 3 / 4 * 64 * 16 * 4)
+    assert step_traffic(shared, lista, 64) == step_traffic(shared, batchtopk, 64) + candidates + twice_decoded
+
+
 def test_a_rank_has_the_members_of_its_group():
     made = config(kinds=("topk",), ratios=(1.0, 2.0, 4.0, 8.0))
     sizes = [member.d_sae for member in largest_share(made, members(made, {SITE: 16}), 2).members]

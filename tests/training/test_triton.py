@@ -18,7 +18,7 @@ from monolex.training.sparse.fused import Fused
 pytest.importorskip("triton", reason="triton is not installed")
 
 
-@pytest.mark.parametrize("kind", ["topk", "batchtopk", "matryoshka", "jumprelu", "frozen-decoder", "frozen-encoder"])
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "matryoshka", "jumprelu", "lista", "frozen-decoder"])
 def test_a_step_of_the_k_kinds_is_autograds(kind):
     compare(Fused, kind, 17, 20, 6, 3, unit_rows=True, bias=True, dead=0.5)
 

@@ -4,7 +4,8 @@ Gives what ``loss.backward()`` on :func:`monolex.training.losses.member_loss` gi
 Three ways do the parts: :class:`~monolex.training.sparse.compiled.Compiled` (numba) on CPUs and
 :class:`~monolex.training.sparse.fused.Fused` (Triton) on GPUs, with Adam and the unit rows in them, and
 :class:`~monolex.training.sparse.operators.Operators` anywhere, which leaves gradients. A ReLU whose codes are many
-takes five products instead, step by step as it is; a Gated then leaves the step to autograd.
+takes five products instead, step by step as it is; a Gated then leaves the step to autograd. LISTA's refinement is
+:mod:`~monolex.training.sparse.refine`, matching pursuit :mod:`~monolex.training.sparse.pursuit`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monolex.kinds import KINDS
+from monolex.kinds import KINDS, THRESHOLDED
 from monolex.products import by_rows
 from monolex.training.losses import BANDWIDTH
 from monolex.training.members import SweepMember
@@ -26,9 +27,13 @@ from monolex.training.sparse.available import Parts
 from monolex.training.sparse.codes import ActiveCodes, AddedGradients, BatchErrors, Passed, Weights
 from monolex.training.sparse.operators import rows_of
 from monolex.training.sparse.penalty import penalty
+from monolex.training.sparse.pursuit import by_turns, distinct, pursued
+from monolex.training.sparse.refine import FirstCodes, add_codes, first_codes, with_first
 from monolex.training.steps import centred_input, free_rows, keep_largest, left_to_codes, unit
 
-LOSSES = frozenset({"l1", "p-anneal", "topk", "batchtopk", "matryoshka", "jumprelu", "gated"})
+SHARED = frozenset({"l1", "p-anneal", "topk", "batchtopk", "matryoshka", "jumprelu", "gated", "lista"})
+"""The losses of which ranks can have a part each."""
+LOSSES = SHARED | {"pursuit"}
 """Those that a sparse step computes; others are left to autograd."""
 
 
@@ -91,7 +96,11 @@ class SparseStep:
         alike = batch.y is batch.x and "centre" not in params
         target = centred if alike else left_to_codes(params, centred, batch.y).detach().contiguous()
         pre = self._encode(self._ranks.part(centred), rows)
-        listed = self._choose(pre, settings)
+        first, read = None, centred
+        if kind.loss == "lista":
+            first, pre = self._refined(pre, centred, weights, settings.k)
+            read = first.left
+        listed = self._choose(pre, rows, settings)
         if listed is None:
             return None if kind.loss == "gated" else self._by_products(pre, centred, target, settings, weights)
         decoded = [self._decode(target, weights, self._codes(listed))]
@@ -101,10 +110,17 @@ class SparseStep:
         listed, decoded = gathered(listed, decoded, self._ranks.rows)
         codes = self._codes(listed)
         slopes = self._slopes(listed, codes, decoded, settings)
-        aux, added = self._auxk(pre, centred, slopes.out, settings, rows)
-        self._move(Passed(centred, codes, slopes.out, added), weights, slopes.vectors)
+        aux, added, by_dead = self._auxk(pre, read, slopes.out, settings, rows)
+        passed = Passed(read, codes, slopes.out, added)
+        if kind.loss == "pursuit":
+            passed = by_turns(passed, rows)
+        if first is not None:
+            by_dead = torch.cat(self._ranks.rows.alike(by_dead))
+            passed = with_first(passed, first, centred, by_dead, self._parts, weights, self._ranks.features)
+        self._move(passed, slopes.out.error[0], weights, slopes.vectors)
         active = codes.values > 0
-        l1, count = self._ranks.features.sum(torch.stack([codes.values.sum(), active.sum()]))
+        many = distinct(codes, self._n) if kind.loss == "pursuit" else active.sum()
+        l1, count = self._ranks.features.sum(torch.stack([codes.values.sum(), many]))
         size = len(centred)
         parts = {
             "mse": _mean(slopes.out.squares[-1], slopes.out),
@@ -116,7 +132,7 @@ class SparseStep:
         fired[codes.features[active]] = True
         total = slopes.total + (0.0 if settings.revival is None else settings.revival.weight * aux)
         threshold = None
-        if kind.activation == "threshold":
+        if kind.activation in THRESHOLDED:
             nothing = total.new_full((1,), torch.inf)
             smallest = torch.cat([codes.values.where(active, torch.inf), nothing]).min()
             threshold = self._ranks.features.least(smallest)
@@ -128,11 +144,20 @@ class SparseStep:
             return by_rows(centred.bfloat16(), weights.bfloat16(), bias.bfloat16())
         return by_rows(centred, weights, bias)
 
-    def _choose(self, pre: Tensor, settings: StepSettings) -> ActiveCodes | None:
+    def _refined(self, pre: Tensor, centred: Tensor, weights: Weights, k: int) -> tuple[FirstCodes, Tensor]:
+        """LISTA: the codes of a TopK and what they leave, of all rows; pre-activations of this part that know it."""
+        codes, group = self._largest_of_rows(pre, k), self._ranks.rows
+        first = first_codes(codes, self._decode(centred, weights, codes))
+        pre = add_codes(self._encode(first.left, weights.rows), codes)
+        return FirstCodes(gathered(codes, [], group)[0], torch.cat(group.alike(first.left))), pre
+
+    def _choose(self, pre: Tensor, rows: Tensor, settings: StepSettings) -> ActiveCodes | None:
         """Pre-activations that are active or have a say in what is; None where a ReLU's are too many."""
         loss = KINDS[self.member.kind].loss
         if loss == "topk":
             return self._largest_of_rows(pre, settings.k)
+        if loss == "pursuit":
+            return pursued(pre, rows, min(settings.k, self._n))
         if loss == "jumprelu":
             return self._parts.above(pre, self.params["log_threshold"].detach().exp() * (1 - BANDWIDTH / 2))
         return self._positive(pre) if self.member.k is None else self._largest_of_batch(pre, settings.k)
@@ -260,8 +285,8 @@ class SparseStep:
         added = AddedGradients(every, *self._over_rows(*(part.float() for part in sums)))
         empty, counts = centred.new_zeros(0), every.new_zeros(size)
         nothing = ActiveCodes(counts, counts, every[:0].int(), empty)
-        whole = torch.cat(ranks.rows.alike(error))[None]
-        self._move(Passed(centred, nothing, BatchErrors(whole, empty, empty[None]), added), weights, {})
+        whole = torch.cat(ranks.rows.alike(error))
+        self._move(Passed(centred, nothing, BatchErrors(whole[None], empty, empty[None]), added), whole, weights, {})
         l1, count = ranks.every.sum(torch.stack([exact.sum(), active.sum()]))
         mse, fired = squares / target.numel(), ranks.rows.greatest((exact.amax(0) > 0).to(torch.uint8))
         parts = {"mse": mse, "l1": l1 / size, "l0": count / size, "aux": torch.zeros_like(mse)}
@@ -275,15 +300,18 @@ class SparseStep:
         return [part.view_as(like) for part, like in zip(flat.split([s.numel() for s in sums]), sums, strict=True)]
 
     def _auxk(
-        self, pre: Tensor, centred: Tensor, out: BatchErrors, settings: StepSettings, rows: Tensor
-    ) -> tuple[Tensor, AddedGradients]:
-        """The auxiliary loss, and the gradients of the dead features by it."""
-        revival, (prefixes, _, d_out), d_in = settings.revival, out.error.shape, centred.shape[1]
+        self, pre: Tensor, read: Tensor, out: BatchErrors, settings: StepSettings, rows: Tensor
+    ) -> tuple[Tensor, AddedGradients, Tensor]:
+        """The auxiliary loss, the gradients of the dead features by it, and the slopes by their pre-activations.
+
+        ``read`` is what the encoder made ``pre`` of.
+        """
+        revival, (prefixes, _, d_out), d_in = settings.revival, out.error.shape, read.shape[1]
         none_dead = torch.zeros(0, dtype=torch.int64, device=pre.device)
         dead = none_dead if revival is None else revival.dead.nonzero()[:, 0]
         if revival is None or (len(dead) == 0 and self._ranks.features.size == 1):
-            nothing = (centred.new_zeros(0, d_out), centred.new_zeros(0, d_in), centred.new_zeros(0))
-            return centred.new_zeros(()), AddedGradients(dead, *nothing)
+            nothing = AddedGradients(dead, read.new_zeros(0, d_out), read.new_zeros(0, d_in), read.new_zeros(0))
+            return read.new_zeros(()), nothing, read.new_zeros(len(pre), 0)
         ranks, width = self._ranks, max(1, min(d_out // 2, self.member.d_sae))
         chosen = pre[:, dead].float()
         codes = self._largest_dead(chosen, width)
@@ -295,8 +323,8 @@ class SparseStep:
         loss = any_dead * ranks.rows.sum(missed.square().sum()) / whole.numel()
         missed *= 2 * revival.weight / whole.numel()
         by_code = (missed @ directions.T).mul_(codes > 0)
-        sums = self._over_rows(codes.T @ missed, by_code.T @ ranks.part(centred), by_code.sum(0))
-        return loss, AddedGradients(dead, *sums)
+        sums = self._over_rows(codes.T @ missed, by_code.T @ ranks.part(read), by_code.sum(0))
+        return loss, AddedGradients(dead, *sums), by_code
 
     def _largest_dead(self, chosen: Float[Tensor, "part dead"], width: int) -> Float[Tensor, "part dead"]:
         """ReLU of the ``width`` largest of a row among the dead features of all ranks."""
@@ -310,11 +338,12 @@ class SparseStep:
         kept = table.mul_(among_largest(table, width, features))[:, :most]
         return torch.zeros_like(chosen).scatter_(1, places, kept)
 
-    def _move(self, passed: Passed, weights: Weights, vectors: Mapping[str, Tensor]) -> None:
-        """Give all parameters their gradients, or the step that follows from them."""
+    def _move(self, passed: Passed, whole: Tensor, weights: Weights, vectors: Mapping[str, Tensor]) -> None:
+        """Give all parameters their gradients, or the step that follows from them; ``whole`` is what the decoder's bias
+        and a skip learn from."""
         by = self._next_step() if self._parts.adam else None
         moved = self._parts.move(passed, weights, by)
-        gradients, whole = {"b_enc": moved.pre, **vectors}, passed.out.error[0]
+        gradients = {"b_enc": moved.pre, **vectors}
         if "b_dec" in self.params:
             gradients["b_dec"] = whole.sum(0)
             if "centre" not in self.params:
@@ -322,6 +351,8 @@ class SparseStep:
         if "W_skip" in self.params:
             gradients["W_skip"] = whole.T @ passed.centred
         for name, gradient in gradients.items():
+            if not self.params[name].requires_grad:
+                continue
             if by is None:
                 self.params[name].grad = gradient
             else:
