@@ -21,7 +21,7 @@ from monolex.said import say
 from monolex.stages import STAGES
 from monolex.verbs import verbs
 
-OVER_RANKS = ("run", "demo", *(stage.verb for stage in STAGES))
+OVER_RANKS = ("run", "demo", "toy", *(stage.verb for stage in STAGES))
 """Verbs that all ranks of torchrun's do together."""
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from monolex.explorer.export.config import ExportConfig
 from monolex.interp.config import FigureConfig
 from monolex.publish.config import ImportConfig, PublishConfig
+from monolex.ranks import here
 from monolex.said import VerbAnswer, say, say_json
 from monolex.stage_verbs import Out, Positional, Run, arg, shown
 from monolex.toy.config import ToyConfig
@@ -62,6 +63,8 @@ def toy(out: Out, config: ToyConfig) -> VerbAnswer:
     from monolex.toy.stage import toy
 
     toy(out, config)
+    if here.rank() > 0:  # rank 0 draws
+        return VerbAnswer(list, dict)
     page, *pictures = draw(out)
     answer = shown(out)
     told = f"open {page} in a browser"

@@ -11,7 +11,7 @@ from monolex.config import require
 from monolex.ranks.group import ALONE, RankGroup
 from monolex.ranks.here import size
 from monolex.ranks.shares import share
-from monolex.ranks.world import group
+from monolex.ranks.world import group, world
 
 
 class Mesh(NamedTuple):
@@ -27,6 +27,8 @@ class Mesh(NamedTuple):
     """Of those the ones with the same features, each with its part of the batch."""
     features: RankGroup = ALONE
     """Of those the ones with the same part of the batch, each with its features."""
+    every: RankGroup = ALONE
+    """All that train the sweep."""
 
     def owned(self, count: int) -> range:
         """Which of ``count`` features this rank has."""
@@ -46,7 +48,7 @@ def mesh(data_ranks: int, feature_ranks: int) -> Mesh:
         + (f"there are {ranks}" if ranks > 1 else "this is one process")
         + f"; start it by torchrun with a multiple of {each} processes, or lower them",
     )
-    standing = Mesh(ranks // each)
+    standing = Mesh(ranks // each, every=world())
     for number in range(ranks // each):
         first = number * each
         together = group(range(first, first + each))
@@ -54,5 +56,5 @@ def mesh(data_ranks: int, feature_ranks: int) -> Mesh:
         features = [group(range(start, start + feature_ranks)) for start in range(first, first + each, feature_ranks)]
         if together is not None:
             (same_features,), (same_rows,) = (list(filter(None, groups)) for groups in (rows, features))
-            standing = Mesh(ranks // each, number, together, same_features, same_rows)
+            standing = Mesh(ranks // each, number, together, same_features, same_rows, world())
     return standing

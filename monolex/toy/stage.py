@@ -1,5 +1,7 @@
 """The artefact ``toy``: what dictionaries recover of known features, cell by cell, so that a killed one goes on.
 
+Ranks that torchrun starts share the cells.
+
 Writes ``toy.json``: the worlds with their hashes, the cells of the grid, every kind with intervals over seeds, and the
 curves of superposition.
 """
@@ -27,6 +29,8 @@ OFF = 0.15
 """Distance of an L0 from the one that was wanted, over that, from which on it is said."""
 EVEN_DECAY = 1.0
 """Of superposition: all features are alike."""
+FIRST = ("world/", "ladder/")
+"""How pieces begin that others read."""
 Entries = Mapping[str, Any]
 
 
@@ -42,7 +46,9 @@ def toy(folder: str | Path, config: ToyConfig) -> Manifest:
     if manifest := work.answer():
         return manifest
     pieces = dict(_pieces(config, work))
-    entries = work.done(pieces)
+    # dictionaries are trained where a ladder has led, which some other rank may have climbed
+    first = {key: piece for key, piece in pieces.items() if key.startswith(FIRST)}
+    entries = work.done(first) | work.done({key: piece for key, piece in pieces.items() if key not in first})
     content = {
         "worlds": [entries[key] for key in pieces if key.startswith("world/")],
         "grid": list(_grid(config, work, entries)),

@@ -28,7 +28,6 @@ from monolex.kinds import KINDS
 from monolex.model.precision import lacking
 from monolex.ranks.mesh import Mesh
 from monolex.ranks.shares import share
-from monolex.ranks.world import world
 from monolex.train_config import TrainConfig
 from monolex.training.describe import described
 from monolex.training.losses import member_loss
@@ -112,7 +111,7 @@ class Trainer:
     def n_parameters(self) -> int:
         """Trained numbers of all members of the sweep."""
         mine = sum(trained_numbers(params, shared=self._mesh.features.first) for params in self.params)
-        return sum(world().told(mine if self._mesh.rows.first else 0))
+        return sum(self._mesh.every.told(mine if self._mesh.rows.first else 0))
 
     def step(self, batch: Mapping[str, Float[Tensor, "batch d_in"]]) -> None:
         """One optimiser step of every member."""
@@ -180,7 +179,7 @@ class Trainer:
 
     def _of_all(self, of_mine: Sequence[Any]) -> list[Any]:
         """What is said of every member of the sweep, in order; every group knows of its own."""
-        told = world().told(list(zip(self.numbers, of_mine, strict=True)) if self._mesh.group.first else [])
+        told = self._mesh.every.told(list(zip(self.numbers, of_mine, strict=True)) if self._mesh.group.first else [])
         return [said for _, said in sorted(pair for pairs in told for pair in pairs)]
 
     def state(self) -> dict[str, StatePart]:
@@ -247,7 +246,7 @@ class Trainer:
                 path, part = folder / member.site / member.name, self._dictionary(number, model, fingerprint)
                 saved = save_parts(path, part, member.d_sae, member.k, self._mesh.features)
                 entries |= {(path / name).relative_to(folder).as_posix(): entry for name, entry in saved.items()}
-        told = world().told({name: list(asdict(entry).values()) for name, entry in entries.items()})
+        told = self._mesh.every.told({name: list(asdict(entry).values()) for name, entry in entries.items()})
         return {name: FileEntry(*fields) for of_rank in told for name, fields in of_rank.items()}
 
     def _dictionary(self, number: int, model: str = "", fingerprint: str = "") -> Dictionary:

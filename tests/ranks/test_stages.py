@@ -34,6 +34,13 @@ def crashing(path, content):
 artifact.write_bytes = crashing
 harvest_and_fit(Path(sys.argv[1]), Path(sys.argv[2]))
 """
+TOY = """
+import sys
+from monolex.cli import main
+few = "--d-in 8 --features 16 --active 2 --seeds 0 1 --steps 8 --batch-size 64 --test-rows 2048 --fit-rows 512"
+kinds = "--parts kinds --kinds untied topk --controls pca-topk"
+sys.exit(main(["toy", sys.argv[1], *few.split(), *kinds.split()]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +82,10 @@ def test_a_killed_rank_loses_one_shard(home: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "activations") == contents(home / "alone" / "activations")
     kept = [path for path, time in stored.items() if path.stat().st_mtime_ns == time]
     assert len(kept) > len(stored) / 2, "what was whole is not made again"
+
+
+def test_toy_data_are_those_of_one_process(tmp_path: Path) -> None:
+    for count in (1, 2):
+        run(count, TOY, tmp_path / str(count))
+    (alone, shared) = (tmp_path / count for count in "12")
+    assert contents(shared) == contents(alone) and verify(shared).content == verify(alone).content
