@@ -23,7 +23,7 @@ from monolex.training.sparse.available import usable
 from monolex.training.sparse.parts import StepParts
 from monolex.training.sweep import Trainer
 
-kernels = pytest.importorskip("monolex.training.sparse.kernels", reason="numba is not installed")
+choices = pytest.importorskip("monolex.training.sparse.choices", reason="numba is not installed")
 STEPPED = [kind for kind in ALL if KINDS[kind].loss in sparse.LOSSES]
 
 
@@ -84,7 +84,7 @@ def test_the_largest_of_every_row_are_chosen_whatever_ties(bits, rows, n, k):
     values = np.random.default_rng(0).integers(-3, 6, (rows, n)).astype(bits)  # ties everywhere, and zeros
     values[0] = -1
     counts, features, found = np.empty(rows, np.int64), np.empty(rows * k, np.int32), np.empty(rows * k, np.uint32)
-    kernels.topk(values, k, 14, np.uint32(0), counts, features, found)
+    choices.topk(values, k, 14, np.uint32(0), counts, features, found)
     for row in range(rows):
         expected = np.sort(values[row])[::-1][:k]
         mine = slice(row * k, row * k + counts[row])
@@ -213,9 +213,9 @@ def test_numba_leaves_torch_its_number_of_threads():
         import torch
         before = torch.get_num_threads()
         import numpy as np
-        from monolex.training.sparse import kernels
+        from monolex.training.sparse import choices, kernels
         kernels.use_threads(2)
-        kernels.maxima(np.ones((4, 8), np.int32), 2, np.ones((4, 2), np.int32))
+        choices.maxima(np.ones((4, 8), np.int32), 2, np.ones((4, 2), np.int32))
         print(before, torch.get_num_threads())
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -8,7 +8,6 @@ found by its bits, from two histograms that are added up, so that what is told d
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from monolex.config import require
 from monolex.ranks.group import ALONE, RankGroup
 from monolex.training.records import PER_FEATURE, Params
 from monolex.training.sparse.codes import ActiveCodes, BatchErrors, Weights
-from monolex.training.sparse.operators import bag_slopes, bags, rows_of
+from monolex.training.sparse.operators import rows_of
 from monolex.training.sparse.parts import StepParts
 
 HALF = 16
@@ -158,29 +157,10 @@ def decode(
 ) -> BatchErrors:
     """As :meth:`~monolex.training.sparse.parts.StepParts.decode`, of reconstructions that every rank has a part of.
 
-    Errors are sums of what each rank decodes, of which the first takes the target off. Of the slopes by the whole error
-    a rank has those of its codes: what decoding codes of nothing gives where the target is that error. Prefixes, of
-    which a rank may have none of the features, are decoded by torch's operators.
+    Errors are sums of what each rank decodes, of which the first takes the target off; slopes are each rank's own.
     """
-    if len(weights.ends) > 1:
-        return _decode_nested(target, weights, codes, group)
-    scale = 2 / target.numel()
     error = group.sum(parts.decode(target if group.first else torch.zeros_like(target), weights, codes).error)
-    silent = codes._replace(values=torch.zeros_like(codes.values))
-    slopes = parts.decode(error[0] / -scale, weights, silent).slopes
-    return BatchErrors(error, slopes, (error / scale).square().sum(2))
-
-
-def _decode_nested(
-    target: Float[Tensor, "batch d_out"], weights: Weights, codes: ActiveCodes, group: RankGroup
-) -> BatchErrors:
-    codes, prefixes = codes._replace(features=codes.features.long()), weights.ends
-    between = [(codes.features >= low) & (codes.features < high) for low, high in pairwise((0, *prefixes))]
-    parts = [bags(weights.rows, codes, codes.values * inside) for inside in between]
-    residual = group.sum(torch.stack(parts)).cumsum(0).sub_(target)
-    squares = residual.square().sum(2)
-    error = residual.mul_(2 / (target.numel() * len(prefixes))).flip(0).cumsum(0).flip(0)
-    slopes = torch.zeros_like(codes.values)
-    for level, inside in enumerate(between):
-        slopes += bag_slopes(weights.rows, codes, error[level]) * inside
-    return BatchErrors(error, slopes, squares)
+    # that of a prefix has those of all longer ones in it
+    own = error - torch.cat([error[1:], torch.zeros_like(error[:1])]) if len(error) > 1 else error
+    squares = (own * (target.numel() * len(error) / 2)).square().sum(2)
+    return BatchErrors(error, parts.slopes(error, weights, codes), squares)

@@ -25,9 +25,10 @@ class Compiled:
     adam: ClassVar[bool] = True
 
     def __init__(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
-        from monolex.training.sparse import kernels  # numba takes a second to import
+        from monolex.training.sparse import choices, kernels  # numba takes a second to import
 
         self._kernels: ModuleType = kernels
+        self._choices: ModuleType = choices
         self._state = state
 
     def largest_of_rows(self, pre: Tensor, k: int) -> ActiveCodes:
@@ -35,7 +36,7 @@ class Compiled:
         bits, top_bit, shift = _bits(pre)
         counts = torch.empty(len(pre), dtype=torch.int64)
         features, values = _lists(len(pre) * k)
-        self._kernels.topk(bits, k, top_bit, shift, counts.numpy(), features.numpy(), _unsigned(values))
+        self._choices.topk(bits, k, top_bit, shift, counts.numpy(), features.numpy(), _unsigned(values))
         if int(counts.sum()) < len(values):
             # rows have as many slots each; those to spare are left out
             used = (torch.arange(k)[None] < counts[:, None]).flatten()
@@ -49,22 +50,22 @@ class Compiled:
         least = bits.dtype.type(1)
         groups = self._groups(n, k or 1)
         top = np.empty((batch, groups), bits.dtype)
-        self._kernels.maxima(bits, groups, top)
+        self._choices.maxima(bits, groups, top)
         wanted = batch * (k or n)
-        low = max(self._kernels.kth(top.reshape(-1), wanted, top_bit), least) if wanted <= top.size else least
+        low = max(self._choices.kth(top.reshape(-1), wanted, top_bit), least) if wanted <= top.size else least
         counts = torch.empty(batch, dtype=torch.int64)
-        self._kernels.count_reaching(bits, groups, top, low, counts.numpy())
+        self._choices.count_reaching(bits, groups, top, low, counts.numpy())
         total = int(counts.sum())
         if k is None and total > DENSEST / (1 + (bits.dtype == np.int16)) * batch * n:
             return None
         candidates = np.empty(total, bits.dtype)
         codes = ActiveCodes(counts.cumsum(0) - counts, counts, *_lists(total))
-        self._kernels.gather_reaching(bits, groups, top, low, codes.starts.numpy(), codes.features.numpy(), candidates)
+        self._choices.gather_reaching(bits, groups, top, low, codes.starts.numpy(), codes.features.numpy(), candidates)
         cut, ties = least, total
         if total > wanted:
-            cut = self._kernels.kth(candidates, wanted, top_bit)
+            cut = self._choices.kth(candidates, wanted, top_bit)
             ties = wanted - int((candidates > cut).sum())
-        kept = self._kernels.cut_rows(candidates, cut, ties, shift, _arrays(codes), _unsigned(codes.values))
+        kept = self._choices.cut_rows(candidates, cut, ties, shift, _arrays(codes), _unsigned(codes.values))
         return codes._replace(features=codes.features[:kept], values=codes.values[:kept])
 
     def above(self, pre: Tensor, lowest: Tensor) -> ActiveCodes:
@@ -74,10 +75,10 @@ class Compiled:
         low = np.maximum(lowest.numpy().view(np.int32) >> np.int32(shift), 1).astype(bits.dtype)
         groups = self._groups(n, 1)
         hits, counts = np.empty((batch, groups), np.bool_), torch.empty(batch, dtype=torch.int64)
-        self._kernels.reaching_own(bits, groups, low, hits, counts.numpy())
+        self._choices.reaching_own(bits, groups, low, hits, counts.numpy())
         codes = ActiveCodes(counts.cumsum(0) - counts, counts, *_lists(int(counts.sum())))
         starts, counted, features, values = _arrays(codes)
-        self._kernels.gather_own(bits, groups, low, hits, shift, (starts, counted, features, values.view(np.uint32)))
+        self._choices.gather_own(bits, groups, low, hits, shift, (starts, counted, features, values.view(np.uint32)))
         return codes
 
     def decode(self, target: Tensor, weights: Weights, codes: ActiveCodes) -> BatchErrors:
@@ -90,6 +91,12 @@ class Compiled:
             self._kernels.decode_nested(*rows, weights.prefixes.numpy(), _arrays(out))
         else:
             self._kernels.decode(*rows, _arrays(out))
+        return out
+
+    def slopes(self, error: Tensor, weights: Weights, codes: ActiveCodes) -> Tensor:
+        self._kernels.use_threads(torch.get_num_threads())
+        out = torch.empty(len(codes.values))
+        self._kernels.slopes(error.numpy(), weights.rows.numpy(), _arrays(codes), weights.prefixes.numpy(), out.numpy())
         return out
 
     def move(self, passed: Passed, weights: Weights, by: tuple[float, float, float, float] | None) -> FeatureSums:
@@ -121,7 +128,7 @@ class Compiled:
         return parameter.numpy(), still, still
 
     def _groups(self, n: int, k: int) -> int:
-        return max(n // self._kernels.GROUP, min(n, 2 * k))
+        return max(n // self._choices.GROUP, min(n, 2 * k))
 
 
 def _bits(pre: Tensor) -> tuple[NDArray, int, np.uint32]:

@@ -66,11 +66,14 @@ class Operators:
         error = torch.stack(errors).mul_(2 / (target.numel() * len(prefixes)))
         # a feature before a prefix has a say in its reconstruction and in all that follow
         error = error.flip(0).cumsum(0).flip(0) if len(prefixes) > 1 else error
-        slopes = torch.zeros_like(codes.values)
+        return BatchErrors(error, self.slopes(error, weights, codes), torch.stack(squares))
+
+    def slopes(self, error: Tensor, weights: Weights, codes: ActiveCodes) -> Tensor:
+        prefixes, slopes = weights.ends, torch.zeros_like(codes.values)
         for level, (begin, end) in enumerate(zip((0, *prefixes), prefixes, strict=False)):
             part = bag_slopes(weights.rows, codes, error[level])
             slopes += part if len(prefixes) == 1 else part * _between(codes.features, begin, end)
-        return BatchErrors(error, slopes, torch.stack(squares))
+        return slopes
 
     def move(self, passed: Passed, weights: Weights, by: tuple[float, float, float, float] | None) -> FeatureSums:  # noqa: ARG002
         params, (centred, codes, out, added) = weights.params, passed

@@ -29,6 +29,10 @@ class StepParts(Protocol):
         """Errors of the reconstructions by the features of each prefix."""
         ...
 
+    def slopes(self, error: Tensor, weights: Weights, codes: ActiveCodes) -> Tensor:
+        """Product of every listed code's row with the error of its row of the batch, of the prefix that it is in."""
+        ...
+
     def move(self, passed: Passed, weights: Weights, by: tuple[float, float, float, float] | None) -> FeatureSums:
         """Move decoder and encoder by Adam's rate, root and betas, or leave their gradients in ``grad``."""
         ...

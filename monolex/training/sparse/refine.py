@@ -56,10 +56,9 @@ def with_first(
     encoder, scale = weights.params["W_enc"].detach(), 2 / left.numel()
     by_chosen = chosen._replace(values=passed.out.slopes)
     by_left = parts.decode(torch.zeros_like(left), weights._replace(rows=encoder), by_chosen).error[0]
-    by_left = features.sum(by_left.div_(scale).addmm_(by_dead, encoder[dead]))
-    # what decoding codes of nothing gives is minus the product of every code's row with its target, times scale
-    silent = codes._replace(values=torch.zeros_like(codes.values))
-    slopes = parts.decode(by_left, weights, silent).slopes.div_(scale)
+    # what first codes write is taken off
+    by_first = features.sum(by_left.div_(-scale).addmm_(by_dead, encoder[dead], alpha=-1))
+    slopes = parts.slopes(by_first[None], weights, codes)
     # a first code is part of its own refined pre-activation
     direct = left.new_zeros(len(left), len(encoder))
     direct[rows_of(chosen), chosen.features.long()] = passed.out.slopes
@@ -67,7 +66,7 @@ def with_first(
     slopes = slopes.add_(direct[rows_of(codes), codes.features.long()]).mul_(codes.values > 0)
     counts = torch.cat([chosen.counts, codes.counts])
     listed = [torch.cat(pair) for pair in zip(chosen[2:], codes[2:], strict=True)]
-    error = torch.cat([passed.out.error[0], by_left.neg_()])[None]
+    error = torch.cat([passed.out.error[0], by_first])[None]
     out = BatchErrors(error, torch.cat([passed.out.slopes, slopes]), passed.out.squares)
     both = ActiveCodes(counts.cumsum(0) - counts, counts, *listed)
     return Passed(torch.cat([left, centred]), both, out, passed.added)
