@@ -161,6 +161,6 @@ def decode(
     """
     error = group.sum(parts.decode(target if group.first else torch.zeros_like(target), weights, codes).error)
     # that of a prefix has those of all longer ones in it
-    own = error - torch.cat([error[1:], torch.zeros_like(error[:1])]) if len(error) > 1 else error
-    squares = (own * (target.numel() * len(error) / 2)).square().sum(2)
+    of_prefix = error - torch.cat([error[1:], torch.zeros_like(error[:1])]) if len(error) > 1 else error
+    squares = (of_prefix * (target.numel() * len(error) / 2)).square().sum(2)
     return BatchErrors(error, parts.slopes(error, weights, codes), squares)
