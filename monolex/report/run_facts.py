@@ -20,13 +20,19 @@ def subject(activations: Manifest | None, everything: Sequence[EvaluatedDictiona
     lead = f"{_counted(trained, 'dictionary', 'dictionaries')} trained at {_counted(sites, 'site')}"
     if activations:
         corpus = _short(activations.config.get("corpus", "its corpus"))
-        lead += f" on {activations.data['rows']['train']:,} activations over {corpus}"
+        lead += f" on {activations.data['rows']['train']:,} activations{_streamed(activations)} over {corpus}"
     beside = [_counted(n, word) for n, word in ((baselines, "baseline"), (controls, "control model")) if n]
     lead += f", beside {' and '.join(beside)}." if beside else "; no baselines and no control models."
     stored = activations.data["model"] if activations else {"name": "a language model"}
     # an artefact of before has no title
     model = stored.get("title") or _short(stored["name"])
     return {"model": model, "lead": lead}
+
+
+def _streamed(activations: Manifest) -> str:
+    """What dictionaries read that is not stored, if anything."""
+    tokens = activations.data.get("streamed")
+    return f" and those of {tokens:,} more tokens (not stored)" if tokens else ""
 
 
 def _short(place: str) -> str:
@@ -43,12 +49,13 @@ def facts(activations: Manifest | None) -> list[tuple[str, str]]:
     sites = [f"{site} ({stored['d_in']} wide, {stored['dtype']})" for site, stored in data["sites"].items()]
     chosen = model.get("precision")
     dtype = model["model_config"]["model_dtype"] + (f" ({chosen['reason']})" if chosen and chosen["kl"] else "")
+    rows = ", ".join(f"{count:,} {split.replace('_', ' ')}" for split, count in data["rows"].items())
     return [
         ("Model", f"{model['name']}, {model['architecture']}, {dtype}, fingerprint {short(model['fingerprint'])}"),
         *([("Weights", gguf.sentence(model["gguf"]))] if model.get("gguf") else []),
         ("Corpus", f"{config.get('corpus')}, digest {short(data['corpus']['digest'])}"),
         ("Read", f"{read['documents']:,} documents, {read['tokens']:,} tokens, rows of {config.get('context_length')}"),
-        ("Activations", ", ".join(f"{rows:,} {split.replace('_', ' ')}" for split, rows in data["rows"].items())),
+        ("Activations", f"{rows}{_streamed(activations)}"),
         ("Sites", ", ".join(sites)),
         ("Left out", ", ".join(_counts(data["dropped"])) or "nothing"),
     ]

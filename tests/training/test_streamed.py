@@ -183,4 +183,7 @@ coactive_rows = 64
     equal = page[page.index("Dictionaries at equal L0") :]
     for group in equal[: equal.index("</table>")].split('class="group"')[1:]:
         assert ("mlp_in.1 to mlp_out.1, L0" in group) == ("-to-mlp_out.1<" in group), group
-    assert sweep["rows"] > 3 * open_artifact(tmp_path / "run" / "activations").data["rows"]["train"]
+    stored = open_artifact(tmp_path / "run" / "activations").data
+    assert sweep["rows"] > 3 * stored["rows"]["train"]
+    said = f"{stored['rows']['train']:,} activations and those of {stored['streamed']:,} more tokens (not stored) over"
+    assert said in page, "of a sample alone no dictionary is made"
