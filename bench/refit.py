@@ -14,13 +14,7 @@ from torch import Tensor
 
 from monolex import runtime
 from monolex.activations.reader import Reader
-from monolex.dictionaries.base import Dictionary, load
-
-
-def by_name(run: Path, site: str, name: str) -> Dictionary:
-    """A dictionary of the run's model."""
-    (home,) = (path for path in run.glob(f"*/*/{site}/{name}/config.json") if path.parts[-5] != "controls")
-    return load(home.parent)
+from monolex.lexicon import open_run
 
 
 def solved(rows: Tensor, codes: Tensor, decoder: Tensor) -> Tensor:
@@ -44,9 +38,10 @@ def main() -> None:
     reader = Reader(asked.run / "activations", asked.site, "held_out")
     chosen = torch.randperm(reader.n_rows, generator=runtime.generator("refit"))[: asked.rows]
     rows = reader.gather(chosen.sort().values).float()
-    spread, pca = (rows - rows.mean(0)).square().sum(), by_name(asked.run, asked.site, "pca")
+    spread, dictionaries = (rows - rows.mean(0)).square().sum(), open_run(asked.run).site(asked.site)
+    pca = dictionaries.dictionary("pca").weights
     for name in asked.dictionaries:
-        dictionary = by_name(asked.run, asked.site, name)
+        dictionary = dictionaries.dictionary(name).weights
         codes = dictionary.encode(rows)
         silent = dictionary.decode(torch.zeros_like(codes[:1]))
         target, written = rows - silent, dictionary.decode(codes) - silent

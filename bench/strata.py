@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from monolex.activations.reader import Reader
-from monolex.dictionaries.base import load
+from monolex.lexicon import open_run
 from monolex.stats import mean
 
 EDGES = (0.0, 5e-4, 3e-3, 2e-2, 1.0)
@@ -26,8 +26,7 @@ RESAMPLES = 1000
 
 def densities(run: Path, site: str, name: str, rows: torch.Tensor) -> np.ndarray:
     """How often each feature of the run's dictionary is active."""
-    (home,) = run.glob(f"*/*/{site}/{name}/config.json")
-    dictionary = load(home.parent)
+    dictionary = open_run(run).site(site).dictionary(name).weights
     active = torch.zeros(dictionary.d_sae)
     with torch.no_grad():
         for part in rows.split(4096):

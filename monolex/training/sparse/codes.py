@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -84,3 +85,9 @@ class FeatureSums(NamedTuple):
     """Slope by every feature's pre-activation, summed over the batch."""
     pull: Float[Tensor, "d_in"]
     """Slope by what the encoder reads, summed over the batch."""
+
+
+def no_codes(batch: Tensor) -> ActiveCodes:
+    """None for any row of ``batch``: what a step hands on whose gradients have been summed already."""
+    counts = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
+    return ActiveCodes(counts, counts, counts.new_zeros(0, dtype=torch.int32), batch.new_zeros(0))

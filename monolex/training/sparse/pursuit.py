@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monolex.dictionaries.refined import CHUNK, pursue
-from monolex.training.sparse.codes import ActiveCodes, AddedGradients, Passed
+from monolex.training.sparse.codes import ActiveCodes, AddedGradients, Passed, no_codes
 from monolex.training.sparse.operators import rows_of
 
 
@@ -39,10 +39,8 @@ def by_turns(passed: Passed, rows: Float[Tensor, "n d"]) -> Passed:
         _add_turns(by_row, by_value, (left, error, features, value), rows)
     by_row.index_add_(0, aux.features, aux.dec + aux.enc)
     by_value.index_add_(0, aux.features, aux.pre)
-    starts = codes.starts.new_zeros(len(centred))
-    nothing = ActiveCodes(starts, starts, codes.features[:0].int(), values.new_zeros(0))
     added = AddedGradients(every, by_row, torch.zeros_like(by_row), by_value)
-    return Passed(centred, nothing, out._replace(slopes=values.new_zeros(0)), added)
+    return Passed(centred, no_codes(centred), out._replace(slopes=values.new_zeros(0)), added)
 
 
 def _add_turns(by_row: Tensor, by_value: Tensor, part: tuple[Tensor, ...], rows: Tensor) -> None:

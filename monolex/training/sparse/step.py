@@ -24,7 +24,7 @@ from monolex.training.records import Loss, StepBatch, StepSettings
 from monolex.training.sparse import across
 from monolex.training.sparse.across import Across, among_largest, cut_listed, gathered, kept_codes
 from monolex.training.sparse.available import Parts
-from monolex.training.sparse.codes import ActiveCodes, AddedGradients, BatchErrors, Passed, Weights
+from monolex.training.sparse.codes import ActiveCodes, AddedGradients, BatchErrors, Passed, Weights, no_codes
 from monolex.training.sparse.operators import rows_of
 from monolex.training.sparse.penalty import penalty
 from monolex.training.sparse.pursuit import by_turns, distinct, pursued
@@ -283,10 +283,9 @@ class SparseStep:
         read = ranks.part(centred).to(pre.dtype)
         sums = (codes.T @ small, by_code.T @ read, (by_code.new_ones(1, len(pre)) @ by_code)[0])
         added = AddedGradients(every, *self._over_rows(*(part.float() for part in sums)))
-        empty, counts = centred.new_zeros(0), every.new_zeros(size)
-        nothing = ActiveCodes(counts, counts, every[:0].int(), empty)
-        whole = torch.cat(ranks.rows.alike(error))
-        self._move(Passed(centred, nothing, BatchErrors(whole[None], empty, empty[None]), added), whole, weights, {})
+        empty, whole = centred.new_zeros(0), torch.cat(ranks.rows.alike(error))
+        out = BatchErrors(whole[None], empty, empty[None])
+        self._move(Passed(centred, no_codes(centred), out, added), whole, weights, {})
         l1, count = ranks.every.sum(torch.stack([exact.sum(), active.sum()]))
         mse, fired = squares / target.numel(), ranks.rows.greatest((exact.amax(0) > 0).to(torch.uint8))
         parts = {"mse": mse, "l1": l1 / size, "l0": count / size, "aux": torch.zeros_like(mse)}
